@@ -1,0 +1,42 @@
+# `make demo` and `make test` set up by themselves what is missing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# uv reads none of pip's settings: hand it pip's own list of local wheels, so that a CPU build of torch found there is taken
+LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+
+.PHONY: setup demo test test-slow lint format lock clean
+
+setup: $(VENV)/.ok
+
+$(VENV)/.ok: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv==0.13.9
+	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install -q -p $(VENV) -r requirements.lock
+	$(BIN)/uv pip install -q -p $(VENV) --no-deps -e .
+	touch $@
+
+demo: setup
+	$(BIN)/tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup
+	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip compile -q requirements.in -p 3.11 -o requirements.lock
+	sed -i 's/+cpu$$//' requirements.lock
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

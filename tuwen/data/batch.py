@@ -1,0 +1,159 @@
+"""What flows through everything: pictures, texts, and the batch that holds both with their identities.
+
+Shape legend: B rows of the batch, P pictures, S sequences (texts), L tokens of the longest text, N spans.
+All classes are frozen; `to` and `select` return new ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+def _move(value, device, non_blocking=True):
+    """Moves a tensor, a mapping of tensors, or anything with a `to` of its own."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {key: _move(item, device) for key, item in value.items()}
+    return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value.to(device)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures of a batch, uint8 until the device.
+
+    pixels: [P, 3, H, W] uint8, or float already normalised.
+    owner: [P] int64, row of the batch each picture belongs to; None: one a row, in order.
+    views: further views a system asked for, by name, each [P, 3, h, w] in the same order.
+    """
+
+    pixels: Tensor
+    owner: Tensor | None = None
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    def to(self, device) -> "Images":
+        return Images(_move(self.pixels, device), _move(self.owner, device), _move(self.views, device))
+
+    def select(self, rows: Tensor) -> "Images":
+        """The pictures of the given rows (int64 [R]), renumbered so that rows[k] becomes row k."""
+        if self.owner is None:
+            return Images(self.pixels[rows], None, {name: view[rows] for name, view in self.views.items()})
+        items, owner = _owned(self.owner, rows)
+        return Images(self.pixels[items], owner, {name: view[items] for name, view in self.views.items()})
+
+    def view(self, name: str) -> "Images":
+        """A further view in the place of the pixels."""
+        return replace(self, pixels=self.views[name], views={})
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Pieces of texts: words, phrases, entities, mentions. They may overlap.
+
+    sequence: [N] int64, which sequence of `Texts` the span lies in.
+    start, end: [N] int64, tokens start..end-1.
+    id: [N] int64, what it is (an entry of a dictionary), -1 unknown.
+    kind: [N] int64, index into `Texts`' maker's table of kinds (word, phrase, entity, ...).
+    """
+
+    sequence: Tensor
+    start: Tensor
+    end: Tensor
+    id: Tensor
+    kind: Tensor
+
+    def to(self, device) -> "Spans":
+        return Spans(*(_move(getattr(self, name), device) for name in ("sequence", "start", "end", "id", "kind")))
+
+    def select(self, sequences: Tensor) -> "Spans":
+        items, owner = _owned(self.sequence, sequences)
+        return Spans(owner, self.start[items], self.end[items], self.id[items], self.kind[items])
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token sequences of a batch.
+
+    ids: [S, L] int64.
+    mask: [S, L] bool, True on real tokens (special ones included), False on padding.
+    language: [S] int64, index into the run's table of languages.
+    owner: [S] int64, row of the batch each sequence belongs to; None: one a row, in order.
+    spans: pieces of the sequences, where a system asked for them.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    language: Tensor
+    owner: Tensor | None = None
+    spans: Spans | None = None
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def to(self, device) -> "Texts":
+        return Texts(*(_move(getattr(self, name), device) for name in ("ids", "mask", "language", "owner", "spans")))
+
+    def select(self, rows: Tensor) -> "Texts":
+        """The sequences of the given rows (int64 [R]), renumbered so that rows[k] becomes row k."""
+        items, owner = (rows, None) if self.owner is None else _owned(self.owner, rows)
+        spans = None if self.spans is None else self.spans.select(items)
+        return Texts(self.ids[items], self.mask[items], self.language[items], owner, spans)
+
+
+def _owned(owner: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Items owned by `rows`, in the rows' order, and the place in `rows` of each one's owner."""
+    place, item = torch.nonzero(rows[:, None] == owner[None, :], as_tuple=True)
+    return item, place
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a corpus ready for a system. Identities travel with the data.
+
+    images: None in a batch of texts alone; texts: None in a batch of pictures alone.
+    image_id: [B] int64; equal ids are one picture, never each other's negative.
+    text_id: [B] int64; equal ids are one text.
+    index: [B] int64, row in the corpus, for samplers, noise estimates and reports of bad samples.
+    columns: what a system asked the corpus for (boxes, concepts, noise, parallel texts); tensors have B rows.
+    source: name of the source the whole batch was drawn from, for systems that mix unpaired sources.
+    """
+
+    images: Images | None
+    texts: Texts | None
+    image_id: Tensor
+    text_id: Tensor
+    index: Tensor
+    columns: Mapping[str, Tensor | Texts] = field(default_factory=dict)
+    source: str = "pairs"
+
+    def __len__(self) -> int:
+        return self.index.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.index.device
+
+    def to(self, device) -> "Batch":
+        parts = (
+            _move(getattr(self, name), device)
+            for name in ("images", "texts", "image_id", "text_id", "index", "columns")
+        )
+        return Batch(*parts, source=self.source)
+
+    def select(self, rows: Tensor) -> "Batch":
+        """The given rows (int64 [R]) as a batch of their own."""
+        columns = {k: v.select(rows) if isinstance(v, Texts) else v[rows] for k, v in self.columns.items()}
+        images = None if self.images is None else self.images.select(rows)
+        texts = None if self.texts is None else self.texts.select(rows)
+        ids = (self.image_id[rows], self.text_id[rows], self.index[rows])
+        return Batch(images, texts, *ids, columns=columns, source=self.source)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """`parts` consecutive micro-batches of equal size (the batch must divide by `parts`)."""
+        assert len(self) % parts == 0, f"{len(self)} rows do not split into {parts} equal micro-batches"
+        return [self.select(rows) for rows in torch.arange(len(self), device=self.device).chunk(parts)]

@@ -1,0 +1,178 @@
+"""A corpus: random access to pictures with their texts, identities, relevance, and a fingerprint."""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tuwen.data import draws
+
+
+class BrokenImage(Exception):
+    """A picture that cannot be used. `reason` is a short category for counting, the message says the rest."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+def normalise(text: str) -> str:
+    """NFKC with white space squeezed: the one form of a text in training, testing and identity."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def text_id(text: str) -> int:
+    """int64 identity of a text: equal after normalisation, equal id."""
+    return draws.key("text", normalise(text))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a corpus: a picture and its texts by language (either may be missing in a one-modality corpus).
+
+    image_id: int64; equal ids are one picture, also across rows.
+    columns: whatever else the corpus knows of the row ("boxes", "scene", "category", ...).
+    """
+
+    id: str
+    texts: Mapping[str, Sequence[str]]
+    image_id: int
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Corpus:
+    """Random access to the rows of one split.
+
+    A subclass sets `name`, `split`, `languages` (in a fixed order: the index is `Texts.language`) and
+    `fingerprint` (changes when and only when the content does), and gives `__len__`, `record` and `image`.
+    Instances are read from worker processes: open files lazily, hold no locks.
+    """
+
+    name: str
+    split: str
+    languages: tuple[str, ...]
+    fingerprint: str
+    notice: str = ""  # licence or attribution that built copies must carry
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def record(self, row: int) -> Record:
+        raise NotImplementedError
+
+    def image(self, row: int) -> Tensor:
+        """[3, H, W] uint8 RGB.
+
+        Raises:
+            BrokenImage: missing, truncated, too large, or not a picture.
+        """
+        raise NotImplementedError
+
+    def relevance(self, rows: Sequence[int], texts: Sequence["Caption"]) -> "Relevance":
+        """Which of the given rows' pictures each text is right for; by default those it was written for.
+
+        A text belongs to every picture some row of the corpus pairs it with, by identity, not by position.
+        """
+        owners: dict[int, set[int]] = {}
+        for position, row in enumerate(rows):
+            for text in all_texts(self.record(row)):
+                owners.setdefault(text_id(text), set()).add(position)
+        return Relevance.of(len(rows), [sorted(owners.get(text.id, ())) for text in texts])
+
+    def gallery(self, language: str | None = None, limit: int | None = None) -> "Gallery":
+        """Every distinct picture of the split once, and every distinct text (of one language) once, with the truth.
+
+        limit: at most so many pictures, the first of the split.
+        """
+        rows: dict[int, int] = {}
+        captions: dict[tuple[str, int], Caption] = {}
+        for row in range(len(self)):
+            record = self.record(row)
+            if record.image_id not in rows and limit is not None and len(rows) >= limit:
+                continue
+            rows.setdefault(record.image_id, row)
+            for place, (spoken, text) in enumerate(languages_and_texts(record)):
+                if language is None or spoken == language:
+                    caption = Caption(text, spoken, text_id(text), row, place)
+                    captions.setdefault((spoken, caption.id), caption)
+        texts = list(captions.values())
+        chosen = list(rows.values())
+        return Gallery(self, chosen, texts, self._relevance_by_picture(chosen, texts))
+
+    def _relevance_by_picture(self, rows: list[int], texts: "list[Caption]") -> "Relevance":
+        """`relevance`, when a picture may stand in several rows, each with texts of its own."""
+        position = {self.record(row).image_id: k for k, row in enumerate(rows)}
+        if len(position) == len(self):
+            return self.relevance(rows, texts)
+        every = [row for row in range(len(self)) if self.record(row).image_id in position]
+        truth = self.relevance(every, texts)
+        place = np.array([position[self.record(row).image_id] for row in every], dtype=np.int64)
+        return Relevance.of(len(rows), [sorted(set(place[truth.images_of(t)].tolist())) for t in range(len(texts))])
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text of a gallery: what it says, its language, its identity, and where it stands (row, place in the row)."""
+
+    text: str
+    language: str
+    id: int
+    row: int
+    place: int
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Right pairs of a gallery, as sorted image positions a text: images[start[t] : start[t + 1]]."""
+
+    image_count: int
+    start: np.ndarray  # [T + 1] int64
+    images: np.ndarray  # [pairs] int64
+
+    @classmethod
+    def of(cls, image_count: int, images: Sequence[Sequence[int]]) -> "Relevance":
+        start = np.cumsum([0, *(len(row) for row in images)], dtype=np.int64)
+        flat = np.fromiter((image for row in images for image in row), dtype=np.int64, count=int(start[-1]))
+        return cls(image_count, start, flat)
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    def images_of(self, text: int) -> np.ndarray:
+        return self.images[self.start[text] : self.start[text + 1]]
+
+    def transpose(self) -> "Relevance":
+        """The same pairs seen from the pictures: sorted text positions a picture."""
+        text = np.repeat(np.arange(len(self)), np.diff(self.start))
+        order = np.lexsort((text, self.images))
+        counts = np.bincount(self.images, minlength=self.image_count)
+        return Relevance(len(self), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), text[order])
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What retrieval is measured on: rows of distinct pictures, distinct texts, and which belong together."""
+
+    corpus: Corpus
+    rows: list[int]
+    texts: list[Caption]
+    relevance: Relevance
+
+
+def languages_and_texts(record: Record) -> Iterator[tuple[str, str]]:
+    """(language, text) of a record in a fixed order."""
+    return ((language, text) for language, texts in record.texts.items() for text in texts)
+
+
+def all_texts(record: Record) -> Iterator[str]:
+    return (text for _, text in languages_and_texts(record))
+
+
+def hashed_split(identity: str) -> str:
+    """The split of a row that names none: "test" for a tenth of the identities, "train" for the rest."""
+    digest = hashlib.blake2b(identity.encode(), digest_size=4).digest()
+    return "test" if int.from_bytes(digest, "little") % 10 == 0 else "train"

@@ -1,0 +1,72 @@
+"""What a tower gives: the vectors first-stage search uses and the states fusion reads.
+
+Shape legend: B rows, N tokens, D shared embedding width, W a tower's own width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row a picture or text; no row depends on another.
+
+    pooled: [B, D] unit norm, the first-stage vector; None where a system has none.
+    tokens: [B, N, D] unit norm in the same space, for token-wise scores; token_mask: [B, N] bool.
+    states: what fusion reads, by name ("last", "layer7", "map"), each [B, N, W] (or [B, ...]).
+    state_mask: [B, N] bool, True on real tokens; None: all are real.
+    """
+
+    pooled: Tensor | None = None
+    tokens: Tensor | None = None
+    token_mask: Tensor | None = None
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+    state_mask: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Encoded":
+        """The function applied to every tensor held."""
+        each = (None if x is None else function(x) for x in (self.pooled, self.tokens, self.token_mask))
+        states = {name: function(state) for name, state in self.states.items()}
+        return Encoded(*each, states, None if self.state_mask is None else function(self.state_mask))
+
+    def __len__(self) -> int:
+        first = next(x for x in (self.pooled, self.tokens, *self.states.values()) if x is not None)
+        return first.shape[0]
+
+    def select(self, rows: Tensor) -> "Encoded":
+        """The given rows (int64 [R])."""
+        return self.map(lambda x: x[rows])
+
+    def to(self, device) -> "Encoded":
+        return self.map(lambda x: x.to(device))
+
+    def detach(self) -> "Encoded":
+        return self.map(lambda x: x.detach())
+
+    @staticmethod
+    def cat(parts: Sequence["Encoded"]) -> "Encoded":
+        """Rows of all parts one after the other; shorter sequences are padded and masked."""
+
+        def join(values):
+            if values[0] is None:
+                return None
+            longest = [max(v.shape[d] for v in values) for d in range(1, values[0].dim())]
+            return torch.cat([_pad(v, longest) for v in values])
+
+        states = {name: join([p.states[name] for p in parts]) for name in parts[0].states}
+        masks = [p.state_mask for p in parts]
+        return Encoded(
+            join([p.pooled for p in parts]),
+            join([p.tokens for p in parts]),
+            join([p.token_mask for p in parts]),
+            states,
+            join(masks),
+        )
+
+
+def _pad(x: Tensor, longest: list[int]) -> Tensor:
+    padding = [p for have, want in zip(reversed(x.shape[1:]), reversed(longest), strict=True) for p in (0, want - have)]
+    return torch.nn.functional.pad(x, padding) if any(padding) else x

@@ -1,0 +1,247 @@
+"""The contract between a published system and everything around it.
+
+A system file holds the parts in `__init__`, the losses top to bottom in `losses`, and the few
+capabilities its paper has. Everything here is a default that lets a simple system stay simple.
+
+Shape legend: B rows of the batch, I pictures, T texts, N pairs, H heads, D shared embedding width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data import draws
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.text import Vocabulary
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a system comes from and what it is made of: its row in `tuwen systems`.
+
+    fidelity: "code" (followed from the official code), "paper" (from the paper), or "reconstructed".
+    """
+
+    title: str
+    venue: str
+    arxiv: str
+    code: str
+    idea: str
+    fidelity: str
+    image_encoder: str
+    text_encoder: str
+    interaction: str
+    objectives: tuple[str, ...]
+    decoder: str = "none"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a system asks of the data; a corpus that lacks one is refused before step 0.
+
+    views: further image views, name -> side in pixels; "second" is another augmentation of the same picture,
+        "plain" the picture resized without augmentation.
+    texts: texts drawn a row (COOKIE two); sentences: the drawn text split into sentences (MAX-VL).
+    languages: least number of languages a row must have (ERNIE-UniX2's parallel texts: 2).
+    spans: kinds of spans over the text ("word", "phrase", "entity").
+    columns: columns of the corpus, by name.
+    sources: name -> weight; a step draws one source for the whole global batch (FLAVA). Empty: pairs only.
+    """
+
+    views: Mapping[str, int] = field(default_factory=dict)
+    texts: int = 1
+    sentences: bool = False
+    languages: int = 1
+    spans: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    sources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, and the source of every random draw a system makes.
+
+    step counts optimizer steps from 0; epoch = step // steps_per_epoch.
+    """
+
+    step: int
+    steps_per_epoch: int
+    total_steps: int
+    batch_size: int
+    seed: int = 0
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    def ramp(self, value: float, epochs: float = 1.0) -> float:
+        """0 at step 0, rising linearly to `value` at the end of `epochs`, then constant (ALBEF's alpha)."""
+        return value * min(1.0, self.step / (epochs * self.steps_per_epoch))
+
+    def uniform(self, batch: Batch, count: int, purpose: str) -> Tensor:
+        """[B, count] float64 in [0, 1), a function of (seed, epoch, row, text, purpose) alone."""
+        rows = draws.mix(batch.index) ^ batch.text_id
+        return draws.uniform(rows, count, self.seed, self.epoch, purpose)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Named scalars, summed by the step, and what the system wants back after the update.
+
+    keep: detached tensors with B rows (features, ids), gathered over micro-batches and processes and
+        handed to `after_step`.
+    metrics: further scalars to log (temperature, matching accuracy); no gradient is taken of them.
+    """
+
+    terms: Mapping[str, Tensor]
+    keep: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack([term.float() for term in self.terms.values()]).sum()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An order that is data: the rows of the next epoch, in order (GRIT-VLP). Saved with the run."""
+
+    rows: Tensor  # [n] int64
+
+
+@dataclass(frozen=True)
+class Columns:
+    """New values of corpus columns for the epochs to come, by name, one entry a corpus row (NLIP's noise)."""
+
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """First-stage scores: i2t [I, T] for ranking texts of a picture, t2i [I, T] for ranking pictures of a text."""
+
+    i2t: Tensor
+    t2i: Tensor
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Joint states of pictures and a text: pooled [B, W], states [B, L, W], mask [B, L]."""
+
+    pooled: Tensor
+    states: Tensor
+    mask: Tensor | None
+
+
+class System(nn.Module):
+    """A published way to learn from image-text pairs.
+
+    A subclass has `paper`, a frozen dataclass `Config` (with a classmethod `sized(size)`),
+    `__init__(config, vocabulary)`, `encode_images`, `encode_texts` and `losses`; the rest is optional.
+    `index_fields` names the parts of `Encoded` an index must keep for re-ranking.
+    """
+
+    paper: ClassVar[Paper]
+    Config: ClassVar[type]
+    index_fields: ClassVar[tuple[str, ...]] = ("pooled",)
+
+    config: Any
+    vocabulary: Vocabulary
+
+    @classmethod
+    def needs(cls, config: Any) -> Needs:
+        """What this system asks of the data, given its config."""
+        return Needs()
+
+    # ---- training: the step calls forward alone, so that DDP and a two-pass step work
+
+    def forward(self, batch: Batch, progress: Progress) -> Losses:
+        return self.losses(self.encode(batch, progress), batch, progress)
+
+    def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
+        """Every tower's output, row by row only, so that it can be replayed in chunks."""
+        encoded = {}
+        if batch.images is not None:
+            encoded["images"] = self.encode_images(batch.images)
+        if batch.texts is not None:
+            encoded["texts"] = self.encode_texts(batch.texts)
+        return encoded
+
+    def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """The system's objectives on one (micro-)batch."""
+        raise NotImplementedError
+
+    def before_step(self, progress: Progress) -> None:
+        """Once an optimizer step, before its first forward: momentum updates, clamps."""
+
+    def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        """Once an optimizer step, after it: queues, collectors. `keep` holds the whole global batch."""
+
+    def end_epoch(self, corpus: Any, progress: Progress) -> Plan | Columns | None:
+        """After the last step of an epoch: the next epoch's order, or new columns."""
+        return None
+
+    # ---- use: pictures and texts in batches
+
+    def encode_images(self, images: Images) -> Encoded:
+        raise self.lacks("encode_images", "it has no image encoder of its own")
+
+    def encode_texts(self, texts: Texts) -> Encoded:
+        raise self.lacks("encode_texts", "it has no text encoder of its own")
+
+    def scores(self, images: Encoded, texts: Encoded) -> Scores:
+        """First-stage scores, float32; by default the cosine of the pooled vectors, both ways."""
+        if images.pooled is None or texts.pooled is None:
+            raise self.lacks("scores", "it has no first-stage vectors; retrieval must match all pairs")
+        cosine = images.pooled.float() @ texts.pooled.float().T
+        return Scores(cosine, cosine)
+
+    # ---- capabilities some systems have
+
+    def match(self, images: Encoded, texts: Encoded) -> Tensor:
+        """[N, H] log-odds that pair n = (image n, text n) belongs together, one column a matching head."""
+        raise self.lacks("match", "it has no cross encoder")
+
+    def rerank(self, match: Tensor, first: Tensor) -> Tensor:
+        """[N] final score from match log-odds [N, H] and first-stage scores [N]; by default the mean log-odds."""
+        return match.float().mean(-1)
+
+    def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
+        """Joint states of one or more pictures a text, for VQA, NLVR, entailment."""
+        raise self.lacks("fuse", "it has no cross encoder")
+
+    def generate(self, images: Encoded | None, prompt: Texts | None, **options) -> list[str]:
+        """Text from pictures, from a prompt, or from both."""
+        raise self.lacks("generate", "it has no decoder")
+
+    def likelihood(self, images: Encoded | None, prompt: Texts | None, answers: Texts) -> Tensor:
+        """[B] log-likelihood of each answer."""
+        raise self.lacks("likelihood", "it has no decoder")
+
+    def locate(self, images: Images, texts: Texts) -> Any:
+        """Where in the pictures the texts are: boxes or heat maps."""
+        raise self.lacks("locate", "it has no way to point into a picture")
+
+    def adapt(self, task: Any) -> nn.Module:
+        """The paper's own head and losses for a task."""
+        raise self.lacks("adapt", f"its paper gives no head for {task}")
+
+    @classmethod
+    def can(cls, capability: str) -> bool:
+        """Whether the system itself provides a capability ("match", "fuse", "generate", ...)."""
+        return getattr(cls, capability) is not getattr(System, capability)
+
+    @classmethod
+    def capabilities(cls) -> tuple[str, ...]:
+        names = ("encode_images", "encode_texts", "match", "fuse", "generate", "likelihood", "locate", "adapt")
+        return tuple(name for name in names if cls.can(name))
+
+    def lacks(self, capability: str, why: str) -> UserError:
+        """The error of asking for a capability this system does not have."""
+        name = type(self).__module__.rpartition(".")[2]
+        return UserError(f"system {name} cannot {capability}: {why}; `tuwen systems` lists what each can do")
