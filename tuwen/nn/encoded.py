@@ -28,9 +28,12 @@ class Encoded:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Encoded":
         """The function applied to every tensor held."""
-        each = (None if x is None else function(x) for x in (self.pooled, self.tokens, self.token_mask))
+
+        def apply(x: Tensor | None) -> Tensor | None:
+            return None if x is None else function(x)
+
         states = {name: function(state) for name, state in self.states.items()}
-        return Encoded(*each, states, None if self.state_mask is None else function(self.state_mask))
+        return Encoded(apply(self.pooled), apply(self.tokens), apply(self.token_mask), states, apply(self.state_mask))
 
     def __len__(self) -> int:
         first = next(x for x in (self.pooled, self.tokens, *self.states.values()) if x is not None)

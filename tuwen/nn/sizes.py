@@ -18,6 +18,7 @@ class ImageTowerConfig:
     pool: str = "class"
     activation: str = "gelu"
     pre_norm: bool = False  # CLIP's extra norm before the first block
+    final_norm: bool = True  # the norm after the last block
     eps: float = 1e-6
     dropout: float = 0.0
 

@@ -1,0 +1,194 @@
+"""Transformer parts: attention over SDPA, a block, a stack.
+
+Shape legend: B rows, L queries, S keys, H heads, D width, M width of the memory attended to.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Below this many scores a head, plain matrix products beat the fused kernel's backward on CPU in bfloat16.
+_SHORT = 128 * 128
+
+
+@dataclass(frozen=True)
+class AttentionRecord:
+    """What one attention computed, for pictures of who looked at what.
+
+    queries [B, H, L, d], keys [B, H, S, d], weights [B, H, L, S] (part of the graph, so that gradients
+    with respect to them can be taken); cross tells cross- from self-attention.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    weights: Tensor
+    cross: bool
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU, "relu": nn.ReLU}
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, fused: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax attention: [B, H, L, d] from queries [B, H, L, d], keys and values [B, H, S, d].
+
+    mask: bool, broadcastable to [B, H, L, S], True where a key may be attended to.
+    fused: take torch's fused kernel, which keeps no weights; otherwise plain products, which return them.
+    """
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout), None
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1)
+    return F.dropout(weights, dropout).to(v.dtype) @ v, weights
+
+
+class Attention(nn.Module):
+    """Multi-head attention, of a sequence over itself or, with `memory_width`, over a memory."""
+
+    def __init__(self, width: int, heads: int, memory_width: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        assert width % heads == 0, f"width {width} does not divide by {heads} heads"
+        self.heads, self.dropout, self.cross = heads, dropout, memory_width is not None
+        if memory_width is None:
+            self.query_key_value = nn.Linear(width, 3 * width)
+        else:
+            self.query = nn.Linear(width, width)
+            self.key_value = nn.Linear(memory_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        record: list[AttentionRecord] | None = None,
+    ) -> Tensor:
+        """[B, L, D] from x [B, L, D] over itself or over memory [B, S, M].
+
+        mask: [B, S] bool, True on real keys; None: all are real.
+        causal: query l sees keys 0..l only.
+        record: a list to append an `AttentionRecord` to.
+        """
+        if self.cross:
+            assert memory is not None
+            q, (k, v) = self.query(x), self.key_value(memory).chunk(2, -1)
+        else:
+            q, k, v = self.query_key_value(x).chunk(3, -1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        allowed = None if mask is None else mask[:, None, None, :]
+        if causal:
+            order = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril()
+            allowed = order if allowed is None else allowed & order
+        fused = record is None and not _short_bf16_on_cpu(q, k)
+        out, weights = attend(q, k, v, allowed, self.dropout if self.training else 0.0, fused)
+        if record is not None:
+            assert weights is not None
+            record.append(AttentionRecord(q, k, weights, self.cross))
+        return self.out(out.transpose(1, 2).flatten(2))
+
+
+def _short_bf16_on_cpu(q: Tensor, k: Tensor) -> bool:
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= _SHORT
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where there is a memory, feed-forward; each with a residual.
+
+    norm: "pre" (x + f(norm(x)), ViT and CLIP) or "post" (norm(x + f(x)), BERT).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        norm: str = "pre",
+        activation: str = "gelu",
+        eps: float = 1e-6,
+        dropout: float = 0.0,
+        memory_width: int | None = None,
+    ):
+        super().__init__()
+        self.post = norm == "post"
+        self.attention = Attention(width, heads, None, dropout)
+        self.attention_norm = nn.LayerNorm(width, eps)
+        if memory_width is not None:
+            self.cross = Attention(width, heads, memory_width, dropout)
+            self.cross_norm = nn.LayerNorm(width, eps)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 4 * width), ACTIVATIONS[activation](), nn.Linear(4 * width, width)
+        )
+        self.feed_forward_norm = nn.LayerNorm(width, eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        causal: bool = False,
+        record: list[AttentionRecord] | None = None,
+    ) -> Tensor:
+        """[B, L, D] from x [B, L, D], mask [B, L], memory [B, S, M], memory_mask [B, S]."""
+        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, record))
+        if memory is not None:
+            x = self._residual(x, self.cross_norm, lambda y: self.cross(y, memory, memory_mask, False, record))
+        return self._residual(x, self.feed_forward_norm, self.feed_forward)
+
+    def _residual(self, x: Tensor, norm: nn.LayerNorm, function) -> Tensor:
+        if self.post:
+            return norm(x + self.dropout(function(x)))
+        return x + self.dropout(function(norm(x)))
+
+
+class Stack(nn.Module):
+    """Blocks one after the other; pre-norm stacks end with a norm unless `final_norm` is False."""
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        norm: str = "pre",
+        activation: str = "gelu",
+        eps: float = 1e-6,
+        dropout: float = 0.0,
+        memory_width: int | None = None,
+        causal: bool = False,
+        final_norm: bool = True,
+    ):
+        super().__init__()
+        self.causal = causal
+        self.blocks = nn.ModuleList(
+            Block(width, heads, norm, activation, eps, dropout, memory_width) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width, eps) if norm == "pre" and final_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        record: list[AttentionRecord] | None = None,
+        layers: list[Tensor] | None = None,
+    ) -> Tensor:
+        """[B, L, D]; `layers`, a list, receives the output of every block (before the final norm)."""
+        for block in self.blocks:
+            x = block(x, mask, memory, memory_mask, self.causal, record)
+            if layers is not None:
+                layers.append(x)
+        return self.norm(x)
