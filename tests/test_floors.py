@@ -1,0 +1,204 @@
+"""The rules that hold the house up, read off the source: who may import whom, what is never imported, how big things get."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tuwen
+from tuwen import systems
+
+ROOT = Path(tuwen.__file__).parent
+
+FLOORS = {
+    "data": 0,
+    "nn": 1,
+    "objectives": 2,
+    "teachers": 2,
+    "similarity": 2,
+    "systems": 3,
+    "tasks": 4,
+    "training": 4,
+    "search": 5,
+    "benchmark": 5,
+    "cli": 6,
+}
+FREE = {"errors"}  # below every floor
+NEVER = {
+    "torchvision",
+    "timm",
+    "open_clip",
+    "pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "shelve",
+    "marshal",
+    "transformers",
+}
+UNSAFE_CALLS = {("torch", "load"), ("jit", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load")}
+
+
+def sources() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The folder, or the file, right under tuwen/."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, package: str) -> list[str]:
+    """Dotted names of all modules imported anywhere in the file, lazily or not; `package` resolves relative ones."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            found += [f"{stem}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            found += [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return found
+
+
+def climbs(from_room: str, names: list[str]) -> list[str]:
+    """Imports that go up, or sideways to another room of the same floor."""
+    bad = []
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != "tuwen" or len(parts) < 2 or parts[1] in FREE | {from_room}:
+            continue
+        if FLOORS.get(parts[1], 99) >= FLOORS[from_room]:
+            bad.append(name)
+    return bad
+
+
+def package_of(path: Path) -> str:
+    return ".".join(["tuwen", *path.relative_to(ROOT).parts[:-1]])
+
+
+def every_import() -> list[tuple[Path, list[str]]]:
+    return [(path, imports(ast.parse(path.read_text()), package_of(path))) for path in sources()]
+
+
+def test_rooms_import_only_from_rooms_below():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, names in every_import()
+        if room(path) in FLOORS
+        for name in climbs(room(path), names)
+    ]
+    assert wrong == []
+
+
+def test_every_room_has_a_floor():
+    known = set(FLOORS) | FREE | {"__init__", "__main__"}
+    assert {room(path) for path in sources()} - known == set()
+
+
+def test_nn_and_systems_know_no_corpus():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, names in every_import()
+        if room(path) in ("nn", "systems", "objectives", "similarity", "teachers")
+        for name in names
+        if name.startswith(("tuwen.data.corpora", "tuwen.data.corpus"))
+    ]
+    assert wrong == []
+
+
+def test_training_and_tasks_never_name_a_system():
+    taken = set(systems.names())
+    wrong = []
+    for path in sources():
+        if room(path) not in ("training", "tasks"):
+            continue
+        tree = ast.parse(path.read_text())
+        named = [n for n in imports(tree, package_of(path)) if n.startswith("tuwen.systems.")]
+        wrong += [f"{path.name} imports {n}" for n in named if n.split(".")[2] in taken]
+        wrong += [f"{path.name}:{n.lineno} says {n.value!r}" for n in ast.walk(tree) if compares_a_name(n, taken)]
+    assert wrong == []
+
+
+def compares_a_name(node: ast.AST, taken: set[str]) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in taken
+
+
+def test_a_system_shares_parts_but_never_inherits_from_another():
+    for name in systems.names():
+        assert systems.find(name).__bases__ == (systems.System,), name
+
+
+def test_nothing_is_unpickled_and_nothing_clashes_with_the_cpu_build():
+    wrong = []
+    for path, names in every_import():
+        wrong += [f"{path.relative_to(ROOT)} imports {n}" for n in names if n.split(".")[0] in NEVER]
+        wrong += [f"{path.relative_to(ROOT)}:{line} {what}" for line, what in unsafe(ast.parse(path.read_text()))]
+    assert wrong == []
+
+
+def unsafe(tree: ast.AST) -> list[tuple[int, str]]:
+    """Calls that would run code out of a file: torch.load, yaml.load, allow_pickle=True, from torch import load."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            function = node.func
+            if isinstance(function, ast.Attribute):
+                owner = getattr(function.value, "id", getattr(function.value, "attr", ""))
+                if (owner, function.attr) in UNSAFE_CALLS:
+                    found.append((node.lineno, f"{owner}.{function.attr}"))
+            for keyword in node.keywords:
+                if keyword.arg == "allow_pickle" and getattr(keyword.value, "value", True):
+                    found.append((node.lineno, "allow_pickle"))
+        elif isinstance(node, ast.ImportFrom) and node.module in ("torch", "torch.jit", "yaml"):
+            found += [(node.lineno, a.name) for a in node.names if a.name in ("load", "unsafe_load", "full_load")]
+    return found
+
+
+def test_small_rooms():
+    wrong = []
+    for path in sources():
+        text = path.read_text()
+        lines = text.count("\n")
+        if lines >= 400 or (path.name == "step.py" and room(path) == "training" and lines >= 120):
+            wrong.append(f"{path.relative_to(ROOT)} has {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                if length >= 60:
+                    wrong.append(f"{path.relative_to(ROOT)} {node.name} has {length} lines")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("source", "bad"),
+    [
+        ("import tuwen.training.step", ["tuwen.training.step"]),
+        ("def f():\n    from tuwen.tasks import retrieval", ["tuwen.tasks.retrieval"]),
+        ("from ..training import loop", ["tuwen.training.loop"]),
+        ("import importlib\nimportlib.import_module('tuwen.cli')", ["tuwen.cli"]),
+        ("from tuwen.nn import towers\nfrom . import other\nfrom tuwen.errors import UserError", []),
+    ],
+)
+def test_the_arrows_are_seen(source, bad):
+    assert climbs("systems", imports(ast.parse(source), "tuwen.systems")) == bad
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("torch.load('x')", 1),
+        ("np.load('x', allow_pickle=True)", 1),
+        ("from torch import load", 1),
+        ("safetensors.torch.load_file('x')", 0),
+        ("np.load('x', allow_pickle=False)", 0),
+        ("yaml.safe_load(x)", 0),
+    ],
+)
+def test_unsafe_loading_is_seen(source, count):
+    assert len(unsafe(ast.parse(source))) == count
