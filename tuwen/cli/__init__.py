@@ -1,0 +1,75 @@
+"""The command line. Thin: it parses, calls, prints.
+
+Exit status: 0 done; 1 a user's mistake, or faults found by `tuwen data check`; 2 wrong usage; 130 interrupted.
+With `--json` standard output carries exactly one JSON object, and everything else goes to standard error.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from tuwen.cli import compare, data, evaluate, systems, train
+from tuwen.cli.parser import Parser
+from tuwen.errors import UserError
+
+DESCRIPTION = "Learn from pictures and the texts beside them: published vision-language systems, compared fairly."
+EXAMPLES = """\
+examples:
+  tuwen systems                                        which systems there are
+  tuwen data build photos --out data/photos            your folder of pictures and texts, made ready
+  tuwen data check data/photos                         what is wrong with it
+  tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size small
+  tuwen eval runs/r2d2 --corpus data/photos --task retrieval
+  tuwen compare clip albef r2d2 --corpus scenes --budget steps=500 --seeds 3 --out runs/compare
+
+`tuwen COMMAND --help` says more."""
+
+
+def parser() -> Parser:
+    """The parser of the whole command line."""
+    root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
+    root.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    for group in (systems, data, train, evaluate, compare):
+        group.add_to(commands)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit status; mistakes of usage leave by `SystemExit(2)`."""
+    root = parser()
+    args = root.parse_args(argv)
+    try:
+        status = _run(root, args)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted")
+        return 130
+    except BrokenPipeError:
+        # the reader had enough; keep Python from complaining again when it closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.strerror}: {error.filename}")
+
+
+def _run(root: Parser, args) -> int:
+    if args.version:
+        from importlib.metadata import version
+
+        print(version("tuwen"))
+        return 0
+    if args.command is None:
+        root.print_help()
+        return 0
+    return args.run(args) or 0
+
+
+def _fail(message: str) -> int:
+    print("tuwen: " + " ".join(message.split()), file=sys.stderr)
+    return 1

@@ -1,0 +1,56 @@
+"""An argument parser that names the nearest right word when one is wrong."""
+
+import argparse
+import difflib
+import re
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with examples kept as written, no abbreviated options, and near names in errors (status 2)."""
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_args(self, args=None, namespace=None):
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # the command's own parser knows the options the user may have meant
+            (getattr(known, "parser", None) or self).error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        near = self._near(message)
+        hint = f"; did you mean {near}?" if near else ""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: {message}{hint} (`{self.prog} --help` shows all)\n")
+
+    def _near(self, message: str) -> str:
+        """What the user probably meant by an unknown option or choice, or nothing."""
+        if wrong := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+        elif wrong := re.search(r"invalid choice: '([^']*)'", message):
+            choices = [action.choices for action in self._actions if action.choices is not None]
+            known = [str(choice) for group in choices for choice in group]
+        else:
+            return ""
+        return " or ".join(difflib.get_close_matches(wrong[1], known, n=2))
+
+
+def add_command(commands, name: str, run, summary: str, examples: str = "") -> Parser:
+    """A subcommand that calls `run(args)`, which gives an exit status or None for 0."""
+    description = summary[0].upper() + summary[1:] + "."
+    epilog = f"examples:\n{examples}" if examples else None
+    command = commands.add_parser(name, help=summary, description=description, epilog=epilog)
+    command.set_defaults(run=run, parser=command)
+    return command
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
