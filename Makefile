@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # uv reads none of pip's settings: hand it pip's own list of local wheels, so that a CPU build of torch found there is taken
 LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: setup demo test test-slow lint format lock clean
+.PHONY: setup demo test test-slow lint format docs lock clean
 
 setup: $(VENV)/.ok
 
@@ -34,9 +34,13 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup
+	$(BIN)/python docs/tables.py
+
 lock: setup
 	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip compile -q requirements.in -p 3.11 -o requirements.lock
 	sed -i 's/+cpu$$//' requirements.lock
 
+# leaves runs/ and data/ alone
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
