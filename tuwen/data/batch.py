@@ -150,8 +150,8 @@ class Batch:
         columns = {k: v.select(rows) if isinstance(v, Texts) else v[rows] for k, v in self.columns.items()}
         images = None if self.images is None else self.images.select(rows)
         texts = None if self.texts is None else self.texts.select(rows)
-        ids = (self.image_id[rows], self.text_id[rows], self.index[rows])
-        return Batch(images, texts, *ids, columns=columns, source=self.source)
+        image_id, text_id, index = self.image_id[rows], self.text_id[rows], self.index[rows]
+        return Batch(images, texts, image_id, text_id, index, columns, self.source)
 
     def split(self, parts: int) -> list["Batch"]:
         """`parts` consecutive micro-batches of equal size (the batch must divide by `parts`)."""

@@ -18,8 +18,9 @@ def initialise(system: nn.Module, seed: int) -> None:
             for name, parameter in module.named_parameters(recurse=False):
                 _draw(module, name, parameter, draws.key(seed, f"{module_name}.{name}"))
         for module in system.modules():
-            if hasattr(module, "copy_student"):
-                module.copy_student(system)
+            copy_student = getattr(module, "copy_student", None)
+            if callable(copy_student):
+                copy_student(system)
 
 
 def _draw(module: nn.Module, name: str, parameter: nn.Parameter, key: int) -> None:

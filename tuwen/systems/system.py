@@ -83,6 +83,11 @@ class Progress:
         """0 at step 0, rising linearly to `value` at the end of `epochs`, then constant (ALBEF's alpha)."""
         return value * min(1.0, self.step / (epochs * self.steps_per_epoch))
 
+    @property
+    def epoch_pairs(self) -> int:
+        """Pairs seen in one epoch, over all processes."""
+        return self.steps_per_epoch * self.batch_size
+
     def uniform(self, batch: Batch, count: int, purpose: str) -> Tensor:
         """[B, count] float64 in [0, 1), a function of (seed, epoch, row, text, purpose) alone."""
         rows = draws.mix(batch.index) ^ batch.text_id

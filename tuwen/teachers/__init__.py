@@ -1,0 +1,1 @@
+"""Momentum copies and queues of past features."""

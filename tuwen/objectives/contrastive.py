@@ -1,0 +1,94 @@
+"""Image-text contrast over identities, with hard or soft targets and weighted columns.
+
+Shape legend: B rows (queries), N columns (keys: the batch, then the queue), D shared embedding width.
+"""
+
+import torch
+from torch import Tensor
+
+
+def same_pair(image_id: Tensor, text_id: Tensor, column_image_id: Tensor, column_text_id: Tensor) -> Tensor:
+    """[B, N] bool: row and column show one picture or say one text, so that they are never each other's negative.
+
+    From identities [B] of the rows and [N] of the columns. Works both ways: picture to text and text to picture.
+    """
+    return (image_id[:, None] == column_image_id) | (text_id[:, None] == column_text_id)
+
+
+def targets_of(same: Tensor) -> Tensor:
+    """[B, N] float: every right column of a row alike, rows summing to one (ALBEF's fine-tuning targets).
+
+    A row with no right column gives zeros, and so no loss.
+    """
+    same = same.float() if same.dtype == torch.bool else same
+    return same / same.sum(1, keepdim=True).clamp(min=1)
+
+
+def soft_cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, real: Tensor | None = None
+) -> Tensor:
+    """Mean over rows of -sum_j w_j y_ij log softmax(s_i)_j.
+
+    logits, targets: [B, N]. weights w: [N], 1 where None (R2D2's decay of stale keys, card section 4.5).
+    real: [N] bool, False on columns that do not exist (empty slots of a queue): they take no probability.
+    """
+    if real is not None:
+        logits = logits.masked_fill(~real, float("-inf"))
+        targets = targets.masked_fill(~real, 0)
+    log_p = logits.log_softmax(1)
+    if real is not None:
+        log_p = log_p.masked_fill(~real, 0)
+    terms = targets * log_p
+    return -(terms if weights is None else terms * weights).sum(1).mean()
+
+
+def contrastive(
+    image_rows: Tensor,
+    text_rows: Tensor,
+    image_columns: Tensor,
+    text_columns: Tensor,
+    same: Tensor,
+    temperature: Tensor | float,
+) -> Tensor:
+    """InfoNCE both ways, every right pair a positive.
+
+    image_rows, text_rows: [B, D] unit vectors of this process; image_columns, text_columns: [N, D] of all
+    (gathered with gradient). same: [B, N] bool. Half the sum of picture-to-text and text-to-picture.
+    """
+    targets = targets_of(same)
+    image_to_text = soft_cross_entropy(image_rows @ text_columns.T / temperature, targets)
+    text_to_image = soft_cross_entropy(text_rows @ image_columns.T / temperature, targets)
+    return (image_to_text + text_to_image) / 2
+
+
+def softened(targets: Tensor, teacher_logits: Tensor, alpha: float, real: Tensor | None = None) -> Tensor:
+    """[B, N]: alpha softmax(teacher) + (1 - alpha) targets, without gradient (ALBEF section 4.1)."""
+    with torch.no_grad():
+        if real is not None:
+            teacher_logits = teacher_logits.masked_fill(~real, float("-inf"))
+        return alpha * teacher_logits.softmax(1) + (1 - alpha) * targets
+
+
+def distilled_contrastive(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    keys: tuple[Tensor, Tensor],
+    same: Tensor,
+    temperature: Tensor,
+    alpha: float,
+    weights: Tensor | None = None,
+    real: Tensor | None = None,
+) -> Tensor:
+    """Contrast with a momentum teacher's keys and softened targets (ALBEF section 4.1; R2D2's TgD, section 4.5).
+
+    student, teacher: (pictures [B, D], texts [B, D]) of the same rows, unit vectors; keys: (pictures [N, D],
+    texts [N, D]), the teacher's of batch and queue, no gradient. same: [B, N] bool by identity. Targets are
+    alpha softmax(teacher) + (1 - alpha) same/count; weights [N] and real [N] as in `soft_cross_entropy`.
+    Gradient reaches the student's rows only, each tower's from its own query direction.
+    """
+    targets = targets_of(same if real is None else same & real)
+    loss = student[0].new_zeros(())
+    for rows, taught, columns in ((student[0], teacher[0], keys[1]), (student[1], teacher[1], keys[0])):
+        soft = softened(targets, taught @ columns.T / temperature, alpha, real)
+        loss = loss + soft_cross_entropy(rows @ columns.T / temperature, soft, weights, real) / 2
+    return loss

@@ -1,0 +1,52 @@
+"""Image-text matching: which negatives, and the loss over matched and unmatched pairs.
+
+Shape legend: B rows, N columns to draw negatives from, R pairs.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100  # label of a pair that does not count
+
+
+def hard_negatives(scores: Tensor, same: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """One wrong column a row, drawn with probability softmax(scores) over the columns that are not the same pair.
+
+    scores: [B, N] logits (cosine over temperature), taken without gradient. same: [B, N] bool by identity.
+    draws: [B] in [0, 1). Returns the columns [B] int64 and exists [B] bool, False where a row has no wrong column.
+    """
+    with torch.no_grad():
+        exists = ~same.all(1)
+        weights = scores.double().masked_fill(same, float("-inf"))
+        weights = torch.where(exists[:, None], weights, 0.0).softmax(1)
+        edges = weights.cumsum(1)
+        column = torch.searchsorted(edges, (draws.double() * edges[:, -1])[:, None], right=True)[:, 0]
+        # rounding may leave the draw at the very edge: the last column of any probability is then meant
+        last = weights.shape[1] - 1 - (weights > 0).flip(1).int().argmax(1)
+        return torch.minimum(column, last), exists
+
+
+def matching_labels(matched: int, exists_image: Tensor, exists_text: Tensor) -> Tensor:
+    """[3B] int64 labels of (B matched; B wrong picture, own text; B own picture, wrong text): 1, 0, 0.
+
+    Pairs whose negative does not exist are ignored.
+    """
+    negative = torch.cat([exists_image, exists_text])
+    return torch.cat([negative.new_ones(matched, dtype=torch.int64), torch.where(negative, 0, IGNORED)])
+
+
+def matching_loss(logits: Tensor, labels: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """Cross entropy over pairs, class 1 = match. logits [R, 2], labels [R] (0, 1 or ignored).
+
+    positive_weight: weight of matched pairs; the mean divides by the sum of weights, so with two negatives a
+    positive, weight 2 lets both classes count alike (R2D2 section 4.2).
+    """
+    weight = torch.tensor([1.0, positive_weight], device=logits.device)
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    return F.cross_entropy(logits, labels, weight.to(logits.dtype), ignore_index=IGNORED)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """[R] log p(match) / p(no match) from two-class logits [R, 2]."""
+    return logits[:, 1] - logits[:, 0]

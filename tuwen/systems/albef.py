@@ -1,0 +1,172 @@
+"""ALBEF: align picture and text by contrast with a momentum teacher, then fuse them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.text import Vocabulary, mask_words
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.fusion import CrossEncoder, WordHead
+from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.towers import DualEncoder
+from tuwen.objectives.contrastive import distilled_contrastive, same_pair
+from tuwen.objectives.masked_language import masked_language, masked_positions
+from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.systems.system import Fused, Losses, Paper, Progress, System
+from tuwen.teachers.momentum import Momentum
+from tuwen.teachers.queue import FeatureQueue
+
+
+@dataclass(frozen=True)
+class ALBEFConfig:
+    """The published model is size "base" with `text.layers` 6: BERT's lower half reads, its upper half fuses."""
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
+    embed: int = 256
+    queue: int = 65536  # pairs; at most a quarter of an epoch is used
+    momentum: float = 0.995
+    alpha: float = 0.4  # weight of the teacher's targets, reached at the end of the first epoch
+    mask_share: float = 0.15
+
+    @classmethod
+    def sized(cls, name: str) -> "ALBEFConfig":
+        towers = size(name)
+        return cls(towers.image, towers.text, towers.fusion, towers.embed)
+
+
+class ALBEF(System):
+    """Contrast, matching with hard negatives, masked words; a momentum teacher softens contrast and words.
+
+    Li et al., NeurIPS 2021; equations as in the official code (section numbers below are the method card's, which
+    follow the paper's section 3). Where ours differs, by choice: identical pictures or texts in batch and queue are
+    positives, never negatives (the pre-training code masks the diagonal only); the teacher runs without dropout;
+    the first steps' momentum is min(0.995, (1 + t) / (10 + t)), for training from scratch. Re-ranking is by the
+    log-odds of a match; the code takes the match logit alone.
+    """
+
+    paper = Paper(
+        title="Align before Fuse: Vision and Language Representation Learning with Momentum Distillation",
+        venue="NeurIPS 2021",
+        arxiv="2107.07651",
+        code="github.com/salesforce/ALBEF",
+        idea="contrast aligns the towers before a cross encoder fuses them; a momentum teacher softens noisy targets",
+        fidelity="code",
+        image_encoder="ViT",
+        text_encoder="BERT (lower layers)",
+        interaction="cosine, then text queries over image tokens",
+        objectives=("image-text contrast", "image-text matching", "masked language", "momentum distillation"),
+    )
+    Config = ALBEFConfig
+    index_fields = ("pooled", "states.last")
+
+    def __init__(self, config: ALBEFConfig, vocabulary: Vocabulary):
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
+        self.fusion = CrossEncoder(config.fusion, config.image.width)
+        self.word_head = WordHead(config.fusion.width, vocabulary.size)
+        self.match_head = nn.Linear(config.fusion.width, 2)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.teacher = Momentum(self, ("encoders", "fusion", "word_head"), config.momentum)
+        self.queue = FeatureQueue(config.queue, config.embed)
+
+    @torch.no_grad()
+    def before_step(self, progress: Progress) -> None:
+        self.temperature.clamp_(0.001, 0.5)
+        self.teacher.update(self, progress.step)
+        self.queue.limit(progress.epoch_pairs // 4)
+
+    def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        images, texts = encoded["images"], encoded["texts"]
+        alpha = progress.ramp(self.config.alpha)
+        with torch.no_grad():
+            teacher = self.teacher.encoders
+            taught_images = teacher.encode_images(batch.images.pixels)
+            taught_texts = teacher.encode_texts(batch.texts.ids, batch.texts.mask)
+
+        contrast = self.contrast(images, texts, taught_images, taught_texts, batch, alpha)
+        matching, accuracy = self.matching(images, texts, taught_images, taught_texts, batch, progress)
+        words = self.masked_words(images, taught_images, batch, progress, alpha)
+
+        keep = {
+            "images": taught_images.pooled,
+            "texts": taught_texts.pooled,
+            "image_id": batch.image_id,
+            "text_id": batch.text_id,
+        }
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
+        return Losses({"contrast": contrast, "matching": matching, "masked_words": words}, keep, metrics)
+
+    def contrast(self, images, texts, taught_images, taught_texts, batch, alpha):
+        """Section 4.1: keys are the teacher's vectors, of this batch and of the queue; targets are softened by it."""
+        keys = self.queue.read().behind(taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
+        same = same_pair(batch.image_id, batch.text_id, keys.image_id, keys.text_id)
+        return distilled_contrastive(
+            (images.pooled, texts.pooled),
+            (taught_images.pooled, taught_texts.pooled),
+            (keys.images, keys.texts),
+            same,
+            self.temperature,
+            alpha,
+            real=keys.real,
+        )
+
+    def matching(self, images, texts, taught_images, taught_texts, batch, progress):
+        """Section 4.2: B matched pairs, B with a wrong picture, B with a wrong text, drawn by the contrast's scores."""
+        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        draws = progress.uniform(batch, 2, "hard negatives")
+        text_scores = texts.pooled @ taught_images.pooled.T / self.temperature
+        image_scores = images.pooled @ taught_texts.pooled.T / self.temperature
+        wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
+        wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
+        own = torch.arange(len(batch), device=batch.device)
+        logits = self.match_logits(
+            images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
+        )
+        labels = matching_labels(len(batch), exists_image, exists_text)
+        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
+        return matching_loss(logits, labels), right
+
+    def masked_words(self, images, taught_images, batch, progress, alpha):
+        """Section 4.3: the words masked are read from text and picture; the teacher reads the same masked words."""
+        draws = progress.uniform(batch, 3 * batch.texts.ids.shape[1], "mask")
+        masked, labels = mask_words(batch.texts, self.vocabulary, draws, self.config.mask_share)
+        index, words = masked_positions(labels)
+        logits = self.word_logits(self, images, masked, index)
+        with torch.no_grad():
+            taught = self.word_logits(self.teacher, taught_images, masked, index)
+        return masked_language(logits, words, taught, alpha)
+
+    @staticmethod
+    def word_logits(parts: nn.Module, images: Encoded, masked: Texts, index: Tensor) -> Tensor:
+        """[K, V] of the K masked positions, by the student's parts or the teacher's."""
+        texts = parts.encoders.encode_texts(masked.ids, masked.mask)
+        states = parts.fusion(texts.states["last"], masked.mask, images.states["last"], None)
+        return parts.word_head(states.flatten(0, 1)[index], parts.encoders.text.words.weight)
+
+    def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
+        """[N, 2] logits (no match, match) of pairs (image n, text n)."""
+        return self.match_head(self.fuse([images], texts).pooled)
+
+    def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
+
+    def encode_images(self, images: Images) -> Encoded:
+        return self.encoders.encode_images(images.pixels)
+
+    def encode_texts(self, texts: Texts) -> Encoded:
+        return self.encoders.encode_texts(texts.ids, texts.mask)
+
+    def match(self, images: Encoded, texts: Encoded) -> Tensor:
+        return log_odds(self.match_logits(images, texts).float())[:, None]
+
+    def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
+        """Text states after cross-attention over the tokens of all pictures; pooled is the first token's."""
+        memory = torch.cat([image.states["last"] for image in images], 1)
+        states = self.fusion(texts.states["last"], texts.state_mask, memory, None)
+        return Fused(states[:, 0], states, texts.state_mask)

@@ -1,0 +1,74 @@
+"""CLIP: the baseline every other system is compared with."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.text import Vocabulary
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.towers import DualEncoder
+from tuwen.objectives.contrastive import contrastive, same_pair
+from tuwen.objectives.gather import gather
+from tuwen.systems.system import Losses, Paper, Progress, System
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Towers and shared width. `text.kind` "clip" gives the published causal text tower."""
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    embed: int = 512
+
+    @classmethod
+    def sized(cls, name: str) -> "CLIPConfig":
+        towers = size(name)
+        return cls(towers.image, towers.text, towers.embed)
+
+
+class CLIP(System):
+    """Two towers, one vector each, symmetric contrast over the global batch (Radford et al. 2021, section 2.3).
+
+    Ours differs in one thing: two rows with one picture or one text are positives of each other, not negatives.
+    """
+
+    paper = Paper(
+        title="Learning Transferable Visual Models From Natural Language Supervision",
+        venue="ICML 2021",
+        arxiv="2103.00020",
+        code="github.com/openai/CLIP",
+        idea="match pictures and texts of a batch by one vector each",
+        fidelity="paper",
+        image_encoder="ViT",
+        text_encoder="BERT-like or causal transformer",
+        interaction="cosine of two vectors",
+        objectives=("image-text contrast",),
+    )
+    Config = CLIPConfig
+
+    def __init__(self, config: CLIPConfig, vocabulary: Vocabulary):
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # log of the inverse temperature
+
+    def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        images, texts = encoded["images"].pooled, encoded["texts"].pooled
+        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
+        temperature = (-self.log_scale).exp()
+        contrast = contrastive(images, texts, gather(images), gather(texts), same, temperature)
+        return Losses({"contrast": contrast}, metrics={"temperature": temperature.detach()})
+
+    @torch.no_grad()
+    def before_step(self, progress: Progress) -> None:
+        self.log_scale.clamp_(0, math.log(100))
+
+    def encode_images(self, images: Images) -> Encoded:
+        return self.encoders.encode_images(images.pixels)
+
+    def encode_texts(self, texts: Texts) -> Encoded:
+        return self.encoders.encode_texts(texts.ids, texts.mask)

@@ -1,0 +1,46 @@
+"""A momentum teacher: exponential moving averages of named parts of a student."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class Momentum(nn.Module):
+    """A copy of each named part under the part's own name: `teacher.encoders` follows `student.encoders`.
+
+    The copies take no gradient, are no optimizer's business, and stay in evaluation mode: a teacher without
+    dropout noise. (ALBEF's official code leaves them in training mode; evaluation mode is the stable choice.)
+    """
+
+    def __init__(self, student: nn.Module, parts: Sequence[str], decay: float = 0.995):
+        super().__init__()
+        self.parts, self.decay = tuple(parts), decay
+        for part in self.parts:
+            self.add_module(part, copy.deepcopy(getattr(student, part)).requires_grad_(False))
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Momentum":
+        return super().train(False)
+
+    def copy_student(self, student: nn.Module) -> None:
+        """Makes every copy equal to its part."""
+        self._mix(student, 0.0)
+
+    def update(self, student: nn.Module, step: int) -> None:
+        """theta' <- m theta' + (1 - m) theta with m = min(decay, (1 + step) / (10 + step)).
+
+        The bound lets a teacher of a student trained from scratch follow its first steps; it passes
+        0.995 after 1,790 of them.
+        """
+        self._mix(student, min(self.decay, (1 + step) / (10 + step)))
+
+    @torch.no_grad()
+    def _mix(self, student: nn.Module, decay: float) -> None:
+        for part in self.parts:
+            mine, theirs = self.get_submodule(part), student.get_submodule(part)
+            for average, value in zip(mine.parameters(), theirs.parameters(), strict=True):
+                average.lerp_(value, 1 - decay)
+            for buffer, value in zip(mine.buffers(), theirs.buffers(), strict=True):
+                buffer.copy_(value)
