@@ -1,0 +1,238 @@
+"""Retrieval of systems whose scores are known: first stage, re-ranking, truth, broken pictures, batch sizes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tasks.stub import DualStub, FusionStub, MatchOnly, Numbers, Pairs, Table
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.systems.system import Scores
+from tuwen.tasks import encoding
+from tuwen.tasks.metrics import MISSED
+from tuwen.tasks.retrieval import Side, evaluate_retrieval, retrieve
+
+
+def corpus(count=12, texts_each=2, **options):
+    """Picture k has texts "k * texts_each" ... in zh."""
+    rows = [{"zh": [str(k * texts_each + j) for j in range(texts_each)]} for k in range(count)]
+    return Pairs(rows, **options)
+
+
+def tables(images, texts, seed=0, heads=2):
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(images, texts, generator=generator)
+    return Table(first, torch.randn(images, texts, heads, generator=generator))
+
+
+def run(system, of, **options):
+    return retrieve(system, of, Numbers(), 4, 8, **options)
+
+
+def test_json_has_the_published_shape():
+    found = evaluate_retrieval(FusionStub(tables(12, 24)), corpus(), Numbers(), 4, 8)
+    assert json.loads(json.dumps(found)) == found
+    assert {k: found[k] for k in ("system", "corpus", "split", "task", "images", "texts")} == {
+        "system": "stub", "corpus": "pairs", "split": "test", "task": "retrieval", "images": 12, "texts": 24,
+    }  # fmt: skip
+    for stage in ("first", "reranked", "chance"):
+        recalls = found["languages"]["zh"][stage]
+        six = [recalls[way][name] for way in ("image_to_text", "text_to_image") for name in ("r1", "r5", "r10")]
+        assert recalls["mean_recall"] == pytest.approx(np.mean(six))
+    assert found["languages"]["zh"]["chance"]["text_to_image"]["r1"] == pytest.approx(100 / 12)
+
+
+def test_first_stage_against_a_slow_ranking():
+    table = tables(12, 24)
+    found = run(DualStub(table), corpus())
+    scores = table.first.numpy()
+    image_to_text = [min(np.argsort(-scores[i], kind="stable").tolist().index(t) for t in (2 * i, 2 * i + 1)) for i in range(12)]  # fmt: skip # noqa: E501
+    text_to_image = [np.argsort(-scores[:, t], kind="stable").tolist().index(t // 2) for t in range(24)]
+    assert found.ranks["zh"]["first"]["image_to_text"].tolist() == image_to_text
+    assert found.ranks["zh"]["first"]["text_to_image"].tolist() == text_to_image
+    assert "reranked" not in found.json["languages"]["zh"]
+
+
+def test_albef_check_10_k_of_all_is_full_matching_and_k_of_one_is_the_first_stage():
+    table = tables(12, 24)
+    everything = run(FusionStub(table), corpus(), top_k=24).ranks["zh"]["reranked"]
+    matched = table.match.mean(-1)  # the default final score: mean log-odds
+    assert everything == {
+        way: pytest.approx(rank) for way, rank in run(DualStub(Table(matched)), corpus()).ranks["zh"]["first"].items()
+    }
+    one = run(FusionStub(table), corpus(), top_k=1).json["languages"]["zh"]
+    for way in ("image_to_text", "text_to_image"):
+        assert one["reranked"][way]["r1"] == one["first"][way]["r1"]
+        assert one["reranked"][way]["r10"] == one["reranked"][way]["r1"]  # deeper than top_k: a miss
+
+
+class R2D2Score(FusionStub):
+    """Mean match probability plus cosine."""
+
+    def rerank(self, match, first):
+        return match.sigmoid().mean(-1) + first
+
+
+def test_r2d2_check_4_score_range_and_filler():
+    table = tables(12, 24)
+    table = Table(table.first.tanh(), table.match)
+    system = R2D2Score(table)
+    images, texts = Encoded(torch.arange(12.0)[:, None]), Encoded(torch.arange(24.0)[:, None])
+    images = Encoded(images.pooled, states={"last": images.pooled})
+    texts = Encoded(texts.pooled, states={"last": texts.pooled})
+    side = Side(system, images, texts, "image_to_text", top_k=5, batch_size=7, budget=1 << 20)
+    final = side.reranked(side.first(0, 12), 0)
+    reranked = final != -100
+    assert (reranked.sum(1) == 5).all()
+    assert final[reranked].min() >= -1
+    assert final[reranked].max() <= 2
+    expected = table.match.sigmoid().mean(-1) + table.first
+    assert torch.equal(final[reranked], expected[reranked])
+
+
+def test_r2d2_check_5_a_silenced_head_adds_a_constant():
+    """With one head at log-odds 0 its probability is 1/2: the ranking follows half the other's plus the cosine."""
+    table = tables(12, 24)
+    silenced = torch.stack([table.match[..., 0], torch.zeros(12, 24)], -1)
+    found = run(R2D2Score(Table(table.first, silenced)), corpus(), top_k=24).ranks["zh"]["reranked"]
+    expected = run(DualStub(Table(table.match[..., 0].sigmoid() / 2 + table.first)), corpus()).ranks["zh"]["first"]
+    for way, rank in expected.items():
+        assert (found[way] == rank).all()
+    both = run(R2D2Score(table), corpus(), top_k=24).ranks["zh"]["reranked"]
+    assert any((both[way] != expected[way]).any() for way in expected)  # a score that ignored one head would fail
+
+
+def test_log_odds_below_the_filler_still_rank_above_what_was_not_reranked():
+    table = tables(12, 24)
+    low = run(FusionStub(Table(table.first, table.match - 1000)), corpus(), top_k=3).ranks["zh"]["reranked"]
+    plain = run(FusionStub(table), corpus(), top_k=3).ranks["zh"]["reranked"]
+    assert all((low[way] == plain[way]).all() for way in plain)
+
+
+def test_an_answer_outside_top_k_is_missed_at_any_depth():
+    first = -torch.eye(3)  # every right answer comes last
+    found = run(FusionStub(Table(first, torch.zeros(3, 3, 1))), corpus(3, 1), top_k=2)
+    assert (found.ranks["zh"]["reranked"]["text_to_image"] == MISSED).all()
+    assert found.json["languages"]["zh"]["reranked"]["text_to_image"] == {"r1": 0, "r5": 0, "r10": 0}
+    assert found.json["languages"]["zh"]["first"]["text_to_image"]["r5"] == 100
+
+
+@pytest.mark.parametrize("budget", [1, 25, 1 << 20])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_batch_sizes_and_budgets_change_no_rank(budget, batch_size):
+    table = tables(12, 24)
+    table = Table(table.first.mul(2).round(), table.match.round())  # many ties
+    expected = run(FusionStub(table), corpus(), top_k=4)
+    found = run(FusionStub(table), corpus(), top_k=4, budget=budget, batch_size=batch_size)
+    for stage, ways in expected.ranks["zh"].items():
+        for way, rank in ways.items():
+            assert (found.ranks["zh"][stage][way] == rank).all()
+
+
+def test_reranking_matches_top_k_pairs_a_query_and_no_more():
+    system = FusionStub(tables(12, 24))
+    run(system, corpus(), top_k=4, batch_size=10)
+    assert sum(system.asked) == 4 * 12 + 4 * 24
+    assert max(system.asked) <= 10
+
+
+def test_a_system_without_vectors_matches_all_pairs_and_says_so():
+    table = tables(12, 24)
+    found = run(MatchOnly(table), corpus(), top_k=2)
+    assert "every picture was matched" in found.json["note"]
+    assert "first" not in found.json["languages"]["zh"]
+    full = run(FusionStub(table), corpus(), top_k=24).ranks["zh"]["reranked"]
+    assert all((found.ranks["zh"]["reranked"][way] == full[way]).all() for way in full)
+
+
+def test_broken_pictures_are_left_out_and_their_texts_asked_of_nothing():
+    found = run(DualStub(tables(12, 24)), corpus(broken={0, 5})).json
+    zh = found["languages"]["zh"]
+    assert found["broken"] == {"truncated": 2}
+    assert (found["images"], found["texts"]) == (10, 24)
+    assert zh["queries"] == {"image_to_text": 10, "text_to_image": 20}
+    assert zh["left_out"] == {"image_to_text": 0, "text_to_image": 4}
+    with pytest.raises(UserError, match="none of 12 pictures"):
+        run(DualStub(tables(12, 24)), corpus(broken=range(12)))
+
+
+def test_ranks_follow_pictures_when_some_before_them_are_broken():
+    perfect = torch.kron(torch.eye(12), torch.ones(1, 2))
+    found = run(DualStub(Table(perfect)), corpus(broken={0, 5})).json["languages"]["zh"]["first"]
+    assert found["mean_recall"] == 100
+
+
+def test_one_picture_in_two_rows_and_one_text_of_two_pictures():
+    rows = [{"zh": ["0"]}, {"zh": ["1"]}, {"zh": ["0", "2"]}]
+    of = Pairs(rows, image_ids=[7, 7, 9])  # rows 0 and 1 are one picture; text 0 belongs to both pictures
+    scores = torch.zeros(3, 3)
+    scores[0, 2] = 1  # picture 0's best text is wrong, picture 2's is right by index
+    found = run(DualStub(Table(scores)), of)
+    assert (found.json["images"], found.json["texts"]) == (2, 3)
+    assert found.ranks["zh"]["first"]["image_to_text"].tolist() == [1, 0]
+    assert found.ranks["zh"]["first"]["text_to_image"].tolist() == [0, 0, 1]
+
+
+def test_languages_are_measured_apart_and_pictures_encoded_once():
+    rows = [{"zh": [f"{k}"], "en": [f"a {k}"]} for k in range(4)]
+    encoded = []
+
+    class Counting(DualStub):
+        def encode_images(self, images):
+            encoded.append(len(images))
+            return super().encode_images(images)
+
+    found = run(Counting(Table(torch.eye(4))), Pairs(rows)).json
+    assert list(found["languages"]) == ["zh", "en"]
+    assert encoded == [4]
+    assert list(run(DualStub(Table(torch.eye(4))), Pairs(rows), languages=["en"]).json["languages"]) == ["en"]
+    with pytest.raises(UserError, match="no language 'fr'"):
+        run(DualStub(Table(torch.eye(4))), Pairs(rows), languages=["fr"])
+
+
+def test_text_to_image_alone_has_a_mean_of_three():
+    found = run(DualStub(tables(12, 24)), corpus(), directions=["text_to_image"]).json["languages"]["zh"]["first"]
+    assert set(found) == {"text_to_image", "mean_recall"}
+    assert found["mean_recall"] == pytest.approx(np.mean(list(found["text_to_image"].values())))
+
+
+def test_scores_that_differ_by_direction_are_used_each_their_own_way():
+    forward, backward = torch.eye(3), -torch.eye(3)
+
+    class TwoWay(DualStub):
+        def scores(self, images, texts):
+            i, t = images.pooled[:, 0].long(), texts.pooled[:, 0].long()
+            return Scores(forward[i][:, t], backward[i][:, t])
+
+    found = run(TwoWay(Table(forward)), corpus(3, 1)).json["languages"]["zh"]["first"]
+    assert found["image_to_text"]["r1"] == 100
+    assert found["text_to_image"]["r1"] == 0
+
+
+def test_answers_are_the_best_five_with_their_scores():
+    table = tables(12, 24)
+    answers = run(DualStub(table), corpus(), samples=3).answers
+    assert [answer.text for answer in answers] == ["0", "12", "23"]
+    for answer in answers:
+        column = table.first[:, int(answer.text)]
+        assert answer.rows == column.argsort(descending=True)[:5].tolist()
+        assert answer.scores == column[answer.rows].tolist()
+        assert answer.right == [row == int(answer.text) // 2 for row in answer.rows]
+
+
+def test_the_system_is_left_in_the_mode_it_was_in():
+    system = DualStub(tables(12, 24)).train()
+    run(system, corpus())
+    assert system.training
+
+
+def test_large_states_are_kept_in_half_precision(monkeypatch):
+    kept = encoding._keep(Encoded(torch.rand(2, 3), states={"last": torch.rand(2, 3)}), 2, 2)
+    assert kept.states["last"].dtype == torch.float32
+    monkeypatch.setattr(encoding, "STATES_IN_FULL", 10)
+    states = {"last": torch.rand(2, 3), "huge": torch.full((2, 3), 1e6)}
+    kept = encoding._keep(Encoded(torch.rand(2, 3), states=states), 2, 2)
+    assert kept.states["last"].dtype == torch.float16
+    assert kept.pooled.dtype == kept.states["huge"].dtype == torch.float32

@@ -1,0 +1,299 @@
+"""Retrieval between pictures and texts: the first stage by vectors, and the best of it re-ranked by matching.
+
+The protocol is section 6 of the zero-benchmark card, the re-ranking section 6 of the r2d2 card: each query's `top_k`
+by the first stage are scored by the cross encoder, all others get the filler and never count as found.
+Recalls are percent, kept exact (tables round them to 0.1).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuwen.data.corpus import Corpus, Gallery, Relevance
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.systems.system import System
+from tuwen.tasks import metrics
+from tuwen.tasks.encoding import (
+    Pictures,
+    device_of,
+    encode_captions,
+    encode_pictures,
+    evaluating,
+    for_fusion,
+    for_ranking,
+    restricted,
+)
+from tuwen.tasks.metrics import DIRECTIONS, MISSED, Rows
+
+FILLER = -100.0  # score of what was not re-ranked
+TOP_K = 64
+
+Track = Callable[[Sequence, str], Iterable]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One direction of retrieval over encoded pictures [I] and texts [T]: scores of queries against all items.
+
+    A system without a first stage (no vectors and no `scores` of its own) is matched on every pair.
+    """
+
+    system: System
+    images: Encoded
+    texts: Encoded
+    direction: str
+    top_k: int
+    batch_size: int
+    budget: int
+
+    @property
+    def by_image(self) -> bool:
+        return self.direction == "image_to_text"
+
+    @property
+    def items(self) -> int:
+        return len(self.texts if self.by_image else self.images)
+
+    @property
+    def depth(self) -> int:
+        """How many items a query are re-ranked."""
+        return min(self.top_k, self.items) if has_first_stage(self.system, self.images) else self.items
+
+    def first(self, start: int, stop: int) -> Tensor:
+        """[stop - start, N] float32 first-stage scores of the queries; zero for a system without a first stage."""
+        if not has_first_stage(self.system, self.images):
+            return torch.zeros(stop - start, self.items)
+        queries, items = (self.images, self.texts) if self.by_image else (self.texts, self.images)
+        asked = for_ranking(queries).select(torch.arange(start, stop)).to(device_of(self.system))
+        step = max(1, self.budget // ((stop - start) * self.weight))
+        parts = []
+        for begin in range(0, self.items, step):
+            block = for_ranking(items).select(torch.arange(begin, min(begin + step, self.items)))
+            block = block.to(device_of(self.system))
+            scores = self.system.scores(*((asked, block) if self.by_image else (block, asked)))
+            parts.append((scores.i2t if self.by_image else scores.t2i.T).float().cpu())
+        return torch.cat(parts, dim=1)
+
+    @property
+    def weight(self) -> int:
+        """Elements a score costs to compute: the token pairs of a token-wise score."""
+        tokens = self.images.tokens, self.texts.tokens
+        return 1 if tokens[0] is None or tokens[1] is None else tokens[0].shape[1] * tokens[1].shape[1]
+
+    def reranked(self, first: Tensor, start: int) -> Tensor:
+        """[Q, N] float32: final scores of each query's best `depth` by the first stage, FILLER (or less) elsewhere.
+
+        first: [Q, N] first-stage scores of the queries that begin at `start`.
+        """
+        chosen = metrics.top(first, self.depth)
+        query = torch.arange(len(first))[:, None].expand_as(chosen).flatten()
+        item, near = chosen.flatten(), first.gather(1, chosen).flatten()
+        final = torch.cat(
+            [
+                self._match(query[part] + start, item[part], near[part])
+                for part in torch.arange(len(item)).split(self.batch_size)
+            ]
+        )
+        filler = min(FILLER, float(final.min()) - 1)  # below all, also where a log-odds falls under FILLER
+        return torch.full_like(first, filler).scatter_(1, chosen, final.view(chosen.shape))
+
+    def _match(self, query: Tensor, item: Tensor, first: Tensor) -> Tensor:
+        image, text = (query, item) if self.by_image else (item, query)
+        device = device_of(self.system)
+        log_odds = self.system.match(for_fusion(self.images, image, device), for_fusion(self.texts, text, device))
+        return self.system.rerank(log_odds.float(), first.to(device)).float().cpu()
+
+    def rows(self, final: bool) -> Rows:
+        """Scores of a range of queries, by the last stage there is or by the first alone."""
+
+        def scores(start: int, stop: int) -> Tensor:
+            first = self.first(start, stop)
+            return self.reranked(first, start) if final else first
+
+        return scores
+
+    def ranks(self, truth: Relevance, track: Track) -> dict[str, np.ndarray]:
+        """Rank of each query's best relevant item, [Q] int64, by stage ("first", "reranked").
+
+        A query whose relevant items were all shut out of re-ranking has rank MISSED.
+        """
+        stages = stages_of(self.system, self.images)
+        out = {stage: np.empty(len(truth), dtype=np.int64) for stage in stages}
+        blocks = list(metrics.blocks(len(truth), self.items * self.weight, self.budget))
+        for start, stop in track(blocks, f"{self.direction.replace('_', ' ')}"):
+            first = self.first(start, stop)
+            pairs = metrics.pairs(truth, start, stop)
+            ranked = metrics.block_ranks(first, *pairs)
+            if "first" in stages:
+                out["first"][start:stop] = ranked
+            if "reranked" in stages:
+                rank = metrics.block_ranks(self.reranked(first, start), *pairs).numpy()
+                out["reranked"][start:stop] = np.where(rank >= self.depth, MISSED, rank)
+        return out
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best pictures for one text: corpus rows, scores, and whether each is right."""
+
+    text: str
+    language: str
+    rows: list[int]
+    scores: list[float]
+    right: list[bool]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What an evaluation found.
+
+    json: the object of `tuwen eval --task retrieval --json`.
+    ranks: language -> stage -> direction -> [Q] int64, a rank a query (0 is best; NO_ANSWER, MISSED), for paired
+        statistics between systems on the same corpus.
+    answers: the best pictures for the texts asked for.
+    """
+
+    json: dict
+    ranks: dict[str, dict[str, dict[str, np.ndarray]]]
+    answers: list[Answer] = field(default_factory=list)
+
+
+def evaluate_retrieval(system: System, corpus: Corpus, tokenizer, side: int, length: int, **options) -> dict:
+    """The JSON of `retrieve`, which takes the same arguments."""
+    return retrieve(system, corpus, tokenizer, side, length, **options).json
+
+
+def retrieve(
+    system: System,
+    corpus: Corpus,
+    tokenizer,
+    side: int,
+    length: int,
+    *,
+    top_k: int = TOP_K,
+    batch_size: int = 64,
+    languages: Sequence[str] | None = None,
+    limit: int | None = None,
+    directions: Sequence[str] = DIRECTIONS,
+    samples: int = 0,
+    budget: int = metrics.BUDGET,
+    progress: bool = False,
+) -> Retrieval:
+    """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
+
+    side: pictures' side in pixels; length: most tokens a text. top_k: candidates a query that are re-ranked.
+    batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus);
+    limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean recall is the mean of their
+    recalls (three for MUGE, which asks text to image alone). samples: texts a language whose best five pictures are
+    kept. budget: scores held at once.
+
+    Raises:
+        UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
+            score nor match.
+    """
+    began = time.monotonic()
+    _check(system, corpus, top_k, languages, directions)
+    galleries = {language: corpus.gallery(language, limit) for language in languages or corpus.languages}
+    rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
+    out: dict = {"languages": {}}
+    ranks, answers = {}, []
+    with evaluating(system):
+        pictures = encode_pictures(system, corpus, rows, side, batch_size)
+        for language, gallery in galleries.items():
+            if not gallery.texts:
+                raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {language!r} to search by")
+            texts = encode_captions(system, gallery.texts, corpus.languages, tokenizer, length, batch_size)
+            images, truth, kept = _pictures_of(gallery, pictures)
+            sides = {way: Side(system, images, texts, way, top_k, batch_size, budget) for way in DIRECTIONS}
+            truths = {"image_to_text": truth.transpose(), "text_to_image": truth}
+            by_way = {way: sides[way].ranks(truths[way], _tracker(progress)) for way in directions}
+            stages = stages_of(system, images)
+            ranks[language] = {stage: {way: by_way[way][stage] for way in directions} for stage in stages}
+            out["languages"][language] = _summary(ranks[language], truths, directions)
+            answers += _answers(sides["text_to_image"], gallery, truth, kept, samples)
+    out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
+    out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
+    return Retrieval(_described(out, system, corpus, pictures, top_k), ranks, answers)
+
+
+def has_first_stage(system: System, images: Encoded) -> bool:
+    return images.pooled is not None or system.can("scores")
+
+
+def stages_of(system: System, images: Encoded) -> tuple[str, ...]:
+    """ "first" where there are first-stage scores, "reranked" where the system can match."""
+    first = ("first",) if has_first_stage(system, images) else ()
+    return (*first, "reranked") if system.can("match") else first
+
+
+def _check(system: System, corpus: Corpus, top_k: int, languages, directions) -> None:
+    unknown = [language for language in languages or () if language not in corpus.languages]
+    if unknown:
+        raise UserError(f"corpus {corpus.name} has no language {unknown[0]!r}; it has {', '.join(corpus.languages)}")
+    if not directions or set(directions) - set(DIRECTIONS):
+        raise UserError(f"directions must be among {', '.join(DIRECTIONS)}, not {directions!r}")
+    if top_k < 1:
+        raise UserError(f"top_k is {top_k}; give at least 1")
+
+
+def _pictures_of(gallery: Gallery, pictures: Pictures) -> tuple[Encoded, Relevance, np.ndarray]:
+    """The readable pictures of a gallery in its order, the truth over them, and their corpus rows."""
+    place = {int(row): position for position, row in enumerate(pictures.rows)}
+    kept = np.array([row for row in gallery.rows if row in place], dtype=np.int64)
+    positions = torch.tensor([place[row] for row in kept.tolist()], dtype=torch.int64)
+    whole = len(positions) == len(pictures.rows) and bool((positions == torch.arange(len(positions))).all())
+    images = pictures.encoded if whole else pictures.encoded.select(positions)
+    return images, restricted(gallery, kept), kept
+
+
+def _summary(ranks: dict[str, dict[str, np.ndarray]], truths: dict[str, Relevance], directions) -> dict:
+    """Recalls of one language by stage, with the chance level and the number of queries asked and left out."""
+    out: dict = {}
+    for stage in ("first", "reranked"):
+        if stage in ranks:
+            out[stage] = {direction: metrics.recalls(ranks[stage][direction]) for direction in directions}
+            out[stage]["mean_recall"] = metrics.mean_recall(out[stage])
+    out["chance"] = {direction: metrics.chance(truths[direction]) for direction in directions}
+    out["chance"]["mean_recall"] = metrics.mean_recall(out["chance"])
+    asked = {direction: int((np.diff(truths[direction].start) > 0).sum()) for direction in directions}
+    out["queries"] = asked
+    out["left_out"] = {direction: len(truths[direction]) - asked[direction] for direction in directions}
+    return out
+
+
+def _answers(side: Side, gallery: Gallery, truth: Relevance, kept: np.ndarray, samples: int) -> list[Answer]:
+    """The best five pictures, by the last stage there is, for some texts spread over the gallery."""
+    answerable = np.flatnonzero(np.diff(truth.start) > 0)
+    chosen = answerable[np.linspace(0, len(answerable) - 1, min(samples, len(answerable))).round().astype(int)]
+    rows = side.rows(final=side.system.can("match"))
+    out = []
+    for text in chosen.tolist():
+        scores = rows(text, text + 1)
+        best = metrics.top(scores, 5)[0]
+        right = np.isin(best.numpy(), truth.images_of(text)).tolist()
+        caption = gallery.texts[text]
+        out.append(Answer(caption.text, caption.language, kept[best.numpy()].tolist(), scores[0, best].tolist(), right))
+    return out
+
+
+def _described(found: dict, system: System, corpus: Corpus, pictures: Pictures, top_k: int) -> dict:
+    """What was measured and how, before what was found."""
+    name = type(system).__module__.rpartition(".")[2]
+    out = {"system": name, "corpus": corpus.name, "split": corpus.split, "task": "retrieval", **found}
+    if not has_first_stage(system, pictures.encoded):
+        return out | {"note": "no first stage: every picture was matched with every text"}
+    return out | {"top_k": top_k} if system.can("match") else out
+
+
+def _tracker(progress: bool) -> Track:
+    if not progress:
+        return lambda blocks, _: blocks
+    from rich.console import Console
+    from rich.progress import track
+
+    return lambda blocks, what: track(blocks, what, console=Console(stderr=True), transient=True)
