@@ -1,6 +1,33 @@
 """Texts become token ids: normalisation, tokenizers, masking."""
 
-from dataclasses import dataclass
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import torch
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from tuwen.data.batch import Texts
+from tuwen.data.corpus import normalise
+from tuwen.errors import UserError
+
+SPECIAL_NAMES = {
+    "pad": ("[PAD]", "<pad>"),
+    "unknown": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+_OWN_SPECIALS = [names[0] for names in SPECIAL_NAMES.values()]
+_LONGEST_WORD = 200  # characters; a longer run without spaces becomes unknown
+_SINGLES = 0.75  # at most this share of a trained vocabulary is single characters
 
 
 @dataclass(frozen=True)
@@ -13,3 +40,313 @@ class Vocabulary:
     cls: int
     sep: int
     mask: int
+
+
+class Tokenizer:
+    """Texts to ids as `[CLS] text [SEP]`, whatever the file's own post-processor, padding or truncation says.
+
+    Every text is normalised by `tuwen.data.corpus.normalise` (NFKC, white space squeezed) before the file's
+    own normaliser, so that training and testing agree. The name of a special token inside a text is plain text.
+
+    vocabulary: size and special ids.
+    seen, truncated: texts encoded so far by this object, and how many of them were cut to fit.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, source: str = "the tokenizer"):
+        """inner: is taken over and changed.
+
+        Raises:
+            UserError: a special token is missing.
+        """
+        self.vocabulary = _special_ids(inner, source)
+        names = {inner.id_to_token(i) for i in self._specials()}
+        inner.add_special_tokens(sorted(names))
+        cls, sep = self.vocabulary.cls, self.vocabulary.sep
+        inner.post_processor = processors.TemplateProcessing(
+            single=[inner.id_to_token(cls), "$A", inner.id_to_token(sep)],
+            special_tokens=[(inner.id_to_token(cls), cls), (inner.id_to_token(sep), sep)],
+        )
+        inner.no_padding()
+        inner.no_truncation()
+        inner.encode_special_tokens = True
+        self._inner = inner
+        self.seen = 0
+        self.truncated = 0
+
+    # ---- making and keeping
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], kind: str = "wordpiece", size: int = 8000, lowercase: bool = True
+    ) -> "Tokenizer":
+        """A tokenizer learned from texts; the same texts in any order give the same file.
+
+        kind: "wordpiece" (Chinese characters one by one, as BERT) or "unigram" (pieces may span Chinese characters).
+        size: most entries the vocabulary may have, special tokens included; few texts give fewer.
+            The rarest single characters are left out beyond three quarters of it.
+
+        Raises:
+            UserError: an unknown kind, a size without room, or no text.
+        """
+        makers = {"wordpiece": _train_wordpiece, "unigram": _train_unigram}
+        if kind not in makers:
+            raise UserError(f"no tokenizer of kind {kind!r}; choose wordpiece or unigram")
+        if size < 2 * len(_OWN_SPECIALS):
+            raise UserError(f"a vocabulary of {size} has no room for words; give at least {2 * len(_OWN_SPECIALS)}")
+        return cls(makers[kind](texts, size, lowercase))
+
+    @classmethod
+    def load(cls, path: str | Path, lowercase: bool | None = None) -> "Tokenizer":
+        """A `tokenizer.json` of any kind, a BERT `vocab.txt`, or a folder that holds one of them.
+
+        lowercase: for a `vocab.txt`, which does not say; None: yes, unless the vocabulary has capitalised words.
+
+        Raises:
+            UserError: no such file, not readable, or a special token is missing.
+        """
+        file = _find_file(Path(path))
+        try:
+            text = file.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        if file.suffix != ".json":
+            return cls(_from_pieces(text.split("\n"), lowercase), str(file))
+        return cls._from_json(text, str(file))
+
+    @classmethod
+    def _from_json(cls, text: str, source: str) -> "Tokenizer":
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{source}: not a tokenizer.json of the tokenizers library: {error}") from None
+        return cls(inner, source)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a `tokenizer.json` that gives the same ids in any program that uses `tokenizers`."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        return self._inner.to_str(pretty=True)
+
+    def __reduce__(self):
+        return Tokenizer._from_json, (self._inner.to_str(), "the tokenizer")
+
+    # ---- using
+
+    def pieces(self, text: str) -> list[str]:
+        """The pieces of a text, without special tokens."""
+        return [self._inner.id_to_token(i) or "" for i in self.ids([text])[0]]
+
+    def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text's ids, int64, uncut and without special tokens."""
+        encodings = self._inner.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
+        found = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        special = [i for i in self._specials() if i != self.vocabulary.unknown]
+        for ids in found:
+            ids[np.isin(ids, special)] = self.vocabulary.unknown  # a Unigram model may spell "<mask>" as one piece
+        return found
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+        """(ids [S, L] int64, mask [S, L] bool) of `[CLS] text [SEP]`, padded on the right.
+
+        L is the longest text's, rounded up to a multiple of 8, and at most `length` tokens, special ones
+        included; a longer text loses its end and keeps its [SEP].
+        """
+        return self.pad(self.ids(texts), length)
+
+    def pad(self, ids: Sequence[np.ndarray], length: int) -> tuple[Tensor, Tensor]:
+        """`encode` of texts whose `ids` are known."""
+        if length < 3:
+            raise UserError(f"a text length of {length} leaves no room between [CLS] and [SEP]; give at least 3")
+        words = self.vocabulary
+        counts = np.array([min(len(i) + 2, length) for i in ids], dtype=np.int64)
+        longest = int(counts.max(initial=2))
+        width = min(-(-longest // 8) * 8, length)
+        out = np.full((len(ids), width), words.pad, dtype=np.int64)
+        for row, (content, count) in enumerate(zip(ids, counts, strict=True)):
+            out[row, 1 : count - 1] = content[: count - 2]
+            out[row, count - 1] = words.sep
+        out[:, 0] = words.cls
+        mask = np.arange(width) < counts[:, None]
+        self.seen += len(ids)
+        self.truncated += sum(len(i) + 2 > length for i in ids)
+        return torch.from_numpy(out), torch.from_numpy(mask)
+
+    def _specials(self) -> tuple[int, ...]:
+        words = self.vocabulary
+        return words.pad, words.unknown, words.cls, words.sep, words.mask
+
+
+def mask_words(texts: Texts, vocabulary: Vocabulary, draws: Tensor, share: float = 0.15) -> tuple[Texts, Tensor]:
+    """BERT's masking: (texts with masked ids, labels [S, L] int64, -100 where nothing is to be told).
+
+    Each real token but [CLS] ([SEP] too may be hidden) is chosen with probability `share`; of the chosen 80% become
+    [MASK], 10% an id drawn uniformly from the vocabulary, 10% stay (ALBEF, sections 3.2 and A, and its code).
+
+    draws: [S, >= 3 L] float64 in [0, 1); position l uses 3l (whether), 3l + 1 (what) and 3l + 2 (which id), so
+        padding to another length changes nothing.
+    """
+    sequences, length = texts.ids.shape
+    draw = draws[:, : 3 * length].reshape(sequences, length, 3)
+    whether, what, which = draw.unbind(-1)
+    real = texts.mask & (texts.ids != vocabulary.cls) & (texts.ids != vocabulary.pad)
+    chosen = real & (whether < share)
+    labels = texts.ids.masked_fill(~chosen, -100)
+    drawn = (which * vocabulary.size).long()
+    ids = texts.ids.masked_fill(chosen & (what < 0.8), vocabulary.mask)
+    ids = torch.where(chosen & (what >= 0.8) & (what < 0.9), drawn, ids)
+    return replace(texts, ids=ids), labels
+
+
+# ---- loading
+
+
+def _find_file(path: Path) -> Path:
+    if path.is_dir():
+        held = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
+        if not held:
+            raise UserError(f"{path}: holds neither tokenizer.json nor vocab.txt")
+        return held[0]
+    if not path.is_file():
+        raise UserError(f"{path}: no such tokenizer file; give a tokenizer.json or a BERT vocab.txt")
+    return path
+
+
+def _special_ids(inner: tokenizers.Tokenizer, source: str) -> Vocabulary:
+    ids = {role: [inner.token_to_id(name) for name in names] for role, names in SPECIAL_NAMES.items()}
+    found = {role: next((i for i in known if i is not None), None) for role, known in ids.items()}
+    missing = [" or ".join(SPECIAL_NAMES[role]) for role, i in found.items() if i is None]
+    if missing:
+        raise UserError(f"{source}: has no special token {', no '.join(missing)}; add it or use another tokenizer")
+    size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+    return Vocabulary(size, **{role: int(i) for role, i in found.items() if i is not None})
+
+
+def _from_pieces(lines: list[str], lowercase: bool | None) -> tokenizers.Tokenizer:
+    """BERT's tokenizer from the lines of its `vocab.txt`; a line's number is its id."""
+    pieces = [line.removesuffix("\r") for line in lines]
+    while pieces and not pieces[-1]:
+        pieces.pop()
+    if lowercase is None:
+        lowercase = not any(re.fullmatch("[A-Z][a-z]+", piece) for piece in pieces)
+    normaliser = normalizers.BertNormalizer(lowercase=lowercase)  # strips accents when it lower-cases, as BERT does
+    return _wordpiece(pieces, normaliser, longest_word=100)
+
+
+def _wordpiece(pieces: Sequence[str], normaliser, longest_word: int) -> tokenizers.Tokenizer:
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    unknown = next((name for name in SPECIAL_NAMES["unknown"] if name in vocabulary), "[UNK]")
+    model = models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=longest_word)
+    inner = tokenizers.Tokenizer(model)
+    inner.normalizer = normaliser
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return inner
+
+
+# ---- training
+
+
+def _normaliser(lowercase: bool, split_chinese: bool):
+    """NFKC first, so that the file alone gives the same ids; accents are kept, since most languages need them."""
+    bert = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False, handle_chinese_chars=split_chinese)
+    return normalizers.Sequence(
+        [normalizers.NFKC(), bert, normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    )
+
+
+def _train_wordpiece(texts: Iterable[str], size: int, lowercase: bool) -> tokenizers.Tokenizer:
+    """Pairs merged by count, as the library's WordPieceTrainer does, but the same at every run.
+
+    The library numbers the pieces inside words in the order of a hash table, which breaks ties by chance. Here each
+    character is replaced by one of two private ones, for the start and the inside of a word, and the library's
+    BpeTrainer, whose ties are broken by character, does the merging.
+    """
+    normaliser, splitter = _normaliser(lowercase, split_chinese=True), pre_tokenizers.BertPreTokenizer()
+    runs = Counter(chain.from_iterable(normaliser.normalize_str(text).split() for text in texts))
+    words: Counter[str] = Counter()
+    for run, count in runs.items():
+        for word, _ in splitter.pre_tokenize_str(run):
+            words[word] += count
+    singles: Counter[str] = Counter()
+    for word, count in words.items():
+        for piece in _singles(word):
+            singles[piece] += count
+    kept = _commonest(singles, size)
+    starts = {piece: chr(0xF0000 + i) for i, piece in enumerate(sorted(p for p in kept if len(p) == 1))}
+    insides = {piece: chr(0x100000 + i) for i, piece in enumerate(sorted(p for p in kept if len(p) > 1))}
+    code = starts | insides
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - len(_OWN_SPECIALS),
+        min_frequency=2,
+        initial_alphabet=list(code.values()),
+        show_progress=False,
+    )
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    coded = (("".join(code[p] for p in _singles(w)), n) for w, n in words.items() if kept.issuperset(_singles(w)))
+    repeated = chain.from_iterable(repeat(word, count) for word, count in coded if len(word) > 1)
+    inner.train_from_iterator((" ".join(chunk) for chunk in _chunks(repeated)), trainer)
+    plain = {private: piece for piece, private in code.items()}
+    learned = sorted(inner.get_vocab().items(), key=lambda item: item[1])
+    pieces = [plain[token[0]] + "".join(plain[c][2:] for c in token[1:]) for token, _ in learned]
+    return _wordpiece([*_OWN_SPECIALS, *pieces], normaliser, _LONGEST_WORD)
+
+
+def _train_unigram(texts: Iterable[str], size: int, lowercase: bool) -> tokenizers.Tokenizer:
+    """The library's Unigram (Kudo 2018), punctuation apart, its scores rounded and its pieces ordered.
+
+    The library adds probabilities in the order threads finish; the last digits differ from run to run.
+    """
+    normaliser = _normaliser(lowercase, split_chinese=False)
+    runs = Counter(normaliser.normalize_str(text) for text in texts)
+    singles: Counter[str] = Counter()
+    for run, count in runs.items():
+        for character in run:
+            singles[character] += count
+    kept = _commonest(singles, size)
+    strip = {ord(character): " " for character in singles.keys() - kept}
+    trainer = trainers.UnigramTrainer(
+        vocab_size=size - len(_OWN_SPECIALS) + 1, special_tokens=["[UNK]"], unk_token="[UNK]", show_progress=False
+    )
+    splitter = [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(r"▁?\p{P}"), "isolated")]
+    learner = tokenizers.Tokenizer(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(splitter)
+    every = (run.translate(strip) for run, count in sorted(runs.items()) for _ in range(count))
+    learner.train_from_iterator(every, trainer)
+    vocabulary = json.loads(learner.to_str())["model"]["vocab"]
+    pieces = _settled({piece: round(score, 3) for piece, score in vocabulary if piece != "[UNK]"})
+    specials = [(name, 0.0) for name in _OWN_SPECIALS]
+    inner = tokenizers.Tokenizer(models.Unigram([*specials, *pieces], unk_id=_OWN_SPECIALS.index("[UNK]")))
+    inner.normalizer = normaliser
+    inner.pre_tokenizer = learner.pre_tokenizer
+    return inner
+
+
+def _settled(scores: dict[str, float]) -> list[tuple[str, float]]:
+    """Pieces by falling score, ties by piece.
+
+    Characters the library adds at the end, so that none is unknown, get the lowest score plus 0.0001, 0.0002, ... in
+    the order of a hash table; they get the lowest score.
+    """
+    lowest = min(scores.values())
+    added = lowest + 0.0001 * sum(len(piece) == 1 for piece in scores)
+    settled = {p: lowest if len(p) == 1 and score <= added else score for p, score in scores.items()}
+    return sorted(settled.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _singles(word: str) -> list[str]:
+    """A word character by character, as WordPiece writes them: "cat" is c, ##a, ##t."""
+    return [word[0], *("##" + character for character in word[1:])]
+
+
+def _commonest(singles: Counter[str], size: int) -> set[str]:
+    """The single characters a vocabulary of `size` keeps, ties broken by character."""
+    if not singles:
+        raise UserError("no text to learn a tokenizer from; every text is empty")
+    room = int((size - len(_OWN_SPECIALS)) * _SINGLES)
+    return set(sorted(singles, key=lambda piece: (-singles[piece], piece))[:room])
+
+
+def _chunks(words: Iterator[str], count: int = 1000) -> Iterator[list[str]]:
+    while chunk := list(islice(words, count)):
+        yield chunk
