@@ -1,0 +1,136 @@
+"""What a run is: system, size, corpus, and how it is trained. Checked before any work."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tuwen import systems
+from tuwen.config import override, read_yaml
+from tuwen.data.loader import DataConfig
+from tuwen.nn import sizes
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a system is trained. Rates are per optimizer step; a batch is the global one, over all processes.
+
+    batch_size: pairs a step, over all processes and micro-batches.
+    steps: optimizer steps in all; None: as many as `epochs` has.
+    lr, min_lr: peak learning rate, reached after `warmup` (a share of all steps), and where the cosine ends.
+    clip_norm: greatest norm of the gradient; None: not clipped.
+    layer_decay: factor on the learning rate a layer further from a tower's output.
+    rates: (regular expression, factor on the learning rate) pairs, matched from the start of a parameter's
+        name; the first match wins; 0 freezes.
+    average: alpha of WiSE-FT (Wortsman et al. 2022, eq. 1): the run's final weights are (1 - alpha) times those it
+        started from plus alpha times the trained; 1 keeps the trained ones.
+    accumulation: micro-batches a step.
+    precision: "auto" is bfloat16 where the machine computes it fast, else float32.
+    eval_every: steps between evaluations; None: at the start and the end alone.
+    checkpoint_every, checkpoint_minutes: a checkpoint after so many steps or minutes, whichever comes first.
+    keep: checkpoints kept.
+    threads: CPU threads; None: as many as torch takes by itself.
+    """
+
+    batch_size: int = 256
+    steps: int | None = None
+    epochs: float = 10.0
+    lr: float = 5e-4
+    min_lr: float = 0.0
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    clip_norm: float | None = 1.0
+    layer_decay: float = 1.0
+    rates: tuple[tuple[str, float], ...] = ()
+    average: float = 1.0
+    accumulation: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    log_every: int = 10
+    eval_every: int | None = None
+    checkpoint_every: int = 500
+    checkpoint_minutes: float = 15.0
+    keep: int = 2
+    threads: int | None = None
+
+    def __post_init__(self):
+        positive = ("batch_size", "steps", "epochs", "lr", "eps", "clip_norm", "accumulation", "log_every", "eval_every")
+        for name in (*positive, "checkpoint_every", "checkpoint_minutes", "keep", "threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        for name in ("warmup", "average", "layer_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        for name in ("min_lr", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in 0 to 1 (1 excluded), got {self.betas}")
+        if any(factor < 0 for _, factor in self.rates):
+            raise ValueError("rates must not be negative; 0 freezes")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into {self.accumulation} micro-batches (accumulation)"
+            )
+
+
+TRAIN: dict[str, TrainConfig] = {
+    "tiny": TrainConfig(batch_size=16, lr=1e-3),
+    "demo": TrainConfig(batch_size=64, lr=1e-3),
+    "small": TrainConfig(batch_size=256, lr=5e-4),
+    "base": TrainConfig(batch_size=512, lr=3e-4),
+    "large": TrainConfig(batch_size=1024, lr=2e-4),
+}
+
+
+def train_config(size: str, preset: str) -> TrainConfig:
+    """The training defaults of a size; the fine-tuning preset has a tenth of the rate, layer decay and averaging."""
+    base = TRAIN[size]
+    if preset == "pretrain":
+        return base
+    return replace(base, lr=base.lr / 10, epochs=3.0, warmup=0.1, layer_decay=0.75, average=0.7)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on. `RunConfig.of` gives one with the defaults of a system and size.
+
+    corpus: where the pairs are: a folder, a table, or a name such as "scenes".
+    init: folder of a run whose weights (and tokenizer) this one starts from.
+    tokenizer: a tokenizer.json or vocab.txt; None: trained on the corpus, or that of `init`.
+    preset: "pretrain", or "finetune" for training on from `init`.
+    """
+
+    system: str
+    size: str
+    corpus: str
+    model: Any
+    preset: Literal["pretrain", "finetune"] = "pretrain"
+    init: str | None = None
+    tokenizer: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @classmethod
+    def of(cls, system: str, size: str, corpus: str, preset: str = "pretrain", changes: Any = None) -> "RunConfig":
+        """The defaults of a system, size and preset, with changes by dotted name over them.
+
+        Raises:
+            UserError: for an unknown system, size or field, or a value of the wrong type or range.
+        """
+        sizes.size(size)
+        model = systems.find(system).Config.sized(size)
+        config = cls(system, size, str(corpus), model, train=train_config(size, preset))
+        return override(config, {"preset": preset, **(changes or {})})
+
+    @classmethod
+    def read(cls, path: str | Path) -> "RunConfig":
+        """The resolved config of a run, from its config.yaml."""
+        content = read_yaml(path)
+        named = {name: content.pop(name) for name in ("system", "size", "corpus", "preset") if name in content}
+        return cls.of(**named, changes=content)

@@ -1,0 +1,229 @@
+"""What a run writes down: metrics.jsonl as the record, TensorBoard events, a progress line, and where it came from."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+import tuwen
+from tuwen.training import checkpoint
+
+PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "tokenizers", "safetensors", "pyarrow")
+PLAIN_SECONDS = 10.0  # between progress lines where standard error is no terminal
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard: one line a step that is logged, rising, no step twice.
+
+    A line has "step" (optimizer steps done; 0 is the start), "loss", "losses", "metrics", "lr", "grad_norm",
+    "epoch", "pairs_per_second", "data_wait" (share of the time), "memory_mb", "seconds"; and "eval" where the
+    system was evaluated after that step.
+    """
+
+    def __init__(self, run: Path, step: int):
+        """step: where the run goes on; lines of later steps, and a half-written one, are removed."""
+        self.path = run / "metrics.jsonl"
+        self.last: dict[str, Any] = {}
+        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+        checkpoint.write(self.path, "".join(map(_line, kept)))
+        if kept:
+            self.last = kept[-1]
+        self.events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if kept else None)
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+        self.last = record
+        self._events(record)
+
+    def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds an evaluation to the step's line."""
+        record = (self.last if self.last.get("step") == step else {"step": step}) | {"eval": dict(values)}
+        others = [other for other in read_metrics(self.path) if other["step"] < step]
+        checkpoint.write(self.path, "".join(map(_line, [*others, record])))
+        self.last = record
+        self._events({"step": step, "eval": dict(values)})
+
+    def has_evaluation(self, step: int) -> bool:
+        return self.last.get("step") == step and "eval" in self.last
+
+    def close(self) -> None:
+        self.events.close()
+
+    def _events(self, record: Mapping[str, Any]) -> None:
+        for name, value in _flat(record):
+            if name != "step":
+                self.events.add_scalar(name, value, record["step"])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, without a last line that a crash cut short."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class Rates:
+    """Pairs per second, share of time waiting for data, and memory, since they were last read."""
+
+    def __init__(self, seconds: float):
+        """seconds: trained so far, before a resume."""
+        self.seconds = seconds
+        self.waited = self.spent = 0.0
+        self.pairs = 0
+        self.latest: dict[str, float] = {}
+
+    def step(self, waited: float, computed: float, pairs: int) -> None:
+        self.waited += waited
+        self.spent += waited + computed
+        self.seconds += waited + computed
+        self.pairs += pairs
+
+    def read(self) -> dict[str, float]:
+        spent = max(self.spent, 1e-9)
+        self.latest = {
+            "pairs_per_second": round(self.pairs / spent, 2),
+            "data_wait": round(self.waited / spent, 4),
+            "memory_mb": round(memory_mb(), 1),
+            "seconds": round(self.seconds, 3),
+        }
+        self.waited = self.spent = 0.0
+        self.pairs = 0
+        return self.latest
+
+
+def memory_mb() -> float:
+    """Memory in use: the most CUDA has allocated, or else what this process holds now (Linux) or held at most."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Line:
+    """The progress line on standard error: a live bar on a terminal, else a plain line every ten seconds."""
+
+    def __init__(self, name: str, total: int, done: int, shown: bool):
+        self.name, self.total, self.shown = name, total, shown
+        self.console = Console(stderr=True, highlight=False)
+        self.live = shown and self.console.is_terminal
+        self.begun, self.first, self.said = time.monotonic(), done, time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=self.console, transient=True)
+        self.task = self.bar.add_task(name, total=total, completed=done, rates="")
+        if self.live:
+            self.bar.start()
+
+    def step(self, step: int, record: Mapping[str, Any]) -> None:
+        """record: the latest line of metrics."""
+        rates = ""
+        if "pairs_per_second" in record:
+            rates = (
+                f"loss {record['loss']:.3f}  {record['pairs_per_second']:.0f} pairs/s  "
+                f"waiting {100 * record['data_wait']:.0f}%  {record['memory_mb']:.0f} MB"
+            )
+        self.bar.update(self.task, completed=step, rates=rates)
+        now = time.monotonic()
+        if self.shown and not self.live and rates and (now - self.said > PLAIN_SECONDS or step == self.total):
+            left = (now - self.begun) / max(1, step - self.first) * (self.total - step)
+            self.say(f"{self.name}  step {step}/{self.total}  {rates}  {left:.0f} s left")
+            self.said = now
+
+    def say(self, text: str) -> None:
+        if self.shown:
+            self.console.print(text, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.live:
+            self.bar.stop()
+
+
+def provenance(fingerprint: str, precision: str, device: torch.device) -> dict[str, Any]:
+    """Where a run comes from: code, packages, hardware, corpus fingerprint, command, time (UTC)."""
+    return {
+        "tuwen": importlib.metadata.version("tuwen"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "precision": precision,
+        },
+        "corpus_fingerprint": fingerprint,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code's own checkout, with "+changes" where it differs; None where there is none."""
+    here = Path(tuwen.__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # a checkout of ours, not of whoever installed us
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with numbers that JSON cannot hold (NaN, infinity) as null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Numbers of nested dictionaries by path: ("eval/zh/mean_recall", 12.5)."""
+    found: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found.extend(_flat(value, f"{prefix}{name}/"))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((prefix + name, float(value)))
+    return found
