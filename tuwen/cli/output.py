@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -34,14 +34,25 @@ def only_json(wanted: bool) -> Iterator[None]:
         yield
 
 
-def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1_000) -> None:
-    """A table on standard output; columns from `numbers_from` on are right-aligned."""
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str] = ()) -> None:
+    """A table on standard output; columns of numbers are right-aligned, those named in `whole` never wrapped.
+
+    In a pipe or a file every row is one line, however long.
+    """
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(head):
-        table.add_column(name, justify="right" if place >= numbers_from else "left", overflow="fold")
+        numbers = bool(rows) and all(_is_number(row[place]) for row in rows)
+        longest = max((len(word) for row in rows for word in row[place].split()), default=0)
+        justify: Literal["right", "left"] = "right" if numbers else "left"
+        table.add_column(name, justify=justify, no_wrap=numbers or name in whole, min_width=min(longest, 16))
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    terminal = sys.stdout.isatty()
+    Console(highlight=False, markup=False, width=None if terminal else 10_000).print(table)
+
+
+def _is_number(cell: str) -> bool:
+    return not any(letter.isalpha() for letter in cell)

@@ -38,20 +38,20 @@ def run(args) -> None:
 
 
 def _print_all(every: list[dict[str, Any]]) -> None:
-    head = ("name", "paper", "image", "text", "interaction", "objectives", "fidelity")
+    head = ("name", "fidelity", "paper", "towers", "interaction", "objectives", "can")
     rows = [
         (
             found["name"],
+            found["fidelity"],
             found["venue"],
-            found["image_encoder"],
-            found["text_encoder"],
+            f"{found['image_encoder']}; {found['text_encoder']}",
             found["interaction"],
             ", ".join(found["objectives"]),
-            found["fidelity"],
+            ", ".join(name for name in found["capabilities"] if not name.startswith("encode_")) or "encode",
         )
         for found in every
     ]
-    print_table("", head, rows)
+    print_table("", head, rows, whole=("name", "fidelity"))
 
 
 def _print_one(found: dict[str, Any]) -> None:
