@@ -1,0 +1,184 @@
+"""Matching: does this text belong to this picture? ROC-AUC over labelled pairs (ICM, IQM) or pairs made from a gallery.
+
+The protocol is section 6 of the zero-benchmark card: one AUC over the whole split, never averaged over batches.
+The score of a pair is the mean over matching heads of the match probability; for a system that cannot match, the
+first-stage score.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from tuwen.data import draws
+from tuwen.data.corpus import Caption, Corpus, Relevance, languages_and_texts, text_id
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.systems.system import System
+from tuwen.tasks.encoding import (
+    Pictures,
+    device_of,
+    encode_captions,
+    encode_pictures,
+    evaluating,
+    for_fusion,
+    for_ranking,
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs to judge: corpus row of the picture [N], text [N], label [N] (1 they belong together, 0 not)."""
+
+    rows: np.ndarray
+    texts: np.ndarray
+    labels: np.ndarray
+    captions: list[Caption]
+
+
+def evaluate_matching(
+    system: System,
+    corpus: Corpus,
+    tokenizer,
+    side: int,
+    length: int,
+    *,
+    batch_size: int = 64,
+    languages: Sequence[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> dict:
+    """ROC-AUC (0 to 1) per language: `{"system", "corpus", "split", "task", "languages": {"zh": {"auc", ...}}}`.
+
+    Pairs are the corpus's own where its rows have a column "label" (0 or 1); else each picture is taken with one of
+    its right texts and one wrong text, drawn by (seed, picture). side, length: pictures' side in pixels, most
+    tokens a text. limit: at most so many labelled rows, or pictures of the gallery.
+
+    Raises:
+        UserError: unknown language, a label that is neither 0 nor 1, or pairs of one kind alone.
+    """
+    began = time.monotonic()
+    unknown = [language for language in languages or () if language not in corpus.languages]
+    if unknown:
+        raise UserError(f"corpus {corpus.name} has no language {unknown[0]!r}; it has {', '.join(corpus.languages)}")
+    labelled = "label" in corpus.record(0).columns
+    make = labelled_pairs if labelled else drawn_pairs
+    every = {language: make(corpus, language, limit, seed) for language in languages or corpus.languages}
+    rows = list(dict.fromkeys(row for pairs in every.values() for row in pairs.rows.tolist()))
+    found = {}
+    with evaluating(system):
+        pictures = encode_pictures(system, corpus, rows, side, batch_size)
+        for language, pairs in every.items():
+            texts = encode_captions(system, pairs.captions, corpus.languages, tokenizer, length, batch_size)
+            readable = np.isin(pairs.rows, pictures.rows)
+            scores = _scores(system, pictures, texts, pairs, readable, batch_size)
+            labels = pairs.labels[readable]
+            found[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
+    return {
+        "system": type(system).__module__.rpartition(".")[2],
+        "corpus": corpus.name,
+        "split": corpus.split,
+        "task": "matching",
+        "languages": found,
+        "images": len(pictures.rows),
+        "score": "match probability" if system.can("match") else "first-stage score",
+        "labels": "the corpus's own" if labelled else "one right and one wrong text a picture",
+        "broken": dict(pictures.broken),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def area(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve: the chance that a right pair scores above a wrong one, ties counting half.
+
+    Raises:
+        UserError: labels of one kind alone, or scores that are not numbers.
+    """
+    if len(set(labels.tolist())) != 2:
+        raise UserError(f"matching needs right and wrong pairs; these {len(labels)} are all of one kind")
+    if not np.isfinite(scores).all():
+        raise UserError("matching scores are not finite numbers: the weights are broken")
+    return float(roc_auc_score(labels, scores))
+
+
+def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0) -> Pairs:
+    """Every row's picture with every text of the language it has, under the row's own label."""
+    rows, labels, captions = [], [], []
+    first_row: dict[int, int] = {}  # pictures that stand in several rows are encoded once
+    for row in range(len(corpus) if limit is None else min(limit, len(corpus))):
+        record = corpus.record(row)
+        label = str(record.columns.get("label"))
+        if label not in ("0", "1", "False", "True"):
+            raise UserError(f"corpus {corpus.name}, row {record.id}: label {label!r} is neither 0 nor 1")
+        for place, (spoken, text) in enumerate(languages_and_texts(record)):
+            if spoken == language:
+                rows.append(first_row.setdefault(record.image_id, row))
+                labels.append(int(label in ("1", "True")))
+                captions.append(Caption(text, spoken, text_id(text), row, place))
+    return _pairs(corpus, language, rows, list(range(len(captions))), labels, captions)
+
+
+def drawn_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0) -> Pairs:
+    """Each picture of the gallery with a right text and a wrong one by the gallery's truth.
+
+    Pictures that have no right text, or no wrong one, are left out. The draws are keyed by the picture's identity.
+    """
+    gallery = corpus.gallery(language, limit)
+    right = gallery.relevance.transpose()
+    asked = [k for k in range(len(right)) if 0 < len(right.images_of(k)) < len(gallery.texts)]
+    identity = torch.tensor([corpus.record(gallery.rows[k]).image_id for k in asked], dtype=torch.int64)
+    draw = draws.uniform(identity, 2, seed, "matching", language).numpy()
+    rows, texts = [], []
+    for picture, (one, other) in zip(asked, draw, strict=True):
+        rows += [gallery.rows[picture]] * 2
+        texts += [_one_of(right, picture, one), _none_of(right, picture, other)]
+    return _pairs(corpus, language, rows, texts, [1, 0] * len(asked), gallery.texts)
+
+
+def _pairs(corpus: Corpus, language: str, rows, texts, labels, captions: list[Caption]) -> Pairs:
+    if not rows:
+        raise UserError(f"corpus {corpus.name}, split {corpus.split}: no pairs in {language!r} to match")
+    row, text, label = (np.array(values, dtype=np.int64) for values in (rows, texts, labels))
+    return Pairs(row, text, label, captions)
+
+
+def _one_of(right: Relevance, picture: int, draw: float) -> int:
+    """A right text of the picture; draw in [0, 1)."""
+    texts = right.images_of(picture)
+    return int(texts[int(draw * len(texts))])
+
+
+def _none_of(right: Relevance, picture: int, draw: float) -> int:
+    """A text that is not right for the picture, each with the same chance; draw in [0, 1)."""
+    texts = right.images_of(picture)
+    place = int(draw * (right.image_count - len(texts)))  # among the wrong ones
+    # texts[j] - j wrong ones lie before the right text j
+    return place + int(np.searchsorted(texts - np.arange(len(texts)), place, side="right"))
+
+
+def _scores(
+    system: System, pictures: Pictures, texts: Encoded, pairs: Pairs, readable: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """[N] float32 scores of the readable pairs."""
+    place = {row: position for position, row in enumerate(pictures.rows.tolist())}
+    image = torch.tensor([place[row] for row in pairs.rows[readable].tolist()], dtype=torch.int64)
+    text = torch.from_numpy(pairs.texts[readable])
+    parts = [
+        _score(system, pictures.encoded, texts, image[part], text[part])
+        for part in torch.arange(len(image)).split(batch_size)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _score(system: System, images: Encoded, texts: Encoded, image: Tensor, text: Tensor) -> Tensor:
+    """[N] score of pairs (image n, text n)."""
+    device = device_of(system)
+    if system.can("match"):
+        log_odds = system.match(for_fusion(images, image, device), for_fusion(texts, text, device))
+        return log_odds.float().sigmoid().mean(-1)
+    scores = system.scores(for_ranking(images).select(image).to(device), for_ranking(texts).select(text).to(device))
+    return ((scores.i2t.diagonal() + scores.t2i.diagonal()) / 2).float()
