@@ -4,20 +4,26 @@ Shape legend: B rows of the batch, P pictures, S sequences (texts), L tokens of 
 All classes are frozen; `to` and `select` return new ones.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 
-def _move(value, device, non_blocking=True):
-    """Moves a tensor, a mapping of tensors, or anything with a `to` of its own."""
-    if value is None:
-        return None
+def _map(value, function: Callable[[Tensor], Tensor]):
+    """A value with the function applied to every tensor in it: a mapping or one of the classes below holds further."""
+    if isinstance(value, Tensor):
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: _move(item, device) for key, item in value.items()}
-    return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value.to(device)
+        return {key: _map(item, function) for key, item in value.items()}
+    if isinstance(value, (Images, Spans, Texts, Batch)):
+        return replace(value, **{f.name: _map(getattr(value, f.name), function) for f in fields(value)})
+    return value
+
+
+def _move(value, device):
+    return _map(value, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Images:
         return self.pixels.shape[0]
 
     def to(self, device) -> "Images":
-        return Images(_move(self.pixels, device), _move(self.owner, device), _move(self.views, device))
+        return _move(self, device)
 
     def select(self, rows: Tensor) -> "Images":
         """The pictures of the given rows (int64 [R]), renumbered so that rows[k] becomes row k."""
@@ -68,7 +74,7 @@ class Spans:
     kind: Tensor
 
     def to(self, device) -> "Spans":
-        return Spans(*(_move(getattr(self, name), device) for name in ("sequence", "start", "end", "id", "kind")))
+        return _move(self, device)
 
     def select(self, sequences: Tensor) -> "Spans":
         items, owner = _owned(self.sequence, sequences)
@@ -96,7 +102,7 @@ class Texts:
         return self.ids.shape[0]
 
     def to(self, device) -> "Texts":
-        return Texts(*(_move(getattr(self, name), device) for name in ("ids", "mask", "language", "owner", "spans")))
+        return _move(self, device)
 
     def select(self, rows: Tensor) -> "Texts":
         """The sequences of the given rows (int64 [R]), renumbered so that rows[k] becomes row k."""
@@ -139,11 +145,11 @@ class Batch:
         return self.index.device
 
     def to(self, device) -> "Batch":
-        parts = (
-            _move(getattr(self, name), device)
-            for name in ("images", "texts", "image_id", "text_id", "index", "columns")
-        )
-        return Batch(*parts, source=self.source)
+        return _move(self, device)
+
+    def pin_memory(self) -> "Batch":
+        """In page-locked memory, from which copies to a GPU run beside its work."""
+        return _map(self, lambda tensor: tensor.pin_memory())
 
     def select(self, rows: Tensor) -> "Batch":
         """The given rows (int64 [R]) as a batch of their own."""
