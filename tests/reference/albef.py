@@ -102,7 +102,7 @@ def draw(scores: Sequence[Tensor], same: Sequence[bool], u: float) -> int | None
         return None
     below = 0.0
     for j, p in zip(free, softmax([scores[j] for j in free]), strict=True):
-        below += float(p)
+        below += float(p.detach())
         if u < below:
             return j
     return free[-1]

@@ -16,13 +16,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 def softmax(row: Sequence[Tensor]) -> list[Tensor]:
     """exp(x_j) / sum_k exp(x_k), after subtracting the largest (which changes nothing)."""
-    largest = max(float(x) for x in row)
+    largest = max(float(x.detach()) for x in row)
     powers = [torch.exp(x - largest) for x in row]
     return [power / sum(powers) for power in powers]
 
 
 def log_softmax(row: Sequence[Tensor]) -> list[Tensor]:
-    largest = max(float(x) for x in row)
+    largest = max(float(x.detach()) for x in row)
     total = torch.log(sum(torch.exp(x - largest) for x in row))
     return [x - largest - total for x in row]
 

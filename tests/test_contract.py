@@ -1,0 +1,411 @@
+"""The contract held against six very different papers, as sketches with numbers small enough to follow by hand.
+
+FLAVA (unpaired sources, views), ERNIE-UniX2 (parallel texts, a decoder), GRIT-VLP (an order from features),
+BagFormer (spans), NLVR2 (two pictures a row), MAX-VL (sentences, several texts a row).
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.batch import Batch, Images, Spans, Texts
+from tuwen.data.text import Vocabulary
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.systems.system import Fused, Losses, Needs, Plan, Progress, System
+
+START = Progress(step=0, steps_per_epoch=4, total_steps=8, batch_size=2)
+VOCABULARY = Vocabulary(size=12, pad=0, unknown=1, cls=2, sep=3, mask=4)
+
+
+def ints(*values) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def flat(values: list[float]) -> Tensor:
+    """Pictures of one pixel, grey: [P, 3, 1, 1]."""
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 1, 1).clone()
+
+
+def texts(rows: list[list[int]], owner=None, language=None, spans=None) -> Texts:
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    language = torch.zeros(len(rows), dtype=torch.int64) if language is None else language
+    return Texts(ids, ids != 0, language, owner, spans)
+
+
+def batch(images, words, rows: int, columns=None, source="pairs", image_id=None, text_id=None) -> Batch:
+    ids = torch.arange(rows)
+    return Batch(
+        images,
+        words,
+        ids + 100 if image_id is None else image_id,
+        ids + 200 if text_id is None else text_id,
+        ids + 10,
+        columns or {},
+        source,
+    )
+
+
+def moved(b: Batch) -> Batch:
+    """The batch on another device: every tensor it holds must have gone along."""
+    there = b.to("meta")
+    stack = [there]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Tensor):
+            assert item.device.type == "meta"
+        elif isinstance(item, dict):
+            stack += item.values()
+        elif dataclasses.is_dataclass(item):
+            stack += [getattr(item, f.name) for f in dataclasses.fields(item)]
+    assert there.source == b.source
+    return b.to("cpu")
+
+
+# ---- FLAVA: sources of one modality, homogeneous batches, a second view of the pictures
+
+
+class Flava(System):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    @classmethod
+    def needs(cls, config):
+        return Needs(views={"codes": 1}, sources={"pairs": 2.0, "images": 1.0, "texts": 1.0})
+
+    def encode_images(self, images):
+        pixels, codes = images.pixels.float().mean((1, 2, 3)), images.view("codes").pixels.float().mean((1, 2, 3))
+        return Encoded(states={"last": self.scale * pixels[:, None], "codes": codes[:, None]})
+
+    def encode_texts(self, texts):
+        total = (texts.ids * texts.mask).sum(1, keepdim=True).float()
+        return Encoded(states={"last": self.scale * total}, state_mask=texts.mask)
+
+    def losses(self, encoded, batch, progress):
+        terms = {}
+        if batch.source == "images":
+            state = encoded["images"].states
+            terms["masked_patches"] = (state["last"] - state["codes"]).square().mean()
+        elif batch.source == "texts":
+            terms["masked_words"] = encoded["texts"].states["last"].mean()
+        else:
+            terms["contrast"] = (encoded["images"].states["last"] - encoded["texts"].states["last"]).abs().mean()
+        return Losses(terms)
+
+
+def flava_batches() -> dict[str, Batch]:
+    pictures = Images(flat([1, 2, 3, 4]), views={"codes": flat([2, 2, 2, 2])})
+    words = texts([[5], [5, 1], [3, 3, 1], [9]])
+    return {
+        "images": batch(pictures, None, 4, source="images"),
+        "texts": batch(None, words, 4, source="texts"),
+        "pairs": batch(pictures, words, 4),
+    }
+
+
+def test_flava_one_source_a_batch():
+    system, batches = Flava(), flava_batches()
+    assert {k: {n: float(v.detach()) for n, v in system(b, START).terms.items()} for k, b in batches.items()} == {
+        "images": {"masked_patches": (0 + 4 + 16 + 36) / 4},  # (2 p - 2)^2 at p = 1..4
+        "texts": {"masked_words": 2 * (5 + 6 + 7 + 9) / 4},
+        "pairs": {"contrast": 2 * (4 + 4 + 4 + 5) / 4},
+    }
+    for source, b in batches.items():
+        halves = [float(system(part, START).total.detach()) for part in b.split(2)]
+        assert sum(halves) / 2 == pytest.approx(float(system(b, START).total))
+        assert {part.source for part in b.split(2)} == {source}
+        assert float(system(moved(b), START).total) == float(system(b, START).total)
+
+
+def test_flava_views_follow_their_pictures():
+    pictures = Images(flat([1, 2, 3]), ints(0, 2, 2), views={"codes": flat([7, 8, 9])})
+    chosen = pictures.select(ints(2, 0))
+    assert chosen.pixels[:, 0, 0, 0].tolist() == [2, 3, 1]
+    assert chosen.view("codes").pixels[:, 0, 0, 0].tolist() == [8, 9, 7]
+    assert chosen.view("codes").owner.tolist() == [0, 0, 1]
+
+
+# ---- ERNIE-UniX2: a caption in two languages, a decoder that translates
+
+
+class Translator(System):
+    """A decoder that has learned one thing: the word w of one language is w + 1 in the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.surprise = nn.Parameter(torch.tensor(1.0))
+
+    @classmethod
+    def needs(cls, config):
+        return Needs(languages=2)
+
+    def encode_texts(self, texts):
+        return Encoded(states={"last": texts.ids[..., None].float()}, state_mask=texts.mask)
+
+    def losses(self, encoded, batch, progress):
+        wanted = batch.columns["parallel"]
+        said = encoded["texts"].states["last"][..., 0] + 1
+        wrong = ((said != wanted.ids) & wanted.mask).float()
+        return Losses({"translation": self.surprise * wrong.sum() / wanted.mask.sum()})
+
+    def generate(self, images, prompt, **options):
+        memory = self.encode_texts(prompt)
+        rows = zip(memory.states["last"][..., 0].tolist(), memory.state_mask, strict=True)
+        return [" ".join(f"w{int(w) + 1}" for w, real in zip(row, mask, strict=True) if real) for row, mask in rows]
+
+
+def test_ernie_unix2_parallel_texts_follow_their_rows():
+    parallel = texts([[6, 7], [9], [3, 9]], language=ints(1, 1, 1))
+    b = batch(None, texts([[5, 6], [8], [2, 8]]), 3, {"parallel": parallel})
+    system = Translator()
+    assert float(system(b, START).total) == 0
+    assert float(system(moved(b).select(ints(2, 2, 0)), START).total) == 0
+    crossed = dataclasses.replace(b, columns={"parallel": parallel.select(ints(1, 0, 2))})
+    assert float(system(crossed, START).total) == pytest.approx(3 / 5)
+    assert b.select(ints(2)).columns["parallel"].ids.tolist() == [[3, 9]]
+    assert system.generate(None, b.texts.select(ints(1, 0))) == ["w9", "w6 w7"]
+
+
+def test_a_capability_that_is_missing_is_refused_in_one_line():
+    assert Translator.capabilities() == ("encode_texts", "generate")
+    with pytest.raises(UserError, match=r"cannot match: it has no cross encoder") as caught:
+        Translator().match(Encoded(), Encoded())
+    assert "\n" not in str(caught.value)
+
+
+# ---- GRIT-VLP: the next epoch's order grows out of the features seen in this one
+
+
+class Grit(System):
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Parameter(torch.eye(2))
+        self.seen: list[dict[str, Tensor]] = []
+
+    def encode_images(self, images):
+        pooled = images.pixels.float()[:, :2, 0, 0] @ self.turn
+        return Encoded(pooled / pooled.norm(dim=-1, keepdim=True))
+
+    def encode_texts(self, texts):
+        angle = texts.ids[:, 0].double() * math.pi / 180
+        return Encoded(torch.stack([angle.cos(), angle.sin()], -1).float())
+
+    def losses(self, encoded, batch, progress):
+        images, words = encoded["images"].pooled, encoded["texts"].pooled
+        keep = {"images": images.detach(), "texts": words.detach(), "index": batch.index}
+        return Losses({"distance": (images - words).square().sum(-1).mean()}, keep)
+
+    def after_step(self, keep, progress):
+        self.seen.append(dict(keep))
+
+    def end_epoch(self, corpus, progress):
+        v, w, index = (torch.cat([part[name] for part in self.seen]) for name in ("images", "texts", "index"))
+        self.seen = []
+        similar, free, current, order = v @ w.T, torch.ones(len(v), dtype=torch.bool), 0, [0]
+        free[0] = False
+        while free.any():
+            row = similar[current] if len(order) % 2 else similar[:, current]  # picture, then text, then picture
+            current = int(row.masked_fill(~free, -math.inf).argmax())
+            free[current] = False
+            order.append(current)
+        return Plan(index[order])
+
+
+def test_grit_chains_the_most_similar():
+    angles = [0, 90, 12, 70, 31]  # of the texts; each picture stands 5 degrees further
+    points = [[math.cos(math.radians(a + 5)), math.sin(math.radians(a + 5)), 0] for a in angles]
+    b = batch(Images(torch.tensor(points).view(5, 3, 1, 1)), texts([[a] for a in angles]), 5)
+    system = Grit()
+    for rows in (ints(0, 1), ints(2, 3, 4)):
+        system.after_step(system(b.select(rows), START).keep, START)
+    plan = system.end_epoch(None, START)
+    # picture 5 -> text 12 -> picture 36 (nearest to 12 of those left) -> text 70 -> picture 95
+    assert plan.rows.tolist() == [10, 12, 14, 13, 11]
+    assert system.seen == []
+
+
+# ---- BagFormer: spans of a text are summed into bags
+
+
+class Bags(System):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding.from_pretrained(torch.arange(12.0)[:, None], freeze=False)
+
+    @classmethod
+    def needs(cls, config):
+        return Needs(spans=("entity",))
+
+    def encode_texts(self, texts):
+        states, spans = self.embed(texts.ids), texts.spans
+        rows = zip(spans.sequence.tolist(), spans.start.tolist(), spans.end.tolist(), strict=True)
+        bags = [[] for _ in range(len(texts))]
+        for sequence, start, end in rows:
+            bags[sequence].append(states[sequence, start:end].sum())
+        tokens = nn.utils.rnn.pad_sequence([torch.stack(bag) if bag else states.new_zeros(0) for bag in bags], True)
+        mask = torch.arange(tokens.shape[1]) < ints(*map(len, bags))[:, None]
+        return Encoded(tokens=tokens[..., None], token_mask=mask)
+
+    def losses(self, encoded, batch, progress):
+        words = encoded["texts"]
+        return Losses({"bags": (words.tokens[..., 0] * words.token_mask).sum() / len(batch)})
+
+
+def bagged() -> Batch:
+    """Text 0: bags 5 6 | 7; text 1: none; text 2: two that overlap, 8 9 and 9 10."""
+    spans = Spans(ints(0, 0, 2, 2), ints(1, 3, 0, 1), ints(3, 4, 2, 3), ints(40, -1, 41, 42), ints(1, 0, 1, 1))
+    return batch(None, texts([[2, 5, 6, 7], [4], [8, 9, 10]], spans=spans), 3)
+
+
+def test_bagformer_spans_are_renumbered_with_their_texts():
+    system, b = Bags(), bagged()
+    assert system.encode_texts(b.texts).tokens[..., 0].tolist() == [[11, 7], [0, 0], [17, 19]]
+    chosen = moved(b).select(ints(2, 1, 0, 2))
+    assert chosen.texts.spans.sequence.tolist() == [0, 0, 2, 2, 3, 3]
+    assert chosen.texts.spans.id.tolist() == [41, 42, 40, -1, 41, 42]
+    assert chosen.texts.spans.kind.tolist() == [1, 1, 1, 0, 1, 1]
+    assert system.encode_texts(chosen.texts).tokens[..., 0].tolist() == [[17, 19], [0, 0], [11, 7], [17, 19]]
+    assert [float(system(part, START).total) for part in b.split(3)] == [18, 0, 36]
+
+
+def test_encoded_rows_of_uneven_length_join_padded_and_masked():
+    system, b = Bags(), bagged()
+    parts = [system.encode_texts(b.texts.select(ints(k))) for k in (1, 0)]
+    joined = Encoded.cat(parts)
+    assert joined.tokens[..., 0].tolist() == [[0, 0], [11, 7]]
+    assert joined.token_mask.tolist() == [[False, False], [True, True]]
+
+
+# ---- NLVR2: a statement about two pictures
+
+
+class Pairs(System):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([10.0, 1.0]))
+
+    def encode_images(self, images):
+        return Encoded(states={"last": images.pixels.float().mean((2, 3))[:, None]})
+
+    def encode_texts(self, texts):
+        return Encoded(states={"last": texts.ids[..., None].float()}, state_mask=texts.mask)
+
+    def fuse(self, images, texts):
+        seen = sum(w * image.states["last"][:, 0, :1] for w, image in zip(self.weight, images, strict=True))
+        said = (texts.states["last"][..., 0] * texts.state_mask).sum(1, keepdim=True)
+        return Fused(seen + said / 10, texts.states["last"], texts.state_mask)
+
+    def losses(self, encoded, batch, progress):
+        place = batch.images.owner.sort(stable=True).indices.view(len(batch), 2)
+        two = [encoded["images"].select(place[:, k]) for k in range(2)]
+        return Losses({"statement": self.fuse(two, encoded["texts"]).pooled[:, 0].sum() / len(batch)})
+
+
+def test_nlvr_two_pictures_a_row_keep_their_order():
+    pictures = Images(flat([1, 2, 3, 4, 5, 6]), ints(0, 0, 1, 1, 2, 2))
+    b = batch(pictures, texts([[1], [2], [3, 4]]), 3, {"label": ints(1, 0, 1)})
+    system = Pairs()
+    assert [float(system(part, START).total) for part in b.split(3)] == pytest.approx([12.1, 34.2, 56.7])
+    chosen = moved(b).select(ints(2, 0, 2))
+    assert chosen.images.owner.tolist() == [0, 0, 1, 1, 2, 2]
+    assert chosen.images.pixels[:, 0, 0, 0].tolist() == [5, 6, 1, 2, 5, 6]
+    assert chosen.columns["label"].tolist() == [1, 1, 1]
+    assert float(system(chosen, START).total) == pytest.approx((56.7 + 12.1 + 56.7) / 3)
+
+
+def test_nlvr_pictures_out_of_order_still_belong_to_their_rows():
+    pictures = Images(flat([3, 1, 4, 2]), ints(1, 0, 1, 0))
+    b = batch(pictures, texts([[1], [2]]), 2)
+    assert [float(Pairs()(part, START).total) for part in b.split(2)] == pytest.approx([12.1, 34.2])
+
+
+# ---- MAX-VL: a report has sentences; each is held against the pictures of the batch
+
+
+class Reports(System):
+    """Section 4, the global-local term, over sentences that belong to their row by `owner`."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+
+    @classmethod
+    def needs(cls, config):
+        return Needs(sentences=True)
+
+    def encode_images(self, images):
+        return Encoded(images.pixels.float()[:, 0, 0, :1])
+
+    def encode_texts(self, texts):
+        return Encoded(texts.ids[:, :1].float() / 10)
+
+    def losses(self, encoded, batch, progress):
+        pictures, sentences, owner = encoded["images"].pooled, encoded["texts"].pooled, batch.texts.owner
+        similar = (sentences @ pictures.T / self.temperature).T  # [B, S]
+        own = owner[None, :] == torch.arange(len(batch))[:, None]
+        others = similar.masked_fill(own, -math.inf).exp().sum(1)
+        each = [-(similar[b, s] - (similar[b, s].exp() + others[b]).log()) for s, b in enumerate(owner.tolist())]
+        rows = [torch.stack([e for e, b in zip(each, owner, strict=True) if b == k]).mean() for k in owner.unique()]
+        return Losses({"sentences": torch.stack(rows).mean()})
+
+
+def by_hand(pictures: list[float], sentences: list[list[int]]) -> float:
+    rows = []
+    for b, own in enumerate(sentences):
+        others = sum(math.exp(s / 10 * pictures[b]) for k, row in enumerate(sentences) if k != b for s in row)
+        terms = [-math.log(math.exp(s / 10 * pictures[b]) / (math.exp(s / 10 * pictures[b]) + others)) for s in own]
+        rows.append(sum(terms) / len(terms))
+    return sum(rows) / len(rows)
+
+
+def test_max_vl_sentences_belong_to_their_report():
+    b = batch(Images(flat([1, -1, 2])), texts([[5], [7], [2], [9], [1], [4]], ints(0, 0, 1, 2, 2, 2)), 3)
+    system = Reports()
+    assert float(system(b, START).total) == pytest.approx(by_hand([1, -1, 2], [[5, 7], [2], [9, 1, 4]]))
+    chosen = moved(b).select(ints(2, 0))
+    assert chosen.texts.owner.tolist() == [0, 0, 0, 1, 1]
+    assert chosen.texts.ids[:, 0].tolist() == [9, 1, 4, 5, 7]
+    assert float(system(chosen, START).total) == pytest.approx(by_hand([2, 1], [[9, 1, 4], [5, 7]]))
+    shuffled = b.select(ints(1, 2, 0))
+    assert float(system(shuffled, START).total) == pytest.approx(float(system(b, START).total))
+
+
+def test_a_row_without_a_text_keeps_its_place():
+    words = texts([[5], [7], [2]], ints(0, 0, 2))
+    assert words.select(ints(1, 2)).owner.tolist() == [1]
+    assert words.select(ints(1, 2)).ids[:, 0].tolist() == [2]
+
+
+# ---- what holds for all of them
+
+
+def test_draws_belong_to_the_row_and_not_to_its_place():
+    b = batch(None, texts([[5], [7], [2], [9]]), 4)
+    drawn = START.uniform(b, 3, "masking")
+    rows = ints(3, 1)
+    assert torch.equal(START.uniform(b.select(rows), 3, "masking"), drawn[rows])
+    assert torch.equal(torch.cat([START.uniform(part, 3, "masking") for part in b.split(2)]), drawn)
+    for other in (
+        START.uniform(b, 3, "negatives"),
+        dataclasses.replace(START, step=4).uniform(b, 3, "masking"),
+        dataclasses.replace(START, seed=1).uniform(b, 3, "masking"),
+        START.uniform(dataclasses.replace(b, text_id=b.text_id + 1), 3, "masking"),
+    ):
+        assert (other != drawn).all()
+    assert torch.equal(dataclasses.replace(START, step=3).uniform(b, 3, "masking"), drawn)
+
+
+def test_ramp_reaches_its_value_after_its_epochs():
+    ramps = [dataclasses.replace(START, step=s).ramp(0.4) for s in (0, 1, 3, 4, 7)]
+    assert ramps == pytest.approx([0, 0.1, 0.3, 0.4, 0.4])
+    assert dataclasses.replace(START, step=4).ramp(0.4, epochs=2) == pytest.approx(0.2)
+
+
+def test_a_batch_that_does_not_split_evenly_is_refused():
+    with pytest.raises(AssertionError, match="3 rows"):
+        bagged().split(2)
