@@ -1,0 +1,207 @@
+"""The corpus of scenes: pictures drawn on the fly, with captions whose truth is known for every picture."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuwen.data import draws
+from tuwen.data.corpora.scenes import drawings, exercises
+from tuwen.data.corpora.scenes.language import captions
+from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, make, render
+from tuwen.data.corpora.scenes.things import OTHER_LANGUAGES, foreign_name
+from tuwen.data.corpora.scenes.truth import holds, relevance
+from tuwen.data.corpus import Caption, Corpus, Record, Relevance
+from tuwen.errors import UserError
+
+VERSION = 1  # raise when the same (seed, index) gives another picture or text
+COUNTS = {"train": 20000, "val": 500, "test": 500}
+_SEPARATORS = {"ja": "、", "ar": "، ", "fa": "، "}
+
+
+class Columns(Mapping):
+    """A row's columns, each computed when first read."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]):
+        self._makers = makers
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+
+class Scenes(Corpus):
+    """Emoji drawings on coloured grounds; scene `row` is a pure function of (seed, split, row), whatever the count.
+
+    split: "train", "val" or "test". The latter two hold some pairs of things, and a few things, that training never
+        shows (column "held_out": "", "pair" or "concept").
+    count: rows; by default 20000, 500 and 500.
+    side: pixels of the square pictures.
+    noise: share of rows whose captions are all wrong, taken from another scene (column "noisy").
+    clicks: whether to simulate a search log (column "clicks": [impressions, clicks] a text; about 20 impressions,
+        clicks Binomial with probability 0.6 for true captions and 0.1 for wrong ones).
+    languages: "en" and "zh" have sentences; OTHER_LANGUAGES have a list of the things' names. A sequence, or one
+        string joined by "+", or "all".
+
+    Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "scene"; "claims", one a text in the
+    texts' order over languages; "questions"; "statements", on this row or (with "rows") on two; "entailment";
+    "parallel", aligned sentences; "noisy"; "held_out".
+
+    Raises:
+        UserError: an unknown split or language, or a number out of range.
+    """
+
+    name = "scenes"
+    truth = "scenes"  # which rule `relevance` follows, for built copies
+    notice = drawings.NOTICE
+
+    def __init__(
+        self,
+        split: str = "train",
+        count: int | None = None,
+        seed: int = 0,
+        side: int = 128,
+        noise: float = 0.0,
+        clicks: bool = False,
+        languages: str | Sequence[str] = ("en", "zh"),
+    ):
+        if split not in SPLITS:
+            raise UserError(f"scenes has no split {split!r}; it has {', '.join(SPLITS)}")
+        self.split, self.seed, self.side, self.noise, self.clicks = split, seed, side, noise, clicks
+        self.count = COUNTS[split] if count is None else count
+        if not 0 <= self.count < SPAN or not 16 <= side <= 2048 or not 0 <= noise <= 1:
+            raise UserError(
+                f"scenes: count={count}, side={side}, noise={noise}; "
+                "count must be 0 or more, side 16 to 2048, noise 0 to 1"
+            )
+        self.languages = _languages(languages)
+        parts = (VERSION, drawings.versions(), seed, self.count, side, noise, split, clicks, self.languages)
+        self.fingerprint = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scene(self, row: int) -> Scene:
+        """What row's picture shows."""
+        return _scene(self.seed, self._index(row))
+
+    def image(self, row: int) -> Tensor:
+        picture = torch.from_numpy(render(self.scene(row), self.side))
+        return picture.permute(2, 0, 1).contiguous()
+
+    def record(self, row: int) -> Record:
+        index = self._index(row)
+        scene = self.scene(row)
+        noisy = self.noise > 0 and Draws("noise", self.seed, index).chance(self.noise)
+        told = captions(Draws("captions", self.seed, index), scene)
+        told = self._wrong(index, scene) if noisy else told
+        texts: dict[str, list[str]] = {}
+        claims = []
+        for language in self.languages:
+            if language in ("en", "zh"):
+                texts[language] = [words[language] for _, words in told]
+                claims += [claim for claim, _ in told]
+            else:
+                shown = self._scene_of_names(index, scene) if noisy else scene
+                names = list(shown.counts())
+                texts[language] = [_SEPARATORS.get(language, ", ").join(foreign_name(n, language) for n in names)]
+                claims.append({"all": [{"count": [n, 1]} for n in names]})
+        columns = self._columns(row, scene)
+        columns["claims"] = lambda: claims
+        columns["parallel"] = lambda: [words for _, words in told]
+        columns["noisy"] = lambda: noisy
+        if self.clicks:
+            columns["clicks"] = lambda: self._clicks(index, [holds(claim, scene) for claim in claims])
+        return Record(
+            f"scenes-{self.seed}-{self.split}-{row}", texts, draws.key("scenes", self.seed, index), Columns(columns)
+        )
+
+    def relevance(self, rows: Sequence[int], texts: Sequence[Caption]) -> Relevance:
+        """A text belongs to every scene of which what it says is true."""
+        claims: dict[int, list] = {}
+        for text in texts:
+            if text.row not in claims:
+                claims[text.row] = self.record(text.row).columns["claims"]
+        return relevance([self.scene(row) for row in rows], [claims[text.row][text.place] for text in texts])
+
+    def _index(self, row: int) -> int:
+        if not 0 <= row < self.count:
+            raise IndexError(f"row {row} of {self.count}")
+        return SPAN * SPLITS.index(self.split) + row
+
+    def _columns(self, row: int, scene: Scene) -> dict[str, Callable[[], Any]]:
+        return {
+            "boxes": lambda: [[edge / self.side for edge in box] for box in boxes(scene, self.side)],
+            "scene": scene.as_json,
+            "held_out": lambda: scene.held_out,
+            "questions": lambda: exercises.questions(Draws("questions", self.seed, self._index(row)), scene),
+            "statements": lambda: self._statements(row, scene),
+            "entailment": lambda: exercises.entailment(Draws("entailment", self.seed, self._index(row)), scene),
+        }
+
+    def _statements(self, row: int, scene: Scene) -> list[dict]:
+        """Each with the rows it speaks of: this one, or this one (left) and an earlier one (right)."""
+        draw = Draws("statements", self.seed, self._index(row))
+        found = [{"rows": [row], **told} for told in exercises.statements(draw, scene)]
+        if row > 0:
+            other = draw.below(row)
+            pairs = exercises.pair_statements(draw, scene, self.scene(other))
+            found += [{"rows": [row, other], **told} for told in pairs]
+        return found
+
+    def _wrong(self, index: int, scene: Scene):
+        """Captions of the first other scene, in a drawn order, that are all false of this one."""
+        draw = Draws("wrong captions", self.seed, index)
+        while True:
+            told = captions(draw, self._other(draw, index))
+            if not any(holds(claim, scene) for claim, _ in told):
+                return told
+
+    def _scene_of_names(self, index: int, scene: Scene) -> Scene:
+        draw = Draws("wrong names", self.seed, index)
+        while True:
+            other = self._other(draw, index)
+            if set(other.counts()) - set(scene.counts()):
+                return other
+
+    def _other(self, draw: Draws, index: int) -> Scene:
+        start = index - index % SPAN
+        return make(self.seed, start + draw.below(1 << 30))
+
+    def _clicks(self, index: int, true: Sequence[bool]) -> list[list[int]]:
+        draw = Draws("clicks", self.seed, index)
+        found = []
+        for right in true:
+            impressions = 15 + draw.below(11)
+            found.append([impressions, sum(draw.chance(0.6 if right else 0.1) for _ in range(impressions))])
+        return found
+
+
+@lru_cache(maxsize=4096)
+def _scene(seed: int, index: int) -> Scene:
+    return make(seed, index)
+
+
+def _languages(wanted: str | Sequence[str]) -> tuple[str, ...]:
+    known = ("en", "zh", *OTHER_LANGUAGES)
+    chosen = known if wanted == "all" else tuple(wanted.split("+") if isinstance(wanted, str) else wanted)
+    for language in chosen:
+        if language not in known:
+            raise UserError(f"scenes has no language {language!r}; it has {', '.join(known)}")
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(f"scenes: languages={wanted!r} must name each language once")
+    return chosen
