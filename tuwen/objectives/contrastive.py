@@ -55,7 +55,7 @@ def contrastive(
     image_rows, text_rows: [B, D] unit vectors of this process; image_columns, text_columns: [N, D] of all
     (gathered with gradient). same: [B, N] bool. Half the sum of picture-to-text and text-to-picture.
     """
-    targets = targets_of(same)
+    targets = targets_of(same.to(image_rows.dtype))
     image_to_text = soft_cross_entropy(image_rows @ text_columns.T / temperature, targets)
     text_to_image = soft_cross_entropy(text_rows @ image_columns.T / temperature, targets)
     return (image_to_text + text_to_image) / 2
@@ -86,7 +86,7 @@ def distilled_contrastive(
     alpha softmax(teacher) + (1 - alpha) same/count; weights [N] and real [N] as in `soft_cross_entropy`.
     Gradient reaches the student's rows only, each tower's from its own query direction.
     """
-    targets = targets_of(same if real is None else same & real)
+    targets = targets_of((same if real is None else same & real).to(student[0].dtype))
     loss = student[0].new_zeros(())
     for rows, taught, columns in ((student[0], teacher[0], keys[1]), (student[1], teacher[1], keys[0])):
         soft = softened(targets, taught @ columns.T / temperature, alpha, real)
