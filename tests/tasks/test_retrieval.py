@@ -192,6 +192,24 @@ def test_languages_are_measured_apart_and_pictures_encoded_once():
         run(DualStub(Table(torch.eye(4))), Pairs(rows), languages=["fr"])
 
 
+def test_languages_are_numbered_by_the_table_of_the_run():
+    seen = []
+
+    class Noting(DualStub):
+        def encode_texts(self, texts):
+            seen.extend(texts.language.tolist())
+            return super().encode_texts(texts)
+
+    of = Pairs([{"zh": ["0"], "en": ["0"]}])
+    system = Noting(Table(torch.eye(1)))
+    assert list(run(system, of, table=["de", "en"]).json["languages"]) == ["en"]
+    assert seen == [1]
+    with pytest.raises(UserError, match="trained on de"):
+        run(system, of, table=["de"])
+    with pytest.raises(UserError, match="knows no language 'zh'"):
+        run(system, of, table=["de", "en"], languages=["zh"])
+
+
 def test_text_to_image_alone_has_a_mean_of_three():
     found = run(DualStub(tables(12, 24)), corpus(), directions=["text_to_image"]).json["languages"]["zh"]["first"]
     assert set(found) == {"text_to_image", "mean_recall"}
@@ -229,10 +247,12 @@ def test_the_system_is_left_in_the_mode_it_was_in():
 
 
 def test_large_states_are_kept_in_half_precision(monkeypatch):
-    kept = encoding._keep(Encoded(torch.rand(2, 3), states={"last": torch.rand(2, 3)}), 2, 2)
-    assert kept.states["last"].dtype == torch.float32
-    monkeypatch.setattr(encoding, "STATES_IN_FULL", 10)
+    system = FusionStub(tables(1, 1))
     states = {"last": torch.rand(2, 3), "huge": torch.full((2, 3), 1e6)}
-    kept = encoding._keep(Encoded(torch.rand(2, 3), states=states), 2, 2)
+    encoded = Encoded(torch.rand(2, 3), states=states)
+    assert encoding._keep(system, encoded, 2).states["last"].dtype == torch.float32
+    monkeypatch.setattr(encoding, "STATES_IN_FULL", 10)
+    kept = encoding._keep(system, encoded, 2)
     assert kept.states["last"].dtype == torch.float16
     assert kept.pooled.dtype == kept.states["huge"].dtype == torch.float32
+    assert not encoding._keep(DualStub(tables(1, 1)), encoded, 2).states

@@ -56,7 +56,7 @@ def encode_pictures(system: System, corpus: Corpus, rows: Sequence[int], side: i
     for images, kept, faults in image_batches(corpus, rows, side, batch_size):
         broken.update(faults)
         if len(kept):
-            parts.append(_keep(system.encode_images(images.to(device_of(system))), len(kept), len(rows)))
+            parts.append(_keep(system, system.encode_images(images.to(device_of(system))), len(rows)))
             read.append(np.asarray(kept, dtype=np.int64))
     if not parts:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of {len(rows)} pictures can be read")
@@ -69,7 +69,7 @@ def encode_captions(
     """The given texts, in order. languages: the table that `Texts.language` indexes."""
     pieces = [(caption.text, caption.language) for caption in captions]
     parts = [
-        _keep(system.encode_texts(texts.to(device_of(system))), len(texts), len(captions))
+        _keep(system, system.encode_texts(texts.to(device_of(system))), len(captions))
         for texts in text_batches(pieces, languages, tokenizer, length, batch_size)
     ]
     return Encoded.cat(parts)
@@ -111,6 +111,26 @@ def text_batches(
         yield Texts(ids, mask, language)
 
 
+def spoken(corpus: Corpus, languages: Sequence[str] | None, table: Sequence[str] | None) -> list[str]:
+    """The languages to measure: those asked for, or else all of the corpus that the run's table knows.
+
+    Raises:
+        UserError: a language that the corpus lacks or the table does not know, or none at all.
+    """
+    known = list(table or corpus.languages)
+    for language in languages or ():
+        if language not in corpus.languages:
+            has = ", ".join(corpus.languages)
+            raise UserError(f"corpus {corpus.name} has no language {language!r}; it has {has}")
+        if language not in known:
+            raise UserError(f"the run knows no language {language!r}; it was trained on {', '.join(known)}")
+    chosen = list(languages or (language for language in corpus.languages if language in known))
+    if not chosen:
+        has = ", ".join(corpus.languages)
+        raise UserError(f"corpus {corpus.name} is in {has}; the run was trained on {', '.join(known)}")
+    return chosen
+
+
 def for_ranking(encoded: Encoded) -> Encoded:
     """What the first stage reads: the vectors without the fusion states."""
     return Encoded(encoded.pooled, encoded.tokens, encoded.token_mask)
@@ -121,9 +141,14 @@ def for_fusion(encoded: Encoded, rows: Tensor, device: torch.device) -> Encoded:
     return encoded.select(rows).to(device).map(lambda x: x.float() if x.is_floating_point() else x)
 
 
-def _keep(encoded: Encoded, rows: int, total: int) -> Encoded:
-    """On the CPU in float32; the states in half precision where those of all `total` rows would be large."""
-    size = sum(state.numel() * 4 for state in encoded.states.values()) // rows * total
+def _keep(system: System, encoded: Encoded, total: int) -> Encoded:
+    """On the CPU in float32; the states in half precision where those of all `total` rows would be large.
+
+    A system that cannot match has no use for the states.
+    """
+    if not system.can("match"):
+        return for_ranking(encoded).map(_full)
+    size = sum(state.numel() * 4 for state in encoded.states.values()) // len(encoded) * total
     store = _half if size > STATES_IN_FULL else _full
     states = {name: store(state) for name, state in encoded.states.items()}
     return replace(encoded.map(_full), states=states)

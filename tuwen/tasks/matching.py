@@ -27,6 +27,7 @@ from tuwen.tasks.encoding import (
     evaluating,
     for_fusion,
     for_ranking,
+    spoken,
 )
 
 
@@ -49,6 +50,7 @@ def evaluate_matching(
     *,
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
+    table: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> dict:
@@ -56,24 +58,21 @@ def evaluate_matching(
 
     Pairs are the corpus's own where its rows have a column "label" (0 or 1); else each picture is taken with one of
     its right texts and one wrong text, drawn by (seed, picture). side, length: pictures' side in pixels, most
-    tokens a text. limit: at most so many labelled rows, or pictures of the gallery.
+    tokens a text. table: the languages that `Texts.language` indexes, which a run knows. limit: at most so many labelled rows, or pictures of the gallery.
 
     Raises:
         UserError: unknown language, a label that is neither 0 nor 1, or pairs of one kind alone.
     """
     began = time.monotonic()
-    unknown = [language for language in languages or () if language not in corpus.languages]
-    if unknown:
-        raise UserError(f"corpus {corpus.name} has no language {unknown[0]!r}; it has {', '.join(corpus.languages)}")
     labelled = "label" in corpus.record(0).columns
     make = labelled_pairs if labelled else drawn_pairs
-    every = {language: make(corpus, language, limit, seed) for language in languages or corpus.languages}
+    every = {language: make(corpus, language, limit, seed) for language in spoken(corpus, languages, table)}
     rows = list(dict.fromkeys(row for pairs in every.values() for row in pairs.rows.tolist()))
     found = {}
     with evaluating(system):
         pictures = encode_pictures(system, corpus, rows, side, batch_size)
         for language, pairs in every.items():
-            texts = encode_captions(system, pairs.captions, corpus.languages, tokenizer, length, batch_size)
+            texts = encode_captions(system, pairs.captions, table or corpus.languages, tokenizer, length, batch_size)
             readable = np.isin(pairs.rows, pictures.rows)
             scores = _scores(system, pictures, texts, pairs, readable, batch_size)
             labels = pairs.labels[readable]

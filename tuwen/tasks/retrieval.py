@@ -27,8 +27,9 @@ from tuwen.tasks.encoding import (
     for_fusion,
     for_ranking,
     restricted,
+    spoken,
 )
-from tuwen.tasks.metrics import DIRECTIONS, MISSED, Rows
+from tuwen.tasks.metrics import DIRECTIONS, MISSED
 
 FILLER = -100.0  # score of what was not re-ranked
 TOP_K = 64
@@ -50,6 +51,14 @@ class Side:
     top_k: int
     batch_size: int
     budget: int
+    rerank: bool = True
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """ "first" where there are first-stage scores, "reranked" where the system can match and is asked to."""
+        if not has_first_stage(self.system, self.images):
+            return ("reranked",)
+        return ("first", "reranked") if self.rerank and self.system.can("match") else ("first",)
 
     @property
     def by_image(self) -> bool:
@@ -108,30 +117,25 @@ class Side:
         log_odds = self.system.match(for_fusion(self.images, image, device), for_fusion(self.texts, text, device))
         return self.system.rerank(log_odds.float(), first.to(device)).float().cpu()
 
-    def rows(self, final: bool) -> Rows:
-        """Scores of a range of queries, by the last stage there is or by the first alone."""
-
-        def scores(start: int, stop: int) -> Tensor:
-            first = self.first(start, stop)
-            return self.reranked(first, start) if final else first
-
-        return scores
+    def final(self, start: int, stop: int) -> Tensor:
+        """[stop - start, N] scores of the queries by the last stage there is."""
+        first = self.first(start, stop)
+        return self.reranked(first, start) if "reranked" in self.stages else first
 
     def ranks(self, truth: Relevance, track: Track) -> dict[str, np.ndarray]:
         """Rank of each query's best relevant item, [Q] int64, by stage ("first", "reranked").
 
         A query whose relevant items were all shut out of re-ranking has rank MISSED.
         """
-        stages = stages_of(self.system, self.images)
-        out = {stage: np.empty(len(truth), dtype=np.int64) for stage in stages}
+        out = {stage: np.empty(len(truth), dtype=np.int64) for stage in self.stages}
         blocks = list(metrics.blocks(len(truth), self.items * self.weight, self.budget))
         for start, stop in track(blocks, f"{self.direction.replace('_', ' ')}"):
             first = self.first(start, stop)
             pairs = metrics.pairs(truth, start, stop)
             ranked = metrics.block_ranks(first, *pairs)
-            if "first" in stages:
+            if "first" in out:
                 out["first"][start:stop] = ranked
-            if "reranked" in stages:
+            if "reranked" in out:
                 rank = metrics.block_ranks(self.reranked(first, start), *pairs).numpy()
                 out["reranked"][start:stop] = np.where(rank >= self.depth, MISSED, rank)
         return out
@@ -180,6 +184,8 @@ def retrieve(
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     directions: Sequence[str] = DIRECTIONS,
+    rerank: bool = True,
+    table: Sequence[str] | None = None,
     samples: int = 0,
     budget: int = metrics.BUDGET,
     progress: bool = False,
@@ -187,18 +193,20 @@ def retrieve(
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
 
     side: pictures' side in pixels; length: most tokens a text. top_k: candidates a query that are re-ranked.
-    batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus);
+    batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus
+    that the table knows);
     limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean recall is the mean of their
-    recalls (three for MUGE, which asks text to image alone). samples: texts a language whose best five pictures are
-    kept. budget: scores held at once.
+    recalls (three for MUGE, which asks text to image alone). rerank: no spares the matching where a first stage can
+    do without. table: the languages that `Texts.language` indexes, which a run knows (default: the corpus's).
+    samples: texts a language whose best five pictures are kept. budget: scores held at once.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
             score nor match.
     """
     began = time.monotonic()
-    _check(system, corpus, top_k, languages, directions)
-    galleries = {language: corpus.gallery(language, limit) for language in languages or corpus.languages}
+    _check(top_k, directions)
+    galleries = {language: corpus.gallery(language, limit) for language in spoken(corpus, languages, table)}
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     out: dict = {"languages": {}}
     ranks, answers = {}, []
@@ -207,12 +215,12 @@ def retrieve(
         for language, gallery in galleries.items():
             if not gallery.texts:
                 raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {language!r} to search by")
-            texts = encode_captions(system, gallery.texts, corpus.languages, tokenizer, length, batch_size)
+            texts = encode_captions(system, gallery.texts, table or corpus.languages, tokenizer, length, batch_size)
             images, truth, kept = _pictures_of(gallery, pictures)
-            sides = {way: Side(system, images, texts, way, top_k, batch_size, budget) for way in DIRECTIONS}
+            sides = {way: Side(system, images, texts, way, top_k, batch_size, budget, rerank) for way in DIRECTIONS}
             truths = {"image_to_text": truth.transpose(), "text_to_image": truth}
             by_way = {way: sides[way].ranks(truths[way], _tracker(progress)) for way in directions}
-            stages = stages_of(system, images)
+            stages = sides[directions[0]].stages
             ranks[language] = {stage: {way: by_way[way][stage] for way in directions} for stage in stages}
             out["languages"][language] = _summary(ranks[language], truths, directions)
             answers += _answers(sides["text_to_image"], gallery, truth, kept, samples)
@@ -225,16 +233,7 @@ def has_first_stage(system: System, images: Encoded) -> bool:
     return images.pooled is not None or system.can("scores")
 
 
-def stages_of(system: System, images: Encoded) -> tuple[str, ...]:
-    """ "first" where there are first-stage scores, "reranked" where the system can match."""
-    first = ("first",) if has_first_stage(system, images) else ()
-    return (*first, "reranked") if system.can("match") else first
-
-
-def _check(system: System, corpus: Corpus, top_k: int, languages, directions) -> None:
-    unknown = [language for language in languages or () if language not in corpus.languages]
-    if unknown:
-        raise UserError(f"corpus {corpus.name} has no language {unknown[0]!r}; it has {', '.join(corpus.languages)}")
+def _check(top_k: int, directions: Sequence[str]) -> None:
     if not directions or set(directions) - set(DIRECTIONS):
         raise UserError(f"directions must be among {', '.join(DIRECTIONS)}, not {directions!r}")
     if top_k < 1:
@@ -270,10 +269,9 @@ def _answers(side: Side, gallery: Gallery, truth: Relevance, kept: np.ndarray, s
     """The best five pictures, by the last stage there is, for some texts spread over the gallery."""
     answerable = np.flatnonzero(np.diff(truth.start) > 0)
     chosen = answerable[np.linspace(0, len(answerable) - 1, min(samples, len(answerable))).round().astype(int)]
-    rows = side.rows(final=side.system.can("match"))
     out = []
     for text in chosen.tolist():
-        scores = rows(text, text + 1)
+        scores = side.final(text, text + 1)
         best = metrics.top(scores, 5)[0]
         right = np.isin(best.numpy(), truth.images_of(text)).tolist()
         caption = gallery.texts[text]
