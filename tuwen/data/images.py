@@ -25,7 +25,6 @@ from PIL import (  # the plugins register the formats that pictures may have; no
     ImageOps,
     Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,  # noqa: F401
-    MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
@@ -42,16 +41,14 @@ MAX_BYTES = 512 * 2**20
 _NAMES = "jpg jpeg jfif png gif webp bmp tif tiff avif jp2 ppm pgm"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a folder of pictures is read from
 
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 _ORIENTATION = 0x0112  # the EXIF tag
 _WHITE = (255, 255, 255, 255)
 # what libjpeg says of files that decode to every pixel all the same; Pillow takes these
 _HARMLESS = ("extraneous bytes", "unknown adobe", "invalid sos", "unsupported", "inconsistent progression", "icc")
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, from the header
-warnings.filterwarnings(
-    "ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin"
-)  # a broken EXIF block is no fault
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")  # of EXIF blocks
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -333,7 +330,7 @@ def _jpeg_orientation(data: bytes) -> int:
     if b"Exif\x00\x00" not in head and b"rientation" not in head:
         return 1
     try:
-        return _orientation(Image.open(io.BytesIO(data), formats=("JPEG", "MPO")))
+        return _orientation(Image.open(io.BytesIO(data), formats=("JPEG",)))
     except Exception:  # simplejpeg decoded it, so only the orientation is lost
         return 1
 

@@ -1,0 +1,51 @@
+"""What is wrong with rows and files: one line each, and what to do about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuwen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one row. `reason` is a short category for counting, `what` the line with its fix.
+
+    line: from 1; 0 where the whole file is meant.
+    """
+
+    file: Path
+    line: int
+    reason: str
+    what: str
+
+    def __str__(self) -> str:
+        return one_line(f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}")
+
+
+class Faults:
+    """Stops at the first fault (a `UserError`), or keeps them all."""
+
+    def __init__(self, on_bad: str):
+        if on_bad not in ("stop", "skip"):
+            raise UserError(f"on_bad is {on_bad!r}; choose 'stop' (at the first fault) or 'skip' (and count)")
+        self.stop = on_bad == "stop"
+        self.found: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        if self.stop:
+            raise UserError(str(fault))
+        self.found.append(fault)
+
+
+class RowError(Exception):
+    """A row that cannot be used: the reason for counting, and what is wrong with its fix."""
+
+    def __init__(self, reason: str, what: str):
+        super().__init__(what)
+        self.reason = reason
+
+
+def one_line(message: str, limit: int = 400) -> str:
+    """The message on one printable line, cut in the middle where it is too long."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in message)
+    return shown if len(shown) <= limit else f"{shown[: limit // 2]} … {shown[-limit // 2 :]}"

@@ -1,0 +1,301 @@
+"""What every corpus read from files as they lie has in common: rows, faults, picture paths, splits.
+
+A `Source` knows one file or folder and gives its rows; `FileCorpus` makes one split of it a corpus. A million rows
+cost a few arrays: a row is read and parsed again whenever it is asked for.
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import compress, islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tuwen.data import images
+from tuwen.data.corpora.faults import Fault, Faults, one_line
+from tuwen.data.corpus import BrokenImage, Corpus, Record, hashed_split
+from tuwen.errors import UserError
+
+EVERY = "all"  # the split of every row, where no row names a split so
+
+_FIXES = {
+    "missing": "put the file there or mend its path",
+    "outside": "copy the picture into the folder and give its path from there",
+    "too large": "shrink the picture",
+    "not a file": "name a picture file",
+    "unreadable": "see to its permissions",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row as it stands in its file.
+
+    position: what `Source.entry` takes to read it again. image: path from the source's root, "/" between folders.
+    """
+
+    position: int
+    line: int
+    id: str
+    image: str
+    texts: Mapping[str, Sequence[str]]
+    split: str | None = None
+    image_id: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source:
+    """Rows of a file or folder. `file` is named in messages; picture paths start at `root` and never leave it."""
+
+    file: Path
+    root: Path
+
+    def entries(self, faults: Faults) -> Iterator[Entry]:
+        """Every usable row in order; the others go to `faults`."""
+        raise NotImplementedError
+
+    def entry(self, position: int, line: int) -> Entry:
+        """The row again, by the position and line it had."""
+        raise NotImplementedError
+
+    def place(self, entry: Entry) -> tuple[Path, int]:
+        """The file and line a fault of this row is reported at."""
+        return self.file, entry.line
+
+    def fault(self, entry: Entry, reason: str, what: str) -> Fault:
+        return Fault(*self.place(entry), reason, what)
+
+
+@dataclass
+class Places:
+    """Where rows are: what `Source.entry` takes, for many rows."""
+
+    positions: array = field(default_factory=lambda: array("q"))
+    lines: array = field(default_factory=lambda: array("q"))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def add(self, entry: Entry) -> None:
+        self.positions.append(entry.position)
+        self.lines.append(entry.line)
+
+    def entry(self, source: Source, row: int) -> Entry:
+        return source.entry(self.positions[row], self.lines[row])
+
+
+class FileCorpus(Corpus):
+    """One split of a source.
+
+    Opening reads every picture of the split once: its content is its identity (unless the row gives an `image_id`), so
+    copies of a picture are one picture, and its header and end are checked. Damage in the middle of a
+    picture is found when it is decoded.
+
+    skipped: rows left out, by reason; faults: each with its file and line; split_rule: where the split comes from.
+    """
+
+    def __init__(self, source: Source, split: str, on_bad: str = "stop"):
+        faults = Faults(on_bad)
+        listing = _Listing(source, faults)
+        chosen, self.split_rule = listing.choose(split, faults)
+        pictures = _Pictures(source, listing.by_hash and split != EVERY and split, faults)
+        self._source = source
+        self._places, self._image_ids = pictures.read(chosen)
+        self.faults = faults.found
+        self.skipped: Counter[str] = Counter(fault.reason for fault in faults.found)
+        self.name = source.file.name if source.file.is_dir() else f"{source.root.name}/{source.file.name}"
+        self.split = split
+        self.languages = tuple(sorted(listing.languages))
+        self.fingerprint = pictures.fingerprint(split)
+        if not len(self):
+            raise UserError(self._why_empty(listing, pictures))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def record(self, row: int) -> Record:
+        entry = self._entry(row)
+        return Record(entry.id, entry.texts, self._image_ids[row], entry.columns)
+
+    def picture(self, row: int) -> bytes:
+        """The row's picture as it lies in its file, still encoded.
+
+        Raises:
+            BrokenImage: the file has gone or can no longer be read.
+        """
+        return _read(self._source, self._entry(row).image)
+
+    def image(self, row: int) -> Tensor:
+        return images.decode(self.picture(row))
+
+    def where(self, row: int) -> tuple[Path, int]:
+        """The file and line the row comes from."""
+        return self._source.place(self._entry(row))
+
+    def _entry(self, row: int) -> Entry:
+        if row < 0:
+            row += len(self)
+        return self._places.entry(self._source, row)
+
+    def _why_empty(self, listing: "_Listing", pictures: "_Pictures") -> str:
+        if self.faults:
+            counts = ", ".join(f"{count} {reason}" for reason, count in self.skipped.most_common())
+            return one_line(f"{self._source.file}: no usable row in split {self.split!r}: {counts}; {self.faults[0]}")
+        if listing.by_hash:
+            there = ", ".join(sorted(pictures.seen)) or "none"
+            return f"{self._source.file}: no rows in split {self.split!r}; by {self.split_rule} there are: {there}"
+        return f"{self._source.file}: no rows; put one picture with its texts in each"
+
+
+def splits_of(source: Source) -> tuple[str, ...]:
+    """The splits a source has, sorted; faulty rows are passed over."""
+    faults = Faults("skip")
+    listing = _Listing(source, faults)
+    if not listing.by_hash:
+        return tuple(sorted(listing.splits))
+    pictures = _Pictures(source, None, faults)
+    pictures.read(listing.places)
+    return tuple(sorted(pictures.seen))
+
+
+class _Listing:
+    """First pass: where the rows are, the splits they name, their languages; ids are unique over all splits."""
+
+    def __init__(self, source: Source, faults: Faults):
+        self.source = source
+        self.places, self._codes = Places(), array("l")
+        self.splits: dict[str, int] = {}
+        self.languages: set[str] = set()
+        lines: dict[int, int] = {}
+        for entry in source.entries(faults):
+            first = lines.setdefault(hash(entry.id), entry.line)
+            if first != entry.line:
+                what = f"id {entry.id!r} stands in line {first} too; give each row an id of its own"
+                faults.add(source.fault(entry, "duplicate id", what))
+                continue
+            self.places.add(entry)
+            named = entry.split is not None
+            self._codes.append(self.splits.setdefault(entry.split, len(self.splits)) if named else -1)
+            self.languages.update(entry.texts)
+
+    @property
+    def by_hash(self) -> bool:
+        return not self.splits
+
+    def choose(self, split: str, faults: Faults) -> tuple[Places, str]:
+        """The rows that may be of the split, and where the split comes from."""
+        if split == EVERY and EVERY not in self.splits:
+            return self.places, "every row"
+        if self.by_hash:
+            if split not in ("train", "test"):
+                raise UserError(
+                    f"{self.source.file}: no split {split!r}: no row names its split, so pictures are split by a hash "
+                    f"into train and test; ask for one of these or give every row a split"
+                )
+            return self.places, "hash of the picture (a tenth is test), since no row names its split"
+        self._report_unnamed(faults)
+        if split not in self.splits:
+            there = ", ".join(sorted(self.splits))
+            raise UserError(one_line(f"{self.source.file}: no split {split!r}; there are: {there}"))
+        code = self.splits[split]
+        own = [row_code == code for row_code in self._codes]
+        positions, lines = (array("q", compress(part, own)) for part in (self.places.positions, self.places.lines))
+        return Places(positions, lines), "the rows name it"
+
+    def _report_unnamed(self, faults: Faults) -> None:
+        for row, code in enumerate(self._codes):
+            if code < 0:
+                what = "no split, though other rows name theirs; add it, e.g. train"
+                faults.add(self.source.fault(self.places.entry(self.source, row), "no split", what))
+
+
+class _Pictures:
+    """Second pass: every picture read once, its identity and the fingerprint of all that is kept.
+
+    hashed: keep only rows whose picture falls into this split by its hash; None or False keeps all.
+    """
+
+    def __init__(self, source: Source, hashed: str | bool | None, faults: Faults):
+        self._source, self._hashed, self._faults = source, hashed, faults
+        self._known: dict[str, bytes | BrokenImage] = {}
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.seen: set[str] = set()
+
+    def read(self, places: Places) -> tuple[Places, array]:
+        """The rows kept, and their picture identities (int64)."""
+        kept, identities = Places(), array("q")
+        entries = (places.entry(self._source, row) for row in range(len(places)))
+        with ThreadPoolExecutor(8) as pool:
+            while chunk := list(islice(entries, 256)):
+                wanted = {entry.image for entry in chunk} - self._known.keys()
+                self._known.update(zip(wanted, pool.map(self._content, wanted), strict=True))
+                for entry in chunk:
+                    identity = self._identity(entry)
+                    if identity is not None:
+                        kept.add(entry)
+                        identities.append(identity)
+        return kept, identities
+
+    def _content(self, image: str) -> bytes | BrokenImage:
+        """8 bytes that stand for what is in a picture file, or why it cannot be used."""
+        try:
+            data = _read(self._source, image)
+            images.probe(data)
+        except BrokenImage as error:
+            return error
+        return hashlib.blake2b(data, digest_size=8).digest()
+
+    def _identity(self, entry: Entry) -> int | None:
+        """The picture's identity; None where the row is of another split or cannot be used."""
+        content = self._known[entry.image]
+        if isinstance(content, BrokenImage):
+            fix = _FIXES.get(content.reason, "replace the picture or remove the row")
+            what = f"picture {entry.image!r}: {content}; {fix}"
+            self._faults.add(self._source.fault(entry, content.reason, what))
+            return None
+        named = entry.image_id is not None
+        identity = _digest(f"image\x1f{entry.image_id}".encode()) if named else content
+        number = int.from_bytes(identity, "little", signed=True)
+        split = hashed_split(str(number))
+        self.seen.add(split)
+        if self._hashed and split != self._hashed:
+            return None
+        row = [entry.id, dict(entry.texts), entry.split, entry.image_id, dict(entry.columns), content.hex()]
+        self._digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        return number
+
+    def fingerprint(self, split: str) -> str:
+        self._digest.update(split.encode())
+        return self._digest.hexdigest()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=8).digest()
+
+
+def _read(source: Source, image: str) -> bytes:
+    """Bytes of a picture named by a path from the source's root.
+
+    Raises:
+        BrokenImage: "outside" for a path that leaves the root by whatever road, else as `images.read_file`.
+    """
+    if "\0" in image or os.path.isabs(image) or "://" in image or image[1:2] == ":":
+        raise BrokenImage("outside", "not a path from the folder")
+    root = os.path.realpath(source.root)
+    path = os.path.realpath(os.path.join(root, image))
+    if os.path.commonpath([root, path]) != root:
+        raise BrokenImage("outside", "the path leaves the folder")
+    try:
+        return images.read_file(path)
+    except BrokenImage as error:
+        if error.reason == "missing":
+            hint = "; write / between folders, not \\" if "\\" in image else ""
+            raise BrokenImage("missing", f"there is no such file under {source.root}{hint}") from None
+        raise

@@ -1,0 +1,130 @@
+"""A folder of pictures with their texts beside them: dog.jpg and dog.txt, each line a text.
+
+`dog.zh.txt` holds Chinese texts, `dog.en.txt` English ones; the languages of `dog.txt` are told by script. Folders may
+be nested; where every picture lies in a first folder named train, val, dev or test, that is its split. Hidden files, and
+text files that are links or beside no picture, are passed over. A folder without any text is pictures alone, for an index.
+"""
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from tuwen.data import images
+from tuwen.data.corpora.faults import Fault, Faults, RowError
+from tuwen.data.corpora.files import Entry, FileCorpus, Source
+from tuwen.data.corpora.lines import Lines
+from tuwen.data.corpora.scripts import is_blank, language_by_script
+from tuwen.errors import UserError
+
+SPLITS = ("train", "val", "valid", "validation", "dev", "test")
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
+
+
+def open_folder(location: str | Path, split: str, on_bad: str = "stop") -> FileCorpus:
+    """One split of a folder of pictures; `on_bad` as for `open_table`.
+
+    Raises:
+        UserError: FILE: what is wrong and how to fix it; no such split; no usable picture.
+    """
+    return FileCorpus(FolderSource(location), split, on_bad)
+
+
+class FolderSource(Source):
+    """The pictures of a folder in the order of their paths. A position is the rank of a path."""
+
+    def __init__(self, location: str | Path):
+        self.file = self.root = Path(location)
+        if not self.root.is_dir():
+            raise UserError(f"{self.root}: no such folder; name a folder of pictures")
+
+    def __len__(self) -> int:
+        return len(self._files[0])
+
+    @cached_property
+    def _files(self) -> tuple[list[str], list[str], list[list[str]]]:
+        """Picture paths, their ids, and the text files beside each.
+
+        Links to folders are not followed, and text files must be plain files inside the folder.
+        """
+        pictures: list[str] = []
+        beside: dict[str, list[str]] = {}
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            place = os.path.relpath(folder, self.root)
+            for name in sorted(names):
+                path = name if place == "." else f"{place}/{name}".replace(os.sep, "/")
+                stem, extension = os.path.splitext(path)
+                if name.startswith("."):
+                    continue
+                if extension.lower() in images.EXTENSIONS:
+                    pictures.append(path)
+                elif extension.lower() == ".txt" and stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode):
+                    beside.setdefault(stem, []).append(path)
+        pictures.sort()
+        return self._matched(pictures, beside)
+
+    def _matched(self, pictures, beside) -> tuple[list[str], list[str], list[list[str]]]:
+        stems = [os.path.splitext(path)[0] for path in pictures]
+        texts: dict[str, list[str]] = {stem: list(beside.get(stem, ())) for stem in stems}
+        for stem, files in beside.items():
+            owner, dot, language = stem.rpartition(".")
+            if dot and owner in texts and stem not in texts and _LANGUAGE.fullmatch(language):
+                texts[owner] += files
+        counts = Counter(stems)
+        ids = [stem if counts[stem] == 1 else path for stem, path in zip(stems, pictures, strict=True)]
+        return pictures, ids, [texts[stem] for stem in stems]
+
+    @cached_property
+    def _split_folders(self) -> bool:
+        """Whether every picture lies in a folder named as a split."""
+        pictures = self._files[0]
+        return bool(pictures) and all("/" in path and path.split("/", 1)[0] in SPLITS for path in pictures)
+
+    def entries(self, faults: Faults) -> Iterator[Entry]:
+        pictures, _, texts = self._files
+        wordless = not any(texts)
+        for position, path in enumerate(pictures):
+            try:
+                entry = self._entry(position, faults)
+            except RowError as error:
+                faults.add(Fault(self.root / path, 0, error.reason, str(error)))
+                continue
+            if entry.texts or wordless:
+                yield entry
+            elif not texts[position]:
+                name = os.path.splitext(os.path.basename(path))[0]
+                what = f"no text beside it; write {name}.txt or move the picture away"
+                faults.add(Fault(self.root / path, 0, "no text", what))
+            else:
+                what = f"no text in {texts[position][0]}; write one a line"
+                faults.add(Fault(self.root / path, 0, "empty text", what))
+
+    def entry(self, position: int, line: int) -> Entry:
+        return self._entry(position, Faults("skip"))
+
+    def place(self, entry: Entry) -> tuple[Path, int]:
+        return self.root / entry.image, 0
+
+    def _entry(self, position: int, faults: Faults) -> Entry:
+        pictures, ids, texts = self._files
+        path = pictures[position]
+        if not path.isprintable():
+            raise RowError("bad name", "characters in the name that do not print; rename the file")
+        split = path.split("/", 1)[0] if self._split_folders else None
+        return Entry(position, 0, ids[position], path, self._texts(path, texts[position], faults), split)
+
+    def _texts(self, picture: str, files: list[str], faults: Faults) -> dict[str, list[str]]:
+        stem = os.path.splitext(picture)[0]
+        spoken: dict[str, list[str]] = {}
+        for file in files:
+            language = file[len(stem) + 1 : -len(".txt")]
+            with Lines(self.root / file, faults) as lines:
+                for text in lines:
+                    if not is_blank(text):
+                        spoken.setdefault(language or language_by_script(text), []).append(text.strip())
+        return spoken

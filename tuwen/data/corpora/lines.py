@@ -1,0 +1,105 @@
+"""Lines of a UTF-8 file with their places; what cannot be read as text is a fault of its line."""
+
+import codecs
+from pathlib import Path
+
+from tuwen.data.corpora.faults import Fault, Faults
+from tuwen.errors import UserError
+
+LONGEST = 16 * 2**20  # bytes; longer lines are a fault, so that a file without line ends does not fill the memory
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class Lines:
+    """Iterates over the lines of a file, line end included, from an offset on.
+
+    A byte order mark is passed over. Lines too long, with NUL bytes or not UTF-8 go to `faults`.
+    start, number: offset and number (from 1) of the line given last; of records of several lines see `begin`.
+    """
+
+    def __init__(self, path: Path, faults: Faults, offset: int = 0):
+        self._path, self._faults = path, faults
+        try:
+            self._file = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}; see to its permissions") from None
+        self._file.seek(offset)
+        self._next = offset
+        self.start, self.number = offset, 0
+        self._first: tuple[int, int, int] | None = None
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> str:
+        while raw := self._file.readline(LONGEST + 1):
+            self.start, self.number = self._next, self.number + 1
+            self._next += len(raw)
+            if len(raw) > LONGEST:
+                self._pass_over_rest()
+                self._fault("line too long", f"over {LONGEST // 2**20} MiB; one row a line, ended by a line feed")
+                continue
+            if self.start == 0:
+                raw = self._without_mark(raw)
+            text = self._decoded(raw)
+            if text is not None:
+                self._first = self._first or (self.start, self.number, self._next)
+                return text
+        raise StopIteration
+
+    def begin(self) -> None:
+        """A record of perhaps several lines starts with the next line."""
+        self._first = None
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """Offset and number of the first line given since `begin`; before any, of the line that would come."""
+        return self._first[:2] if self._first else (self._next, self.number + 1)
+
+    def restart(self) -> None:
+        """Goes back to the line after `first`."""
+        if self._first:
+            _, self.number, self._next = self._first
+            self._file.seek(self._next)
+
+    def _pass_over_rest(self) -> None:
+        while rest := self._file.readline(LONGEST):
+            self._next += len(rest)
+            if rest.endswith(b"\n"):
+                break
+
+    def _without_mark(self, raw: bytes) -> bytes:
+        if raw.startswith(_UTF16):
+            raise UserError(f"{self._path}:1: UTF-16, not UTF-8; save it as UTF-8")
+        return raw.removeprefix(codecs.BOM_UTF8)
+
+    def _decoded(self, raw: bytes) -> str | None:
+        if b"\0" in raw:
+            self._fault("NUL byte", "a NUL byte; the file is damaged, or UTF-16: save it as UTF-8")
+            return None
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            guess = guess_encoding(raw)
+            self._fault("not UTF-8", f"not UTF-8 from byte {error.start + 1} on (perhaps {guess}); save it as UTF-8")
+            return None
+
+    def _fault(self, reason: str, what: str) -> None:
+        self._faults.add(Fault(self._path, self.number, reason, what))
+
+
+def guess_encoding(raw: bytes) -> str:
+    """What bytes that are not UTF-8 most likely are: GB18030 where they make Han characters, else Latin-1."""
+    try:
+        text = raw.decode("gb18030")
+    except UnicodeDecodeError:
+        return "Latin-1"
+    foreign = [c for c in text if not c.isascii()]
+    han = sum("\u4e00" <= c <= "\u9fff" or "\u3000" <= c <= "\u303f" or "\uff00" <= c <= "\uffef" for c in foreign)
+    return "GB18030" if 2 * han > len(foreign) else "Latin-1"

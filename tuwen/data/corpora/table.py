@@ -1,0 +1,350 @@
+"""Your own data as a table: pairs.jsonl, CSV, TSV or Parquet, with the pictures beside it.
+
+pairs.jsonl holds one JSON object a line:
+
+    {"id": "1", "image": "images/1.jpg", "texts": {"zh": ["一只狗"], "en": ["A dog."]}, "split": "train"}
+
+`texts` may also be a string or a list of strings, whose languages are then told by script (Han: zh, Latin: en, else
+und). `split` and `image_id` are optional; equal `image_id`s are one picture. Any further key becomes a column.
+
+CSV, TSV and Parquet name in their first row (Parquet in its schema): the picture (`image`, `filepath`, `path`, ...),
+the text (`text`, `caption`, `title`, or a column a language: `text_en`, `caption_zh`), and where they want `id`,
+`split`, `language`, `image_id`. Without `id`, the row's number is its id. Several rows may name one picture.
+
+Picture paths start at the table's folder and never leave it, by dots, links or otherwise.
+"""
+
+import csv
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
+from tuwen.data.corpora.files import Entry, FileCorpus, Source
+from tuwen.data.corpora.lines import Lines
+from tuwen.data.corpora.scripts import is_blank, language_by_script
+from tuwen.errors import UserError
+
+NAMES = ("pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
+
+# the first of these that a table has is meant; the others stay ordinary columns
+IMAGE = ("image", "image_path", "filepath", "file_path", "path", "filename", "file_name", "file", "img")
+TEXT = ("text", "texts", "caption", "captions", "title", "sentence", "description")
+LANGUAGE = ("language", "lang")
+
+_KEYS = ("id", "image", "texts", "split", "image_id")
+_LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
+_TEXT_OF_LANGUAGE = re.compile(r"(?:text|texts|caption|captions|title)[_-]([a-z]{2,3}(?:[-_][a-z0-9]{1,8})*)")
+
+
+def open_table(location: str | Path, split: str, on_bad: str = "stop") -> FileCorpus:
+    """One split of a table: a file, or a folder with one of `NAMES`.
+
+    on_bad: "stop" raises at the first fault; "skip" leaves faulty rows out and counts them in `skipped`.
+
+    Raises:
+        UserError: FILE:LINE, what is wrong and how to fix it; no such split; no usable row.
+    """
+    return FileCorpus(table_source(location), split, on_bad)
+
+
+def table_source(location: str | Path) -> Source:
+    """The rows of a table file, or of the table in a folder."""
+    path = Path(location)
+    if path.is_dir():
+        there = [path / name for name in NAMES if (path / name).is_file()]
+        if not there:
+            raise UserError(f"{path}: no table; a folder holds one of {', '.join(NAMES)}")
+        path = there[0]
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name a .jsonl, .csv, .tsv or .parquet table")
+    kinds = {".jsonl": JsonLines, ".csv": Delimited, ".tsv": Delimited, ".parquet": Parquet}
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"{path}: not a table by its name; tables end in .jsonl, .csv, .tsv or .parquet")
+    return kind(path)
+
+
+class _Table(Source):
+    def __init__(self, path: Path):
+        self.file, self.root = path, path.parent
+
+
+class JsonLines(_Table):
+    """pairs.jsonl. A position is the offset of a line."""
+
+    def entries(self, faults: Faults) -> Iterator[Entry]:
+        with Lines(self.file, faults) as lines:
+            for text in lines:
+                if not text.strip():
+                    continue
+                try:
+                    yield _entry(_parse(text), lines.start, lines.number)
+                except RowError as error:
+                    faults.add(Fault(self.file, lines.number, error.reason, str(error)))
+
+    def entry(self, position: int, line: int) -> Entry:
+        with Lines(self.file, Faults("stop"), position) as lines:
+            try:
+                return _entry(_parse(next(lines)), position, line)
+            except (StopIteration, RowError):
+                raise _changed(self.file) from None
+
+
+class Delimited(_Table):
+    """CSV or TSV, quoted as Excel does. A position is the offset of the first line of a row."""
+
+    @cached_property
+    def _header(self) -> tuple[str, list[str], "_Columns"]:
+        """Delimiter, names, and what they mean."""
+        with Lines(self.file, Faults("stop")) as lines:
+            first = next((text for text in lines if text.strip()), "").strip("\r\n")
+        if not first:
+            raise UserError(f"{self.file}: empty; its first row names the columns, e.g. image,text")
+        delimiter = "\t" if self.file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+        try:
+            names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True))]
+        except csv.Error as error:
+            raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
+        return delimiter, names, _columns(names, self.file)
+
+    def entries(self, faults: Faults) -> Iterator[Entry]:
+        delimiter, names, columns = self._header
+        headed = False
+        with Lines(self.file, faults) as lines:
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            while True:
+                lines.begin()
+                try:
+                    cells = next(reader)
+                    if cells and headed:
+                        yield _entry(columns.row(_named(names, cells), lines.first[1]), *lines.first)
+                    headed = headed or bool(cells)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    what = f"{error}; put texts with quotes or line ends in double quotes, quotes within them doubled"
+                    faults.add(Fault(self.file, lines.first[1], "broken row", what))
+                    lines.restart()
+                    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+                except RowError as error:
+                    faults.add(Fault(self.file, lines.first[1], error.reason, str(error)))
+
+    def entry(self, position: int, line: int) -> Entry:
+        delimiter, names, columns = self._header
+        with Lines(self.file, Faults("stop"), position) as lines:
+            try:
+                cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
+                return _entry(columns.row(_named(names, cells), line), position, line)
+            except (StopIteration, csv.Error, RowError):
+                raise _changed(self.file) from None
+
+
+class Parquet(_Table):
+    """A Parquet file, kept in memory in Arrow's columns. A position is a row from 0; a "line" is a row from 1."""
+
+    def __getstate__(self) -> dict:
+        return {"file": self.file, "root": self.root}  # another process reads the table itself
+
+    @cached_property
+    def _table(self) -> tuple[pa.Table, "_Columns"]:
+        try:
+            table = pq.read_table(self.file)
+        except (pa.ArrowException, OSError) as error:
+            what = str(error).splitlines()[0]
+            raise UserError(f"{self.file}: not a readable Parquet file ({what}); write it anew") from None
+        return table, _columns(table.column_names, self.file)
+
+    def entries(self, faults: Faults) -> Iterator[Entry]:
+        table, columns = self._table
+        position = 0
+        for batch in table.to_batches(max_chunksize=1024):
+            for cells in batch.to_pylist():
+                try:
+                    yield _entry(columns.row(cells, position + 1), position, position + 1)
+                except RowError as error:
+                    faults.add(Fault(self.file, position + 1, error.reason, str(error)))
+                position += 1
+
+    def entry(self, position: int, line: int) -> Entry:
+        table, columns = self._table
+        return _entry(columns.row(table.slice(position, 1).to_pylist()[0], line), position, line)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which column of a CSV, TSV or Parquet table means what; None where there is none."""
+
+    image: str
+    text: str | None
+    texts: Mapping[str, str]  # language to column
+    language: str | None
+
+    def row(self, cells: dict[str, Any], line: int) -> dict[str, Any]:
+        """The cells in the form of a line of pairs.jsonl."""
+        row = dict(cells)
+        image = row.pop(self.image)
+        languages: dict[str, Any] = {language: row.pop(column) for language, column in self.texts.items()}
+        texts: Any = {language: text for language, text in languages.items() if text not in (None, "")}
+        named = row.pop(self.language) if self.language else None
+        if self.text is not None:
+            texts = row.pop(self.text)
+            texts = {named: texts} if named else texts
+        if texts in (None, "", {}):
+            raise RowError("empty text", "no text; write one or remove the row")
+        for key in ("split", "image_id"):
+            row[key] = row.get(key) or None
+        return row | {"id": row.get("id", line), "image": image, "texts": texts}
+
+
+def _columns(names: list[str], file: Path) -> _Columns:
+    """What the columns mean.
+
+    Raises:
+        UserError: no column for the picture or for texts, or a name given twice.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(one_line(f"{file}:1: column {twice[0]!r} stands twice; rename one"))
+    image, text, language = (next((n for n in kind if n in names), None) for kind in (IMAGE, TEXT, LANGUAGE))
+    texts = {match[1]: name for name in names if (match := _TEXT_OF_LANGUAGE.fullmatch(name.lower()))}
+    if texts:
+        text = None
+    shown = ", ".join(names)
+    if image is None:
+        raise UserError(one_line(f"{file}:1: no column for the picture among {shown}; name it image"))
+    if text is None and not texts:
+        raise UserError(one_line(f"{file}:1: no column for texts among {shown}; name it text, or text_en"))
+    return _Columns(image, text, texts, language)
+
+
+def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) != len(names):
+        raise RowError("broken row", f"{len(cells)} cells under {len(names)} columns; quote texts that hold delimiters")
+    return dict(zip(names, cells, strict=True))
+
+
+def _parse(text: str) -> Any:
+    """The JSON value of a line."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise RowError("broken JSON", "half a character (a lone \\ud... escape); write the character itself") from None
+    except json.JSONDecodeError as error:
+        raise RowError("broken JSON", f"broken JSON at column {error.colno}: {error.msg}; mend it") from None
+    except RecursionError:
+        raise RowError("broken JSON", "JSON nested too deeply; write it flat") from None
+    except ValueError as error:
+        raise RowError("broken JSON", f"broken JSON: {error}; mend it") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {key!r} stands twice")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _entry(row: Any, position: int, line: int) -> Entry:
+    """The row, checked.
+
+    Raises:
+        RowError: a missing key, a wrong type, an empty text, ...
+    """
+    if not isinstance(row, dict):
+        raise RowError("wrong type", f'a row is an object {{"id": ...}}, not {_kind(row)}')
+    for key in ("id", "image", "texts"):
+        if key not in row:
+            raise RowError("missing key", f"no key {key!r}{_hint(key, row)}")
+    if "split" not in row and _near("split", row):
+        raise RowError("missing key", f"no key 'split'{_hint('split', row)}")
+    return Entry(
+        position,
+        line,
+        id=_name("id", row["id"]),
+        image=_string("image", row["image"]),
+        texts=_texts(row["texts"]),
+        split=None if row.get("split") is None else _string("split", row["split"]),
+        image_id=None if row.get("image_id") is None else _name("image_id", row["image_id"]),
+        columns={key: value for key, value in row.items() if key not in _KEYS},
+    )
+
+
+def _texts(value: Any) -> dict[str, list[str]]:
+    """Texts by language, of one of the three forms."""
+    if isinstance(value, dict):
+        texts = {}
+        for language, given in value.items():
+            if not _LANGUAGE_KEY.fullmatch(language):
+                raise RowError("wrong type", f"texts: {language!r} is no language code such as en or zh")
+            several = _strings(given)
+            if several:
+                texts[language] = several
+        return texts
+    texts = {}
+    for text in _strings(value):
+        texts.setdefault(language_by_script(text), []).append(text)
+    return texts
+
+
+def _strings(value: Any) -> list[str]:
+    several = value if isinstance(value, list) else [value]
+    for text in several:
+        if not isinstance(text, str):
+            raise RowError("wrong type", f"texts: a text is a string, not {_kind(text)}")
+        if is_blank(text):
+            raise RowError("empty text", "an empty text; write it or take it out")
+    return several
+
+
+def _string(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise RowError("wrong type", f"{key} is {_kind(value)}; write a string")
+    if is_blank(value):
+        raise RowError("wrong type", f"{key} is empty; write it")
+    return value
+
+
+def _name(key: str, value: Any) -> str:
+    """A string, or a whole number as one."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _string(key, value)
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
+
+
+def _near(key: str, row: dict[str, Any]) -> str | None:
+    """A key of the row that looks like a mistyped `key`."""
+    lowered = {name.lower(): name for name in row if name not in _KEYS}
+    others = {"image": IMAGE, "texts": TEXT}.get(key, ())
+    alias = next((lowered[name] for name in others if name in lowered), None)
+    close = difflib.get_close_matches(key, lowered, 1, 0.75)
+    return alias or (lowered[close[0]] if close else None)
+
+
+def _hint(key: str, row: dict[str, Any]) -> str:
+    near = _near(key, row)
+    return f" but {near!r}; rename it" if near else "; add it"
+
+
+def _changed(file: Path) -> UserError:
+    return UserError(f"{file}: changed since it was opened; open it again")

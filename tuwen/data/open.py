@@ -1,0 +1,100 @@
+"""One way to open any corpus: by its location."""
+
+import inspect
+import typing
+from pathlib import Path
+from typing import Any
+
+from tuwen.data.corpora import files
+from tuwen.data.corpora.folder import FolderSource
+from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.corpora.scenes.corpus import SPLITS
+from tuwen.data.corpora.table import NAMES, table_source
+from tuwen.data.corpus import Corpus
+from tuwen.errors import UserError
+
+_SHARDS = "corpus.json"
+
+
+def open_corpus(location: str | Path, split: str, on_bad: str = "stop") -> Corpus:
+    """One split of the corpus at a location.
+
+    location: "scenes", or "scenes:count=1000,seed=1" with any option of `Scenes`; a folder of shards (corpus.json); a
+        folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path; or a folder
+        of pictures with texts beside them.
+    on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
+
+    Raises:
+        UserError: nothing there that is a corpus, no such split, or what the corpus itself finds wrong.
+    """
+    if _is_scenes(location):
+        return Scenes(split, **_scenes_options(str(location)))
+    if (Path(location) / _SHARDS).is_file():
+        from tuwen.data.shards import open_shards
+
+        return open_shards(Path(location), split)
+    return files.FileCorpus(_source(location), split, on_bad)
+
+
+def splits_of(location: str | Path) -> tuple[str, ...]:
+    """The splits `open_corpus` can open there. For a table or folder, faulty rows are passed over.
+
+    Raises:
+        UserError: as `open_corpus`.
+    """
+    if _is_scenes(location):
+        _scenes_options(str(location))
+        return SPLITS
+    if (Path(location) / _SHARDS).is_file():
+        from tuwen.data.shards import shard_splits
+
+        return shard_splits(Path(location))
+    return files.splits_of(_source(location))
+
+
+def _is_scenes(location: str | Path) -> bool:
+    return str(location).split(":", 1)[0] == "scenes" and not Path(location).exists()
+
+
+def _source(location: str | Path) -> files.Source:
+    path = Path(location)
+    if path.is_file():
+        return table_source(path)
+    if not path.is_dir():
+        raise UserError(
+            f"{location}: no such file or folder; name a folder of pictures, shards or pairs.jsonl, a table, or scenes"
+        )
+    if any((path / name).is_file() for name in NAMES):
+        return table_source(path)
+    folder = FolderSource(path)
+    if not len(folder):
+        looked = ", ".join((_SHARDS, *NAMES))
+        raise UserError(f"{path}: no corpus in this folder: neither {looked} nor a picture; put one there")
+    return folder
+
+
+def _scenes_options(location: str) -> dict[str, Any]:
+    """Options of `Scenes` from "scenes:count=1000,seed=1"."""
+    known = inspect.signature(Scenes).parameters
+    options: dict[str, Any] = {}
+    for part in filter(None, location.partition(":")[2].split(",")):
+        name, _, value = part.partition("=")
+        if name not in known or name == "split":
+            names = ", ".join(name for name in known if name != "split")
+            raise UserError(f"{location}: scenes has no option {name!r}; it has {names}")
+        options[name] = _value(location, name, value, known[name].annotation)
+    return options
+
+
+def _value(location: str, name: str, value: str, kind: Any) -> Any:
+    kinds = typing.get_args(kind) or (kind,)
+    if str in kinds:
+        return value
+    if bool in kinds:
+        if value not in ("true", "false"):
+            raise UserError(f"{location}: {name}={value!r} is neither true nor false")
+        return value == "true"
+    try:
+        return int(value) if int in kinds else float(value)
+    except ValueError:
+        raise UserError(f"{location}: {name}={value!r} is no number; write e.g. scenes:{name}=1") from None
