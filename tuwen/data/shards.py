@@ -151,7 +151,7 @@ def _write_shard(corpus, rows, folder, split, shard, side, quality, advance) -> 
         _write_whole(_sidecar(folder, split, shard), json.dumps({"index": index, "broken": broken}).encode())
         os.replace(part, _tar(folder, split, shard))
     except OSError as error:
-        raise UserError(f"cannot write shard {part}: {error.strerror or error}") from None
+        raise UserError(f"shard {_tar(folder, split, shard)} cannot be written: {error}") from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -258,24 +258,16 @@ def _read_json(path: Path) -> dict:
 
 
 def _bar(shown: bool):
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    return progress.Progress(*columns, console=Console(stderr=True), disable=not shown)
 
 
 class Shards(Corpus):
@@ -384,3 +376,12 @@ def open_shards(folder: str | os.PathLike, split: str) -> Shards:
         UserError: as `Shards`.
     """
     return Shards(folder, split)
+
+
+def shard_splits(folder: str | os.PathLike) -> tuple[str, ...]:
+    """The splits of a built folder.
+
+    Raises:
+        UserError: corpus.json is missing or damaged.
+    """
+    return tuple(_read_json(Path(folder) / "corpus.json").get("splits", ()))
