@@ -1,0 +1,384 @@
+"""Batches of a corpus: which rows comes from `order`, everything drawn on them is arithmetic, workers only decode.
+
+The batch of a step is a function of (corpus, config, seed, step) alone, whatever the number of processes and workers,
+broken pictures included. To resume, ask for the steps that remain.
+"""
+
+import contextlib
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tuwen.data import draws
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
+from tuwen.data.images import rand_augment, random_resized_crop, resize
+from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, texts_of
+from tuwen.data.order import Order
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+
+_TRIES = 50  # substitutes drawn for one unusable row before giving up
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How rows become batches.
+
+    texts: "one" draws a text a row, every epoch anew; "all" makes every text a row of its own.
+    languages: those that texts are drawn from; none: all the corpus has.
+    augment: what is done to training pictures beside resizing. There is no flip: captions say left and right.
+    crop_scale: least and greatest share of the picture's area that a crop keeps.
+    workers: processes that prepare batches, 0: the training process itself; None: by the number of cores.
+    on_bad: a row whose picture cannot be read or that has no text: "skip" takes another row, "stop" ends the run.
+    """
+
+    texts: Literal["one", "all"] = "one"
+    languages: tuple[str, ...] = ()
+    augment: Literal["crop", "crop+randaugment", "none"] = "crop"
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    workers: int | None = None
+    on_bad: Literal["skip", "stop"] = "skip"
+
+    def __post_init__(self):
+        choices = {"texts": ("one", "all"), "augment": ("crop", "crop+randaugment", "none"), "on_bad": ("skip", "stop")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale must be two shares of the area, 0 < low <= high <= 1, got {low}, {high}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
+
+
+class Notes(NamedTuple):
+    """What happened while a batch was made. skipped: corpus row -> why, for rows that were replaced."""
+
+    skipped: dict[int, str]
+    texts: int
+    truncated: int
+
+
+class _Unusable(Exception):
+    """A row that cannot be trained on: the reason, and what exactly."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a batch, drawn. views[""] is the picture itself; texts are (text, language index)."""
+
+    index: int
+    image_id: int
+    views: dict[str, Tensor]
+    texts: list[tuple[str, int]]
+    parallel: tuple[str, int] | None
+    columns: dict[str, np.ndarray]
+
+
+class Loader:
+    """The batches of a corpus by step.
+
+    plan: rows of the epoch in order, in place of the permutation (see `Order.batch`); columns: further columns by
+    name, one entry a corpus row. Both may be set between two calls of `run`.
+    skipped: corpus row -> why it was replaced; texts, truncated: texts tokenized, and cut to fit. They count
+    what this process has been given so far, whichever worker made it.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        order: Order,
+        config: DataConfig,
+        needs: DataNeeds,
+        seed: int,
+        side: int,
+        length: int,
+    ):
+        """order: over `entries(corpus, config)` rows. side: of pictures in pixels. length: most tokens a text.
+
+        Raises:
+            UserError: the corpus lacks what the config or the system asks for.
+        """
+        check_needs(corpus, needs, config.languages)
+        self.corpus, self.tokenizer, self.order, self.config = corpus, tokenizer, order, config
+        self.needs, self.seed, self.side, self.length = needs, seed, side, length
+        self.languages = config.languages or corpus.languages
+        self.every_text = every_text(corpus, self.languages) if config.texts == "all" else None
+        held = len(corpus) if self.every_text is None else len(self.every_text)
+        if order.rows != held:
+            raise ValueError(f"the order runs over {order.rows} rows, the corpus with these settings has {held}")
+        self.plan: Any = None
+        self.columns: Mapping[str, Tensor] = {}
+        self.skipped: dict[int, str] = {}
+        self.texts = 0
+        self.truncated = 0
+
+    def __getitem__(self, step: int) -> Batch:
+        """The global batch of a step."""
+        return self._noted(self.load(step))
+
+    def run(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """The batches of steps start..stop-1, process `rank`'s share of each.
+
+        Raises:
+            UserError: a row cannot be used and on_bad is "stop", or hardly any row can be used.
+        """
+        workers = default_workers() if self.config.workers is None else self.config.workers
+        for made in _in_workers(_Steps(self, rank, world), range(start, stop), min(workers, max(stop - start, 0))):
+            yield self._noted(made)
+
+    def load(self, step: int, rank: int = 0, world: int = 1) -> tuple[Batch, Notes]:
+        """A process's share of a step's batch, and what happened on the way; changes nothing in this object."""
+        entries = self.order.batch(step, self.plan)[self.order.slice_of(rank, world)]
+        epoch = self.order.epoch(step)
+        skipped: dict[int, str] = {}
+        rows = [self._usable(int(entry), epoch, skipped) for entry in entries]
+        seen, truncated = self.tokenizer.seen, self.tokenizer.truncated
+        batch = self._batch(rows)
+        return batch, Notes(skipped, self.tokenizer.seen - seen, self.tokenizer.truncated - truncated)
+
+    def _noted(self, made: tuple[Batch, Notes]) -> Batch:
+        batch, notes = made
+        self.skipped.update(notes.skipped)
+        self.texts += notes.texts
+        self.truncated += notes.truncated
+        return batch
+
+    # ---- a row
+
+    def _usable(self, entry: int, epoch: int, skipped: dict[int, str]) -> _Row:
+        """The row of an entry, or of a substitute drawn by (seed, epoch, entry)."""
+        generator = draws.generator(self.seed, epoch, entry, "substitute")
+        for _ in range(_TRIES):
+            row, place = (entry, None) if self.every_text is None else self.every_text[entry].tolist()
+            try:
+                return self._draw(row, place, epoch, entry)
+            except (BrokenImage, _Unusable) as error:
+                skipped[row] = str(error)
+                if self.config.on_bad == "stop":
+                    raise UserError(
+                        f"corpus {self.corpus.name}, split {self.corpus.split}, row {row} "
+                        f"({self.corpus.record(row).id}): {error}; mend it, remove it, or set data.on_bad to skip"
+                    ) from None
+            entry = int(generator.integers(self.order.rows))
+        raise UserError(
+            f"corpus {self.corpus.name}, split {self.corpus.split}: none of {_TRIES} rows drawn can be used, "
+            f"the last for this reason: {skipped[row]}; see `tuwen data check`"
+        )
+
+    def _draw(self, row: int, place: int | None, epoch: int, entry: int) -> _Row:
+        """The row's texts and views; place: of its text among those `texts_of` lists, None: drawn."""
+        record = self.corpus.record(row)
+        texts, parallel = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
+        image = self.corpus.image(row)
+        views = {"": self._augmented(image, self.side, epoch, entry, "crop")}
+        for name, side in self.needs.views.items():
+            if name == "plain":
+                views[name] = resize(image, side)
+            else:  # any view but "second" is the same crop at another size
+                views[name] = self._augmented(image, side, epoch, entry, "second" if name == "second" else "crop")
+        columns = {name: numbers(record, name) for name in self.needs.columns}
+        return _Row(row, record.image_id, views, texts, parallel, columns)
+
+    def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
+        """([(text, language index)] as many as needed, a text in another language or None)."""
+        spoken = texts_of(record, self.languages)
+        if len(spoken) < self.needs.languages or not spoken:
+            wanted = f"{self.needs.languages} of " if self.needs.languages > 1 else ""
+            raise _Unusable(f"no text: row {record.id} has none in {wanted}{', '.join(self.languages)}")
+        if place is None:
+            language = list(spoken)[int(generator.integers(len(spoken)))]
+            first = int(generator.integers(len(spoken[language])))
+        else:
+            language, first = [(name, k) for name, texts in spoken.items() for k in range(len(texts))][place]
+        own = spoken.pop(language)
+        others = generator.permutation([k for k in range(len(own)) if k != first]).tolist()
+        chosen = [([first, *others])[k % len(own)] for k in range(self.needs.texts)]
+        number = self.corpus.languages.index
+        texts = [(own[k], number(language)) for k in chosen]
+        if self.needs.languages < 2:
+            return texts, None
+        other = list(spoken)[int(generator.integers(len(spoken)))]
+        aligned = len(spoken[other]) == len(own)
+        parallel = spoken[other][first if aligned else int(generator.integers(len(spoken[other])))]
+        return texts, (parallel, number(other))
+
+    def _augmented(self, image: Tensor, side: int, epoch: int, entry: int, purpose: str) -> Tensor:
+        """[3, side, side]; the same crop and operations at every side."""
+        if self.config.augment == "none":
+            return resize(image, side)
+        generator = draws.generator(self.seed, epoch, entry, purpose)
+        cropped = random_resized_crop(image, side, generator, self.config.crop_scale)
+        return rand_augment(cropped, generator) if self.config.augment == "crop+randaugment" else cropped
+
+    # ---- a batch
+
+    def _batch(self, rows: list[_Row]) -> Batch:
+        views = {name: torch.stack([row.views[name] for row in rows]) for name in rows[0].views}
+        images = Images(views.pop(""), None, views)
+        index = torch.tensor([row.index for row in rows])
+        columns: dict[str, Tensor | Texts] = {name: _stacked(rows, name) for name in self.needs.columns}
+        columns |= {name: values[index] for name, values in self.columns.items()}
+        if self.needs.sentences:
+            pieces = [[(s, language) for text, language in row.texts for s in sentences(text)] for row in rows]
+            columns["sentences"] = self._encoded(pieces)
+        if self.needs.languages > 1:
+            columns["parallel"] = self._encoded([[row.parallel] for row in rows if row.parallel], one=True)
+        texts = self._encoded([row.texts for row in rows], one=self.needs.texts == 1)
+        image_ids = torch.tensor([row.image_id for row in rows])
+        text_ids = torch.tensor([text_id(row.texts[0][0]) for row in rows])
+        return Batch(images, texts, image_ids, text_ids, index, columns)
+
+    def _encoded(self, texts: list[list[tuple[str, int]]], one: bool = False) -> Texts:
+        """The (text, language) of every row as tokens; one: each row has exactly one."""
+        ids, mask = self.tokenizer.encode([text for row in texts for text, _ in row], self.length)
+        language = torch.tensor([language for row in texts for _, language in row])
+        owner = None if one else torch.tensor([k for k, row in enumerate(texts) for _ in row])
+        return Texts(ids, mask, language, owner)
+
+
+# ---- what a corpus must have
+
+
+def entries(corpus: Corpus, config: DataConfig) -> int:
+    """How many rows an `Order` of this corpus runs over: its rows, or its texts where every text is a row."""
+    if config.texts == "one":
+        return len(corpus)
+    return len(every_text(corpus, config.languages or corpus.languages))
+
+
+def _stacked(rows: list[_Row], name: str) -> Tensor:
+    shapes = {row.columns[name].shape for row in rows}
+    if len(shapes) > 1:
+        raise UserError(
+            f"column {name!r}: rows differ in shape ({', '.join(map(str, sorted(shapes)))}); make them equal"
+        )
+    return torch.from_numpy(np.stack([row.columns[name] for row in rows]))
+
+
+# ---- pictures and texts by themselves, for evaluation and search
+
+
+def images_of(corpus: Corpus, rows: Sequence[int], side: int) -> tuple[Images, list[int], Counter[str]]:
+    """The rows' pictures resized to `side`, the rows that could be read, and the others counted by reason."""
+    pixels, kept, faults = [torch.empty(0, 3, side, side, dtype=torch.uint8)], [], Counter[str]()
+    for row in rows:
+        try:
+            pixels.append(resize(corpus.image(row), side)[None])
+            kept.append(row)
+        except BrokenImage as error:
+            faults[error.reason] += 1
+    return Images(torch.cat(pixels)), kept, faults
+
+
+def image_batches(
+    corpus: Corpus, rows: Sequence[int], side: int, batch_size: int, workers: int = 0
+) -> Iterator[tuple[Images, list[int], Counter[str]]]:
+    """`images_of` of the rows in order, `batch_size` rows at a time."""
+    starts = range(0, len(rows), batch_size)
+    return _in_workers(_Chunks(corpus, rows, side, batch_size), starts, min(workers, len(starts)))
+
+
+def text_batches(
+    captions: Sequence[tuple[str, str]], languages: Sequence[str], tokenizer: Tokenizer, length: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, Texts]]:
+    """(positions [S] int64 among the captions, their tokens), texts of like length together so that little is padded.
+
+    captions: (text, language) pairs. languages: the table that `Texts.language` indexes.
+    """
+    window = batch_size * 64  # sorted inside windows: of a million texts only these are held as ids
+    for begin in range(0, len(captions), window):
+        held = captions[begin : begin + window]
+        ids = tokenizer.ids([text for text, _ in held])
+        order = np.argsort([len(i) for i in ids], kind="stable")
+        for start in range(0, len(held), batch_size):
+            places = order[start : start + batch_size]
+            language = torch.tensor([languages.index(held[k][1]) for k in places])
+            yield places + begin, Texts(*tokenizer.pad([ids[k] for k in places], length), language)
+
+
+# ---- workers
+
+
+def default_workers() -> int:
+    """Worker processes a training process takes: half of its cores but one, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(8, max(0, (share - 1) // 2))
+
+
+@dataclass
+class _Steps:
+    """Steps as items of a torch data set. A user's mistake is handed over as a value: torch would wrap its message."""
+
+    loader: Loader
+    rank: int
+    world: int
+
+    def __getitem__(self, step: int) -> tuple[Batch, Notes] | UserError:
+        try:
+            return self.loader.load(step, self.rank, self.world)
+        except UserError as error:
+            return error
+
+
+@dataclass
+class _Chunks:
+    """Runs of rows, by where they start, as items of a torch data set."""
+
+    corpus: Corpus
+    rows: Sequence[int]
+    side: int
+    batch_size: int
+
+    def __getitem__(self, start: int) -> tuple[Images, list[int], Counter[str]]:
+        return images_of(self.corpus, self.rows[start : start + self.batch_size], self.side)
+
+
+def _in_workers(items: Any, keys: Sequence[int], workers: int) -> Iterator[Any]:
+    """items[key] for every key, in order, made by worker processes ahead of time."""
+    loader: DataLoader = DataLoader(
+        items,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator(),  # of its own: the global one must not be drawn from
+    )
+    with _tokenizer_threads_off() if workers else contextlib.nullcontext():
+        made = iter(loader)
+    for item in made:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+@contextlib.contextmanager
+def _tokenizer_threads_off() -> Iterator[None]:
+    """While workers start: the tokenizers library's threads do not survive a fork."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training process alone decides what happens then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,95 @@
+"""What a system asks of the rows of a corpus, and how a row answers: texts by language, sentences, columns."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tuwen.data.corpus import Corpus, Record
+from tuwen.errors import UserError
+
+_LOOKED_AT = 100  # records looked at for missing columns before step 0
+
+
+class DataNeeds(Protocol):
+    """What a system asks of the data: `tuwen.systems.system.Needs`."""
+
+    @property
+    def views(self) -> Mapping[str, int]: ...
+    @property
+    def texts(self) -> int: ...
+    @property
+    def sentences(self) -> bool: ...
+    @property
+    def languages(self) -> int: ...
+    @property
+    def spans(self) -> tuple[str, ...]: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def sources(self) -> Mapping[str, float]: ...
+
+
+def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = ()) -> None:
+    """Refuses a corpus that lacks what a system needs, before any work.
+
+    languages: those texts are drawn from; none: all of the corpus.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    where = f"corpus {corpus.name}, split {corpus.split}"
+    unknown = [language for language in languages if language not in corpus.languages]
+    if unknown:
+        raise UserError(
+            f"{where}: has no texts in {', '.join(unknown)}; it has {', '.join(corpus.languages) or 'none'}"
+        )
+    if len(languages or corpus.languages) < needs.languages:
+        raise UserError(f"{where}: the system needs texts in {needs.languages} languages a row; give more languages")
+    if needs.spans:
+        raise UserError(f"{where}: the system needs {', '.join(needs.spans)} spans, which cannot be loaded yet")
+    if needs.sources:
+        raise UserError(f"{where}: the system mixes {', '.join(needs.sources)}; several sources cannot be loaded yet")
+    if needs.columns:
+        for row in sorted({int(row) for row in np.linspace(0, len(corpus) - 1, _LOOKED_AT)} if len(corpus) else ()):
+            record = corpus.record(row)
+            for name in needs.columns:
+                numbers(record, name)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, split after 。！？!? and after a full stop that no letter or digit follows.
+
+    A text without any is one sentence; pieces without a letter or digit are dropped.
+    """
+    ends = r"(?<=[。！？!?])(?![。！？!?.\"'”’」』)）])|(?<=[。！？!?.][\"'”’」』)）])(?=\s)|(?<=\.)(?=\s)"
+    pieces = [piece.strip() for piece in re.split(ends, text)]
+    return [piece for piece in pieces if re.search(r"\w", piece)] or [text]
+
+
+def texts_of(record: Record, languages: Sequence[str]) -> dict[str, list[str]]:
+    """The texts that say something, by language in the given order; languages without any are left out."""
+    found = {name: [text for text in record.texts.get(name, ()) if text.strip()] for name in languages}
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def every_text(corpus: Corpus, languages: Sequence[str]) -> np.ndarray:
+    """[texts, 2] int64: corpus row and place among `texts_of` of every text."""
+    counts = [sum(map(len, texts_of(corpus.record(row), languages).values())) for row in range(len(corpus))]
+    rows = np.repeat(np.arange(len(counts)), counts)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([rows, places], axis=1)
+
+
+def numbers(record: Record, name: str) -> np.ndarray:
+    """A column's value as float32, int64 or bool."""
+    if name not in record.columns:
+        raise UserError(f"row {record.id}: has no column {name!r}, which the system needs; add it to every row")
+    try:
+        value = np.asarray(record.columns[name])
+    except ValueError:
+        value = np.asarray(None)
+    if value.dtype.kind not in "biuf":
+        raise UserError(f"row {record.id}: column {name!r} must hold numbers, got {record.columns[name]!r}")
+    return value.astype({"b": np.bool_, "f": np.float32}.get(value.dtype.kind, np.int64))
