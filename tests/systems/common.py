@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from tests.reference import albef as slow
 from tuwen import systems
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
@@ -81,3 +82,35 @@ def assert_same_gradients(ours: dict[str, Tensor | None], theirs: dict[str, Tens
     for name in theirs:
         a, b = (torch.zeros(()) if g is None else g for g in (ours[name], theirs[name]))
         assert (a - b).abs().max() <= 1e-9 * max(1.0, float(b.abs().max())), name
+
+
+def queue_of(system) -> slow.Queue:
+    """What the tests' set-up wrote, as numbers: 3 pairs at the first event, 2 at the second, 3 slots never filled."""
+    ids = [900, 71, 901, 75, 902, 0, 0, 0], [950, 951, 82, 952, 953, 0, 0, 0]
+    filled, ages = [True] * 5 + [False] * 3, [2, 2, 2, 1, 1, 0, 0, 0]
+    return slow.Queue(system.queue.images, system.queue.texts, *ids, filled, ages)
+
+
+def watched(monkeypatch, where, name: str) -> list:
+    """Records every call of a function a system uses: (arguments, result)."""
+    calls, real = [], getattr(where, name)
+
+    def record(*args):
+        calls.append((args, real(*args)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(where, name, record)
+    return calls
+
+
+def expected_negatives(
+    queries: Tensor, keys: Tensor, temperature: Tensor, draws: Tensor, ids: tuple[list[int], list[int]]
+) -> list[int | None]:
+    """The wrong partner of each row (None where all are right), by the slow sampler on the same draws."""
+    image_ids, text_ids = ids
+    found = []
+    for i in range(len(queries)):
+        same = [slow.belong(image_ids[i], text_ids[i], image_ids[j], text_ids[j]) for j in range(len(keys))]
+        scores = [slow.dot(queries[i], keys[j]) / temperature for j in range(len(keys))]
+        found.append(slow.draw(scores, same, float(draws[i])))
+    return found

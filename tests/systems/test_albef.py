@@ -15,8 +15,11 @@ from tests.systems.common import (
     assert_same_gradients,
     build,
     example,
+    expected_negatives,
     gradients,
+    queue_of,
     shaken,
+    watched,
 )
 from tuwen.data.text import mask_words
 from tuwen.nn.encoded import Encoded
@@ -25,35 +28,6 @@ from tuwen.systems import albef as module
 from tuwen.systems.system import Progress
 
 QUEUE = 8
-
-
-def queue_of(system) -> slow.Queue:
-    """What the tests' set-up wrote, as numbers: 3 pairs at the first event, 2 at the second, 3 slots never filled."""
-    ids = [900, 71, 901, 75, 902, 0, 0, 0], [950, 951, 82, 952, 953, 0, 0, 0]
-    filled, ages = [True] * 5 + [False] * 3, [2, 2, 2, 1, 1, 0, 0, 0]
-    return slow.Queue(system.queue.images, system.queue.texts, *ids, filled, ages)
-
-
-def watched(monkeypatch, where, name: str) -> list:
-    """Records every call of a function a system uses: (arguments, result)."""
-    calls, real = [], getattr(where, name)
-
-    def record(*args):
-        calls.append((args, real(*args)))
-        return calls[-1][1]
-
-    monkeypatch.setattr(where, name, record)
-    return calls
-
-
-def expected_negatives(queries: Tensor, keys: Tensor, temperature: Tensor, draws: Tensor, ids=None) -> list[int | None]:
-    image_ids, text_ids = (IMAGE_IDS, TEXT_IDS) if ids is None else ids
-    found = []
-    for i in range(len(queries)):
-        same = [slow.belong(image_ids[i], text_ids[i], image_ids[j], text_ids[j]) for j in range(len(keys))]
-        scores = [slow.dot(queries[i], keys[j]) / temperature for j in range(len(keys))]
-        found.append(slow.draw(scores, same, float(draws[i])))
-    return found
 
 
 def slow_terms(system, batch, alpha: float, masked, labels: Tensor, draws: Tensor) -> dict[str, Tensor]:

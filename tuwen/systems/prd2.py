@@ -96,7 +96,7 @@ class PRD2(System):
                 same_pair(batch.image_id, batch.text_id, keys.image_id, keys.text_id),
                 self.temperature,
                 progress.ramp(self.config.alpha),
-                self.config.queue_decay**keys.age,
+                self.config.queue_decay ** keys.age.to(images.pooled.dtype),
                 keys.real,
             )
         }

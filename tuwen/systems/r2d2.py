@@ -178,7 +178,7 @@ class R2D2(System):
             same,
             self.temperature,
             progress.ramp(self.config.alpha),
-            self.config.queue_decay**keys.age,
+            self.config.queue_decay ** keys.age.to(images.pooled.dtype),
             keys.real,
         )
 
