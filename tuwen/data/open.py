@@ -1,6 +1,7 @@
 """One way to open any corpus: by its location."""
 
 import inspect
+import json
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.scenes.corpus import SPLITS
 from tuwen.data.corpora.table import NAMES, table_source
 from tuwen.data.corpus import Corpus
+from tuwen.data.shards import open_shards
 from tuwen.errors import UserError
 
 _SHARDS = "corpus.json"
@@ -30,9 +32,7 @@ def open_corpus(location: str | Path, split: str, on_bad: str = "stop") -> Corpu
     if _is_scenes(location):
         return Scenes(split, **_scenes_options(str(location)))
     if (Path(location) / _SHARDS).is_file():
-        from tuwen.data.shards import open_shards
-
-        return open_shards(Path(location), split)
+        return open_shards(location, split)
     return files.FileCorpus(_source(location), split, on_bad)
 
 
@@ -46,10 +46,15 @@ def splits_of(location: str | Path) -> tuple[str, ...]:
         _scenes_options(str(location))
         return SPLITS
     if (Path(location) / _SHARDS).is_file():
-        from tuwen.data.shards import shard_splits
-
-        return shard_splits(Path(location))
+        return _built_splits(Path(location) / _SHARDS)
     return files.splits_of(_source(location))
+
+
+def _built_splits(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(json.loads(path.read_bytes())["splits"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; build the corpus again") from None
 
 
 def _is_scenes(location: str | Path) -> bool:

@@ -16,6 +16,7 @@ from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from tuwen.data import images
@@ -54,6 +55,7 @@ class Entry:
 class Source:
     """Rows of a file or folder. `file` is named in messages; picture paths start at `root` and never leave it."""
 
+    name: str
     file: Path
     root: Path
 
@@ -91,6 +93,14 @@ class Places:
         return source.entry(self.positions[row], self.lines[row])
 
 
+class NoRows(UserError):
+    """A split without a usable row; `faults` says what was wrong with those there are."""
+
+    def __init__(self, message: str, faults: Sequence[Fault]):
+        super().__init__(message)
+        self.faults = faults
+
+
 class FileCorpus(Corpus):
     """One split of a source.
 
@@ -108,14 +118,14 @@ class FileCorpus(Corpus):
         pictures = _Pictures(source, listing.by_hash and split != EVERY and split, faults)
         self._source = source
         self._places, self._image_ids = pictures.read(chosen)
-        self.faults = faults.found
-        self.skipped: Counter[str] = Counter(fault.reason for fault in faults.found)
-        self.name = source.file.name if source.file.is_dir() else f"{source.root.name}/{source.file.name}"
+        self.faults = tuple(faults.found)
+        self.skipped: Counter[str] = Counter(fault.reason for fault in self.faults)
+        self.name = source.name
         self.split = split
         self.languages = tuple(sorted(listing.languages))
         self.fingerprint = pictures.fingerprint(split)
         if not len(self):
-            raise UserError(self._why_empty(listing, pictures))
+            raise NoRows(self._why_empty(listing, pictures), self.faults)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -124,7 +134,7 @@ class FileCorpus(Corpus):
         entry = self._entry(row)
         return Record(entry.id, entry.texts, self._image_ids[row], entry.columns)
 
-    def picture(self, row: int) -> bytes:
+    def encoded(self, row: int) -> bytes:
         """The row's picture as it lies in its file, still encoded.
 
         Raises:
@@ -133,15 +143,19 @@ class FileCorpus(Corpus):
         return _read(self._source, self._entry(row).image)
 
     def image(self, row: int) -> Tensor:
-        return images.decode(self.picture(row))
+        return images.decode(self.encoded(row))
+
+    def image_ids(self) -> np.ndarray:
+        """[rows] int64, without reading a record."""
+        return np.array(self._image_ids, dtype=np.int64)
 
     def where(self, row: int) -> tuple[Path, int]:
         """The file and line the row comes from."""
         return self._source.place(self._entry(row))
 
     def _entry(self, row: int) -> Entry:
-        if row < 0:
-            row += len(self)
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
         return self._places.entry(self._source, row)
 
     def _why_empty(self, listing: "_Listing", pictures: "_Pictures") -> str:
@@ -181,8 +195,8 @@ class _Listing:
                 faults.add(source.fault(entry, "duplicate id", what))
                 continue
             self.places.add(entry)
-            named = entry.split is not None
-            self._codes.append(self.splits.setdefault(entry.split, len(self.splits)) if named else -1)
+            named = entry.split
+            self._codes.append(-1 if named is None else self.splits.setdefault(named, len(self.splits)))
             self.languages.update(entry.texts)
 
     @property

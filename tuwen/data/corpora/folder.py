@@ -1,8 +1,9 @@
 """A folder of pictures with their texts beside them: dog.jpg and dog.txt, each line a text.
 
 `dog.zh.txt` holds Chinese texts, `dog.en.txt` English ones; the languages of `dog.txt` are told by script. Folders may
-be nested; where every picture lies in a first folder named train, val, dev or test, that is its split. Hidden files, and
-text files that are links or beside no picture, are passed over. A folder without any text is pictures alone, for an index.
+be nested; where every picture lies in a first folder named train, val, dev or test, that is its split. Hidden files,
+and text files that are links or beside no picture, are passed over. A folder without any text is pictures alone, for
+an index.
 """
 
 import os
@@ -39,6 +40,7 @@ class FolderSource(Source):
 
     def __init__(self, location: str | Path):
         self.file = self.root = Path(location)
+        self.name = self.root.resolve().name
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder; name a folder of pictures")
 

@@ -12,7 +12,7 @@ def is_blank(text: str) -> bool:
 def language_by_script(text: str) -> str:
     """The language of a text that does not say: "zh" if it has Han characters, "en" if most letters are Latin.
 
-    All else is "und". A guess: every language in Latin letters passes for English; texts with kana or hangul are left undetermined.
+    All else is "und", texts with kana or hangul too. A guess: every language in Latin letters passes for English.
     """
     scripts = Counter(map(_script, filter(str.isalpha, text)))
     if scripts["kana"] or scripts["hangul"]:

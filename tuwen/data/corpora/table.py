@@ -77,6 +77,7 @@ def table_source(location: str | Path) -> Source:
 class _Table(Source):
     def __init__(self, path: Path):
         self.file, self.root = path, path.parent
+        self.name = path.resolve().parent.name if path.name in NAMES else path.stem
 
 
 class JsonLines(_Table):
@@ -153,7 +154,7 @@ class Parquet(_Table):
     """A Parquet file, kept in memory in Arrow's columns. A position is a row from 0; a "line" is a row from 1."""
 
     def __getstate__(self) -> dict:
-        return {"file": self.file, "root": self.root}  # another process reads the table itself
+        return {"name": self.name, "file": self.file, "root": self.root}  # another process reads the table itself
 
     @cached_property
     def _table(self) -> tuple[pa.Table, "_Columns"]:
