@@ -19,9 +19,10 @@ FLOORS = {
     "systems": 3,
     "tasks": 4,
     "training": 4,
-    "search": 5,
-    "benchmark": 5,
-    "cli": 6,
+    "model": 5,
+    "search": 6,
+    "benchmark": 6,
+    "cli": 7,
 }
 FREE = {"errors", "config"}  # below every floor
 CLASHING = {"torchvision", "timm", "open_clip", "transformers"}  # with the CPU build, or mere extras

@@ -152,7 +152,11 @@ def _scalar(value: Any, kind: Any, where: str) -> Any:
     if kind is bool:
         if isinstance(value, bool):
             return value
-        return (text.lower() in _TRUE) if text and text.lower() in _TRUE + _FALSE else _wrong(value, "true or false", where)
+        return (
+            (text.lower() in _TRUE)
+            if text and text.lower() in _TRUE + _FALSE
+            else _wrong(value, "true or false", where)
+        )
     if kind in (int, float):
         number = value if text is None else _number(text, kind)
         right = (int,) if kind is int else (int, float)

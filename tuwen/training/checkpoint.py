@@ -1,9 +1,9 @@
-"""Checkpoints: everything a run needs to go on exactly, written so that a crash at any moment leaves the last one whole.
+"""Checkpoints: all that a run needs to go on exactly, written so that a crash at any moment leaves the last one whole.
 
     state/step-00000500/weights.safetensors     the system: weights, teachers, queues
                         optimizer.safetensors   "exp_avg.NAME", "exp_avg_sq.NAME", "step.NAME"
                         order.safetensors       "plan" and "column.NAME", where the system made any
-                        state.json              step, seconds trained, corpus fingerprint
+                        state.json              step, seconds trained
 
 A folder of that name is complete: it is filled under another name, synced, and renamed. The run's own
 weights.safetensors is a second name (a hard link) of the newest weights. Nothing is pickled.
@@ -29,11 +29,10 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass
 class State:
-    """Where a run stands, beside its weights: steps done, seconds trained, and the order and columns its system made."""
+    """Where a run stands, beside its weights: steps done, seconds trained, the order and columns its system made."""
 
     step: int = 0
     seconds: float = 0.0
-    fingerprint: str = ""
     plan: Plan | None = None
     columns: dict[str, Tensor] = field(default_factory=dict)
 
@@ -62,7 +61,7 @@ def save(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: 
         order["plan"] = state.plan.rows
     if order:
         save_tensors(filling / "order.safetensors", order)
-    values = {"step": state.step, "seconds": state.seconds, "fingerprint": state.fingerprint}
+    values = {"step": state.step, "seconds": state.seconds}
     write(filling / "state.json", json.dumps(values, indent=1) + "\n")
     _sync(filling)
     filling.rename(folder)
@@ -105,7 +104,7 @@ def load(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
     _unflatten(load_tensors(folder / "optimizer.safetensors"), optimizer)
     plan = Plan(order.pop("plan")) if "plan" in order else None
     columns = {name.removeprefix("column."): tensor for name, tensor in order.items()}
-    return State(values["step"], values["seconds"], values["fingerprint"], plan, columns)
+    return State(values["step"], values["seconds"], plan, columns)
 
 
 def load_weights(path: Path, system: nn.Module) -> None:
@@ -123,7 +122,7 @@ def load_weights(path: Path, system: nn.Module) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors as safetensors, in one move; those that are one and the same memory are written once, with a note."""
+    """Writes tensors as safetensors, in one move; those that share their memory are written once, with a note."""
     unique: dict[tuple, str] = {}
     ties: dict[str, str] = {}
     stored: dict[str, Tensor] = {}
@@ -137,7 +136,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         whole = plain.numel() * plain.element_size() == plain.untyped_storage().nbytes()
         stored[name] = plain if whole else plain.clone()  # a view would share memory, which safetensors refuses
     fresh = path.with_name(f".{path.name}.tmp")
+    fresh.touch()
+    mode = fresh.stat().st_mode
     save_file(stored, fresh, metadata={"ties": json.dumps(ties)})
+    fresh.chmod(mode)  # safetensors lets no one else read its files
     _sync(fresh)
     fresh.replace(path)
 

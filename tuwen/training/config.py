@@ -56,8 +56,17 @@ class TrainConfig:
     threads: int | None = None
 
     def __post_init__(self):
-        positive = ("batch_size", "steps", "epochs", "lr", "eps", "clip_norm", "accumulation", "log_every", "eval_every")
-        for name in (*positive, "checkpoint_every", "checkpoint_minutes", "keep", "threads"):
+        counts = (
+            "batch_size",
+            "steps",
+            "accumulation",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep",
+            "threads",
+        )
+        for name in (*counts, "epochs", "lr", "eps", "clip_norm", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
@@ -77,6 +86,20 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide into {self.accumulation} micro-batches (accumulation)"
             )
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How texts become tokens.
+
+    file: a tokenizer.json or vocab.txt; None: that of the run `init` names, or else one trained on the corpus.
+    kind, size, lowercase: of one trained: "wordpiece" or "unigram", most entries, whether case is ignored.
+    """
+
+    file: str | None = None
+    kind: Literal["wordpiece", "unigram"] = "wordpiece"
+    size: int = 8000
+    lowercase: bool = True
 
 
 TRAIN: dict[str, TrainConfig] = {
@@ -102,7 +125,6 @@ class RunConfig:
 
     corpus: where the pairs are: a folder, a table, or a name such as "scenes".
     init: folder of a run whose weights (and tokenizer) this one starts from.
-    tokenizer: a tokenizer.json or vocab.txt; None: trained on the corpus, or that of `init`.
     preset: "pretrain", or "finetune" for training on from `init`.
     """
 
@@ -112,7 +134,7 @@ class RunConfig:
     model: Any
     preset: Literal["pretrain", "finetune"] = "pretrain"
     init: str | None = None
-    tokenizer: str | None = None
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -124,7 +146,8 @@ class RunConfig:
             UserError: for an unknown system, size or field, or a value of the wrong type or range.
         """
         sizes.size(size)
-        model = systems.find(system).Config.sized(size)
+        found: Any = systems.find(system)
+        model = found.Config.sized(size)
         config = cls(system, size, str(corpus), model, train=train_config(size, preset))
         return override(config, {"preset": preset, **(changes or {})})
 

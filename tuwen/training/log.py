@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 import tuwen
+from tuwen.data.corpus import Corpus
 from tuwen.training import checkpoint
 
 PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "tokenizers", "safetensors", "pyarrow")
@@ -126,14 +127,19 @@ def memory_mb() -> float:
 class Line:
     """The progress line on standard error: a live bar on a terminal, else a plain line every ten seconds."""
 
-    def __init__(self, name: str, total: int, done: int, shown: bool):
+    def __init__(self, name: str, total: int, shown: bool):
         self.name, self.total, self.shown = name, total, shown
         self.console = Console(stderr=True, highlight=False)
         self.live = shown and self.console.is_terminal
-        self.begun, self.first, self.said = time.monotonic(), done, time.monotonic()
+        self.begun, self.first, self.said = time.monotonic(), 0, time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=self.console, transient=True)
-        self.task = self.bar.add_task(name, total=total, completed=done, rates="")
+        self.task = self.bar.add_task(name, total=total, rates="")
+
+    def begin(self, done: int) -> None:
+        """done: steps done before, by a run that is resumed."""
+        self.begun, self.first = time.monotonic(), done
+        self.bar.update(self.task, completed=done)
         if self.live:
             self.bar.start()
 
@@ -161,8 +167,8 @@ class Line:
             self.bar.stop()
 
 
-def provenance(fingerprint: str, precision: str, device: torch.device) -> dict[str, Any]:
-    """Where a run comes from: code, packages, hardware, corpus fingerprint, command, time (UTC)."""
+def provenance(corpus: Corpus, precision: str, device: torch.device) -> dict[str, Any]:
+    """Where a run comes from: code, packages, hardware, corpus, command, time (UTC)."""
     return {
         "tuwen": importlib.metadata.version("tuwen"),
         "commit": _commit(),
@@ -176,7 +182,12 @@ def provenance(fingerprint: str, precision: str, device: torch.device) -> dict[s
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "precision": precision,
         },
-        "corpus_fingerprint": fingerprint,
+        "corpus": {
+            "name": corpus.name,
+            "fingerprint": corpus.fingerprint,
+            "rows": len(corpus),
+            "languages": list(corpus.languages),
+        },
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

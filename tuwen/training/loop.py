@@ -1,40 +1,39 @@
 """A run from start to end: corpus, tokenizer, system, steps, evaluations, checkpoints; and going on with one."""
 
-import contextlib
 import json
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from tuwen import systems
-from tuwen.config import dump
-from tuwen.data.corpus import Corpus, all_texts
-from tuwen.data.loader import Loader
+from tuwen.data.corpus import Corpus
+from tuwen.data.loader import Loader, entries
 from tuwen.data.open import open_corpus
 from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
-from tuwen.model import Model
-from tuwen.nn.initial import initialise
 from tuwen.systems.system import Progress, System
-from tuwen.training import checkpoint, log, optim, parallel
-from tuwen.training.checkpoint import State
+from tuwen.training import checkpoint, log, optim, parallel, start
 from tuwen.training.config import RunConfig, TrainConfig
+from tuwen.training.signals import Interrupted, Signals, Stop
 from tuwen.training.step import train_step
 
-Evaluate = Callable[[Model, int], Mapping[str, Any]]  # model, step -> (nested) numbers
+
+class Trained(NamedTuple):
+    """What an evaluation during training is given; `languages` is the table that `Texts.language` indexes."""
+
+    system: System
+    tokenizer: Tokenizer
+    config: RunConfig
+    languages: tuple[str, ...]
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was stopped by a signal after a whole step, and saved; exit status 130."""
+Evaluate = Callable[[Trained, int], Mapping[str, Any]]  # what is trained, step -> (nested) numbers
 
 
 def train(
@@ -46,7 +45,7 @@ def train(
 ) -> Path:
     """Trains a new run in the folder `out`, and gives the folder.
 
-    evaluate: called in evaluation mode with (model, step) at the start, the end, and every `train.eval_every` steps.
+    evaluate: called in evaluation mode at the start, the end, and every `train.eval_every` steps.
     corpus: the training pairs themselves, in place of those `config.corpus` names.
 
     Raises:
@@ -54,7 +53,7 @@ def train(
         Interrupted: after SIGTERM or Ctrl-C; the run is saved.
     """
     run = Path(out)
-    if (run / "config.yaml").exists():
+    if (run / "config.yaml").exists() or checkpoint.steps(run):
         raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
     config = replace(config, train=replace(config.train, precision=precision(config.train)))
     if Path(config.corpus).exists():
@@ -76,8 +75,13 @@ def resume(
     """
     run = Path(run)
     if not (run / "config.yaml").exists():
-        raise UserError(f"{run}: holds no run to go on with (no config.yaml); start one with `tuwen train SYSTEM --out {run}`")
-    return _run(run, RunConfig.read(run / "config.yaml"), evaluate, corpus, quiet, new=False)
+        raise UserError(f"{run}: holds no run to go on with (no config.yaml); start one with `tuwen train`")
+    config = RunConfig.read(run / "config.yaml")
+    if finished(run):
+        if not quiet:
+            print(f"{run}: has come to its end already; nothing to do", file=sys.stderr)
+        return run
+    return _run(run, config, evaluate, corpus, quiet, new=False)
 
 
 def finished(run: str | Path) -> bool:
@@ -86,7 +90,7 @@ def finished(run: str | Path) -> bool:
     return path.exists() and "finished" in json.loads(path.read_text())
 
 
-def precision(config: TrainConfig) -> str:
+def precision(config: TrainConfig) -> Literal["float32", "bfloat16"]:
     """ "bfloat16" or "float32": what "auto" means on this machine."""
     if config.precision != "auto":
         return config.precision
@@ -97,85 +101,79 @@ def precision(config: TrainConfig) -> str:
     return "bfloat16" if fast else "float32"
 
 
-def _run(run: Path, config: RunConfig, evaluate: Evaluate | None, corpus: Corpus | None, quiet: bool, new: bool) -> Path:
+def _run(
+    run: Path, config: RunConfig, evaluate: Evaluate | None, corpus: Corpus | None, quiet: bool, new: bool
+) -> Path:
     place = parallel.device(config.train.device)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with parallel.group(place):
-        pairs = open_corpus(config.corpus, split="train") if corpus is None else corpus
-        trainer = _Trainer(run, config, evaluate, pairs, place, quiet, new)
-        trainer.go()
+        pairs = open_corpus(config.corpus, "train", config.data.on_bad) if corpus is None else corpus
+        _Trainer(run, config, evaluate, pairs, place, quiet, new).go()
     return run
 
 
 class _Trainer:
     """One run: everything the steps use, and where it stands."""
 
-    def __init__(self, run: Path, config: RunConfig, evaluate, corpus: Corpus, place: torch.device, quiet: bool, new: bool):
+    def __init__(
+        self, run: Path, config: RunConfig, evaluate, corpus: Corpus, place: torch.device, quiet: bool, new: bool
+    ):
         self.run, self.config, self.evaluate, self.corpus, self.place = run, config, evaluate, corpus, place
         self.writes = parallel.rank() == 0
-        needs = systems.find(config.system).needs(config.model)
-        order = Order(len(corpus), config.train.batch_size, config.train.seed)
-        self.rows = order.slice_of(parallel.rank(), parallel.world())
-        share = config.train.batch_size // parallel.world()
-        if share % config.train.accumulation:
+        train = config.train
+        order = Order(entries(corpus, config.data), train.batch_size, train.seed)
+        order.slice_of(parallel.rank(), parallel.world())
+        share = train.batch_size // parallel.world()
+        if share % train.accumulation:
             raise UserError(
-                f"config field train.accumulation: {share} rows of a process do not divide into "
-                f"{config.train.accumulation} micro-batches"
+                f"config field train.accumulation: a process's {share} rows do not divide into "
+                f"{train.accumulation} micro-batches"
             )
-        self._begin(new)
-        self.tokenizer = Tokenizer.load(run / "tokenizer.json")
-        self.system = build(config, self.tokenizer).to(place)
-        self.optimizer = optim.build(self.system, config.train)
-        self.state = checkpoint.load(run, self.system, self.optimizer)
-        if self.state.step == 0:
-            self._from_init()
-        self.state.fingerprint = corpus.fingerprint
+        self.tokenizer = start.make_tokenizer(config, corpus) if new else Tokenizer.load(run / "tokenizer.json")
+        needs = systems.find(config.system).needs(config.model)
+        sides = (config.model.image.side, config.model.text.length)
+        self.loader = Loader(corpus, self.tokenizer, order, config.data, needs, train.seed, *sides)
         self.steps_per_epoch = order.steps_per_epoch
-        self.total = config.train.steps or max(1, round(config.train.epochs * order.steps_per_epoch))
-        self.loader = Loader(
-            corpus,
-            self.tokenizer,
-            order,
-            config.data,
-            needs,
-            config.train.seed,
-            config.model.image.side,
-            config.model.text.length,
-        )
+        self.total = train.steps or max(1, round(train.epochs * order.steps_per_epoch))
+
+        self.line = log.Line(f"{config.system} {run.name}", self.total, self.writes and not quiet)
+        self.system = start.build_system(config, self.tokenizer).to(place)
+        start.prepare(run, config, corpus, self.tokenizer if new else None, place)  # all checked: now write
+        start.first_weights(run, config, self.system, self.line.say)
+        self.optimizer = optim.build(self.system, train)
+        self.schedule = optim.schedule(train, self.total)
+        self.state = checkpoint.load(run, self.system, self.optimizer)
         self.model = parallel.wrap(self.system)
-        self.schedule = optim.schedule(config.train, self.total)
         self.rates = log.Rates(self.state.seconds)
         self.metrics = log.Metrics(run, self.state.step) if self.writes else None
-        name = f"{config.system} {run.name}"
-        self.line = log.Line(name, self.total, self.state.step, self.writes and not quiet)
         self.saved = time.monotonic()
 
     # ---- the steps
 
     def go(self) -> None:
         """From where the run stands to its end."""
+        name, train = self.config.system, self.config.train
         self.line.say(
-            f"{self.config.system}: step {self.state.step} of {self.total}, batches of "
-            f"{self.config.train.batch_size} of {len(self.corpus)} rows, {self.config.train.precision} on {self.place}"
+            f"{name}: step {self.state.step} of {self.total}, batches of {train.batch_size} of "
+            f"{self.loader.order.rows} rows, {train.precision} on {self.place}"
         )
+        self.line.begin(self.state.step)
         try:
-            with _Signals(self.line.say) as signals:
-                self.signals = signals
-                if not finished(self.run):
-                    self._evaluate_if_due()
+            with Signals(self.line.say) as self.signals:
+                self._evaluate_if_due()
                 while self.state.step < self.total:
                     self._segment()
-                self._finish()
-        except KeyboardInterrupt:
+        except Stop:
             if self.writes:
                 self._save()
-            self.line.say(f"stopped after step {self.state.step} and saved; go on with `tuwen train --resume {self.run}`")
+            self.line.say(f"stopped after step {self.state.step}, saved; go on with `tuwen train --resume {self.run}`")
             raise Interrupted from None
         finally:
             self.line.close()
             if self.metrics:
                 self.metrics.close()
+        self._finish()
 
     def _segment(self) -> None:
         """The steps up to the next change of the order: to the end of the epoch where a system may change it."""
@@ -185,9 +183,8 @@ class _Trainer:
         self.loader.plan = None if self.state.plan is None else self.state.plan.rows
         self.loader.columns = self.state.columns
         batches = self.loader.run(self.state.step, stop, parallel.rank(), parallel.world())
-        with contextlib.closing(batches):
-            while self.state.step < stop:
-                self._step(batches)
+        while self.state.step < stop:
+            self._step(batches)
 
     def _step(self, batches: Iterator) -> None:
         begun = time.perf_counter()
@@ -200,11 +197,11 @@ class _Trainer:
         self.rates.step(waited, time.perf_counter() - begun - waited, self.config.train.batch_size)
         self.state.step += 1
         self.state.seconds = self.rates.seconds
-        if self.state.step % self.steps_per_epoch == 0:
+        if self.state.step % self.steps_per_epoch == 0 and self.state.step < self.total:
             self.state.take(self.system.end_epoch(self.corpus, self.progress))
         self._log_if_due(result)
         if parallel.any_true(self.signals.received, self.place):
-            raise KeyboardInterrupt
+            raise Stop
         if self.writes and self._checkpoint_due():
             self._save()
         self._evaluate_if_due()
@@ -223,8 +220,8 @@ class _Trainer:
         losses = parallel.mean({"loss": result.loss} | {f"losses/{k}": v for k, v in result.losses.items()}, self.place)
         metrics = parallel.mean(result.metrics, self.place)
         if self.metrics:
-            record = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), "loss": losses.pop("loss")}
-            record["losses"] = {name.removeprefix("losses/"): value for name, value in losses.items()}
+            record: dict[str, Any] = {"step": step, "epoch": round(step / self.steps_per_epoch, 4)}
+            record |= {"loss": losses.pop("loss"), "losses": {k.removeprefix("losses/"): v for k, v in losses.items()}}
             record |= {"metrics": metrics, "lr": result.lr, "grad_norm": result.grad_norm, **self.rates.read()}
             self.metrics.write(record)
             self.line.step(step, record)
@@ -247,32 +244,30 @@ class _Trainer:
 
         At the last step the run's final weights are made first, so that they are what is measured.
         """
-        if self.state.step == self.total:
+        if self.metrics and self.state.step == self.total:
             self._average()
-        if self.evaluate and self._evaluation_due():
-            if self.metrics and not self.metrics.has_evaluation(self.state.step):
-                self.system.eval()
-                model = Model(self.system, self.tokenizer, self.config, self.corpus.languages)
-                with self.signals.at_once(), torch.no_grad():
-                    values = self.evaluate(model, self.state.step)
-                self.system.train()
-                self.metrics.evaluated(self.state.step, values)
-            parallel.barrier()
+        if self.evaluate is None or not self._evaluation_due():
+            return
+        if self.metrics and not self.metrics.has_evaluation(self.state.step):
+            self.system.eval()
+            trained = Trained(self.system, self.tokenizer, self.config, tuple(self.corpus.languages))
+            with self.signals.at_once(parallel.world() == 1), torch.no_grad():
+                values = self.evaluate(trained, self.state.step)
+            self.system.train()
+            self.metrics.evaluated(self.state.step, values)
+        parallel.barrier()
 
     def _average(self) -> None:
         """The final weights of a run that averages: between those it started from and those it came to."""
-        start = self.run / "state" / "start.safetensors"
-        if self.config.train.average == 1 or not start.exists():
-            return
-        mixed = optim.averaged(
-            checkpoint.load_tensors(start), self.system.state_dict(), self.config.train.average
-        )
-        self.system.load_state_dict(mixed)
-        if self.writes:
+        if self.config.train.average < 1:
+            first = checkpoint.load_tensors(self.run / "state" / start.START)
+            mixed = optim.averaged(first, self.system.state_dict(), self.config.train.average)
+            self.system.load_state_dict(mixed)
             checkpoint.save_tensors(self.run / checkpoint.WEIGHTS, mixed)
 
     def _finish(self) -> None:
-        if not self.writes or finished(self.run):
+        """Marks the run as finished, with what it took."""
+        if not self.writes:
             return
         seconds = self.state.seconds
         done = {
@@ -283,37 +278,3 @@ class _Trainer:
         path = self.run / "provenance.json"
         checkpoint.write(path, json.dumps(json.loads(path.read_text()) | {"finished": done}, indent=1) + "\n")
         self.line.say(f"done: {self.total} steps, {done['pairs_per_second']} pairs/s; {self.run}")
-
-    # ---- the start
-
-    def _begin(self, new: bool) -> None:
-        """Makes the run's folder with all that must be known of it, or checks that it is this corpus's."""
-        origin = log.provenance(self.corpus.fingerprint, self.config.train.precision, self.place)
-        parallel.barrier()
-        if self.writes and new:
-            self.run.mkdir(parents=True, exist_ok=True)
-            make_tokenizer(self.config, self.corpus).save(self.run / "tokenizer.json")
-            checkpoint.write(self.run / "provenance.json", json.dumps(origin, indent=1) + "\n")
-            checkpoint.write(self.run / "config.yaml", dump(self.config))
-        parallel.barrier()
-        if new:
-            return
-        path = self.run / "provenance.json"
-        before = json.loads(path.read_text())
-        if before["corpus_fingerprint"] != self.corpus.fingerprint:
-            raise UserError(
-                f"{self.run}: its corpus {self.config.corpus} has changed since the run began (fingerprint "
-                f"{before['corpus_fingerprint']} then, {self.corpus.fingerprint} now), so it cannot go on exactly; "
-                f"bring the old corpus back, or start a new run with --init {self.run}"
-            )
-        if self.writes and not finished(self.run):
-            before.setdefault("resumed", []).append(origin)
-            checkpoint.write(path, json.dumps(before, indent=1) + "\n")
-
-    def _from_init(self) -> None:
-        """First weights: from scratch they stand already; else those of the run `init` names."""
-        if self.config.init:
-            start_from(self.system, Path(self.config.init), self.line_say if False else print)
-        if self.config.train.average < 1 and self.writes:
-            (self.run / "state").mkdir(exist_ok=True)
-            checkpoint.save_tensors(self.run / "state" / "start.safetensors", self.system.state_dict())

@@ -93,7 +93,7 @@ def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def averaged(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) start + alpha end (WiSE-FT, Wortsman et al. 2022, eq. 1) of the tensors both hold; the rest as at the end."""
+    """(1 - alpha) start + alpha end of what both hold (WiSE-FT, Wortsman et al. 2022, eq. 1); the rest as in end."""
     mixed = dict(end)
     for name, first in start.items():
         if name in end and end[name].is_floating_point() and first.shape == end[name].shape:
@@ -119,7 +119,7 @@ def _undecayed(system: nn.Module) -> set[str]:
 
 
 def _layer_factors(system: nn.Module, names: list[str], decay: float) -> dict[str, float]:
-    """decay^(n - i) for layer i of a stack of n, decay^(n + 1) for a tower's parts before it, 1 for the rest (BEiT's rule)."""
+    """decay^(n - i) for layer i of a stack of n, decay^(n + 1) for a tower's parts before it, 1 for the rest (BEiT)."""
     stacks = {name: len(module.blocks) for name, module in system.named_modules() if isinstance(module, Stack)}
 
     def factor(name: str) -> float:

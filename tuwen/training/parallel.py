@@ -77,8 +77,9 @@ class _Terms(nn.Module):
 
 def last_only(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
     """Processes exchange gradients on the last micro-batch alone."""
-    exchange = last or not isinstance(model, nn.parallel.DistributedDataParallel)
-    return contextlib.nullcontext() if exchange else model.no_sync()
+    if last or not isinstance(model, nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
 
 
 def gather_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

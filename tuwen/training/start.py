@@ -1,0 +1,140 @@
+"""How a run begins: its folder, its tokenizer, its first weights."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tuwen import systems
+from tuwen.config import dump
+from tuwen.data.corpus import Corpus, all_texts
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.nn.initial import initialise
+from tuwen.nn.towers import ImageTower
+from tuwen.systems.system import System
+from tuwen.training import checkpoint, log, parallel
+from tuwen.training.config import RunConfig
+
+START = "start.safetensors"  # in state/: the first weights of a run that averages with them at its end
+
+
+def prepare(run: Path, config: RunConfig, corpus: Corpus, tokenizer: Tokenizer | None, place: torch.device) -> None:
+    """Makes a new run's folder with what must be known of it; or checks that an old one is of this very corpus.
+
+    tokenizer: of a new run; None for an old one.
+
+    Raises:
+        UserError: if the corpus has changed since the run began.
+    """
+    origin = log.provenance(corpus, config.train.precision, place)
+    parallel.barrier()  # no process looks at the folder any more: it may now be filled
+    if tokenizer is not None and parallel.rank() == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(run / "tokenizer.json")
+        checkpoint.write(run / "provenance.json", json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
+        checkpoint.write(run / "config.yaml", dump(config))  # last: with it the folder holds a run
+    parallel.barrier()
+    if tokenizer is not None:
+        return
+    path = run / "provenance.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    then, now = before["corpus"]["fingerprint"], corpus.fingerprint
+    if then != now:
+        raise UserError(
+            f"{run}: the corpus {config.corpus} has changed since the run began (fingerprint {then} then, {now} now), "
+            f"so the run cannot go on exactly; bring the old corpus back, or start a new run with --init {run}"
+        )
+    if parallel.rank() == 0:
+        before.setdefault("resumed", []).append(origin)
+        checkpoint.write(path, json.dumps(before, indent=1, ensure_ascii=False) + "\n")
+    parallel.barrier()
+
+
+def make_tokenizer(config: RunConfig, corpus: Corpus) -> Tokenizer:
+    """The tokenizer a config names, that of the run it starts from, or one trained on the corpus."""
+    wanted = config.tokenizer
+    if wanted.file:
+        return Tokenizer.load(wanted.file)
+    if config.init:
+        return Tokenizer.load(_of_run(config.init, "tokenizer.json"))
+    return Tokenizer.train(_texts(corpus), wanted.kind, wanted.size, wanted.lowercase)
+
+
+def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:
+    """The system a config names, with weights yet to be set."""
+    return systems.find(config.system)(config.model, tokenizer.vocabulary)
+
+
+def first_weights(run: Path, config: RunConfig, system: nn.Module, say: Callable[[str], None]) -> None:
+    """The weights of step 0: a function of (seed, name), and over them those of the run that `init` names.
+
+    Kept in the run's state where the final weights are averaged with them. A run with a checkpoint needs none.
+    """
+    if checkpoint.steps(run):
+        return
+    initialise(system, config.train.seed)
+    if config.init:
+        take_weights(system, Path(_of_run(config.init, checkpoint.WEIGHTS)), say)
+    if config.train.average < 1 and parallel.rank() == 0:
+        (run / "state").mkdir(exist_ok=True)
+        checkpoint.save_tensors(run / "state" / START, system.state_dict())
+
+
+@torch.no_grad()
+def take_weights(system: nn.Module, path: Path, say: Callable[[str], None]) -> None:
+    """Fills a system's parameters from a weights file, by name; positions of another length or grid are fitted.
+
+    Teachers then copy their students; queues stay empty. What the file lacks keeps its values, and is told.
+
+    Raises:
+        UserError: if the file is unreadable, or no parameter of it fits.
+    """
+    held = checkpoint.load_tensors(path)
+    taken, left = 0, []
+    for module_name, module in system.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{module_name}.{name}" if module_name else name
+            value = held.get(full)
+            if value is not None and name == "positions":
+                value = _fitted(value, parameter, module)
+            if value is None or value.shape != parameter.shape:
+                left.append(full)
+                continue
+            parameter.copy_(value)
+            taken += 1
+    if not taken:
+        raise UserError(f"{path}: none of its weights fit this system by name and shape; is it of another system?")
+    for module in system.modules():
+        copy_student = getattr(module, "copy_student", None)
+        if callable(copy_student):
+            copy_student(system)
+    say(f"{taken} weights taken from {path}" + (f"; new: {', '.join(left[:5])} ({len(left)} in all)" if left else ""))
+
+
+def _fitted(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:
+    """Positions of another size: an image's interpolated over its grid, a text's cut or lengthened with new ones."""
+    if old.shape == new.shape or old.shape[1:] != new.shape[1:]:
+        return old
+    if not isinstance(module, ImageTower):
+        rows = min(len(old), len(new))
+        return torch.cat([old[:rows], new[rows:].to(old)])
+    extra = 0 if module.class_token is None else 1
+    before, after = (round((len(positions) - extra) ** 0.5) for positions in (old, new))
+    grid = old[extra:].T.reshape(1, -1, before, before)
+    grid = F.interpolate(grid, (after, after), mode="bicubic", align_corners=False)
+    return torch.cat([old[:extra], grid.flatten(2)[0].T])
+
+
+def _of_run(run: str, name: str) -> str:
+    path = Path(run) / name
+    if not path.exists():
+        raise UserError(f"{run}: holds no {name} to start from; init must be the folder of a run with a checkpoint")
+    return str(path)
+
+
+def _texts(corpus: Corpus) -> Iterator[str]:
+    return (text for row in range(len(corpus)) for text in all_texts(corpus.record(row)))
