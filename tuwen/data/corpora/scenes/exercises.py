@@ -4,17 +4,18 @@ from tuwen.data.corpora.scenes.language import (
     CHINESE_NUMBERS,
     NUMBERS,
     RELATIONS,
+    Sentence,
     amount,
+    changed,
     chinese_amount,
     join,
     one,
     relations_of,
-    sentence,
-    wrong,
+    true_and_false,
 )
 from tuwen.data.corpora.scenes.scene import Draws, Scene
 from tuwen.data.corpora.scenes.things import COLOURS, COMMON, THINGS
-from tuwen.data.corpora.scenes.truth import Claim, holds_pair
+from tuwen.data.corpora.scenes.truth import holds_pair
 
 YES, NO = {"en": "yes", "zh": "是"}, {"en": "no", "zh": "否"}
 
@@ -24,7 +25,7 @@ def questions(draw: Draws, scene: Scene) -> list[dict]:
     counts = scene.counts()
     name = draw.choice(list(counts))
     found = [_how_many(name, counts[name])]
-    found.append(_asked("colour", "What colour is the background?", "背景是什么颜色的?", *_colour(scene.background)))
+    found.append(_asked("color", "What color is the background?", "背景是什么颜色的?", *_colour(scene.background)))
     total = str(len(scene.objects))
     found.append(_asked("total", "How many things are in the picture?", "图中一共有几样东西?", total, total))
     for asked in (draw.choice(list(counts)), draw.choice([name for name in COMMON if name not in counts])):
@@ -66,25 +67,28 @@ def _unique_places(scene: Scene) -> list[tuple[str, str, str]]:
 
 def statements(draw: Draws, scene: Scene) -> list[dict]:
     """Two true and two false statements on one scene: {"text": {"en", "zh"}, "label": bool, "claim"}."""
-    return [_labelled(sentence(draw, scene), True) for _ in range(2)] + [
-        _labelled(wrong(draw, scene), False) for _ in range(2)
-    ]
+    pairs = [true_and_false(draw, scene) for _ in range(2)]
+    return [_labelled(told, label) for pair in pairs for told, label in zip(pair, (True, False), strict=True)]
 
 
-def _labelled(told: tuple[Claim, dict[str, str]], label: bool) -> dict:
+def _labelled(told: Sentence, label: bool) -> dict:
     return {"text": told[1], "label": label, "claim": told[0]}
 
 
 def pair_statements(draw: Draws, first: Scene, second: Scene) -> list[dict]:
-    """A true and a false statement on two scenes, the first on the left."""
-    found = []
-    for label in (True, False):
-        while True:
-            claim, words = draw.choice((_both, _one, _together, _pictures))(draw, first, second)
-            if holds_pair(claim, first, second) == label:
-                break
-        found.append({"text": words, "label": label, "claim": claim})
-    return found
+    """A true and a false statement of one kind on two scenes, the first on the left.
+
+    One kind for both, so that a kind's words alone do not tell the label.
+    """
+    for maker in draw.sample((_both, _one, _together, _pictures), 4):
+        found: dict[bool, dict] = {}
+        for _ in range(20):
+            claim, words = maker(draw, first, second)
+            label = holds_pair(claim, first, second)
+            found.setdefault(label, {"text": words, "label": label, "claim": claim})
+            if len(found) == 2:
+                return [found[True], found[False]]
+    return []
 
 
 def _candidate(draw: Draws, first: Scene, second: Scene) -> str:
@@ -130,7 +134,7 @@ def _together(draw: Draws, first: Scene, second: Scene):
 
 
 def _pictures(draw: Draws, first: Scene, second: Scene):
-    shown = (first, second) if draw.chance(0.5) else (second, first)
+    shown = draw.choice(((first, second), (second, first), (changed(draw, first), second)))
     facts, english, chinese = [], [], []
     for scene in shown:
         counts = scene.counts()
@@ -148,10 +152,11 @@ def entailment(draw: Draws, scene: Scene) -> list[dict]:
     """An entailed, a neutral and a contradicting sentence: {"text", "label", "claim"}; neutral ones claim None."""
     single = [name for name, count in scene.counts().items() if count == 1]
     subject = draw.choice(single) if single else ""
+    right, wrong = true_and_false(draw, scene)
     return [
-        {"text": (told := sentence(draw, scene))[1], "label": "entailed", "claim": told[0]},
+        {"text": right[1], "label": "entailed", "claim": right[0]},
         {"text": draw.choice(_unseen(subject)), "label": "neutral", "claim": None},
-        {"text": (told := wrong(draw, scene))[1], "label": "contradicting", "claim": told[0]},
+        {"text": wrong[1], "label": "contradicting", "claim": wrong[0]},
     ]
 
 

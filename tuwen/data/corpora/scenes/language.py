@@ -136,43 +136,51 @@ def captions(draw: Draws, scene: Scene) -> list[Sentence]:
     return list(found.values())
 
 
-def counting(draw: Draws, scene: Scene) -> Sentence:
-    """How many things in all, which of two there is more of, or what there is none of."""
+def counting(draw: Draws, scene: Scene, near: Scene) -> Sentence:
+    """How many things in all, which of two there is more of, or what (perhaps in `near`) there is none of."""
     counts = scene.counts()
     unequal = [(a, b) for a in counts for b in counts if counts[a] > counts[b]]
     kind = draw.below(3)
     if kind == 0 and unequal:
         a, b = draw.choice(unequal)
         first, second = THINGS[a], THINGS[b]
-        words = {
-            "en": f"There are more {first.plural} than {second.plural}.",
-            "zh": f"{first.chinese}比{second.chinese}多。",
-        }
-        return {"more": [a, b]}, words
+        english = f"There are more {first.plural} than {second.plural}."
+        return {"more": [a, b]}, {"en": english, "zh": f"{first.chinese}比{second.chinese}多。"}
     if kind == 1:
         total = len(scene.objects)
         number = "is exactly one thing" if total == 1 else f"are {NUMBERS[total]} things"
         words = {"en": f"There {number} in the picture.", "zh": f"图中一共有{CHINESE_NUMBERS[total]}样东西。"}
         return {"total": total}, words
-    absent = draw.choice([name for name in COMMON if name not in counts])
+    gone = [name for name in near.counts() if name not in counts]
+    absent = draw.choice(gone or [name for name in COMMON if name not in counts])
     words = {"en": f"There is no {absent} in the picture.", "zh": f"图中没有{THINGS[absent].chinese}。"}
     return {"count": [absent, 0]}, words
 
 
-def sentence(draw: Draws, scene: Scene) -> Sentence:
+def sentence(draw: Draws, scene: Scene, near: Scene | None = None) -> Sentence:
     """One true sentence of any kind."""
     if draw.chance(0.25):
-        return counting(draw, scene)
+        return counting(draw, scene, near or scene)
     maker = draw.choice([listing, sizes, *([relation] * 2 if relations_of(scene) else [])])
     return maker(draw, scene, draw.chance(0.4))
 
 
-def wrong(draw: Draws, scene: Scene) -> Sentence:
-    """One false sentence, true of a scene that differs little."""
+def true_and_false(draw: Draws, scene: Scene) -> tuple[Sentence, Sentence]:
+    """A true sentence and a false one of the same kind, so that the kind does not tell; the false one is true of a
+    scene that differs little."""
     while True:
-        claim, words = sentence(draw, changed(draw, scene))
-        if not holds(claim, scene):
-            return claim, words
+        right = sentence(draw, scene)
+        for _ in range(16):
+            wrong = sentence(draw, changed(draw, scene), scene)
+            if _kinds(wrong[0]) == _kinds(right[0]) and not holds(wrong[0], scene):
+                return right, wrong
+
+
+def _kinds(claim: Claim) -> set[str]:
+    """What kinds of facts a claim states; "no" is a kind of its own."""
+    if claim.get("count", [None, 1])[1] == 0:
+        return {"no"}
+    return {kind for fact in claim.get("all", [claim]) for kind in fact}
 
 
 def changed(draw: Draws, scene: Scene) -> Scene:
