@@ -9,6 +9,8 @@ import numpy as np
 from tuwen.data.corpus import Corpus, Record
 from tuwen.errors import UserError
 
+_CLOSING = r"[\"'”’」』)）]*"
+_SENTENCE = re.compile(rf"(?s).+?(?:(?:[。！？!?][。！？!?.]*|\.+(?={_CLOSING}(?:\s|$|[^\x00-\x7f]))){_CLOSING}|$)")
 _LOOKED_AT = 100  # records looked at for missing columns before step 0
 
 
@@ -59,12 +61,11 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, split after 。！？!? and after a full stop that no letter or digit follows.
+    """The sentences of a text: each ends with 。！？!? or a full stop before white space or Chinese, quotes included.
 
-    A text without any is one sentence; pieces without a letter or digit are dropped.
+    Pieces without a letter or digit are dropped; a text of nothing else is one sentence.
     """
-    ends = r"(?<=[。！？!?])(?![。！？!?.\"'”’」』)）])|(?<=[。！？!?.][\"'”’」』)）])(?=\s)|(?<=\.)(?=\s)"
-    pieces = [piece.strip() for piece in re.split(ends, text)]
+    pieces = (piece.strip() for piece in _SENTENCE.findall(text))
     return [piece for piece in pieces if re.search(r"\w", piece)] or [text]
 
 

@@ -1,0 +1,413 @@
+"""The loader against a corpus in memory: the same batch whatever the processes and workers, substitutes included."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tuwen.data.batch import Batch
+from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
+from tuwen.data.images import resize
+from tuwen.data.loader import DataConfig, Loader, entries, image_batches, images_of, text_batches
+from tuwen.data.needs import check_needs, sentences
+from tuwen.data.order import Order
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+
+LENGTH = 16
+
+
+class Memory(Corpus):
+    """Pictures drawn by row number; some broken, some without texts."""
+
+    name, split, languages, fingerprint = "memory", "train", ("zh", "en", "de"), "memory"
+
+    def __init__(self, rows=23, broken=(), mute=()):
+        self.rows, self.broken, self.mute = rows, frozenset(broken), frozenset(mute)
+
+    def __len__(self):
+        return self.rows
+
+    def record(self, row):
+        texts = {"zh": [f"第{row}张。", f"图{row}"], "en": [f"picture {row}", f"number {row}", f"a {row}. b {row}!"]}
+        if row % 3 == 0:
+            texts["de"] = [f"Bild {row}"]
+        if row in self.mute:
+            texts = {"zh": ["", "  "]}
+        columns = {"noise": row / 10, "box": [row, 1, 2, 3], "name": "cat"}
+        return Record(f"r{row}", texts, image_id=1000 + row // 2, columns=columns)
+
+    def image(self, row):
+        if row in self.broken:
+            raise BrokenImage("truncated", f"row {row} ends early")
+        generator = np.random.default_rng(row)
+        return torch.from_numpy(generator.integers(0, 256, (3, 20 + row % 5, 24), dtype=np.uint8))
+
+
+TOKENIZER = Tokenizer.train([t for row in range(40) for texts in Memory(60).record(row).texts.values() for t in texts])
+
+
+def needs(**asked):
+    none = {"views": {}, "texts": 1, "sentences": False, "languages": 1, "spans": (), "columns": (), "sources": {}}
+    return SimpleNamespace(**(none | asked))
+
+
+def make(corpus=None, batch_size=6, seed=5, asked=None, **config):
+    corpus = corpus or Memory()
+    config = DataConfig(**({"workers": 0} | config))
+    order = Order(entries(corpus, config), batch_size, seed)
+    return Loader(corpus, TOKENIZER, order, config, asked or needs(), seed, side=16, length=LENGTH)
+
+
+def tensors(value):
+    """Every tensor of a batch by its path."""
+    if isinstance(value, torch.Tensor):
+        return {"": value}
+    if hasattr(value, "__dataclass_fields__"):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {f"{k}.{path}": t for k, item in value.items() for path, t in tensors(item).items()}
+    return {}
+
+
+def same(one: Batch, other: Batch):
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+RICH = {"views": {"second": 12, "plain": 16, "codes": 8}, "texts": 2, "sentences": True, "languages": 2}
+
+
+def test_a_batch_holds_what_its_rows_hold():
+    corpus = Memory()
+    loader = make(corpus, augment="none", asked=needs(columns=("noise", "box")))
+    batch = loader[2]
+    assert batch.index.tolist() == Order(23, 6, 5).batch(2).tolist()
+    assert batch.images.pixels.dtype == torch.uint8
+    for k, row in enumerate(batch.index.tolist()):
+        record = corpus.record(row)
+        assert torch.equal(batch.images.pixels[k], resize(corpus.image(row), 16))
+        assert batch.image_id[k] == record.image_id
+        language = corpus.languages[batch.texts.language[k]]
+        text = next(t for t in record.texts[language] if text_id(t) == batch.text_id[k])
+        ids, mask = TOKENIZER.encode([text], LENGTH)
+        assert batch.texts.ids[k][batch.texts.mask[k]].tolist() == ids[mask].tolist()
+        assert batch.columns["noise"][k] == torch.tensor(row / 10)
+        assert batch.columns["box"][k].tolist() == [row, 1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers):
+    corpus = Memory(broken=(3, 4, 11), mute=(7,))
+    alone, helped = make(corpus, asked=needs(**RICH)), make(corpus, asked=needs(**RICH), workers=workers)
+    for one, other in zip(alone.run(0, 8), helped.run(0, 8), strict=True):
+        same(one, other)
+    assert alone.skipped == helped.skipped
+    assert {3, 4, 7, 11} >= set(alone.skipped) >= {3, 4}
+    assert alone.texts == helped.texts > 0
+
+
+def test_a_pickled_loader_gives_the_same():
+    """As a spawned worker has it."""
+    loader = make(Memory(broken=(3,)), asked=needs(**RICH))
+    copy = pickle.loads(pickle.dumps(loader))
+    for step in (0, 5, 6):
+        same(loader[step], copy[step])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 6])
+def test_processes_together_make_the_global_batch(world):
+    corpus = Memory(broken=(0, 5, 9), mute=(2,))
+    asked = needs(views={"second": 12}, columns=("noise",))
+    whole = [make(corpus, asked=asked)[step] for step in range(5)]
+    ranks = [list(make(corpus, asked=asked).run(0, 5, rank, world)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        parts = [rank[step] for rank in ranks]
+        for field in ("image_id", "text_id", "index"):
+            assert torch.equal(torch.cat([getattr(p, field) for p in parts]), getattr(batch, field))
+        assert torch.equal(torch.cat([p.images.pixels for p in parts]), batch.images.pixels)
+        assert torch.equal(torch.cat([p.images.views["second"] for p in parts]), batch.images.views["second"])
+        tokens = [t.texts.ids[k][t.texts.mask[k]].tolist() for t in parts for k in range(len(t))]
+        assert tokens == [ids[mask].tolist() for ids, mask in zip(batch.texts.ids, batch.texts.mask, strict=True)]
+
+
+def test_to_resume_takes_the_step_alone():
+    corpus = Memory(broken=(1, 2))
+    through = list(make(corpus).run(0, 9))
+    for start in (1, 4, 8):
+        for expected, batch in zip(through[start:], make(corpus).run(start, 9), strict=True):
+            same(expected, batch)
+
+
+def test_the_global_random_state_is_left_alone():
+    torch.manual_seed(3)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    list(make().run(0, 2))
+    list(make(workers=1).run(0, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])
+
+
+def test_seeds_and_epochs_draw_anew():
+    loader = make(Memory(6))  # one step an epoch: every batch holds the same rows
+    first, second = loader[0], loader[1]
+    assert sorted(first.index.tolist()) == sorted(second.index.tolist()) == list(range(6))
+    by_row = [{int(r): p for r, p in zip(b.index, b.images.pixels, strict=True)} for b in (first, second)]
+    assert all(not torch.equal(by_row[0][row], by_row[1][row]) for row in range(6))
+    same(first, make(Memory(6))[0])
+    other = make(Memory(6), seed=6)[0]
+    assert not torch.equal(other.images.pixels, first.images.pixels)
+
+
+def test_a_broken_row_is_replaced_by_a_whole_one_and_listed():
+    corpus = Memory(broken=(3, 8))
+    loader = make(corpus, augment="none")
+    seen = [row for step in range(30) for row in loader[step].index.tolist()]
+    assert set(seen) == set(range(23)) - {3, 8}
+    assert loader.skipped == {row: f"truncated: row {row} ends early" for row in (3, 8)}
+    whole = make(Memory(), augment="none")
+    for step in range(6):  # rows that can be used stand where they stood
+        kept = [(a, b) for a, b in zip(loader[step].index.tolist(), whole[step].index.tolist(), strict=True) if a != b]
+        assert {row for _, row in kept} <= {3, 8}
+
+
+def test_substitutes_differ_between_epochs():
+    loader = make(Memory(12, broken=(3,)), batch_size=12)
+    order = loader.order
+    found = {int(loader[epoch].index[order.batch(epoch).tolist().index(3)]) for epoch in range(12)}
+    assert len(found) > 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stop_at_a_broken_row_names_it_in_one_line(workers):
+    loader = make(Memory(broken=(3,)), on_bad="stop", workers=workers)
+    with pytest.raises(UserError, match=r"^corpus memory, split train, row 3 \(r3\): truncated: row 3 ends early; .*$"):
+        list(loader.run(0, 6))
+
+
+def test_a_corpus_of_broken_rows_stops():
+    with pytest.raises(UserError, match=r"none of 50 rows drawn can be used.*ends early"):
+        make(Memory(broken=range(23)))[0]
+
+
+def test_languages_and_texts_are_drawn_evenly():
+    loader = make(Memory(6), augment="none")
+    languages, texts = np.zeros(3), {}
+    for step in range(300):
+        batch = loader[step]
+        for row, language, text in zip(batch.index, batch.texts.language, batch.text_id, strict=True):
+            if row % 3:
+                languages[language] += 1
+                texts.setdefault(int(language), []).append((int(row), int(text)))
+    assert abs(languages[0] / languages.sum() - 0.5) < 0.05  # two languages, whatever number of texts each has
+    assert languages[2] == 0
+    counts = [sum(1 for row, text in texts[1] if text == text_id(t)) for t in Memory().record(4).texts["en"]]
+    assert min(counts) > 30
+
+
+def test_chosen_languages_only():
+    corpus = Memory(mute=(1,))
+    loader = make(corpus, languages=("de",))
+    for step in range(6):
+        batch = loader[step]
+        assert set(batch.texts.language.tolist()) == {2}  # the corpus's table, not that of the chosen
+        assert all(row % 3 == 0 for row in batch.index.tolist())
+    assert all("no text: row" in reason for reason in loader.skipped.values())
+    with pytest.raises(UserError, match="no texts in fr; it has zh, en, de"):
+        make(languages=("fr",))
+
+
+def test_every_text_is_a_row():
+    corpus = Memory(7, mute=(4,))
+    loader = make(corpus, batch_size=1, texts="all")
+    expected = [
+        (row, text_id(text))
+        for row in range(7)
+        for texts in corpus.record(row).texts.values()
+        for text in texts
+        if text.strip()
+    ]
+    assert loader.order.rows == len(expected) == 6 * 5 + 3
+    seen = [(int(b.index), int(b.text_id)) for b in loader.run(0, len(expected))]
+    assert sorted(seen) == sorted(expected)
+
+
+def test_views():
+    corpus = Memory()
+    loader = make(corpus, asked=needs(views={"second": 16, "plain": 10, "codes": 16}))
+    batch = loader[0]
+    views = batch.images.views
+    assert torch.equal(views["codes"], batch.images.pixels)  # the same crop
+    assert not torch.equal(views["second"], batch.images.pixels)
+    for k, row in enumerate(batch.index.tolist()):
+        assert torch.equal(views["plain"][k], resize(corpus.image(row), 10))
+
+
+def test_a_view_does_not_change_the_picture():
+    assert torch.equal(make(asked=needs(views={"second": 12}))[0].images.pixels, make()[0].images.pixels)
+
+
+def test_randaugment_follows_the_crop():
+    plain, augmented = make()[0], make(augment="crop+randaugment")[0]
+    assert torch.equal(plain.index, augmented.index)
+    assert not torch.equal(plain.images.pixels, augmented.images.pixels)
+
+
+def test_two_texts_a_row_belong_to_it_and_differ():
+    corpus = Memory()
+    batch = make(corpus, asked=needs(texts=2))[1]
+    assert batch.texts.owner.tolist() == [k for k in range(6) for _ in range(2)]
+    for k, row in enumerate(batch.index.tolist()):
+        pair = [batch.texts.ids[2 * k + j][batch.texts.mask[2 * k + j]].tolist() for j in range(2)]
+        spoken = corpus.languages[batch.texts.language[2 * k]]
+        own = corpus.record(row).texts[spoken]
+        encoded = [ids[mask].tolist() for text in own for ids, mask in [TOKENIZER.encode([text], LENGTH)]]
+        assert all(ids in encoded for ids in pair)
+        assert (pair[0] != pair[1]) == (len(own) > 1)
+
+
+def test_sentences_of_the_drawn_text():
+    corpus = Memory(4)
+    loader = make(corpus, batch_size=4, asked=needs(sentences=True), languages=("en",))
+    several = 0
+    for step in range(10):
+        batch = loader[step]
+        pieces = batch.columns["sentences"]
+        for k, row in enumerate(batch.index.tolist()):
+            text = next(t for t in corpus.record(row).texts["en"] if text_id(t) == batch.text_id[k])
+            expected = [ids[mask].tolist() for s in sentences(text) for ids, mask in [TOKENIZER.encode([s], LENGTH)]]
+            found = [i for i, owner in enumerate(pieces.owner.tolist()) if owner == k]
+            assert [pieces.ids[i][pieces.mask[i]].tolist() for i in found] == expected
+            several += len(expected) > 1
+    assert several
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("一只狗。两只猫！真的？", ["一只狗。", "两只猫！", "真的？"]),
+        ("A dog. Two cats! Really?", ["A dog.", "Two cats!", "Really?"]),
+        ("It is 3.5 cm wide. No change.", ["It is 3.5 cm wide.", "No change."]),
+        ("no end", ["no end"]),
+        ("他说：“好！”然后走了。", ["他说：“好！”", "然后走了。"]),
+        ("Wait... what?!", ["Wait...", "what?!"]),
+        ("。。。", ["。。。"]),
+        ("a. . b", ["a.", "b"]),
+        ('He said "stop." Then (so!) he left.', ['He said "stop."', "Then (so!)", "he left."]),
+        ("first line.\nsecond", ["first line.", "second"]),
+        ("第一.第二", ["第一.", "第二"]),
+    ],
+)
+def test_sentences(text, expected):
+    assert sentences(text) == expected
+
+
+def test_parallel_texts_are_in_another_language():
+    corpus = Memory()
+    loader = make(corpus, asked=needs(languages=2))
+    for step in range(5):
+        batch = loader[step]
+        parallel = batch.columns["parallel"]
+        assert (parallel.language != batch.texts.language).all()
+        for k, row in enumerate(batch.index.tolist()):
+            own = corpus.record(row).texts[corpus.languages[parallel.language[k]]]
+            encoded = [ids[mask].tolist() for text in own for ids, mask in [TOKENIZER.encode([text], LENGTH)]]
+            assert parallel.ids[k][parallel.mask[k]].tolist() in encoded
+
+
+def test_aligned_lists_give_the_translation_of_the_same_text():
+    corpus = Memory()
+    corpus.record = lambda row: Record("r", {"zh": ["一", "二", "三"], "en": ["1", "2", "3"]}, row)
+    pairs = {text_id(a): b for a, b in zip("一二三123", "123一二三", strict=True)}
+    batch = make(corpus, asked=needs(languages=2))[0]
+    parallel = batch.columns["parallel"]
+    for k in range(6):
+        expected = TOKENIZER.encode([pairs[int(batch.text_id[k])]], LENGTH)[0]
+        assert torch.equal(parallel.ids[k], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"columns": ("depth",)}, "row r0: has no column 'depth'"),
+        ({"columns": ("name",)}, "row r0: column 'name' must hold numbers, got 'cat'"),
+        ({"spans": ("word",)}, "needs word spans"),
+        ({"sources": {"texts": 1.0}}, "mixes texts"),
+        ({"languages": 4}, "needs texts in 4 languages"),
+    ],
+)
+def test_a_corpus_that_lacks_something_is_refused(asked, message):
+    with pytest.raises(UserError, match=message):
+        check_needs(Memory(), needs(**asked))
+    with pytest.raises(UserError, match=message):
+        make(asked=needs(**asked))
+
+
+def test_a_column_missing_in_a_later_row_is_refused_before_any_step():
+    corpus = Memory()
+    record = corpus.record
+    corpus.record = lambda row: Record("late", {"zh": ["一"]}, row) if row == 22 else record(row)
+    with pytest.raises(UserError, match="row late: has no column 'noise'"):
+        make(corpus, asked=needs(columns=("noise",)))
+
+
+def test_plan_and_columns_set_between_runs():
+    loader = make()
+    loader.plan = torch.arange(22, -1, -1)
+    loader.columns = {"noise": torch.arange(23) * 2.0}
+    batch = loader[1]
+    assert batch.index.tolist() == [16, 15, 14, 13, 12, 11]
+    assert batch.columns["noise"].tolist() == [32, 30, 28, 26, 24, 22]
+
+
+def test_truncations_are_counted_across_workers():
+    corpus = Memory()
+    corpus.record = lambda row: Record("r", {"en": ["a" if row % 2 else " ".join("abcdefghijklmnop")]}, row)
+    alone, helped = make(corpus), make(corpus, workers=2)
+    list(alone.run(0, 3))
+    list(helped.run(0, 3))
+    rows = [row for step in range(3) for row in alone.order.batch(step).tolist()]
+    assert alone.texts == helped.texts == 18
+    assert alone.truncated == helped.truncated == sum(row % 2 == 0 for row in rows)
+
+
+def test_wrong_settings_are_refused():
+    wrong = {"texts": "some", "augment": "flip", "on_bad": "cry", "workers": -1, "crop_scale": (0.9, 0.5)}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=name):
+            DataConfig(**{name: value})
+
+
+def test_pictures_for_evaluation():
+    corpus = Memory(broken=(4,))
+    rows = [9, 4, 2, 2, 22]
+    images, kept, faults = images_of(corpus, rows, 8)
+    assert kept == [9, 2, 2, 22]
+    assert faults == {"truncated": 1}
+    assert all(torch.equal(p, resize(corpus.image(row), 8)) for p, row in zip(images.pixels, kept, strict=True))
+    for workers in (0, 2):
+        parts = list(image_batches(corpus, rows, 8, batch_size=2, workers=workers))
+        assert torch.equal(torch.cat([part[0].pixels for part in parts]), images.pixels)
+        assert [row for part in parts for row in part[1]] == kept
+        assert [len(part[0]) for part in parts] == [1, 2, 1]
+    assert len(images_of(corpus, [4], 8)[0]) == 0
+
+
+def test_texts_for_evaluation_come_once_each_with_their_place():
+    captions = [(f"{'a ' * (k * 7 % 11)}{k}", "en" if k % 2 else "zh") for k in range(200)]
+    placed, padding = {}, 0
+    for positions, texts in text_batches(captions, ("zh", "en"), TOKENIZER, LENGTH, batch_size=3):
+        assert len(positions) == len(texts) <= 3
+        padding += int((~texts.mask).sum())
+        for k, position in enumerate(positions.tolist()):
+            assert texts.language[k] == position % 2
+            placed[position] = texts.ids[k][texts.mask[k]].tolist()
+    assert sorted(placed) == list(range(200))
+    for position, ids in placed.items():
+        expected, mask = TOKENIZER.encode([captions[position][0]], LENGTH)
+        assert ids == expected[mask].tolist()
+    assert padding < 200 * 4
