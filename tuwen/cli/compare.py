@@ -1,10 +1,12 @@
 """`tuwen compare` and `tuwen report`: systems under one budget, and the page about it."""
 
+import argparse
 from pathlib import Path
 
 from tuwen.cli.data import CORPUS
+from tuwen.cli.output import only_json, print_json
 from tuwen.cli.parser import add_command, positive
-from tuwen.cli.train import add_config_options
+from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of
 
 EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
@@ -16,7 +18,9 @@ def add_to(commands) -> None:
     command.add_argument("systems", metavar="SYSTEM", nargs="+", help="names from `tuwen systems`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; finished runs in it are kept")
-    command.add_argument("--budget", metavar="steps=N", help="what every system may spend, as in steps=2000")
+    command.add_argument(
+        "--budget", metavar="steps=N", type=budget, help="what every system may spend, as in steps=2000"
+    )
     command.add_argument("--seeds", metavar="K", type=positive, default=1, help="runs a system (default 1)")
     add_config_options(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -24,9 +28,32 @@ def add_to(commands) -> None:
     report.add_argument("folder", metavar="DIR", type=Path, help="folder of a run or of a comparison")
 
 
+def budget(text: str) -> int:
+    """The N of steps=N."""
+    name, _, value = text.partition("=")
+    if name != "steps":
+        raise argparse.ArgumentTypeError(f"{text!r} is not steps=N")
+    return positive(value)
+
+
 def run_compare(args) -> None:
-    raise NotImplementedError
+    from tuwen.benchmark.compare import compare
+    from tuwen.benchmark.report import write_report
+    from tuwen.benchmark.table import print_comparison
+
+    changes = changes_of(args)
+    named = {name: changes.pop(name) for name in NAMED if name in changes}
+    size = args.size or named.get("size") or SIZE
+    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "changes": changes}
+    with only_json(args.json):
+        found = compare(args.systems, args.corpus, args.out, **options)
+        print_comparison(found)
+        print(f"report: {write_report(args.out)}")
+    if args.json:
+        print_json(found)
 
 
 def run_report(args) -> None:
-    raise NotImplementedError
+    from tuwen.benchmark.report import write_report
+
+    print(write_report(args.folder))

@@ -1,12 +1,15 @@
 """`tuwen data`: build a corpus as shards, check one, show one."""
 
+import sys
 from pathlib import Path
 
+from tuwen.cli.output import only_json, print_json, print_table
 from tuwen.cli.parser import add_command, positive
+from tuwen.errors import UserError
 
 CORPUS = (
-    "`scenes` (made on the fly, no download), a folder written by `tuwen data build`, a folder with pairs.jsonl, "
-    "a folder of pictures with .txt files beside them, or a .csv, .tsv, .parquet or .jsonl table"
+    "`scenes` or `scenes:seed=1,noise=0.2` (made up, no download), a folder written by `tuwen data build`, a folder "
+    "with pairs.jsonl, a folder of pictures with .txt files beside them, or a .csv, .tsv, .parquet or .jsonl table"
 )
 BUILD = """\
   tuwen data build scenes --out data/scenes --count 20000
@@ -16,7 +19,7 @@ CHECK = """\
   tuwen data check photos
   tuwen data check data/photos --json"""
 SHOW = """\
-  tuwen data show data/photos --out photos.jpg"""
+  tuwen data show data/photos --out photos.html"""
 
 
 def add_to(commands) -> None:
@@ -32,9 +35,10 @@ def _add_build(actions) -> None:
     build = add_command(actions, "build", run_build, "write a corpus as shards of resized pictures", BUILD)
     build.add_argument("corpus", metavar="CORPUS", help=CORPUS)
     build.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
-    build.add_argument("--side", metavar="PIXELS", type=positive, help="shorter side of the written pictures")
-    build.add_argument("--count", metavar="N", type=positive, help="write at most so many rows (scenes: make so many)")
-    build.add_argument("--seed", metavar="S", type=int, default=0, help="seed of made-up corpora (default 0)")
+    side = "shrink pictures to this shorter side (default 288); scenes are drawn at it (default 128)"
+    build.add_argument("--side", metavar="PIXELS", type=positive, help=side)
+    build.add_argument("--count", metavar="N", type=positive, help="scenes: how many in the train split")
+    build.add_argument("--seed", metavar="S", type=int, help="scenes: which ones")
     build.add_argument("--strict", action="store_true", help="stop at the first bad row instead of skipping it")
 
 
@@ -46,20 +50,58 @@ def _add_check(actions) -> None:
 
 
 def _add_show(actions) -> None:
-    show = add_command(actions, "show", run_show, "draw a contact sheet of pictures with their texts", SHOW)
+    show = add_command(actions, "show", run_show, "write a contact sheet: a page of pictures with their texts", SHOW)
     show.add_argument("corpus", metavar="DIR", help=CORPUS)
-    show.add_argument("--out", metavar="FILE", type=Path, default=Path("contact_sheet.jpg"), help="picture to write")
+    show.add_argument("--out", metavar="FILE", type=Path, default=Path("contact_sheet.html"), help="page to write")
     show.add_argument("--split", default="train", help="split to show (default train)")
-    show.add_argument("--count", metavar="N", type=positive, default=24, help="pictures to show (default 24)")
+    show.add_argument("--count", metavar="N", type=positive, default=48, help="pictures to show (default 48)")
 
 
 def run_build(args) -> None:
-    raise NotImplementedError
+    from tuwen.data.open import open_corpus, splits_of
+    from tuwen.data.shards import write
+
+    locations = {split: location_of(args, split) for split in splits_of(args.corpus)}
+    on_bad = "stop" if args.strict else "skip"
+    corpora = {split: open_corpus(location, split, on_bad) for split, location in locations.items()}
+    written = write(corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty())
+    rows = []
+    for split, corpus in corpora.items():
+        left_out = dict(getattr(corpus, "skipped", {}))
+        for reason, count in written[split]["broken"].items():
+            left_out[reason] = left_out.get(reason, 0) + count
+        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        rows.append((split, str(written[split]["count"]), ", ".join(corpus.languages), told or "-"))
+    print_table(f"{args.out}", ("split", "rows", "languages", "left out"), rows)
+
+
+def location_of(args, split: str) -> str:
+    """The corpus to build, with the command line's options for made-up scenes in it; --count is of the train split."""
+    if args.corpus.split(":")[0] != "scenes" or Path(args.corpus).exists():
+        if args.count is not None or args.seed is not None:
+            raise UserError("--count and --seed are for scenes; a corpus of your own is written whole")
+        return args.corpus
+    given = {"count": args.count if split == "train" else None, "seed": args.seed, "side": args.side}
+    options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    return args.corpus + ("," if ":" in args.corpus else ":") + ",".join(options) if options else args.corpus
 
 
 def run_check(args) -> int:
-    raise NotImplementedError
+    from tuwen.data.check import check
+
+    with only_json(args.json):
+        findings = check(args.corpus)
+    if args.json:
+        print_json(findings.to_json())
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(findings)
+    return 1 if findings else 0
 
 
 def run_show(args) -> None:
-    raise NotImplementedError
+    from tuwen.data.open import open_corpus
+    from tuwen.data.show import contact_sheet
+
+    print(contact_sheet(open_corpus(args.corpus, args.split, "skip"), args.out, args.count))

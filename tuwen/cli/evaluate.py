@@ -1,10 +1,13 @@
 """`tuwen eval`: one run measured on one task of one corpus."""
 
 from pathlib import Path
+from typing import Any
 
 from tuwen.cli.data import CORPUS
-from tuwen.cli.parser import add_command
+from tuwen.cli.output import only_json, print_json, print_table
+from tuwen.cli.parser import add_command, positive
 
+TASKS = ("retrieval", "matching")  # a test holds this equal to the registry, which loads torch
 EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json"""
@@ -14,10 +17,65 @@ def add_to(commands) -> None:
     command = add_command(commands, "eval", run, "measure a run on a task", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
-    command.add_argument("--task", required=True, choices=("retrieval", "matching"), help="what to measure")
+    command.add_argument("--task", required=True, choices=TASKS, help="what to measure")
     command.add_argument("--split", default="test", help="split to measure on (default test)")
+    command.add_argument("--languages", metavar="LANG", nargs="+", help="measure these alone (default: all)")
+    command.add_argument("--limit", metavar="N", type=positive, help="at most so many pictures")
+    command.add_argument("--top-k", metavar="K", type=positive, help="candidates a query that are re-ranked")
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args) -> None:
-    raise NotImplementedError
+    options = {name: getattr(args, name) for name in ("languages", "limit") if getattr(args, name) is not None}
+    if args.top_k:
+        if args.task != "retrieval":
+            args.parser.error(f"--top-k has no meaning for --task {args.task}")
+        options["top_k"] = args.top_k
+    with only_json(args.json):
+        found = measure(args.run_folder, args.corpus, args.split, args.task, options)
+    if args.json:
+        print_json(found)
+    else:
+        print_found(found)
+
+
+def measure(run_folder: Path, location: str, split: str, task: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a task on a corpus."""
+    from tuwen.data.open import open_corpus
+    from tuwen.model import load
+    from tuwen.tasks import find
+    from tuwen.training.parallel import device
+
+    evaluate = find(task)
+    model = load(run_folder, device=str(device("auto")))
+    corpus = open_corpus(location, split, "skip")
+    side, length = model.config.model.image.side, model.config.model.text.length
+    return evaluate(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options)
+
+
+def print_found(found: dict[str, Any]) -> None:
+    """A task's figures as a table."""
+    title = f"{found['system']} on {found['corpus']}, {found['split']} split: {found['task']}"
+    print_retrieval(title, found) if found["task"] == "retrieval" else print_matching(title, found)
+    if found.get("broken"):
+        print("left out: " + ", ".join(f"{count} {reason}" for reason, count in found["broken"].items()))
+    if found.get("note"):
+        print(found["note"])
+
+
+def print_retrieval(title: str, found: dict[str, Any]) -> None:
+    cuts = ("r1", "r5", "r10")
+    head = ("language", "stage", *(f"{way} R@{cut[1:]}" for way in ("i2t", "t2i") for cut in cuts), "mean")
+    rows = []
+    for language, stages in found["languages"].items():
+        for stage in ("first", "reranked", "chance"):
+            if stage in stages:
+                ways = [stages[stage].get(way, {}) for way in ("image_to_text", "text_to_image")]
+                recalls = [f"{way[cut]:.1f}" if cut in way else "-" for way in ways for cut in cuts]
+                rows.append((language, stage, *recalls, f"{stages[stage]['mean_recall']:.1f}"))
+    print_table(f"{title}, {found['images']} images, {found['texts']} texts, recall in percent", head, rows)
+
+
+def print_matching(title: str, found: dict[str, Any]) -> None:
+    rows = [(language, f"{one['auc']:.3f}", str(one["pairs"])) for language, one in found["languages"].items()]
+    print_table(f"{title}, by {found['score']}; {found['labels']}", ("language", "ROC-AUC", "pairs"), rows)

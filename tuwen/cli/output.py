@@ -42,7 +42,9 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    if title:
+        print(title)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(head):
         numbers = bool(rows) and all(_is_number(row[place]) for row in rows)
         longest = max((len(word) for row in rows for word in row[place].split()), default=0)

@@ -1,9 +1,15 @@
 """`tuwen train`: pre-train, fine-tune, resume."""
 
+import argparse
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tuwen.cli.data import CORPUS
+from tuwen.cli.evaluate import print_found
 from tuwen.cli.parser import add_command, positive
+from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen train clip --corpus scenes --out runs/clip --size tiny --steps 200
@@ -11,34 +17,146 @@ EXAMPLES = """\
   tuwen train r2d2 --corpus data/photos --out runs/tuned --init runs/r2d2 --preset finetune
   tuwen train --resume runs/r2d2
   torchrun --nproc-per-node 4 -m tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size base"""
+NEW = (
+    "system",
+    "corpus",
+    "out",
+    "steps",
+    "size",
+    "config",
+    "sets",
+    "init",
+    "preset",
+)  # what --resume takes from the run
+NAMED = ("system", "size", "corpus", "preset")  # given to RunConfig.of, which takes its defaults from them
+SIZE = "small"
+PICTURES = 1000  # at most so many are evaluated on while a run goes on
 
 
 def add_to(commands) -> None:
     command = add_command(commands, "train", run, "train a system on a corpus, or resume a run", EXAMPLES)
     command.add_argument("system", metavar="SYSTEM", nargs="?", help="a name from `tuwen systems`")
     command.add_argument("--corpus", metavar="DIR", help=CORPUS)
-    command.add_argument("--out", metavar="RUN", type=Path, help="folder of the run; must be new")
+    command.add_argument("--out", metavar="RUN", type=Path, help="folder of the run; must hold none yet")
     command.add_argument("--steps", metavar="N", type=positive, help="optimizer steps")
     add_config_options(command)
-    command.add_argument("--init", metavar="RUN", type=Path, help="start from the weights of this run")
-    command.add_argument("--preset", choices=("finetune",), help="named settings; `finetune` needs --init")
+    command.add_argument("--init", metavar="RUN", help="start from the weights of this run")
+    command.add_argument("--preset", choices=("pretrain", "finetune"), help="defaults for training on from --init")
     command.add_argument("--resume", metavar="RUN", type=Path, help="go on with a run that was stopped")
 
 
 def add_config_options(command) -> None:
     """The options that `tuwen train` and `tuwen compare` share."""
-    command.add_argument("--size", metavar="SIZE", help="tiny, demo, small, base or large")
+    command.add_argument("--size", metavar="SIZE", help="tiny, demo, small (default), base or large")
     command.add_argument("--config", metavar="FILE", type=Path, help="recipe: a YAML file of differences")
     command.add_argument(
         "--set",
         metavar="NAME=VALUE",
         dest="sets",
+        type=setting,
         nargs="+",
         action="extend",
         default=[],
-        help="change settings by dotted name, as in --set train.batch_size=64 optim.rate=1e-4",
+        help="change settings by dotted name, as in --set train.batch_size=64 train.lr=1e-4",
     )
 
 
+def setting(text: str) -> tuple[str, str]:
+    """("train.lr", "1e-4") of "train.lr=1e-4"."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def changes_of(args) -> dict[str, Any]:
+    """What a recipe says, with the command line's settings over it."""
+    from tuwen.config import read_yaml
+
+    recipe = read_yaml(args.config) if args.config else {}
+    return {**recipe, **dict(args.sets)}
+
+
 def run(args) -> None:
-    raise NotImplementedError
+    if args.resume:
+        given = [name for name in NEW if getattr(args, name)]
+        if given:
+            args.parser.error(f"--resume takes everything from the run; leave out {', '.join(given)}")
+    else:
+        missing = [name for name in ("system", "corpus", "out") if not getattr(args, name)]
+        if missing:
+            args.parser.error(f"a new run needs SYSTEM, --corpus and --out; {', '.join(missing)} missing")
+    from tuwen.training.loop import resume, train
+
+    if args.resume:
+        finish(resume(args.resume, evaluation()))
+    else:
+        finish(train(config_of(args), args.out, evaluation()))
+
+
+def config_of(args):
+    """The checked config of a new run: defaults of system, size and preset, then the recipe, then the command line.
+
+    A run that starts from another of the same system has that run's size and shapes, unless told otherwise.
+    """
+    from tuwen.config import override, to_dict
+    from tuwen.training.config import RunConfig
+
+    changes = changes_of(args)
+    if changes.get("system", args.system) != args.system:
+        raise UserError(f"{args.config}: is of system {changes['system']}, but {args.system} is to be trained")
+    size, preset = (getattr(args, name) or changes.get(name) for name in ("size", "preset"))
+    if args.init is None and changes.get("init") is None and preset == "finetune":
+        raise UserError("fine-tuning needs weights to start from: give --init RUN")
+    model: dict[str, Any] = {}
+    if args.init:
+        changes["init"] = args.init
+        before = RunConfig.read(Path(args.init) / "config.yaml")
+        if before.system == args.system and size in (None, before.size):
+            size, model = before.size, {"model": to_dict(before.model)}
+    if args.steps:
+        changes["train.steps"] = args.steps
+    config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model)
+    return override(config, {name: value for name, value in changes.items() if name not in NAMED})
+
+
+def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
+    """First-stage recalls by language on held-out pictures of the run's own corpus, for the loop to call."""
+    opened: list[Any] = []
+
+    def evaluate(trained, step: int) -> Mapping[str, Any]:
+        from tuwen.tasks.retrieval import retrieve
+
+        if not opened:
+            opened.append(held_out(trained.config.corpus))
+        if opened[0] is None:
+            return {}
+        side, length = trained.config.model.image.side, trained.config.model.text.length
+        options = {"limit": PICTURES, "rerank": False, "table": trained.languages}
+        found = retrieve(trained.system, opened[0], trained.tokenizer, side, length, **options).json["languages"]
+        return {language: {"first": stages["first"]} for language, stages in found.items() if "first" in stages}
+
+    return evaluate
+
+
+def held_out(location: str):
+    """The split a run is watched on: "val" where there is one, else "test"; None where there is neither."""
+    from tuwen.data.open import open_corpus, splits_of
+
+    there = splits_of(location)
+    split = next((name for name in ("val", "test") if name in there), None)
+    return open_corpus(location, split, "skip") if split else None
+
+
+def finish(folder: Path) -> None:
+    """Measures a finished run on held-out pictures, prints it and writes the report; in one process alone."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    from tuwen.benchmark.measure import MeasureConfig, measure_run
+    from tuwen.benchmark.report import write_report
+    from tuwen.training.config import RunConfig
+
+    corpus = held_out(RunConfig.read(folder / "config.yaml").corpus)
+    if corpus is not None:
+        print_found(measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES)))
+    print(f"report: {write_report(folder)}")
