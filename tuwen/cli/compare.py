@@ -2,11 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json
 from tuwen.cli.parser import add_command, positive
 from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of
+from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
@@ -18,9 +20,7 @@ def add_to(commands) -> None:
     command.add_argument("systems", metavar="SYSTEM", nargs="+", help="names from `tuwen systems`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; finished runs in it are kept")
-    command.add_argument(
-        "--budget", metavar="steps=N", type=budget, help="what every system may spend, as in steps=2000"
-    )
+    command.add_argument("--budget", metavar="steps=N", type=budget, help="what every system may spend: steps=2000")
     command.add_argument("--seeds", metavar="K", type=positive, default=1, help="runs a system (default 1)")
     add_config_options(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -44,13 +44,26 @@ def run_compare(args) -> None:
     changes = changes_of(args)
     named = {name: changes.pop(name) for name in NAMED if name in changes}
     size = args.size or named.get("size") or SIZE
-    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "changes": changes}
+    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "measure": measure_of(changes)}
     with only_json(args.json):
-        found = compare(args.systems, args.corpus, args.out, **options)
+        found = compare(args.systems, args.corpus, args.out, **options, changes=changes)
         print_comparison(found)
         print(f"report: {write_report(args.out)}")
     if args.json:
         print_json(found)
+
+
+def measure_of(changes: dict[str, Any]):
+    """How runs are measured, by the settings under `measure`, which are taken out of the others."""
+    from tuwen.benchmark.measure import MeasureConfig
+    from tuwen.config import override
+
+    nested = changes.pop("measure", {})
+    if not isinstance(nested, dict):
+        raise UserError(f"config field measure: expected names with values, got {nested!r}")
+    dotted = [name for name in changes if name.startswith("measure.")]
+    own = {name.removeprefix("measure."): changes.pop(name) for name in dotted}
+    return override(MeasureConfig(), {**nested, **own})
 
 
 def run_report(args) -> None:
