@@ -111,7 +111,7 @@ def text_batches(
         yield Texts(ids, mask, language)
 
 
-def spoken(corpus: Corpus, languages: Sequence[str] | None, table: Sequence[str] | None) -> list[str]:
+def measured(corpus: Corpus, languages: Sequence[str] | None, table: Sequence[str] | None) -> list[str]:
     """The languages to measure: those asked for, or else all of the corpus that the run's table knows.
 
     Raises:

@@ -27,7 +27,7 @@ from tuwen.tasks.encoding import (
     evaluating,
     for_fusion,
     for_ranking,
-    spoken,
+    measured,
 )
 
 
@@ -58,7 +58,8 @@ def evaluate_matching(
 
     Pairs are the corpus's own where its rows have a column "label" (0 or 1); else each picture is taken with one of
     its right texts and one wrong text, drawn by (seed, picture). side, length: pictures' side in pixels, most
-    tokens a text. table: the languages that `Texts.language` indexes, which a run knows. limit: at most so many labelled rows, or pictures of the gallery.
+    tokens a text. table: the languages that `Texts.language` indexes, which a run knows. limit: at most so many
+    labelled rows, or pictures of the gallery.
 
     Raises:
         UserError: unknown language, a label that is neither 0 nor 1, or pairs of one kind alone.
@@ -66,7 +67,7 @@ def evaluate_matching(
     began = time.monotonic()
     labelled = "label" in corpus.record(0).columns
     make = labelled_pairs if labelled else drawn_pairs
-    every = {language: make(corpus, language, limit, seed) for language in spoken(corpus, languages, table)}
+    every = {language: make(corpus, language, limit, seed) for language in measured(corpus, languages, table)}
     rows = list(dict.fromkeys(row for pairs in every.values() for row in pairs.rows.tolist()))
     found = {}
     with evaluating(system):

@@ -5,6 +5,7 @@ by the first stage are scored by the cross encoder, all others get the filler an
 Recalls are percent, kept exact (tables round them to 0.1).
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ from tuwen.tasks.encoding import (
     evaluating,
     for_fusion,
     for_ranking,
+    measured,
     restricted,
-    spoken,
 )
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 
@@ -193,12 +194,11 @@ def retrieve(
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
 
     side: pictures' side in pixels; length: most tokens a text. top_k: candidates a query that are re-ranked.
-    batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus
-    that the table knows);
-    limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean recall is the mean of their
-    recalls (three for MUGE, which asks text to image alone). rerank: no spares the matching where a first stage can
-    do without. table: the languages that `Texts.language` indexes, which a run knows (default: the corpus's).
-    samples: texts a language whose best five pictures are kept. budget: scores held at once.
+    batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus that the
+    table knows). limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean recall is the
+    mean of their recalls (three for MUGE, which asks text to image alone). rerank: no spares the matching where
+    there is a first stage. table: the languages that `Texts.language` indexes, which a run knows (default: the
+    corpus's). samples: texts a language whose best five pictures are kept. budget: scores held at once.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
@@ -206,7 +206,7 @@ def retrieve(
     """
     began = time.monotonic()
     _check(top_k, directions)
-    galleries = {language: corpus.gallery(language, limit) for language in spoken(corpus, languages, table)}
+    galleries = {language: corpus.gallery(language, limit) for language in measured(corpus, languages, table)}
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     out: dict = {"languages": {}}
     ranks, answers = {}, []
@@ -289,7 +289,7 @@ def _described(found: dict, system: System, corpus: Corpus, pictures: Pictures, 
 
 
 def _tracker(progress: bool) -> Track:
-    if not progress:
+    if not (progress and sys.stderr.isatty()):
         return lambda blocks, _: blocks
     from rich.console import Console
     from rich.progress import track

@@ -1,0 +1,215 @@
+"""The fair comparison: systems times seeds at equal steps, on the same corpus, order, tokenizer and first weights.
+
+Order and first weights are functions of the seed, so two systems of one seed see the same pairs from the same start.
+Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was stopped goes on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuwen import systems
+from tuwen.benchmark.measure import MeasureConfig, measure_run
+from tuwen.benchmark.statistics import STAGES, differences, mean_and_spread
+from tuwen.config import override, to_dict
+from tuwen.data.corpus import Corpus
+from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.tasks.retrieval import retrieve
+from tuwen.training import checkpoint, loop, start
+from tuwen.training.config import RunConfig
+
+RESULT = "comparison.json"
+COSTS = ("seconds", "pairs_per_second", "measure_seconds")
+# settings that change no weight: a finished run may differ in them
+_FREE = {"corpus", "tokenizer.file", "data.workers"} | {
+    f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "checkpoint_minutes", "keep")
+}
+
+
+def compare(
+    names: Sequence[str],
+    corpus: str | Path,
+    out: str | Path,
+    *,
+    size: str = "small",
+    steps: int | None = None,
+    seeds: int = 1,
+    changes: Mapping[str, Any] | None = None,
+    measure: MeasureConfig | None = None,
+    validation: int = 200,
+    quiet: bool = False,
+) -> dict:
+    """Trains and measures every system with every seed, and writes OUT/comparison.json.
+
+    names: systems, in the order of all tables. steps: optimizer steps of every run (default: the config's).
+    seeds: runs a system, with seeds from `train.seed` on. changes: config by dotted or nested name for all systems;
+    under a system's own name for that one alone ({"albef": {"model.queue": 4096}}). measure: how runs are measured
+    at the end. validation: pictures of the "val" split (else of the measured one) whose first-stage recall is
+    followed while training; 0: none.
+
+    Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
+    "seeds" (each run's own), "spread" (standard deviation over seeds; None for one)}}`, with
+    "differences", "corpus", "split", "size", "steps", "batch_size".
+
+    Raises:
+        UserError: unknown or repeated systems or settings, or a run in `out` with other settings.
+        Interrupted: after SIGTERM or Ctrl-C; the same call goes on.
+    """
+    out, measure = Path(out), measure or MeasureConfig()
+    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {})
+    pairs = open_corpus(corpus, split="train")
+    gallery = open_corpus(corpus, split=measure.split)
+    evaluate = _validator(gallery, str(corpus), validation) if validation else None
+    _share_tokenizer(out, configs, pairs)
+    found: dict[str, list[dict]] = {name: [] for name in names}
+    for run, config in configs.items():
+        _train_once(run, config, pairs, evaluate, quiet)
+        result = measure_run(run, gallery, measure, progress=not quiet)
+        found[config.system].append({"seed": config.train.seed, **result, **_cost(run, result)})
+    first = next(iter(configs.values()))
+    comparison = {
+        "systems": {name: _summary(name, results) for name, results in found.items()},
+        "differences": differences(found),
+        "corpus": gallery.name,
+        "location": str(corpus),
+        "split": gallery.split,
+        "size": size,
+        "steps": next(iter(found.values()))[0]["steps"],
+        "batch_size": first.train.batch_size,
+        "fingerprints": {"train": pairs.fingerprint, gallery.split: gallery.fingerprint},
+    }
+    checkpoint.write(out / RESULT, json.dumps(comparison, ensure_ascii=False, indent=1) + "\n")
+    return comparison
+
+
+# ---- what is trained
+
+
+def _configs(
+    names: Sequence[str], corpus: str, out: Path, size: str, steps: int | None, seeds: int, changes: Mapping[str, Any]
+) -> dict[Path, RunConfig]:
+    """The config of every run by its folder, all checked before any work; systems take turns within a seed."""
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated or not names:
+        raise UserError(f"compare: {repeated[0]} is named twice" if repeated else "compare: name at least one system")
+    shared = {key: value for key, value in changes.items() if key.split(".")[0] not in names}
+    budget = {} if steps is None else {"train.steps": steps}
+    configs = {}
+    for turn in range(seeds):
+        for name in names:
+            config = override(RunConfig.of(name, size, corpus, changes=shared), {**_own(changes, name), **budget})
+            seed = config.train.seed + turn
+            configs[out / f"{name}-seed{seed}"] = override(config, {"train.seed": seed})
+    return configs
+
+
+def _own(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The changes meant for one system: {"albef": {"model.queue": 1}} or {"albef.model.queue": 1}."""
+    return {
+        **changes.get(name, {}),
+        **{key.removeprefix(f"{name}."): v for key, v in changes.items() if key.startswith(f"{name}.")},
+    }
+
+
+def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -> None:
+    """OUT/tokenizer.json, made once and given to every run's config."""
+    path = out / "tokenizer.json"
+    begun = any((run / "config.yaml").exists() for run in configs)
+    if not (begun and path.exists()):
+        out.mkdir(parents=True, exist_ok=True)
+        start.make_tokenizer(next(iter(configs.values())), pairs).save(path)
+    Tokenizer.load(path)  # a damaged file is told before any work
+    for run, config in configs.items():
+        configs[run] = override(config, {"tokenizer.file": str(path)})
+
+
+def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Evaluate | None, quiet: bool) -> None:
+    """Trains a run, goes on with it, or leaves it as it is when it is finished."""
+    if not (run / "config.yaml").exists():
+        loop.train(config, run, evaluate=evaluate, corpus=pairs, quiet=quiet)
+        return
+    _check_same(run, config, pairs)
+    if not loop.finished(run):
+        loop.resume(run, evaluate=evaluate, corpus=pairs, quiet=quiet)
+
+
+def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
+    """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
+    held = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    asked = _flat(to_dict(replace(config, train=replace(config.train, precision=loop.precision(config.train)))))
+    for name in sorted(held.keys() | asked.keys()):
+        if name not in _FREE and held.get(name) != asked.get(name):
+            raise UserError(
+                f"{run}: was trained with {name}={held.get(name)}, now {asked.get(name)} is asked for; "
+                "choose another --out, or remove that folder"
+            )
+    fingerprint = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["corpus"]["fingerprint"]
+    if fingerprint != pairs.fingerprint:
+        raise UserError(f"{run}: was trained on another corpus than {pairs.name} is now; choose another --out")
+    shared, own = run.parent / "tokenizer.json", run / "tokenizer.json"
+    if own.read_bytes() != shared.read_bytes():
+        raise UserError(f"{run}: has another tokenizer than {shared}; choose another --out, or remove that folder")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
+def _validator(gallery: Corpus, location: str, pictures: int) -> loop.Evaluate:
+    """Called while training: first-stage recalls by language on some pictures of "val", or else of the gallery."""
+    validated = open_corpus(location, split="val") if "val" in splits_of(location) else gallery
+
+    def evaluate(trained: loop.Trained, step: int) -> dict:
+        side, length = trained.config.model.image.side, trained.config.model.text.length
+        options: dict[str, Any] = {"limit": pictures, "rerank": False, "table": trained.languages}
+        found = retrieve(trained.system, validated, trained.tokenizer, side, length, **options)
+        return {
+            language: {stage: recalls[stage] for stage in STAGES if stage in recalls}
+            for language, recalls in found.json["languages"].items()
+        }
+
+    return evaluate
+
+
+# ---- what was found
+
+
+def _cost(run: Path, result: dict) -> dict:
+    """What a finished run cost, from its provenance; the seconds of its measurement under a name of their own."""
+    done = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["finished"]
+    return {
+        "run": run.name,
+        "steps": done["step"],
+        "seconds": done["seconds"],
+        "pairs_per_second": done["pairs_per_second"],
+        "measure_seconds": result["seconds"],
+    }
+
+
+def _summary(name: str, results: list[dict]) -> dict:
+    """A system's runs as one: recalls and cost averaged over seeds, with their spread."""
+    mean, spread = mean_and_spread([_varying(result) for result in results])
+    first = results[0]
+    kept = {key: value for key, value in first.items() if key not in ("seed", "run", "steps")}
+    languages = {name: {**found, **mean["languages"][name]} for name, found in first["languages"].items()}
+    paper = systems.find(name).paper
+    return {**kept, **mean, "languages": languages, "fidelity": paper.fidelity, "spread": spread, "seeds": results}
+
+
+def _varying(result: dict) -> dict:
+    """What differs from seed to seed: recalls by language and stage, and cost."""
+    languages = {
+        language: {stage: found[stage] for stage in STAGES if stage in found}
+        for language, found in result["languages"].items()
+    }
+    return {"languages": languages, **{key: result[key] for key in COSTS}}

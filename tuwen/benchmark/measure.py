@@ -1,0 +1,121 @@
+"""A run folder measured on a split: retrieval.json, the ranks of every query, and answers to sample queries."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import tuwen
+from tuwen.data.corpus import Corpus
+from tuwen.data.images import encode_jpeg, shrink
+from tuwen.errors import UserError
+from tuwen.tasks.retrieval import TOP_K, Answer, Retrieval, retrieve
+from tuwen.training import checkpoint
+
+RESULT = "retrieval.json"
+THUMBNAIL = 144  # pixels of the shorter side
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How runs are measured.
+
+    split: of the corpus. limit: at most so many pictures; None: all. top_k: candidates a query that are re-ranked.
+    batch_size: pictures, texts or pairs at once. samples: texts a language whose best five pictures are shown.
+    """
+
+    split: str = "test"
+    limit: int | None = None
+    top_k: int = TOP_K
+    batch_size: int = 64
+    samples: int = 4
+
+    def __post_init__(self):
+        for name in ("limit", "top_k", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = None, progress: bool = False) -> dict:
+    """The retrieval JSON of a run's weights on a corpus, also written into the run folder.
+
+    Files: retrieval.json; ranks.safetensors ("zh.reranked.text_to_image", [Q] int64 each: rank of every query's best
+    answer, as `tuwen.tasks.metrics`); samples.json with samples/ROW.jpg. What was measured already with these
+    settings on this corpus is read back.
+
+    Raises:
+        UserError: no run there, or whatever `retrieve` raises.
+    """
+    run, config = Path(run), config or MeasureConfig()
+    if not (run / checkpoint.WEIGHTS).exists():
+        raise UserError(
+            f"{run}: holds no {checkpoint.WEIGHTS}; train first, or go on with `tuwen train --resume {run}`"
+        )
+    stamp = (run / checkpoint.WEIGHTS).stat().st_mtime_ns
+    asked = {"fingerprint": corpus.fingerprint, "weights": stamp, **dataclasses.asdict(config)}
+    path = run / RESULT
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held.pop("measured", None) == asked:
+            return held
+    found = _retrieve(run, corpus, config, progress)
+    ranks = {
+        f"{language}.{stage}.{way}": torch.from_numpy(np.ascontiguousarray(rank))
+        for language, stages in found.ranks.items()
+        for stage, ways in stages.items()
+        for way, rank in ways.items()
+    }
+    checkpoint.save_tensors(run / "ranks.safetensors", ranks)
+    _write_samples(run, corpus, found.answers)
+    checkpoint.write(path, json.dumps({**found.json, "measured": asked}, ensure_ascii=False, indent=1) + "\n")
+    return found.json
+
+
+def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, progress: bool) -> Retrieval:
+    model = tuwen.load(run)
+    towers = model.config.model
+    return retrieve(
+        model.system,
+        corpus,
+        model.tokenizer,
+        towers.image.side,
+        towers.text.length,
+        top_k=config.top_k,
+        batch_size=config.batch_size,
+        limit=config.limit,
+        samples=config.samples,
+        table=model.languages,
+        progress=progress,
+    )
+
+
+def _write_samples(run: Path, corpus: Corpus, answers: list[Answer]) -> None:
+    """samples.json: the corpus's notice, and per query its best pictures with score, right or wrong, and own text."""
+    folder = run / "samples"
+    folder.mkdir(exist_ok=True)
+    for row in sorted({row for answer in answers for row in answer.rows}):
+        (folder / f"{row}.jpg").write_bytes(encode_jpeg(shrink(corpus.image(row), THUMBNAIL), 85))
+    queries = [
+        {
+            "text": answer.text,
+            "language": answer.language,
+            "results": [
+                {"picture": f"samples/{row}.jpg", "score": score, "right": right, "shows": _shows(corpus, row, answer)}
+                for row, score, right in zip(answer.rows, answer.scores, answer.right, strict=True)
+            ],
+        }
+        for answer in answers
+    ]
+    samples = {"notice": corpus.notice, "queries": queries}
+    checkpoint.write(run / "samples.json", json.dumps(samples, ensure_ascii=False, indent=1) + "\n")
+
+
+def _shows(corpus: Corpus, row: int, answer: Answer) -> str:
+    """What a picture shows, by its own first text, in the query's language where it has one."""
+    texts = corpus.record(row).texts
+    spoken = texts.get(answer.language) or next((own for own in texts.values() if own), ())
+    return next(iter(spoken), "")

@@ -1,0 +1,66 @@
+"""Means, spreads and differences over seeds."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+STAGES = ("first", "reranked")
+
+
+def mean_and_spread(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Mean and sample standard deviation over results of one nested shape, number by number.
+
+    The spread of a single result is None: one seed says nothing of the next.
+    """
+    mean = _each(results, statistics.fmean)
+    return mean, _each(results, statistics.stdev) if len(results) > 1 else None
+
+
+def _each(results: Sequence[Mapping[str, Any]], function) -> dict[str, Any]:
+    out = {}
+    for name, value in results[0].items():
+        values = [result[name] for result in results]
+        out[name] = _each(values, function) if isinstance(value, Mapping) else function(values)
+    return out
+
+
+def last_stage(language: Mapping[str, Any]) -> str:
+    """ "reranked" where a system can, else "first"."""
+    return "reranked" if "reranked" in language else "first"
+
+
+def differences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """What each later system has over each earlier one, and re-ranking over the first stage, seed by seed.
+
+    found: system -> retrieval JSON of each seed, the seeds in one order. Both sides are taken at their last stage.
+    Gives `{"language", "of", "over", "mean_recall", "image_to_text", "text_to_image", "spread"}`: differences in
+    points of mean recall and of R@1 either way, averaged over paired seeds, with the standard deviation of the mean
+    recall's (None for one seed).
+    """
+    names = list(found)
+    out = []
+    for language in found[names[0]][0]["languages"]:
+        at = {name: [result["languages"][language] for result in found[name]] for name in names}
+        for name in names:
+            if all(stage in at[name][0] for stage in STAGES):
+                out.append(_difference(language, (name, at[name], "reranked"), (name, at[name], "first")))
+        for earlier, later in combinations(names, 2):
+            sides = [(name, at[name], last_stage(at[name][0])) for name in (later, earlier)]
+            out.append(_difference(language, *sides))
+    return out
+
+
+def _difference(language: str, of: tuple[str, list, str], over: tuple[str, list, str]) -> dict[str, Any]:
+    (name, upper, stage), (other, lower, other_stage) = of, over
+    pairs = [(a[stage], b[other_stage]) for a, b in zip(upper, lower, strict=True)]
+    mean_recall = [a["mean_recall"] - b["mean_recall"] for a, b in pairs]
+    ways = [way for way in ("image_to_text", "text_to_image") if way in pairs[0][0] and way in pairs[0][1]]
+    return {
+        "language": language,
+        "of": f"{name} {stage}",
+        "over": f"{other} {other_stage}",
+        "mean_recall": statistics.fmean(mean_recall),
+        **{way: statistics.fmean(a[way]["r1"] - b[way]["r1"] for a, b in pairs) for way in ways},
+        "spread": statistics.stdev(mean_recall) if len(mean_recall) > 1 else None,
+    }

@@ -1,0 +1,105 @@
+"""A comparison as tables for the terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tuwen.benchmark.statistics import STAGES
+from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
+
+WIDTH = 130  # columns where the output is no terminal
+HEADS = {"image_to_text": "text", "text_to_image": "image"}  # what is found
+
+
+def print_comparison(comparison: dict[str, Any], console: Console | None = None) -> None:
+    """Recalls per language and stage with their chance level, differences with their sign, and cost.
+
+    comparison: what `compare` gives. Figures are percent, rounded to 0.1, with the standard deviation over seeds.
+    """
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDTH, highlight=False)
+    for language in next(iter(comparison["systems"].values()))["languages"]:
+        console.print(_recalls(comparison, language), "")
+    console.print(_differences(comparison), "")
+    console.print(_cost(comparison))
+
+
+def called(name: str, system: dict[str, Any]) -> str:
+    """A system's name with what its code follows: "r2d2 (paper)"."""
+    return f"{name} ({system['fidelity']})"
+
+
+def figure(value: float | None, spread: float | None = None, sign: bool = False) -> str:
+    """ "12.3", "12.3 ±0.4", "+0.8", or "-" where nothing was measured."""
+    if value is None:
+        return "-"
+    return f"{value:{'+' if sign else ''}.1f}" + ("" if spread is None else f" ±{spread:.1f}")
+
+
+def _recalls(comparison: dict[str, Any], language: str) -> Table:
+    systems = comparison["systems"]
+    first = next(iter(systems.values()))
+    queries = first["languages"][language]["queries"]
+    asked = " and ".join(f"{queries[way]} {way.replace('_', ' ')}" for way in queries)
+    table = _table(f"{language}: recall in percent, {asked} queries of {comparison['corpus']} {comparison['split']}")
+    for head in ("system", "stage"):
+        table.add_column(head)
+    ways = [way for way in DIRECTIONS if way in queries]
+    for way in ways:
+        for k in CUTOFFS:
+            table.add_column(f"{HEADS[way]} R@{k}", justify="right", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True, style="bold")
+    for name, system in systems.items():
+        for stage in STAGES:
+            if stage in system["languages"][language]:
+                spread = system["spread"] and system["spread"]["languages"][language][stage]
+                cells = _cells(system["languages"][language][stage], spread, ways)
+                table.add_row(called(name, system), {"first": "first", "reranked": "re-ranked"}[stage], *cells)
+        table.add_section()
+    table.add_row("chance", "", *_cells(first["languages"][language]["chance"], None, ways), style="dim")
+    return table
+
+
+def _cells(recalls: dict[str, Any], spread: dict[str, Any] | None, ways: list[str]) -> list[str]:
+    cells = [
+        figure(recalls[way][f"r{k}"], None if spread is None else spread[way][f"r{k}"]) for way in ways for k in CUTOFFS
+    ]
+    return [*cells, figure(recalls["mean_recall"], None if spread is None else spread["mean_recall"])]
+
+
+def _differences(comparison: dict[str, Any]) -> Table:
+    seeds = len(next(iter(comparison["systems"].values()))["seeds"])
+    table = _table(f"differences in points, over {seeds} paired seed{'s' * (seeds > 1)}")
+    for head in ("language", "of", "over"):
+        table.add_column(head)
+    for head in ("mean recall", "text R@1", "image R@1"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in comparison["differences"]:
+        table.add_row(
+            one["language"],
+            one["of"].replace("reranked", "re-ranked"),
+            one["over"].replace("reranked", "re-ranked"),
+            figure(one["mean_recall"], one["spread"], sign=True),
+            *(figure(one.get(way), sign=True) for way in DIRECTIONS),
+        )
+    return table
+
+
+def _cost(comparison: dict[str, Any]) -> Table:
+    table = _table(
+        f"cost of {comparison['steps']} steps of {comparison['batch_size']} pairs, size {comparison['size']}"
+    )
+    table.add_column("system")
+    for head in ("training seconds", "pairs per second", "measuring seconds"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, system in comparison["systems"].items():
+        spread = system["spread"] or {}
+        figures = (figure(system[key], spread.get(key)) for key in ("seconds", "pairs_per_second", "measure_seconds"))
+        table.add_row(called(name, system), *figures)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
