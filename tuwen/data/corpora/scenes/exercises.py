@@ -25,26 +25,26 @@ def questions(draw: Draws, scene: Scene) -> list[dict]:
     counts = scene.counts()
     name = draw.choice(list(counts))
     found = [_how_many(name, counts[name])]
-    found.append(_asked("color", "What color is the background?", "背景是什么颜色的?", *_colour(scene.background)))
+    found.append(_asked("color", "What color is the background?", "背景是什么颜色的？", *_colour(scene.background)))
     total = str(len(scene.objects))
-    found.append(_asked("total", "How many things are in the picture?", "图中一共有几样东西?", total, total))
+    found.append(_asked("total", "How many things are in the picture?", "图中一共有几样东西？", total, total))
     for asked in (draw.choice(list(counts)), draw.choice([name for name in COMMON if name not in counts])):
         answer = YES if asked in counts else NO
         thing = THINGS[asked]
-        words = f"Is there {one(asked)} in the picture?", f"图中有{thing.chinese}吗?"
+        words = f"Is there {one(asked)} in the picture?", f"图中有{thing.chinese}吗？"
         found.append(_asked("presence", *words, answer["en"], answer["zh"]))
     unique = _unique_places(scene)
     if unique:
         kind, a, b = draw.choice(unique)
         en, zh = RELATIONS[kind]
-        words = f"What is {en} the {b}?", f"{THINGS[b].chinese}的{zh}是什么?"
+        words = f"What is {en} the {b}?", f"{THINGS[b].chinese}的{zh}是什么？"
         found.append(_asked("place", *words, a, THINGS[a].chinese))
     return found
 
 
 def _how_many(name: str, count: int) -> dict:
     thing = THINGS[name]
-    words = f"How many {thing.plural} are there?", f"图中有几{thing.measure}{thing.chinese}?"
+    words = f"How many {thing.plural} are there?", f"图中有几{thing.measure}{thing.chinese}？"
     return _asked("count", *words, str(count), str(count))
 
 
@@ -143,7 +143,7 @@ def _pictures(draw: Draws, first: Scene, second: Scene):
         chinese.append(join([chinese_amount(*item) for item in counts.items()], "、", "和"))
     words = {
         "en": f"The left picture shows {english[0]}, and the right picture shows {english[1]}.",
-        "zh": f"左图有{chinese[0]},右图有{chinese[1]}。",
+        "zh": f"左图有{chinese[0]}，右图有{chinese[1]}。",
     }
     return {"pictures": facts}, words
 

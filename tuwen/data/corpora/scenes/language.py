@@ -29,8 +29,8 @@ _ZH = ("{what}", "图中有{what}", "画面里有{what}。", "这张图上有{wh
 _ZH_GROUND = (
     "{colour}背景上有{what}",
     "{colour}背景上的{what}",
-    "图中有{what},背景是{colour}的。",
-    "在{colour}的背景上,有{what}。",
+    "图中有{what}，背景是{colour}的。",
+    "在{colour}的背景上，有{what}。",
 )
 
 
@@ -112,7 +112,7 @@ def relation(draw: Draws, scene: Scene, ground: bool) -> Sentence:
     chinese = draw.choice((f"{first}在{second}的{zh}", f"{second}的{zh}有{first}"))
     colour = COLOURS[scene.background][0]
     if ground:
-        chinese = draw.choice((f"{colour}背景上,{chinese}", f"{chinese},背景是{colour}的。"))
+        chinese = draw.choice((f"{colour}背景上，{chinese}", f"{chinese}，背景是{colour}的。"))
     else:
         chinese = draw.choice((chinese, f"图中{chinese}。"))
     patterns = _EN_GROUND[1:2] + _EN_GROUND[3:] if ground else _EN
@@ -127,10 +127,10 @@ def captions(draw: Draws, scene: Scene) -> list[Sentence]:
     found: dict[str, Sentence] = {}
     makers = [listing, listing, sizes, *([relation] * 2 if relations_of(scene) else [])]
     sentence = listing(draw, scene, draw.chance(0.5) or len(scene.objects) == 1)
-    for _ in range(12):
+    tries = 0
+    while len(found) < 2 or (len(found) < wanted and tries < 12):
         found.setdefault(str(sorted(map(str, sentence[0]["all"]))), sentence)
-        if len(found) == wanted:
-            break
+        tries += 1
         maker = draw.choice(makers)
         sentence = maker(draw, scene, len(scene.counts()) == 1 or draw.chance(0.5))
     return list(found.values())
