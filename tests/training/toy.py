@@ -1,0 +1,180 @@
+"""A small system with a teacher, a queue and dropout, and a corpus in memory; run as a program, it trains them."""
+
+import contextlib
+import sys
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tuwen import systems
+from tuwen.config import override
+from tuwen.data.corpus import Corpus, Record
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
+from tuwen.nn.towers import unit
+from tuwen.nn.transformer import Stack
+from tuwen.objectives.gather import first_row, gather
+from tuwen.systems.system import Losses, Plan, System
+from tuwen.teachers.momentum import Momentum
+from tuwen.teachers.queue import FeatureQueue
+from tuwen.training.config import RunConfig
+from tuwen.training.loop import resume, train
+
+WIDTH = 8
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """contrast: whether there are terms between rows. poison: corpus row whose encoding is NaN. plan: own order."""
+
+    image: ImageTowerConfig = field(default_factory=lambda: ImageTowerConfig(side=8, patch=4, width=WIDTH))
+    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(length=8, width=WIDTH))
+    contrast: bool = True
+    dropout: float = 0.2
+    poison: int | None = None
+    plan: bool = False
+
+    @classmethod
+    def sized(cls, size: str) -> "ToyConfig":
+        return cls()
+
+
+class Toy(System):
+    """Mean colours by quarter, and a bag of words through one block, into one space."""
+
+    Config = ToyConfig
+
+    def __init__(self, config, vocabulary):
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.image = nn.Linear(12, WIDTH)
+        self.words = nn.Embedding(vocabulary.size, WIDTH)
+        self.stack = Stack(WIDTH, 1, 2)
+        self.dropout = nn.Dropout(config.dropout)
+        self.temperature = nn.Parameter(torch.tensor(0.1))
+        self.teacher = Momentum(self, ("image",), 0.9)
+        self.queue = FeatureQueue(12, WIDTH)
+        self.keeps: list[torch.Tensor] = []
+
+    def before_step(self, progress):
+        self.teacher.update(self, progress.step)
+
+    def after_step(self, keep, progress):
+        self.keeps.append(keep["index"])
+        self.queue.enqueue(keep["images"], keep["texts"], keep["index"], keep["index"])
+
+    def end_epoch(self, corpus, progress):
+        order = torch.from_numpy(np.random.default_rng(progress.step).permutation(len(corpus)))
+        return Plan(order) if self.config.plan else None
+
+    @staticmethod
+    def quarters(images):
+        return F.adaptive_avg_pool2d(images.pixels.float() / 255, 2).flatten(1)
+
+    def encode_images(self, images):
+        return Encoded(unit(self.image(self.dropout(self.quarters(images)))))
+
+    def encode_texts(self, texts):
+        mask = texts.mask[..., None]
+        states = self.stack(self.words(texts.ids), texts.mask) * mask
+        return Encoded(unit(self.dropout(states.sum(1) / mask.sum(1))), states={"last": states}, state_mask=texts.mask)
+
+    def encode(self, batch, progress):
+        encoded = super().encode(batch, progress)
+        poisoned = torch.where(batch.index == self.config.poison, torch.nan, 1.0) if self.config.poison else 1.0
+        pooled = encoded["images"].pooled * (poisoned[:, None] if self.config.poison else 1.0)
+        return encoded | {"images": replace(encoded["images"], pooled=pooled)}
+
+    def losses(self, encoded, batch, progress):
+        images, texts = encoded["images"].pooled, encoded["texts"].pooled
+        with torch.no_grad():
+            taught = unit(self.teacher.image(self.quarters(batch.images)))
+        terms = {"pull": (1 - (images * texts).sum(1)).mean(), "teacher": (images - taught).pow(2).sum(1).mean()}
+        if self.config.contrast:
+            held = self.queue.read()
+            scores = torch.cat([images @ gather(texts).T, images @ held.texts.T], 1) / self.temperature
+            real = torch.cat([torch.ones(scores.shape[1] - len(held.real), dtype=torch.bool), held.real])
+            target = torch.arange(len(images)) + first_row(len(images))
+            terms["contrast"] = F.cross_entropy(scores.masked_fill(~real, -1e4), target)
+        keep = {"images": taught, "texts": texts.detach(), "index": batch.index}
+        return Losses(terms, keep, {"temperature": self.temperature})
+
+    def match(self, images, texts):
+        return 5 * (images.pooled * texts.pooled.roll(1, 1)).sum(1, keepdim=True)
+
+
+class Memory(Corpus):
+    """Pictures of plain colours by quarter, with texts that name them."""
+
+    name, split, languages = "memory", "train", ("en", "zh")
+    WORDS = ("red", "green", "blue", "grey", "pink", "teal", "gold", "rust")
+
+    def __init__(self, rows: int = 40, fingerprint: str = "memory-1"):
+        self.rows, self.fingerprint = rows, fingerprint
+        self.colours = np.random.default_rng(5).integers(0, 256, (rows, 3, 2, 2), dtype=np.uint8)
+
+    def __len__(self):
+        return self.rows
+
+    def record(self, row):
+        words = [self.WORDS[int(c) % 8] for c in self.colours[row].ravel()[: 2 + row % 4]]
+        return Record(str(row), {"en": [" ".join(words)], "zh": ["颜色 " + " ".join(words)]}, row)
+
+    def image(self, row):
+        return torch.from_numpy(self.colours[row]).repeat_interleave(8, 1).repeat_interleave(8, 2)
+
+
+@contextlib.contextmanager
+def registered():
+    """`systems.find` knows the toy while this lasts."""
+    before = systems.find
+    systems.find = lambda name: Toy if name == "toy" else before(name)
+    try:
+        yield
+    finally:
+        systems.find = before
+
+
+def config(**changes) -> RunConfig:
+    """A run of 13 steps of 8 of 40 rows, 5 an epoch; names as in train__lr=1e-3."""
+    base = {
+        "train.steps": 13,
+        "train.batch_size": 8,
+        "train.lr": 1e-2,
+        "train.precision": "float32",
+        "train.threads": 1,
+        "train.log_every": 1,
+        "train.checkpoint_every": 4,
+        "data.workers": 0,
+        "data.augment": "none",
+        "tokenizer.size": 64,
+    }
+    with registered():
+        made = RunConfig.of("toy", "tiny", "memory")
+        return override(made, base | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def main(action: str, run: str, *settings: str) -> None:
+    """train RUN NAME=VALUE..., or resume RUN; "pause" seconds a picture."""
+    changes = dict(setting.split("=") for setting in settings)
+    pause = float(changes.pop("pause", "0"))
+    corpus = Memory()
+    plain = corpus.image
+    corpus.image = lambda row: (time.sleep(pause), plain(row))[1]  # type: ignore[method-assign]
+    print("ready", flush=True)
+    with registered():
+        if action == "train":
+            train(override(config(), changes), run, corpus=corpus, quiet=True)
+        else:
+            resume(run, corpus=corpus, quiet=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
