@@ -21,7 +21,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # it may be shared with another branch
         dist.all_reduce(gradient)
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
