@@ -31,7 +31,7 @@ _FIXES = {
     "outside": "copy the picture into the folder and give its path from there",
     "too large": "shrink the picture",
     "not a file": "name a picture file",
-    "unreadable": "see to its permissions",
+    "unreadable": "mend its name or permissions",
 }
 
 

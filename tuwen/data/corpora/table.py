@@ -113,7 +113,7 @@ class Delimited(_Table):
             raise UserError(f"{self.file}: empty; its first row names the columns, e.g. image,text")
         delimiter = "\t" if self.file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
         try:
-            names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True))]
+            names = list(map(_column_name, next(csv.reader([first], delimiter=delimiter, strict=True))))
         except csv.Error as error:
             raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
         return delimiter, names, _columns(names, self.file)
@@ -163,7 +163,8 @@ class Parquet(_Table):
         except (pa.ArrowException, OSError) as error:
             what = str(error).splitlines()[0]
             raise UserError(f"{self.file}: not a readable Parquet file ({what}); write it anew") from None
-        return table, _columns(table.column_names, self.file)
+        names = list(map(_column_name, table.column_names))
+        return table.rename_columns(names), _columns(names, self.file)
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         table, columns = self._table
@@ -203,7 +204,7 @@ class _Columns:
         if texts in (None, "", {}):
             raise RowError("empty text", "no text; write one or remove the row")
         for key in ("split", "image_id"):
-            row[key] = row.get(key) or None
+            row[key] = None if row.get(key) in (None, "") else row[key]
         return row | {"id": row.get("id", line), "image": image, "texts": texts}
 
 
@@ -217,7 +218,7 @@ def _columns(names: list[str], file: Path) -> _Columns:
     if twice:
         raise UserError(one_line(f"{file}:1: column {twice[0]!r} stands twice; rename one"))
     image, text, language = (next((n for n in kind if n in names), None) for kind in (IMAGE, TEXT, LANGUAGE))
-    texts = {match[1]: name for name in names if (match := _TEXT_OF_LANGUAGE.fullmatch(name.lower()))}
+    texts = {match[1]: name for name in names if (match := _TEXT_OF_LANGUAGE.fullmatch(name))}
     if texts:
         text = None
     shown = ", ".join(names)
@@ -226,6 +227,13 @@ def _columns(names: list[str], file: Path) -> _Columns:
     if text is None and not texts:
         raise UserError(one_line(f"{file}:1: no column for texts among {shown}; name it text, or text_en"))
     return _Columns(image, text, texts, language)
+
+
+def _column_name(name: str) -> str:
+    """Without white space around; names with a meaning of their own in small letters, however written."""
+    name = name.strip()
+    known = name.lower() in (*_KEYS, *IMAGE, *TEXT, *LANGUAGE) or _TEXT_OF_LANGUAGE.fullmatch(name.lower())
+    return name.lower() if known else name
 
 
 def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
