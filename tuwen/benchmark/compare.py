@@ -74,7 +74,7 @@ def compare(
         found[config.system].append({"seed": config.train.seed, **result, **_cost(run, result)})
     first = next(iter(configs.values()))
     comparison = {
-        "systems": {name: _summary(name, results) for name, results in found.items()},
+        "systems": {name: summary(name, results) for name, results in found.items()},
         "differences": differences(found),
         "corpus": gallery.name,
         "location": str(corpus),
@@ -174,7 +174,7 @@ def _validator(gallery: Corpus, location: str, pictures: int) -> loop.Evaluate:
         options: dict[str, Any] = {"limit": pictures, "rerank": False, "table": trained.languages}
         found = retrieve(trained.system, validated, trained.tokenizer, side, length, **options)
         return {
-            language: {stage: recalls[stage] for stage in STAGES if stage in recalls}
+            language: {stage: recalls[stage] for stage in (*STAGES, "chance") if stage in recalls}
             for language, recalls in found.json["languages"].items()
         }
 
@@ -196,7 +196,7 @@ def _cost(run: Path, result: dict) -> dict:
     }
 
 
-def _summary(name: str, results: list[dict]) -> dict:
+def summary(name: str, results: list[dict]) -> dict:
     """A system's runs as one: recalls and cost averaged over seeds, with their spread."""
     mean, spread = mean_and_spread([_varying(result) for result in results])
     first = results[0]

@@ -1,0 +1,350 @@
+"""One self-contained page about a run or a comparison: no scripts, no requests, everything inside the file."""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuwen import systems
+from tuwen.benchmark import measure, report_plots, report_samples
+from tuwen.benchmark.compare import RESULT, summary
+from tuwen.benchmark.statistics import STAGES, last_stage
+from tuwen.benchmark.table import figure
+from tuwen.errors import UserError
+from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
+from tuwen.training import checkpoint
+from tuwen.training.config import RunConfig
+from tuwen.training.log import read_metrics
+
+STYLE = Path(__file__).with_name("report.css")
+FIDELITY = {
+    "code": "followed from the official code",
+    "paper": "followed from the paper",
+    "reconstructed": "parts of the paper were not public and are reconstructed",
+}
+LANGUAGES = {"zh": "Chinese 中文", "en": "English 英文"}
+Runs = dict[str, list[Path]]  # system -> run folders, one a seed
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes FOLDER/report.html about a comparison (comparison.json) or a run (config.yaml), and gives its path.
+
+    It has the recall table with the chance level, differences, learning curves, cost, and each system's best
+    pictures for sample queries; what the folder does not hold yet is left out.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    folder = Path(folder)
+    if (folder / RESULT).exists():
+        comparison = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        runs = {
+            name: [folder / seed["run"] for seed in system["seeds"] if (folder / seed["run"]).is_dir()]
+            for name, system in comparison["systems"].items()
+        }
+    elif (folder / "config.yaml").exists():
+        comparison, runs = _of_run(folder)
+    else:
+        raise UserError(f"{folder}: neither a comparison (no {RESULT}) nor a run (no config.yaml) to report on")
+    path = folder / "report.html"
+    checkpoint.write(path, page(comparison, runs))
+    return path
+
+
+def page(comparison: dict[str, Any], runs: Runs) -> str:
+    """The whole page. comparison: as `compare` gives it; one of a single run may lack "languages"."""
+    names = list(comparison["systems"])
+    title = f"Comparison of {_listed(names)}" if len(names) > 1 else f"Run of {names[0]}"
+    parts = [_head(title, comparison, runs), _recall(comparison), _differences(comparison)]
+    parts += [_curves(comparison, runs), _cost(comparison), _samples(comparison, runs), _origin(runs)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)} · tuwen 图文</title><style>{STYLE.read_text(encoding='utf-8')}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _of_run(run: Path) -> tuple[dict[str, Any], Runs]:
+    """A run as a comparison of one system and one seed; without recalls where it was not measured."""
+    config = RunConfig.read(run / "config.yaml")
+    origin = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    done = origin.get("finished", {})
+    path = run / measure.RESULT
+    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"languages": {}}
+    cost = {"seconds": done.get("seconds"), "pairs_per_second": done.get("pairs_per_second")}
+    one = {"seed": config.train.seed, "run": run.name, **result, **cost, "measure_seconds": result.get("seconds")}
+    if result["languages"]:
+        system = summary(config.system, [one])
+    else:
+        system = {**one, "fidelity": systems.find(config.system).paper.fidelity, "spread": None, "seeds": [one]}
+    comparison = {
+        "systems": {config.system: system},
+        "differences": [],
+        "corpus": origin["corpus"]["name"],
+        "split": result.get("split"),
+        "size": config.size,
+        "steps": done.get("step", config.train.steps),
+        "batch_size": config.train.batch_size,
+    }
+    return comparison, {config.system: [run]}
+
+
+# ---- sections
+
+
+def _head(title: str, comparison: dict[str, Any], runs: Runs) -> str:
+    first = next(iter(comparison["systems"].values()))
+    facts = {
+        "Corpus 语料": comparison["corpus"],
+        "Split 划分": comparison["split"],
+        "Pictures 图片": first.get("images"),
+        "Texts 文本": first.get("texts"),
+        "Size 规模": comparison["size"],
+        "Steps × batch 步数 × 批量": f"{comparison['steps'] or '?'} × {comparison['batch_size']}",
+        "Seeds 随机种子": ", ".join(str(seed["seed"]) for seed in first["seeds"]),
+        "Re-ranked a query 重排数": first.get("top_k") or _any(comparison, "top_k"),
+    }
+    rows = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value
+    )
+    broken = sum(first.get("broken", {}).values())
+    note = f'<p class="note">{broken} pictures could not be read and were left out.</p>' if broken else ""
+    return f'<div class="brand">tuwen 图文</div><h1>{escape(title)}</h1><dl class="facts">{rows}</dl>{note}'
+
+
+def _recall(comparison: dict[str, Any]) -> str:
+    found = comparison["systems"]
+    languages = list(next(iter(found.values()))["languages"])
+    if not languages:
+        return _title("Recall", "召回率") + '<p class="note">Not measured yet 尚未评测: <code>tuwen eval</code>.</p>'
+    note = (
+        "A query counts as found at K when any right answer is among the first K. Mean is that of all recalls shown. "
+        "Chance is the expected recall of a random order. ± is the standard deviation over seeds."
+    )
+    fidelity = {system["fidelity"] for system in found.values()}
+    note += " " + "; ".join(f"“{key}”: {FIDELITY[key]}" for key in FIDELITY if key in fidelity) + "."
+    tables = "".join(_recall_table(comparison, language) for language in languages)
+    drawn = f"<figure>{report_plots.bars(found, languages)}</figure>"
+    return _title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
+
+
+def _recall_table(comparison: dict[str, Any], language: str) -> str:
+    found = comparison["systems"]
+    first = next(iter(found.values()))["languages"][language]
+    ways = [way for way in DIRECTIONS if way in first["chance"]]
+    paths = [(way, f"r{k}") for way in ways for k in CUTOFFS]
+    rows = [(name, stage) for name in found for stage in STAGES if stage in found[name]["languages"][language]]
+    held = {row: _figures(found[row[0]]["languages"][language][row[1]], paths) for row in rows}
+    best = [max(column) for column in zip(*held.values(), strict=True)]
+    body = ""
+    for row in rows:
+        name, stage = row
+        spread = found[name]["spread"]
+        spreads = _figures(spread["languages"][language][stage], paths) if spread else [None] * len(best)
+        marks = [len(rows) > 1 and value == top for value, top in zip(held[row], best, strict=True)]
+        cells = "".join(map(_cell, held[row], spreads, marks, _edges(paths)))
+        again = stage == "reranked" and (name, "first") in held
+        body += f"<tr{' class=again' if again else ''}>{_system(name, found[name])}<td>{_stage(stage)}</td>{cells}</tr>"
+    chance = "".join(
+        _cell(value, None, False, edge)
+        for value, edge in zip(_figures(first["chance"], paths), _edges(paths), strict=True)
+    )
+    body += f'<tr class="chance"><th scope="row">chance 随机</th><td></td>{chance}</tr>'
+    heads = {"image_to_text": "image → text 图搜文", "text_to_image": "text → image 文搜图"}
+    groups = "".join(f'<th class="group" colspan="3">{heads[way]}</th>' for way in ways)
+    columns = "".join(
+        f'<th class="number{edge}" scope="col">R@{k[1:]}</th>'
+        for (_, k), edge in zip(paths, _edges(paths), strict=False)
+    )
+    asked = ", ".join(f"{first['queries'][way]} {way.replace('_', ' ')}" for way in ways)
+    left = sum(first["left_out"].values())
+    caption = f"Percent of queries: {asked}" + (f"; {left} without a right answer left out" if left else "")
+    return (
+        f"<h3>{escape(language)} {LANGUAGES.get(language, '')}</h3><div class='scroll'><table>"
+        f"<caption>{escape(caption)}</caption><thead><tr><th></th><th></th>{groups}<th></th></tr>"
+        f"<tr><th scope='col'>System 系统</th><th scope='col'>Stage 阶段</th>{columns}"
+        f'<th class="number edge" scope="col">Mean 平均</th></tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _differences(comparison: dict[str, Any]) -> str:
+    if not comparison["differences"]:
+        return ""
+    heads = (
+        "Language 语言",
+        "System 系统",
+        "over 相对于",
+        "Mean recall 平均召回",
+        "image → text R@1",
+        "text → image R@1",
+    )
+    rows = [
+        [
+            escape(one["language"]),
+            escape(one["of"].replace("reranked", "re-ranked")),
+            escape(one["over"].replace("reranked", "re-ranked")),
+            _spread(one["mean_recall"], one["spread"], sign=True),
+            *(_spread(one.get(way), None, sign=True) for way in DIRECTIONS),
+        ]
+        for one in comparison["differences"]
+    ]
+    seeds = len(next(iter(comparison["systems"].values()))["seeds"])
+    note = f"In points; each seed against the same seed of the other, {seeds} in all."
+    if seeds < 3:
+        note += " Fewer than three seeds cannot tell a small difference from chance."
+    return _title("Differences", "差异") + f'<p class="note">{note}</p>' + _table(heads, rows, texts=3)
+
+
+def _curves(comparison: dict[str, Any], runs: Runs) -> str:
+    records = {name: [read_metrics(run / "metrics.jsonl") for run in folders] for name, folders in runs.items()}
+    losses = {name: _series([_losses(seed) for seed in seeds]) for name, seeds in records.items()}
+    recalls: dict[str, dict[str, report_plots.Curve]] = {}
+    chance: dict[str, report_plots.Curve] = {}
+    for name, seeds in records.items():
+        for language, curve in _series([_validation(seed, "first", "reranked") for seed in seeds]).items():
+            recalls.setdefault(language, {})[name] = curve
+        chance |= _series([_validation(seed, "chance") for seed in seeds])
+    losses = {name: curves for name, curves in losses.items() if curves}
+    if not losses and not recalls:
+        return ""
+    out = _title("Learning curves", "学习曲线")
+    if recalls:
+        levels = {language: float(values[0, 0]) for language, (_, values) in chance.items()}
+        out += f"<figure>{report_plots.recall_curves(recalls, levels)}</figure>"
+    if losses:
+        out += f"<figure>{report_plots.loss_curves(losses)}</figure>"
+    return out
+
+
+def _losses(records: list[dict]) -> dict[str, dict[int, float]]:
+    out: dict[str, dict[int, float]] = {}
+    for record in records:
+        for name, value in record.get("losses", {}).items():
+            out.setdefault(name, {})[record["step"]] = value
+    return out
+
+
+def _validation(records: list[dict], *stages: str) -> dict[str, dict[int, float]]:
+    """Mean recall by language and step, of the first of the stages that was evaluated."""
+    out: dict[str, dict[int, float]] = {}
+    for record in records:
+        for language, found in record.get("eval", {}).items():
+            held = [found[stage] for stage in stages if stage in found] if isinstance(found, dict) else []
+            if held:
+                out.setdefault(language, {})[record["step"]] = held[0]["mean_recall"]
+    return out
+
+
+def _series(seeds: list[dict[str, dict[int, float]]]) -> dict[str, report_plots.Curve]:
+    """Curves by name at the steps that all seeds have."""
+    out = {}
+    for name in seeds[0] if seeds else ():
+        steps = sorted(set.intersection(*(set(seed.get(name, {})) for seed in seeds)))
+        if steps:
+            out[name] = (np.array(steps), np.array([[seed[name][step] for step in steps] for seed in seeds]))
+    return out
+
+
+def _cost(comparison: dict[str, Any]) -> str:
+    heads = ("System 系统", "Training seconds 训练秒数", "Pairs per second 每秒图文对", "Measuring seconds 评测秒数")
+    rows = []
+    for name, system in comparison["systems"].items():
+        spread = system["spread"] or {}
+        figures = (
+            _spread(system.get(key), spread.get(key)) for key in ("seconds", "pairs_per_second", "measure_seconds")
+        )
+        rows.append([escape(name), *figures])
+    return _title("Cost", "开销") + _table(heads, rows, texts=1)
+
+
+def _samples(comparison: dict[str, Any], runs: Runs) -> str:
+    held = {}
+    for name, folders in runs.items():
+        path = folders[0] / "samples.json" if folders else None
+        if path and path.exists():
+            held[name] = (folders[0], json.loads(path.read_text(encoding="utf-8")))
+    asked = report_samples.queries(held)
+    if not asked:
+        return ""
+    stages = {
+        name: last_stage(next(iter(comparison["systems"][name]["languages"].values()), {"first": 0})) for name in held
+    }
+    seed = next(iter(comparison["systems"].values()))["seeds"][0]["seed"]
+    note = f"The five best pictures of each system (seed {seed}) with their scores. Right ones are framed in green. "
+    notice = next(iter(held.values()))[1]["notice"]
+    credit = f'<p class="note">{escape(notice)}</p>' if notice else ""
+    return (
+        _title("Sample queries", "查询示例")
+        + f'<p class="note">{note}<span lang="zh">绿框为正确图片。</span></p>'
+        + report_samples.section(asked, stages)
+        + credit
+    )
+
+
+def _origin(runs: Runs) -> str:
+    """Where the figures come from: code, packages, machine, and each system's settings."""
+    parts: list[str] = []
+    for name, folders in runs.items():
+        for file in ("provenance.json", "config.yaml"):
+            path = folders[0] / file if folders else None
+            if path and path.exists() and (file == "config.yaml" or not parts):
+                text = escape(path.read_text(encoding="utf-8"))
+                parts.append(f"<details><summary>{escape(name)}: {file}</summary><pre>{text}</pre></details>")
+    return _title("Origin", "来源") + "".join(parts) if parts else ""
+
+
+# ---- pieces
+
+
+def _title(english: str, chinese: str) -> str:
+    return f'<h2>{english}<span class="heading" lang="zh">{chinese}</span></h2>'
+
+
+def _table(heads: Iterable[str], rows: list[list[str]], texts: int) -> str:
+    """A table whose cells are HTML already; columns after the first `texts` hold numbers."""
+    number = ' class="number"'
+    top = "".join(f'<th scope="col"{number if k >= texts else ""}>{head}</th>' for k, head in enumerate(heads))
+    body = "".join(
+        "<tr>" + "".join(f"<td{number if k >= texts else ''}>{cell}</td>" for k, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figures(recalls: dict[str, Any], paths: list[tuple[str, str]]) -> list[float]:
+    return [*(recalls[way][k] for way, k in paths), recalls["mean_recall"]]
+
+
+def _edges(paths: list[tuple[str, str]]) -> list[str]:
+    """A wider space before each direction and before the mean."""
+    return [" edge" if k == "r1" else "" for _, k in paths] + [" edge"]
+
+
+def _cell(value: float, spread: float | None, best: bool, edge: str) -> str:
+    return f'<td class="number{edge}{" best" if best else ""}">{_spread(value, spread)}</td>'
+
+
+def _spread(value: float | None, spread: float | None, sign: bool = False) -> str:
+    beside = "" if spread is None else f' <span class="spread">±{spread:.1f}</span>'
+    return figure(value, sign=sign) + beside
+
+
+def _system(name: str, system: dict[str, Any]) -> str:
+    fidelity = escape(system["fidelity"])
+    return f'<th scope="row">{escape(name)}<span class="fidelity">{fidelity}</span></th>'
+
+
+def _stage(stage: str) -> str:
+    return "re-ranked 重排" if stage == "reranked" else "first 初排"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _any(comparison: dict[str, Any], key: str) -> Any:
+    return next((system[key] for system in comparison["systems"].values() if key in system), None)

@@ -1,0 +1,126 @@
+"""The report's plots as inline SVG that takes the page's text colour, so it reads on light and dark ground."""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+
+INK = "#010203"  # replaced by the page's own text colour
+COLOURS = ("#3f7fe0", "#e0862b", "#1f9d6b", "#b05fc9", "#d1495b", "#8a8f2a", "#2a9fb5", "#94694f")
+COLUMNS = 3  # panels beside each other
+
+Curve = tuple[np.ndarray, np.ndarray]  # steps [n], values [seeds, n]
+
+
+def colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) -> str:
+    """Mean recall of each system by language: a light bar for the first stage, a full one re-ranked, chance dashed.
+
+    systems: the "systems" of a comparison.
+    """
+    rows = [(k, name, stage) for k, name in enumerate(systems) for stage in ("first", "reranked")]
+    rows = [(k, name, stage) for k, name, stage in rows if stage in systems[name]["languages"][languages[0]]]
+    figure, panels = _panels(len(languages), columns=2, height=0.75 + 0.34 * len(rows), width=10)
+    for panel, language in zip(panels, languages, strict=False):
+        for y, (k, name, stage) in enumerate(rows):
+            recall = systems[name]["languages"][language][stage]["mean_recall"]
+            spread = systems[name]["spread"]
+            error = spread["languages"][language][stage]["mean_recall"] if spread else 0.0
+            shade = 1.0 if stage == "reranked" else 0.5
+            panel.barh(y, recall, 0.68, color=colour(k), alpha=shade, linewidth=0)
+            if error:
+                panel.errorbar(recall, y, xerr=error, color=INK, elinewidth=1, capsize=2.5)
+            panel.annotate(f"{recall:.1f}", (recall + error, y), (5, 0), textcoords="offset points", va="center")
+        chance = next(iter(systems.values()))["languages"][language]["chance"]["mean_recall"]
+        panel.axvline(chance, color=INK, linewidth=1, linestyle=(0, (3, 3)))
+        panel.annotate("chance", (chance, -0.62), (3, 0), textcoords="offset points", fontsize=8.5, va="center")
+        called = [f"{name}, {'re-ranked' if stage == 'reranked' else 'first stage'}" for _, name, stage in rows]
+        panel.set_yticks(range(len(rows)), called)
+        panel.set_ylim(len(rows) - 0.4, -0.95)
+        panel.margins(x=0.14)
+        panel.tick_params(axis="y", length=0)
+        panel.set_title(f"{language}: mean recall, %")
+    return svg(figure, "bars", "Mean recall of each system by language, with the chance level")
+
+
+def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float]) -> str:
+    """Validation recall while training. curves: language -> system -> curve; chance: mean recall by language."""
+    figure, panels = _panels(len(curves), columns=2, height=2.9, width=10)
+    for panel, (language, by_system) in zip(panels, curves.items(), strict=False):
+        for k, (name, curve) in enumerate(by_system.items()):
+            _draw(panel, curve, colour(k), name, marker="o")
+        if language in chance:
+            panel.axhline(chance[language], color=INK, linewidth=1, linestyle=(0, (3, 3)), label="chance")
+        panel.set_title(f"{language}: validation mean recall, first stage, %")
+        panel.set_xlabel("step")
+        panel.set_ylim(bottom=0)
+        panel.legend(frameon=False, fontsize=9)
+    return svg(figure, "recall", "Validation mean recall by training step")
+
+
+def loss_curves(curves: dict[str, dict[str, Curve]]) -> str:
+    """Losses while training, one panel a system. curves: system -> loss -> curve."""
+    figure, panels = _panels(len(curves), columns=COLUMNS, height=2.7, width=10)
+    for panel, (name, by_loss) in zip(panels, curves.items(), strict=False):
+        for k, (loss, curve) in enumerate(by_loss.items()):
+            _draw(panel, curve, colour(k), loss.replace("_", " "))
+        panel.set_title(f"{name}: losses")
+        panel.set_xlabel("step")
+        panel.legend(frameon=False, fontsize=8.5)
+    return svg(figure, "losses", "Training losses of each system by step")
+
+
+def _draw(panel: Axes, curve: Curve, shade: str, label: str, marker: str = "") -> None:
+    """The mean over seeds, and the range of the seeds as a band."""
+    steps, values = curve
+    panel.plot(steps, values.mean(0), color=shade, linewidth=1.8, label=label, marker=marker, markersize=3.5)
+    if len(values) > 1:
+        panel.fill_between(steps, values.min(0), values.max(0), color=shade, alpha=0.16, linewidth=0)
+
+
+def _panels(count: int, columns: int, height: float, width: float) -> tuple[Figure, list[Axes]]:
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    FigureCanvasSVG(figure)
+    panels = [figure.add_subplot(rows, columns, k + 1) for k in range(count)]
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set(color=INK, alpha=0.35)
+        panel.tick_params(labelsize=9, length=3)
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        panel.title.set_fontsize(10.5)
+        panel.xaxis.label.set_fontsize(9)
+    return figure, panels
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """A figure as an inline SVG element without names of other documents; ids begin with `name`."""
+    out = io.StringIO()
+    for text in figure.findobj(Text):
+        text.set(color=INK)
+    for axis in (axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)):
+        axis.set_tick_params(color=INK, labelcolor=INK)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    drawn = out.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", drawn).replace("xlink:href", "href").replace(INK, "currentColor")
+    drawn = re.sub(r'\bid="', f'id="{name}-', drawn)
+    drawn = re.sub(r'(href="#|url\(#)', rf"\1{name}-", drawn)
+    drawn = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", drawn)
+    label = html.escape(description, quote=True)
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
