@@ -128,7 +128,7 @@ def _recall(comparison: dict[str, Any]) -> str:
     fidelity = {system["fidelity"] for system in found.values()}
     note += " " + "; ".join(f"“{key}”: {FIDELITY[key]}" for key in FIDELITY if key in fidelity) + "."
     tables = "".join(_recall_table(comparison, language) for language in languages)
-    drawn = f"<figure>{report_plots.bars(found, languages)}</figure>"
+    drawn = f"<figure class='plot'>{report_plots.bars(found, languages)}</figure>"
     return _title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
 
 
@@ -147,8 +147,9 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
         spreads = _figures(spread["languages"][language][stage], paths) if spread else [None] * len(best)
         marks = [len(rows) > 1 and value == top for value, top in zip(held[row], best, strict=True)]
         cells = "".join(map(_cell, held[row], spreads, marks, _edges(paths)))
-        again = stage == "reranked" and (name, "first") in held
-        body += f"<tr{' class=again' if again else ''}>{_system(name, found[name])}<td>{_stage(stage)}</td>{cells}</tr>"
+        stages = [of for of in STAGES if (name, of) in held]
+        head = _system(name, found[name], len(stages)) if stage == stages[0] else ""
+        body += f"<tr>{head}<td>{_stage(stage)}</td>{cells}</tr>"
     chance = "".join(
         _cell(value, None, False, edge)
         for value, edge in zip(_figures(first["chance"], paths), _edges(paths), strict=True)
@@ -165,7 +166,7 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
     caption = f"Percent of queries: {asked}" + (f"; {left} without a right answer left out" if left else "")
     return (
         f"<h3>{escape(language)} {LANGUAGES.get(language, '')}</h3><div class='scroll'><table>"
-        f"<caption>{escape(caption)}</caption><thead><tr><th></th><th></th>{groups}<th></th></tr>"
+        f"<caption>{escape(caption)}</caption><thead><tr class='groups'><td></td><td></td>{groups}<td></td></tr>"
         f"<tr><th scope='col'>System 系统</th><th scope='col'>Stage 阶段</th>{columns}"
         f'<th class="number edge" scope="col">Mean 平均</th></tr></thead><tbody>{body}</tbody></table></div>'
     )
@@ -214,9 +215,9 @@ def _curves(comparison: dict[str, Any], runs: Runs) -> str:
     out = _title("Learning curves", "学习曲线")
     if recalls:
         levels = {language: float(values[0, 0]) for language, (_, values) in chance.items()}
-        out += f"<figure>{report_plots.recall_curves(recalls, levels)}</figure>"
+        out += f"<figure class='plot'>{report_plots.recall_curves(recalls, levels)}</figure>"
     if losses:
-        out += f"<figure>{report_plots.loss_curves(losses)}</figure>"
+        out += f"<figure class='plot'>{report_plots.loss_curves(losses)}</figure>"
     return out
 
 
@@ -330,12 +331,12 @@ def _cell(value: float, spread: float | None, best: bool, edge: str) -> str:
 
 def _spread(value: float | None, spread: float | None, sign: bool = False) -> str:
     beside = "" if spread is None else f' <span class="spread">±{spread:.1f}</span>'
-    return figure(value, sign=sign) + beside
+    return figure(value, sign=sign).replace("-", "−" if value is not None else "–") + beside
 
 
-def _system(name: str, system: dict[str, Any]) -> str:
+def _system(name: str, system: dict[str, Any], stages: int = 1) -> str:
     fidelity = escape(system["fidelity"])
-    return f'<th scope="row">{escape(name)}<span class="fidelity">{fidelity}</span></th>'
+    return f'<th scope="rowgroup" rowspan="{stages}">{escape(name)}<span class="fidelity">{fidelity}</span></th>'
 
 
 def _stage(stage: str) -> str:

@@ -51,7 +51,7 @@ def bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) -> str:
         panel.set_ylim(len(rows) - 0.4, -0.95)
         panel.margins(x=0.14)
         panel.tick_params(axis="y", length=0)
-        panel.set_title(f"{language}: mean recall, %")
+        panel.set_title(f"{language}: mean recall, %", fontsize=10.5, loc="left")
     return svg(figure, "bars", "Mean recall of each system by language, with the chance level")
 
 
@@ -63,8 +63,8 @@ def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float])
             _draw(panel, curve, colour(k), name, marker="o")
         if language in chance:
             panel.axhline(chance[language], color=INK, linewidth=1, linestyle=(0, (3, 3)), label="chance")
-        panel.set_title(f"{language}: validation mean recall, first stage, %")
-        panel.set_xlabel("step")
+        panel.set_title(f"{language}: validation mean recall, first stage, %", fontsize=10.5, loc="left")
+        panel.set_xlabel("step", fontsize=9)
         panel.set_ylim(bottom=0)
         panel.legend(frameon=False, fontsize=9)
     return svg(figure, "recall", "Validation mean recall by training step")
@@ -76,8 +76,8 @@ def loss_curves(curves: dict[str, dict[str, Curve]]) -> str:
     for panel, (name, by_loss) in zip(panels, curves.items(), strict=False):
         for k, (loss, curve) in enumerate(by_loss.items()):
             _draw(panel, curve, colour(k), loss.replace("_", " "))
-        panel.set_title(f"{name}: losses")
-        panel.set_xlabel("step")
+        panel.set_title(f"{name}: losses", fontsize=10.5, loc="left")
+        panel.set_xlabel("step", fontsize=9)
         panel.legend(frameon=False, fontsize=8.5)
     return svg(figure, "losses", "Training losses of each system by step")
 
@@ -100,9 +100,7 @@ def _panels(count: int, columns: int, height: float, width: float) -> tuple[Figu
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set(color=INK, alpha=0.35)
         panel.tick_params(labelsize=9, length=3)
-        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        panel.title.set_fontsize(10.5)
-        panel.xaxis.label.set_fontsize(9)
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     return figure, panels
 
 

@@ -61,9 +61,10 @@ def _answer(place: int, result: dict[str, Any], language: str) -> str:
     right = "right" if result["right"] else "wrong"
     alt = escape(f"{place}, {right}: {result['shows']}", quote=True)
     mark = "<strong>✓ right</strong>" if result["right"] else f"<span>{place}</span>"
+    score = f"{result['score']:.3f}".replace("-", "−")
     return (
         f'<figure class="answer {right}"><img alt="{alt}" lang="{language}" src="{_data(result["file"])}">'
-        f"<div>{mark}<span>{result['score']:.3f}</span></div></figure>"
+        f"<div>{mark}<span>{f'{result['score']:.3f}'.replace('-', '−')}</span></div></figure>"
     )
 
 
