@@ -16,6 +16,9 @@ from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import Fused, Losses, Needs, Plan, Progress, System
+from tuwen.training import optim
+from tuwen.training.config import TrainConfig
+from tuwen.training.step import train_step
 
 START = Progress(step=0, steps_per_epoch=4, total_steps=8, batch_size=2)
 VOCABULARY = Vocabulary(size=12, pad=0, unknown=1, cls=2, sep=3, mask=4)
@@ -117,9 +120,9 @@ def test_flava_one_source_a_batch():
     }
     for source, b in batches.items():
         halves = [float(system(part, START).total.detach()) for part in b.split(2)]
-        assert sum(halves) / 2 == pytest.approx(float(system(b, START).total))
+        assert sum(halves) / 2 == pytest.approx(float(system(b, START).total.detach()))
         assert {part.source for part in b.split(2)} == {source}
-        assert float(system(moved(b), START).total) == float(system(b, START).total)
+        assert float(system(moved(b), START).total.detach()) == float(system(b, START).total.detach())
 
 
 def test_flava_views_follow_their_pictures():
@@ -163,10 +166,10 @@ def test_ernie_unix2_parallel_texts_follow_their_rows():
     parallel = texts([[6, 7], [9], [3, 9]], language=ints(1, 1, 1))
     b = batch(None, texts([[5, 6], [8], [2, 8]]), 3, {"parallel": parallel})
     system = Translator()
-    assert float(system(b, START).total) == 0
-    assert float(system(moved(b).select(ints(2, 2, 0)), START).total) == 0
+    assert float(system(b, START).total.detach()) == 0
+    assert float(system(moved(b).select(ints(2, 2, 0)), START).total.detach()) == 0
     crossed = dataclasses.replace(b, columns={"parallel": parallel.select(ints(1, 0, 2))})
-    assert float(system(crossed, START).total) == pytest.approx(3 / 5)
+    assert float(system(crossed, START).total.detach()) == pytest.approx(3 / 5)
     assert b.select(ints(2)).columns["parallel"].ids.tolist() == [[3, 9]]
     assert system.generate(None, b.texts.select(ints(1, 0))) == ["w9", "w6 w7"]
 
@@ -270,7 +273,7 @@ def test_bagformer_spans_are_renumbered_with_their_texts():
     assert chosen.texts.spans.id.tolist() == [41, 42, 40, -1, 41, 42]
     assert chosen.texts.spans.kind.tolist() == [1, 1, 1, 0, 1, 1]
     assert system.encode_texts(chosen.texts).tokens[..., 0].tolist() == [[17, 19], [0, 0], [11, 7], [17, 19]]
-    assert [float(system(part, START).total) for part in b.split(3)] == [18, 0, 36]
+    assert [float(system(part, START).total.detach()) for part in b.split(3)] == [18, 0, 36]
 
 
 def test_encoded_rows_of_uneven_length_join_padded_and_masked():
@@ -310,18 +313,18 @@ def test_nlvr_two_pictures_a_row_keep_their_order():
     pictures = Images(flat([1, 2, 3, 4, 5, 6]), ints(0, 0, 1, 1, 2, 2))
     b = batch(pictures, texts([[1], [2], [3, 4]]), 3, {"label": ints(1, 0, 1)})
     system = Pairs()
-    assert [float(system(part, START).total) for part in b.split(3)] == pytest.approx([12.1, 34.2, 56.7])
+    assert [float(system(part, START).total.detach()) for part in b.split(3)] == pytest.approx([12.1, 34.2, 56.7])
     chosen = moved(b).select(ints(2, 0, 2))
     assert chosen.images.owner.tolist() == [0, 0, 1, 1, 2, 2]
     assert chosen.images.pixels[:, 0, 0, 0].tolist() == [5, 6, 1, 2, 5, 6]
     assert chosen.columns["label"].tolist() == [1, 1, 1]
-    assert float(system(chosen, START).total) == pytest.approx((56.7 + 12.1 + 56.7) / 3)
+    assert float(system(chosen, START).total.detach()) == pytest.approx((56.7 + 12.1 + 56.7) / 3)
 
 
 def test_nlvr_pictures_out_of_order_still_belong_to_their_rows():
     pictures = Images(flat([3, 1, 4, 2]), ints(1, 0, 1, 0))
     b = batch(pictures, texts([[1], [2]]), 2)
-    assert [float(Pairs()(part, START).total) for part in b.split(2)] == pytest.approx([12.1, 34.2])
+    assert [float(Pairs()(part, START).total.detach()) for part in b.split(2)] == pytest.approx([12.1, 34.2])
 
 
 # ---- MAX-VL: a report has sentences; each is held against the pictures of the batch
@@ -366,13 +369,13 @@ def by_hand(pictures: list[float], sentences: list[list[int]]) -> float:
 def test_max_vl_sentences_belong_to_their_report():
     b = batch(Images(flat([1, -1, 2])), texts([[5], [7], [2], [9], [1], [4]], ints(0, 0, 1, 2, 2, 2)), 3)
     system = Reports()
-    assert float(system(b, START).total) == pytest.approx(by_hand([1, -1, 2], [[5, 7], [2], [9, 1, 4]]))
+    assert float(system(b, START).total.detach()) == pytest.approx(by_hand([1, -1, 2], [[5, 7], [2], [9, 1, 4]]))
     chosen = moved(b).select(ints(2, 0))
     assert chosen.texts.owner.tolist() == [0, 0, 0, 1, 1]
     assert chosen.texts.ids[:, 0].tolist() == [9, 1, 4, 5, 7]
-    assert float(system(chosen, START).total) == pytest.approx(by_hand([2, 1], [[9, 1, 4], [5, 7]]))
+    assert float(system(chosen, START).total.detach()) == pytest.approx(by_hand([2, 1], [[9, 1, 4], [5, 7]]))
     shuffled = b.select(ints(1, 2, 0))
-    assert float(system(shuffled, START).total) == pytest.approx(float(system(b, START).total))
+    assert float(system(shuffled, START).total.detach()) == pytest.approx(float(system(b, START).total.detach()))
 
 
 def test_a_row_without_a_text_keeps_its_place():
@@ -409,3 +412,79 @@ def test_ramp_reaches_its_value_after_its_epochs():
 def test_a_batch_that_does_not_split_evenly_is_refused():
     with pytest.raises(AssertionError, match="3 rows"):
         bagged().split(2)
+
+
+# ---- and all of them go through the one step
+
+
+def stepped(system: System, micro_batches: list[Batch]):
+    config = TrainConfig(batch_size=2, lr=0.25, warmup=0.0, precision="float32", clip_norm=None, weight_decay=0.0)
+    optimizer = optim.build(system, config)
+    return train_step(system, system, micro_batches, optimizer, optim.schedule(config, 8), START, config)
+
+
+def nlvr() -> Batch:
+    return batch(Images(flat([1, 2, 3, 4]), ints(0, 0, 1, 1)), texts([[1], [2]]), 2)
+
+
+def report() -> Batch:
+    return batch(Images(flat([1, -1, 2])), texts([[5], [7], [2], [9], [1], [4]], ints(0, 0, 1, 2, 2, 2)), 3)
+
+
+def wrong_translation() -> Batch:
+    return batch(None, texts([[5, 6], [8]]), 2, {"parallel": texts([[6, 6], [9]])})
+
+
+@pytest.mark.parametrize(
+    ("system", "batches", "loss", "parameter", "after"),
+    [
+        # the first step of Adam moves every weight by the rate, against the sign of its gradient
+        (Flava, [flava_batches()["texts"]], 13.5, "scale", 1.75),
+        (Flava, flava_batches()["texts"].split(2), 13.5, "scale", 1.75),
+        (Flava, [flava_batches()["images"]], 14.0, "scale", 1.75),
+        (Translator, [wrong_translation()], 1 / 3, "surprise", 0.75),
+        (Bags, [bagged()], 54 / 3, "embed.weight", None),
+        (Pairs, nlvr().split(2), (12.1 + 34.2) / 2, "weight", [9.75, 0.75]),
+        (Reports, [report()], by_hand([1, -1, 2], [[5, 7], [2], [9, 1, 4]]), "temperature", None),
+    ],
+)
+def test_every_sketch_takes_a_step(system, batches, loss, parameter, after):
+    built = system()
+    before = built.get_parameter(parameter).detach().clone()
+    result = stepped(built, batches)
+    assert result.loss == pytest.approx(loss, rel=1e-5)
+    now = built.get_parameter(parameter).detach()
+    moved = (now - before).abs()
+    assert float(moved.max()) == pytest.approx(0.25, rel=1e-3)
+    if after is not None:
+        assert now.tolist() == pytest.approx(after, rel=1e-4)
+
+
+def test_bags_move_only_the_words_that_stand_in_one():
+    system = Bags()
+    stepped(system, [bagged()])
+    words = torch.arange(12.0)
+    want = [w - 0.25 if w in (5, 6, 7, 8, 9, 10) else w for w in words.tolist()]
+    assert system.embed.weight[:, 0].tolist() == pytest.approx(want, rel=1e-4)
+
+
+def test_what_a_step_keeps_comes_back_in_the_order_of_the_rows():
+    angles = [0, 90, 12, 70]
+    points = torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a)), 0] for a in angles])
+    b = batch(Images(points.view(4, 3, 1, 1)), texts([[a] for a in (1, 91, 13, 71)]), 4)
+    system = Grit()
+    stepped(system, b.split(2))
+    (kept,) = system.seen
+    assert kept["index"].tolist() == [10, 11, 12, 13]
+    torch.testing.assert_close(kept["images"], points[:, :2])
+    assert not kept["images"].requires_grad
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_rows():
+    system = Flava()
+    with torch.no_grad():
+        system.scale.fill_(math.inf)
+    with pytest.raises(UserError, match="masked_words") as caught:
+        stepped(system, flava_batches()["texts"].split(2))
+    assert float(system.scale.detach()) == math.inf
+    assert "10, 11, 12, 13" in str(caught.value)

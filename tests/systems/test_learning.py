@@ -1,0 +1,109 @@
+"""Every system learns: on a handful of scenes its loss falls; and all systems of one seed start with equal towers."""
+
+import statistics
+
+import pytest
+import torch
+
+from tuwen import systems
+from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.loader import DataConfig, Loader
+from tuwen.data.order import Order
+from tuwen.data.text import Tokenizer
+from tuwen.nn.initial import initialise
+from tuwen.nn.sizes import size
+from tuwen.systems.system import Progress
+from tuwen.training import optim
+from tuwen.training.config import TrainConfig
+from tuwen.training.step import train_step
+
+ROWS, STEPS = 12, 30
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Scenes:
+    return Scenes(count=ROWS, side=32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(scenes) -> Tokenizer:
+    texts = [text for row in range(ROWS) for told in scenes.record(row).texts.values() for text in told]
+    return Tokenizer.train(texts, size=300)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def loader(name: str, scenes: Scenes, tokenizer: Tokenizer, config) -> Loader:
+    towers = size("tiny")
+    data = DataConfig(augment="none", workers=0)
+    order = Order(ROWS, ROWS, 0)
+    needs = systems.find(name).needs(config)
+    return Loader(scenes, tokenizer, order, data, needs, 0, towers.image.side, towers.text.length)
+
+
+@pytest.mark.parametrize("name", systems.names())
+def test_loss_falls(name, scenes, tokenizer):
+    cls = systems.find(name)
+    model = cls.Config.sized("tiny")
+    system = cls(model, tokenizer.vocabulary)
+    initialise(system, 0)
+    config = TrainConfig(batch_size=ROWS, steps=STEPS, lr=3e-3, precision="float32")
+    optimizer, rate = optim.build(system, config), optim.schedule(config, STEPS)
+    batch = loader(name, scenes, tokenizer, model)[0]  # the same rows again and again: anything must learn them
+    losses: list[dict[str, float]] = []
+    system.train()
+    for step in range(STEPS):
+        progress = Progress(step, 1, STEPS, ROWS)
+        losses.append(train_step(system, system, [batch], optimizer, rate, progress, config).losses)
+    for term in losses[0]:
+        first, last = (statistics.mean(x[term] for x in part) for part in (losses[:4], losses[-4:]))
+        print(name, term, round(first, 3), round(last, 3))
+    first, last = (statistics.mean(sum(x.values()) for x in part) for part in (losses[:4], losses[-4:]))
+    assert last < 0.8 * first
+
+
+def test_towers_start_equal_in_every_system_of_one_seed(tokenizer):
+    started = {}
+    for name in systems.names():
+        cls = systems.find(name)
+        system = cls(cls.Config.sized("tiny"), tokenizer.vocabulary)
+        initialise(system, 7)
+        started[name] = dict(system.named_parameters())
+    first = started["clip"]
+    towers = [name for name in first if name.startswith(("encoders.image.", "encoders.text."))]
+    assert len(towers) > 40
+    for name, weights in started.items():
+        shared = [x for x in towers if x in weights and weights[x].shape == first[x].shape]
+        missing = set(towers) - set(shared)
+        assert missing <= {"encoders.image.stack.norm.weight", "encoders.image.stack.norm.bias"}, name
+        assert all(torch.equal(weights[x], first[x]) for x in shared), name
+
+
+def test_another_seed_starts_elsewhere_and_the_teacher_starts_as_its_student(tokenizer):
+    cls = systems.find("albef")
+    a, b = (cls(cls.Config.sized("tiny"), tokenizer.vocabulary) for _ in range(2))
+    initialise(a, 1)
+    initialise(b, 2)
+    pairs = zip(a.named_parameters(), b.parameters(), strict=True)
+    matrices = [(name, x, y) for (name, x), y in pairs if x.dim() > 1]
+    assert all(not torch.equal(x, y) for _, x, y in matrices)
+    for name, parameter in a.teacher.named_parameters():
+        assert torch.equal(parameter, a.get_parameter(name)), name
+    flat = torch.cat([x.detach().flatten() for name, x, _ in matrices if "words" in name or "positions" in name])
+    assert float(flat.std()) == pytest.approx(0.02 * 0.88, rel=0.02)  # a normal cut at two deviations has 0.88 of them
+
+
+def test_initial_weights_do_not_depend_on_what_else_was_drawn(tokenizer):
+    cls = systems.find("clip")
+    a, b = (cls(cls.Config.sized("tiny"), tokenizer.vocabulary) for _ in range(2))
+    initialise(a, 1)
+    torch.randn(1000)
+    initialise(b, 5)
+    initialise(b, 1)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
