@@ -1,33 +1,20 @@
 """Texts become token ids: normalisation, tokenizers, masking."""
 
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 import torch
-from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import normalizers, processors
 from torch import Tensor
 
 from tuwen.data.batch import Texts
 from tuwen.data.corpus import normalise
+from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, wordpiece
 from tuwen.errors import UserError
-
-SPECIAL_NAMES = {
-    "pad": ("[PAD]", "<pad>"),
-    "unknown": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
-    "mask": ("[MASK]", "<mask>"),
-}
-_OWN_SPECIALS = [names[0] for names in SPECIAL_NAMES.values()]
-_LONGEST_WORD = 200  # characters; a longer run without spaces becomes unknown
-_SINGLES = 0.75  # at most this share of a trained vocabulary is single characters
 
 
 @dataclass(frozen=True)
@@ -88,11 +75,11 @@ class Tokenizer:
         Raises:
             UserError: an unknown kind, a size without room, or no text.
         """
-        makers = {"wordpiece": _train_wordpiece, "unigram": _train_unigram}
+        makers = {"wordpiece": train_wordpiece, "unigram": train_unigram}
         if kind not in makers:
             raise UserError(f"no tokenizer of kind {kind!r}; choose wordpiece or unigram")
-        if size < 2 * len(_OWN_SPECIALS):
-            raise UserError(f"a vocabulary of {size} has no room for words; give at least {2 * len(_OWN_SPECIALS)}")
+        if size < 2 * len(SPECIAL_NAMES):
+            raise UserError(f"a vocabulary of {size} has no room for words; give at least {2 * len(SPECIAL_NAMES)}")
         return cls(makers[kind](texts, size, lowercase))
 
     @classmethod
@@ -230,123 +217,4 @@ def _from_pieces(lines: list[str], lowercase: bool | None) -> tokenizers.Tokeniz
     if lowercase is None:
         lowercase = not any(re.fullmatch("[A-Z][a-z]+", piece) for piece in pieces)
     normaliser = normalizers.BertNormalizer(lowercase=lowercase)  # strips accents when it lower-cases, as BERT does
-    return _wordpiece(pieces, normaliser, longest_word=100)
-
-
-def _wordpiece(pieces: Sequence[str], normaliser, longest_word: int) -> tokenizers.Tokenizer:
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    unknown = next((name for name in SPECIAL_NAMES["unknown"] if name in vocabulary), "[UNK]")
-    model = models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=longest_word)
-    inner = tokenizers.Tokenizer(model)
-    inner.normalizer = normaliser
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return inner
-
-
-# ---- training
-
-
-def _normaliser(lowercase: bool, split_chinese: bool):
-    """NFKC first, so that the file alone gives the same ids; accents are kept, since most languages need them."""
-    bert = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False, handle_chinese_chars=split_chinese)
-    return normalizers.Sequence(
-        [normalizers.NFKC(), bert, normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-    )
-
-
-def _train_wordpiece(texts: Iterable[str], size: int, lowercase: bool) -> tokenizers.Tokenizer:
-    """Pairs merged by count, as the library's WordPieceTrainer does, but the same at every run.
-
-    The library numbers the pieces inside words in the order of a hash table, which breaks ties by chance. Here each
-    character is replaced by one of two private ones, for the start and the inside of a word, and the library's
-    BpeTrainer, whose ties are broken by character, does the merging.
-    """
-    normaliser, splitter = _normaliser(lowercase, split_chinese=True), pre_tokenizers.BertPreTokenizer()
-    runs = Counter(chain.from_iterable(normaliser.normalize_str(text).split() for text in texts))
-    words: Counter[str] = Counter()
-    for run, count in runs.items():
-        for word, _ in splitter.pre_tokenize_str(run):
-            words[word] += count
-    singles: Counter[str] = Counter()
-    for word, count in words.items():
-        for piece in _singles(word):
-            singles[piece] += count
-    kept = _commonest(singles, size)
-    starts = {piece: chr(0xF0000 + i) for i, piece in enumerate(sorted(p for p in kept if len(p) == 1))}
-    insides = {piece: chr(0x100000 + i) for i, piece in enumerate(sorted(p for p in kept if len(p) > 1))}
-    code = starts | insides
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - len(_OWN_SPECIALS),
-        min_frequency=2,
-        initial_alphabet=list(code.values()),
-        show_progress=False,
-    )
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    coded = (("".join(code[p] for p in _singles(w)), n) for w, n in words.items() if kept.issuperset(_singles(w)))
-    repeated = chain.from_iterable(repeat(word, count) for word, count in coded if len(word) > 1)
-    inner.train_from_iterator((" ".join(chunk) for chunk in _chunks(repeated)), trainer)
-    plain = {private: piece for piece, private in code.items()}
-    learned = sorted(inner.get_vocab().items(), key=lambda item: item[1])
-    pieces = [plain[token[0]] + "".join(plain[c][2:] for c in token[1:]) for token, _ in learned]
-    return _wordpiece([*_OWN_SPECIALS, *pieces], normaliser, _LONGEST_WORD)
-
-
-def _train_unigram(texts: Iterable[str], size: int, lowercase: bool) -> tokenizers.Tokenizer:
-    """The library's Unigram (Kudo 2018), punctuation apart, its scores rounded and its pieces ordered.
-
-    The library adds probabilities in the order threads finish; the last digits differ from run to run.
-    """
-    normaliser = _normaliser(lowercase, split_chinese=False)
-    runs = Counter(normaliser.normalize_str(text) for text in texts)
-    singles: Counter[str] = Counter()
-    for run, count in runs.items():
-        for character in run:
-            singles[character] += count
-    kept = _commonest(singles, size)
-    strip = {ord(character): " " for character in singles.keys() - kept}
-    trainer = trainers.UnigramTrainer(
-        vocab_size=size - len(_OWN_SPECIALS) + 1, special_tokens=["[UNK]"], unk_token="[UNK]", show_progress=False
-    )
-    splitter = [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(r"▁?\p{P}"), "isolated")]
-    learner = tokenizers.Tokenizer(models.Unigram())
-    learner.pre_tokenizer = pre_tokenizers.Sequence(splitter)
-    every = (run.translate(strip) for run, count in sorted(runs.items()) for _ in range(count))
-    learner.train_from_iterator(every, trainer)
-    vocabulary = json.loads(learner.to_str())["model"]["vocab"]
-    pieces = _settled({piece: round(score, 3) for piece, score in vocabulary if piece != "[UNK]"})
-    specials = [(name, 0.0) for name in _OWN_SPECIALS]
-    inner = tokenizers.Tokenizer(models.Unigram([*specials, *pieces], unk_id=_OWN_SPECIALS.index("[UNK]")))
-    inner.normalizer = normaliser
-    inner.pre_tokenizer = learner.pre_tokenizer
-    return inner
-
-
-def _settled(scores: dict[str, float]) -> list[tuple[str, float]]:
-    """Pieces by falling score, ties by piece.
-
-    Characters the library adds at the end, so that none is unknown, get the lowest score plus 0.0001, 0.0002, ... in
-    the order of a hash table; they get the lowest score.
-    """
-    lowest = min(scores.values())
-    added = lowest + 0.0001 * sum(len(piece) == 1 for piece in scores)
-    settled = {p: lowest if len(p) == 1 and score <= added else score for p, score in scores.items()}
-    return sorted(settled.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _singles(word: str) -> list[str]:
-    """A word character by character, as WordPiece writes them: "cat" is c, ##a, ##t."""
-    return [word[0], *("##" + character for character in word[1:])]
-
-
-def _commonest(singles: Counter[str], size: int) -> set[str]:
-    """The single characters a vocabulary of `size` keeps, ties broken by character."""
-    if not singles:
-        raise UserError("no text to learn a tokenizer from; every text is empty")
-    room = int((size - len(_OWN_SPECIALS)) * _SINGLES)
-    return set(sorted(singles, key=lambda piece: (-singles[piece], piece))[:room])
-
-
-def _chunks(words: Iterator[str], count: int = 1000) -> Iterator[list[str]]:
-    while chunk := list(islice(words, count)):
-        yield chunk
+    return wordpiece(pieces, normaliser, longest_word=100)
