@@ -13,7 +13,7 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.images import encode_jpeg, shrink
 from tuwen.errors import UserError
 from tuwen.tasks.retrieval import TOP_K, Answer, Retrieval, retrieve
-from tuwen.training import checkpoint
+from tuwen.training import checkpoint, parallel
 
 RESULT = "retrieval.json"
 THUMBNAIL = 144  # pixels of the shorter side
@@ -76,7 +76,7 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
 
 
 def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, progress: bool) -> Retrieval:
-    model = tuwen.load(run)
+    model = tuwen.load(run, device=str(parallel.device("auto")))
     towers = model.config.model
     return retrieve(
         model.system,

@@ -64,7 +64,7 @@ def _answer(place: int, result: dict[str, Any], language: str) -> str:
     score = f"{result['score']:.3f}".replace("-", "−")
     return (
         f'<figure class="answer {right}"><img alt="{alt}" lang="{language}" src="{_data(result["file"])}">'
-        f"<div>{mark}<span>{f'{result['score']:.3f}'.replace('-', '−')}</span></div></figure>"
+        f"<div>{mark}<span>{score}</span></div></figure>"
     )
 
 
