@@ -83,8 +83,8 @@ class Findings:
 
     def __rich__(self) -> Group:
         parts: list[Any] = [self._contents()]
-        for pair, counts in self.shared.items():
-            parts.append(Text(f"{pair} share {', '.join(f'{n} {what}' for what, n in counts.items())}"))
+        for pair, common in self.shared.items():
+            parts.append(Text(f"{pair} share {', '.join(f'{n} {what}' for what, n in common.items())}"))
         if not self.faults:
             return Group(*parts, Text("no faults", style="green"))
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())

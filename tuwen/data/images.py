@@ -7,6 +7,7 @@ orientation. Nothing broken is filled with grey: it raises `BrokenImage` with on
 import io
 import math
 import os
+import re
 import stat
 import warnings
 import zlib
@@ -45,8 +46,8 @@ EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 _ORIENTATION = 0x0112  # the EXIF tag
 _WHITE = (255, 255, 255, 255)
-# what libjpeg says of files that decode to every pixel all the same; Pillow takes these
-_HARMLESS = ("extraneous bytes", "unknown adobe", "invalid sos", "unsupported", "inconsistent progression", "icc")
+# what libjpeg says of sound files that are only odd; Pillow takes these
+_HARMLESS = ("unknown adobe", "invalid sos", "bad icc", "unsupported color", "unsupported jpeg", "data precision")
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, from the header
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")  # of EXIF blocks
@@ -254,9 +255,16 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError as error:
         message = str(error).lower()
-        if any(phrase in message for phrase in _HARMLESS):
+        if any(phrase in message for phrase in _HARMLESS) or _is_padded(message, data):
             return None
         raise BrokenImage("truncated" if "premature end" in message else "damaged", str(error)) from None
+
+
+def _is_padded(message: str, data: bytes) -> bool:
+    """Whether all that is odd is filling before the end marker, as some cameras write; other bytes there are damage."""
+    found = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
+    end = data.rfind(b"\xff\xd9")
+    return found is not None and len(set(data[end - int(found[1]) : end])) == 1
 
 
 def _jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:

@@ -271,7 +271,7 @@ class _Pictures:
         content = self._known[entry.image]
         if isinstance(content, BrokenImage):
             fix = _FIXES.get(content.reason, "replace the picture or remove the row")
-            what = f"picture {entry.image!r}: {content}; {fix}"
+            what = f"picture {one_line(entry.image, 120)!r}: {one_line(str(content), 160)}; {fix}"
             self._faults.add(self._source.fault(entry, content.reason, what))
             return None
         named = entry.image_id is not None
