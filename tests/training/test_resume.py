@@ -184,7 +184,7 @@ def test_another_corpus_is_refused(tmp_path, monkeypatch):
         stop_after(patch, 3)
         with pytest.raises(Interrupted):
             loop.train(toy.config(), tmp_path / "run", corpus=toy.Memory(), quiet=True)
-    with pytest.raises(UserError, match="corpus memory has changed .*memory-1 then, memory-2 now"):
+    with pytest.raises(UserError, match=r"corpus memory has changed .*memory-1 then, memory-2 now"):
         loop.resume(tmp_path / "run", corpus=toy.Memory(fingerprint="memory-2"), quiet=True)
 
 

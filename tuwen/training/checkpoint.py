@@ -113,12 +113,16 @@ def load_weights(path: Path, system: nn.Module) -> None:
     Raises:
         UserError: if the file is missing or damaged, or its names or shapes are others.
     """
-    tensors = load_tensors(path)
-    try:
-        system.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: these weights are of another system or size: {reason[:400]}") from None
+    held, wanted = load_tensors(path), system.state_dict()
+    faults = [f"lacks {name}" for name in wanted.keys() - held.keys()]
+    faults += [f"has {name}" for name in held.keys() - wanted.keys()]
+    for name in wanted.keys() & held.keys():
+        if held[name].shape != wanted[name].shape:
+            faults.append(f"{name} is {list(held[name].shape)}, not {list(wanted[name].shape)}")
+    if faults:
+        listed = "; ".join(sorted(faults)[:5])
+        raise UserError(f"{path}: these weights are of another system or size: {listed} ({len(faults)} differences)")
+    system.load_state_dict(held)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,7 @@ class _Trainer:
         except Stop:
             if self.writes:
                 self._save()
+                self._tell_data()
             self.line.say(f"stopped after step {self.state.step}, saved; go on with `tuwen train --resume {self.run}`")
             raise Interrupted from None
         finally:
@@ -278,3 +280,16 @@ class _Trainer:
         path = self.run / "provenance.json"
         checkpoint.write(path, json.dumps(json.loads(path.read_text()) | {"finished": done}, indent=1) + "\n")
         self.line.say(f"done: {self.total} steps, {done['pairs_per_second']} pairs/s; {self.run}")
+        self._tell_data()
+
+    def _tell_data(self) -> None:
+        """Says, and lists in skipped.json, which rows could not be used; says how many texts were cut."""
+        skipped, texts, cut = self.loader.skipped, self.loader.texts, self.loader.truncated
+        if cut:
+            length = self.loader.length
+            self.line.say(f"{100 * cut / texts:.1f}% of the texts were cut to {length} tokens (model.text.length)")
+        if skipped:
+            start.list_skipped(self.run, self.corpus, skipped)
+            reasons = Counter(why.partition(":")[0] for why in skipped.values())
+            told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            self.line.say(f"{len(skipped)} rows could not be used ({told}); listed in {self.run / 'skipped.json'}")

@@ -1,7 +1,7 @@
 """How a run begins: its folder, its tokenizer, its first weights."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -113,6 +113,15 @@ def take_weights(system: nn.Module, path: Path, say: Callable[[str], None]) -> N
         if callable(copy_student):
             copy_student(system)
     say(f"{taken} weights taken from {path}" + (f"; new: {', '.join(left[:5])} ({len(left)} in all)" if left else ""))
+
+
+def list_skipped(run: Path, corpus: Corpus, skipped: Mapping[int, str]) -> None:
+    """Writes skipped.json: corpus rows that could not be used, their ids and why; adds to what it lists already."""
+    path = run / "skipped.json"
+    listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    listed |= {str(row): {"id": corpus.record(row).id, "why": why} for row, why in skipped.items()}
+    ordered = dict(sorted(listed.items(), key=lambda item: int(item[0])))
+    checkpoint.write(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
 
 
 def _fitted(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:

@@ -59,12 +59,12 @@ def train_step(
     if not parallel.all_true(torch.isfinite(total) & torch.isfinite(norm)):
         raise _not_finite(system, micro_batches, done, norm, progress)
 
+    terms, metrics = _mean([losses.terms for losses in done]), _mean([losses.metrics for losses in done])
     rate = config.lr * schedule(progress.step)
     optim.set_rate(optimizer, rate)
     optimizer.step()
     keep = {name: torch.cat([losses.keep[name].detach() for losses in done]) for name in done[0].keep}
     system.after_step(parallel.gather_rows(keep), progress)
-    terms, metrics = _mean([losses.terms for losses in done]), _mean([losses.metrics for losses in done])
     return StepResult(float(total), terms, metrics, float(norm), rate)
 
 

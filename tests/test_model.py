@@ -1,0 +1,154 @@
+"""A run loaded again: vectors, rankings, mistakes."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tuwen
+from tests.training import toy
+from tuwen.data.images import to_pillow
+from tuwen.errors import UserError
+from tuwen.model import language_of
+from tuwen.training import loop
+
+TEXTS = ["red green", "blue", "颜色 pink gold teal rust grey red", "", "grey grey grey"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with toy.registered():
+        config = toy.config(train__steps=3)
+        return loop.train(config, tmp_path_factory.mktemp("runs") / "run", corpus=toy.Memory(), quiet=True)
+
+
+@pytest.fixture
+def model(run):
+    with toy.registered():
+        return tuwen.load(run)
+
+
+@pytest.fixture
+def pictures():
+    return [toy.Memory().image(row) for row in range(7)]
+
+
+def test_vectors_are_the_system_s_own(model, pictures):
+    small = [picture[:, ::2, ::2] for picture in pictures]  # of the tower's side, so that nothing is resized
+    found = model.embed(images=small, texts=TEXTS)
+    assert found.images.dtype == found.texts.dtype == torch.float32
+    quarters = torch.stack([picture[:, ::4, ::4] for picture in small]).float().flatten(1) / 255
+    by_hand = quarters @ model.system.image.weight.T + model.system.image.bias
+    torch.testing.assert_close(found.images, by_hand / by_hand.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.texts.norm(dim=1), torch.ones(5))
+    assert found.kept == list(range(7))
+    assert model.embed(texts=TEXTS).images is None
+    assert model.embed(images=pictures).texts is None
+
+
+def test_paths_bytes_pillow_and_tensors_are_one(model, pictures, tmp_path):
+    image = to_pillow(pictures[0])
+    image.save(tmp_path / "图 1.png")
+    held = io.BytesIO()
+    image.save(held, "png")
+    sources = [tmp_path / "图 1.png", str(tmp_path / "图 1.png"), held.getvalue(), image, pictures[0]]
+    vectors = model.embed(images=sources).images
+    assert torch.equal(vectors, vectors[:1].expand_as(vectors))
+
+
+def test_batches_and_order_do_not_matter(model, pictures):
+    one, many = (model.embed(pictures, TEXTS, batch_size=size) for size in (1, 64))
+    torch.testing.assert_close(one.images, many.images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(one.texts, many.texts, atol=1e-6, rtol=0)
+    turned = model.embed(texts=TEXTS[::-1]).texts.flip(0)
+    torch.testing.assert_close(turned, many.texts, atol=1e-6, rtol=0)
+    first, second = (model.rank(pictures, TEXTS, batch_size=size) for size in (2, 64))
+    assert [r.images for r in first] == [r.images for r in second]
+
+
+def test_rankings_are_by_cosine_and_equal_ones_keep_their_order(model, pictures):
+    pictures = [*pictures, pictures[2]]
+    found = model.embed(pictures, TEXTS)
+    scores = (found.texts.double() @ found.images.double().T).numpy()
+    for t, ranking in enumerate(model.rank(pictures, TEXTS, top_k=0)):
+        assert ranking.text == TEXTS[t]
+        assert ranking.reranked == 0
+        assert sorted(ranking.images) == list(range(8))
+        assert ranking.images.index(2) + 1 == ranking.images.index(7)
+        np.testing.assert_allclose(ranking.scores, scores[t][ranking.images], atol=1e-6)
+        assert ranking.scores == sorted(ranking.scores, reverse=True)
+
+
+def test_the_best_are_matched_and_the_rest_stay(model, pictures):
+    found = model.embed(pictures, TEXTS)
+    plain = model.rank(pictures, TEXTS, top_k=0)
+    for t, ranking in enumerate(model.rank(pictures, TEXTS, top_k=3, batch_size=2)):
+        assert ranking.reranked == 3
+        assert set(ranking.images[:3]) == set(plain[t].images[:3])
+        assert ranking.images[3:] == plain[t].images[3:]
+        matched = 5 * (found.images * found.texts[t].roll(1)).sum(1)
+        best = sorted(plain[t].images[:3], key=lambda i: -matched[i])
+        assert ranking.images[:3] == best
+        np.testing.assert_allclose(ranking.scores[:3], matched[best], atol=1e-5)
+        np.testing.assert_allclose(ranking.first[:3], (found.images @ found.texts[t])[best], atol=1e-6)
+        assert ranking.scores[3:] == ranking.first[3:] == pytest.approx(plain[t].scores[3:])
+
+
+def test_broken_pictures_are_named_or_skipped(model, pictures, tmp_path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken\.jpg: not a picture"):
+        model.embed(images=[pictures[0], path])
+    with pytest.raises(UserError, match=r"none.jpg: missing"):
+        model.rank([tmp_path / "none.jpg"], ["red"])
+    with pytest.raises(UserError, match=r"images\[1\]: "):
+        model.embed(images=[pictures[0], b"xx"])
+    found = model.embed(images=[path, pictures[0], path, pictures[1]], skip_broken=True)
+    assert found.kept == [1, 3]
+    assert torch.equal(found.images, model.embed(images=pictures[:2]).images)
+    ranking = model.rank([path, *pictures], ["red"], skip_broken=True)[0]
+    assert sorted(ranking.images) == list(range(1, 8))
+
+
+def test_nothing_gives_nothing(model, pictures):
+    found = model.embed(images=[], texts=[])
+    assert found.images.shape == found.texts.shape == (0, toy.WIDTH)
+    assert model.rank([], ["red"])[0].images == []
+    assert model.rank(pictures, []) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"texts": "red"}, r"texts must be a list"),
+        ({"images": "a.jpg"}, r"images must be a list"),
+        ({"images": Image.new("RGB", (8, 8))}, r"images must be a list"),
+        ({"texts": ["red", 3]}, r"texts\[1\] is int"),
+        ({"texts": ["rot"], "language": "de"}, r"no language 'de' in this run; it has en, zh"),
+    ],
+)
+def test_mistakes(model, given, message):
+    with pytest.raises(UserError, match=message):
+        model.embed(**given)
+
+
+def test_no_run_there(tmp_path, run):
+    with pytest.raises(UserError, match=r"no config.yaml there"):
+        tuwen.load(tmp_path)
+
+
+def test_the_script_tells_the_language():
+    assert language_of("一只狗", ("en", "zh")) == "zh"
+    assert language_of("犬がいる", ("en", "zh", "ja")) == "ja"
+    assert language_of("a dog", ("zh", "en")) == "en"
+    assert language_of("ein Hund", ("de", "fr")) == "de"
+
+
+def test_tuwen_is_imported_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, tuwen; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

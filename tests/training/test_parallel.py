@@ -1,0 +1,72 @@
+"""Two processes train what one does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.training import toy
+from tuwen.training import checkpoint, loop
+from tuwen.training.log import read_metrics
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"model.dropout": "0", "train.steps": "6", "train.checkpoint_every": "3"}
+
+
+def together(processes: int, action: str, run: Path, **settings: str) -> None:
+    """What torchrun does, on the loopback interface."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    shared |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "tests.training.toy", action, str(run)]
+    command += [f"{name}={value}" for name, value in settings.items()]
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(processes)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()[-3000:]
+
+
+def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path):
+    """Contrast over gathered rows, a queue fed by both, two micro-batches each; then resumed by one process alone."""
+    with toy.registered():
+        config = toy.config(**{name.replace(".", "__"): value for name, value in SETTINGS.items()})
+        loop.train(config, tmp_path / "one", corpus=toy.Memory(), quiet=True)
+    together(2, "train", tmp_path / "two", **SETTINGS)
+    one, two = (checkpoint.load_tensors(tmp_path / run / "weights.safetensors") for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        if "attention.query_key_value.bias" in name:
+            continue  # the key's bias has no gradient but rounding, which AdamW scales up
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6, msg=name)
+    records = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("one", "two")]
+    for first, second in zip(*records, strict=True):
+        assert first["step"] == second["step"]
+        assert abs(first["loss"] - second["loss"]) < 1e-5
+        assert abs(first["grad_norm"] - second["grad_norm"]) < 1e-4
+
+    last = tmp_path / "two/state/step-00000006"
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    provenance = tmp_path / "two/provenance.json"
+    provenance.write_text(provenance.read_text().replace('"finished"', '"before"'))
+    with toy.registered():
+        loop.resume(tmp_path / "two", corpus=toy.Memory(), quiet=True)
+    assert [line["step"] for line in read_metrics(tmp_path / "two/metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    again = checkpoint.load_tensors(tmp_path / "two/weights.safetensors")
+    torch.testing.assert_close(again["image.weight"], one["image.weight"], rtol=1e-5, atol=1e-6)
+    assert torch.equal(again["queue.image_id"], one["queue.image_id"])

@@ -1,0 +1,167 @@
+"""What a run begins with: weights of another run, positions of another size, the averaged end, provenance."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.training import toy
+from tuwen.data.corpus import BrokenImage
+from tuwen.data.text import Vocabulary
+from tuwen.errors import UserError
+from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
+from tuwen.nn.towers import ImageTower, TextTower
+from tuwen.training import checkpoint, loop, start
+from tuwen.training.log import read_metrics
+
+VOCABULARY = Vocabulary(size=20, pad=0, unknown=1, cls=2, sep=3, mask=4)
+
+
+@pytest.fixture(autouse=True)
+def _toy():
+    with toy.registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    with toy.registered():
+        return loop.train(toy.config(), tmp_path_factory.mktemp("runs") / "first", corpus=toy.Memory(), quiet=True)
+
+
+def test_first_weights_are_a_function_of_the_seed(tmp_path):
+    seen = {}
+    for seed in (0, 0, 1):
+        config = toy.config(train__seed=seed, train__steps=1)
+        system = toy.Toy(config.model, VOCABULARY)
+        torch.manual_seed(len(seen))
+        start.first_weights(tmp_path, config, system, print)
+        seen.setdefault(seed, []).append(system.image.weight.detach().clone())
+    assert torch.equal(seen[0][0], seen[0][1])
+    assert not torch.equal(seen[0][0], seen[1][0])
+
+
+def test_a_run_from_another_starts_with_its_weights_and_tokenizer(first, tmp_path):
+    config = toy.config(init=str(first), train__steps=2, train__average=0.5)
+    loop.train(config, tmp_path / "next", corpus=toy.Memory(), quiet=True)
+    assert (tmp_path / "next/tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+    began = checkpoint.load_tensors(tmp_path / "next/state/start.safetensors")
+    was = checkpoint.load_tensors(first / "weights.safetensors")
+    assert torch.equal(began["image.weight"], was["image.weight"])
+    assert torch.equal(began["teacher.image.weight"], was["image.weight"]), "a teacher starts as its student"
+    assert began["queue.events"] == 0, "a queue starts empty"
+
+
+def test_what_does_not_fit_is_new_and_told(tmp_path):
+    checkpoint.save_tensors(tmp_path / "w.safetensors", {"0.weight": torch.ones(2, 2), "1.weight": torch.ones(5, 5)})
+    system = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    kept = system[1].weight.clone()
+    said = []
+    start.take_weights(system, tmp_path / "w.safetensors", said.append)
+    assert torch.equal(system[0].weight, torch.ones(2, 2))
+    assert torch.equal(system[1].weight, kept)
+    assert said[0].startswith("1 weights taken from")
+    assert "new: 0.bias, 1.weight, 1.bias (3 in all)" in said[0]
+    with pytest.raises(UserError, match="none of its weights fit"):
+        start.take_weights(nn.Conv2d(3, 3, 3), tmp_path / "w.safetensors", said.append)
+
+
+def test_positions_are_fitted(tmp_path):
+    small = ImageTower(ImageTowerConfig(8, 4, 8, layers=1, heads=2))
+    large = ImageTower(ImageTowerConfig(16, 4, 8, layers=1, heads=2))
+    nn.init.normal_(small.positions)
+    checkpoint.save_tensors(tmp_path / "w.safetensors", small.state_dict())
+    start.take_weights(large, tmp_path / "w.safetensors", print)
+    assert torch.equal(large.positions[0], small.positions[0])
+    grid = small.positions[1:].T.reshape(1, 8, 2, 2)
+    expected = F.interpolate(grid, (4, 4), mode="bicubic", align_corners=False)[0]
+    torch.testing.assert_close(large.positions[1:].T.reshape(8, 4, 4), expected)
+
+    short, long = (TextTower(TextTowerConfig(length=n, width=8, layers=1, heads=2), VOCABULARY) for n in (4, 6))
+    nn.init.normal_(short.positions)
+    nn.init.normal_(long.positions)
+    tail = long.positions[4:].clone()
+    checkpoint.save_tensors(tmp_path / "t.safetensors", short.state_dict())
+    start.take_weights(long, tmp_path / "t.safetensors", print)
+    assert torch.equal(long.positions[:4], short.positions)
+    assert torch.equal(long.positions[4:], tail)
+
+
+def test_the_final_weights_are_averaged_and_are_what_is_measured(first, tmp_path):
+    seen = {}
+
+    def evaluate(trained, step):
+        seen[step] = trained.system.image.weight.detach().clone()
+        return {}
+
+    config = toy.config(init=str(first), train__steps=4, train__average=0.25)
+    loop.train(config, tmp_path / "run", evaluate, toy.Memory(), quiet=True)
+    began = checkpoint.load_tensors(first / "weights.safetensors")["image.weight"]
+    ended = checkpoint.load_tensors(tmp_path / "run/state/step-00000004/weights.safetensors")["image.weight"]
+    used = checkpoint.load_tensors(tmp_path / "run/weights.safetensors")["image.weight"]
+    torch.testing.assert_close(used, 0.75 * began + 0.25 * ended)
+    assert torch.equal(seen[0], began)
+    assert torch.equal(seen[4], used)
+
+
+def test_an_averaged_run_that_is_lost_at_its_very_end_still_ends_averaged(first, tmp_path, monkeypatch):
+    config = toy.config(init=str(first), train__steps=4, train__average=0.25)
+    loop.train(config, tmp_path / "whole", corpus=toy.Memory(), quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.optim, "averaged", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loop.train(config, tmp_path / "run", corpus=toy.Memory(), quiet=True)
+    assert not loop.finished(tmp_path / "run")
+    loop.resume(tmp_path / "run", corpus=toy.Memory(), quiet=True)
+    one, other = (checkpoint.load_tensors(tmp_path / run / "weights.safetensors") for run in ("whole", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert loop.finished(tmp_path / "run")
+
+
+def test_rows_that_cannot_be_used_are_listed_and_cuts_are_told(tmp_path, capsys):
+    corpus = toy.Memory()
+    whole = corpus.image
+
+    def image(row):
+        if row in (3, 17):
+            raise BrokenImage("truncated", "ends early")
+        return whole(row)
+
+    corpus.image = image
+    config = toy.config(train__steps=5, model__text__length=4)
+    loop.train(config, tmp_path / "run", corpus=corpus)
+    listed = json.loads((tmp_path / "run/skipped.json").read_text())
+    assert listed == {row: {"id": row, "why": "truncated: ends early"} for row in ("3", "17")}
+    said = capsys.readouterr().err
+    assert "2 rows could not be used (2 truncated)" in said
+    assert "of the texts were cut to 4 tokens" in said
+
+
+def test_init_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"holds no tokenizer.json to start from"):
+        loop.train(toy.config(init=str(tmp_path)), tmp_path / "run", corpus=toy.Memory(), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_run_folder_says_of_itself(first):
+    origin = json.loads((first / "provenance.json").read_text())
+    assert origin["corpus"] == {"name": "memory", "fingerprint": "memory-1", "rows": 40, "languages": ["en", "zh"]}
+    assert origin["packages"]["torch"] == torch.__version__
+    assert origin["finished"]["step"] == 13
+    assert {path.name for path in first.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "provenance.json",
+        "state",
+        "tensorboard",
+        "tokenizer.json",
+        "weights.safetensors",
+    }
+    line = read_metrics(first / "metrics.jsonl")[6]
+    assert line["step"] == 7
+    assert line["epoch"] == 1.4
+    assert line["loss"] == pytest.approx(sum(line["losses"].values()), rel=1e-5)
+    assert set(line) >= {"lr", "grad_norm", "metrics", "pairs_per_second", "data_wait", "memory_mb", "seconds"}
+    assert 0 <= line["data_wait"] <= 1
