@@ -88,30 +88,32 @@ class Corpus:
 
         limit: at most so many pictures, the first of the split.
         """
-        rows: dict[int, int] = {}
+        pictures: dict[int, int] = {}  # position by identity
+        rows: list[int] = []
+        of_row: dict[int, int] = {}  # position of each row's picture
         captions: dict[tuple[str, int], Caption] = {}
         for row in range(len(self)):
             record = self.record(row)
-            if record.image_id not in rows and limit is not None and len(rows) >= limit:
-                continue
-            rows.setdefault(record.image_id, row)
+            if record.image_id not in pictures:
+                if limit is not None and len(rows) >= limit:
+                    continue
+                pictures[record.image_id] = len(rows)
+                rows.append(row)
+            of_row[row] = pictures[record.image_id]
             for place, (spoken, text) in enumerate(languages_and_texts(record)):
                 if language is None or spoken == language:
                     caption = Caption(text, spoken, text_id(text), row, place)
                     captions.setdefault((spoken, caption.id), caption)
         texts = list(captions.values())
-        chosen = list(rows.values())
-        return Gallery(self, chosen, texts, self._relevance_by_picture(chosen, texts))
+        return Gallery(self, rows, texts, self._relevance_by_picture(of_row, len(rows), texts))
 
-    def _relevance_by_picture(self, rows: list[int], texts: "list[Caption]") -> "Relevance":
+    def _relevance_by_picture(self, of_row: Mapping[int, int], count: int, texts: "list[Caption]") -> "Relevance":
         """`relevance`, when a picture may stand in several rows, each with texts of its own."""
-        position = {self.record(row).image_id: k for k, row in enumerate(rows)}
-        if len(position) == len(self):
-            return self.relevance(rows, texts)
-        every = [row for row in range(len(self)) if self.record(row).image_id in position]
-        truth = self.relevance(every, texts)
-        place = np.array([position[self.record(row).image_id] for row in every], dtype=np.int64)
-        return Relevance.of(len(rows), [sorted(set(place[truth.images_of(t)].tolist())) for t in range(len(texts))])
+        truth = self.relevance(list(of_row), texts)
+        if len(of_row) == count:
+            return truth
+        place = np.fromiter(of_row.values(), dtype=np.int64, count=len(of_row))
+        return Relevance.of(count, [np.unique(place[truth.images_of(t)]).tolist() for t in range(len(texts))])
 
 
 @dataclass(frozen=True)
