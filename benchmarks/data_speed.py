@@ -79,11 +79,13 @@ def scenes(count: int) -> dict[str, float]:
 
 def shards(folder: Path, count: int, rounds: int) -> dict[str, dict[str, float] | float]:
     """Rows written a second, and pictures a second from shards and from folders of JPEGs."""
-    corpus = Scenes("train", count=count, side=ORIGINAL)
-    start = time.process_time()
-    write({"train": corpus}, folder / "shards", side=STORED, progress=False)
-    found: dict = {"rows_written": round(count / (time.process_time() - start), 1)}
-    built = open_shards(folder / "shards", "train")
+    found: dict = {}
+    for side in (128, ORIGINAL):
+        corpus = Scenes("train", count=count, side=side)
+        start = time.process_time()
+        write({"train": corpus}, folder / f"shards_{side}", side=STORED, progress=False)
+        found[f"rows_drawn_and_written_{side}"] = round(count / (time.process_time() - start), 1)
+    built = open_shards(folder / f"shards_{ORIGINAL}", "train")
     for name in ("same", "original"):
         (folder / name).mkdir()
     for row in range(count):
@@ -112,7 +114,7 @@ def shards(folder: Path, count: int, rounds: int) -> dict[str, dict[str, float] 
         speeds["ratio_same_files"] = round(speeds["shards"] / speeds["pillow_same_files"], 2)
         speeds["ratio_originals"] = round(speeds["shards"] / speeds["pillow_originals"], 2)
         found[f"pictures_at_{side}"] = speeds
-    found["read"] = best({"records": lambda row: built.record(order[row])}, range(count), rounds)["records"]
+    found["records_read"] = best({"records": lambda row: built.record(order[row])}, range(count), rounds)["records"]
     return found
 
 
@@ -142,12 +144,8 @@ def hardware() -> dict[str, str | int]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     packages = ("torch", "simplejpeg", "pillow", "numpy")
-    return {
-        "processor": model,
-        "cores": os.cpu_count() or 1,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+    found: dict[str, str | int] = {"processor": model, "cores": os.cpu_count() or 1}
+    return found | {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def main() -> None:
