@@ -149,7 +149,7 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
         cells = "".join(map(_cell, held[row], spreads, marks, _edges(paths)))
         stages = [of for of in STAGES if (name, of) in held]
         head = _system(name, found[name], len(stages)) if stage == stages[0] else ""
-        body += f"<tr>{head}<td>{_stage(stage)}</td>{cells}</tr>"
+        body += f"<tr>{head}<td class='stage'>{_stage(stage)}</td>{cells}</tr>"
     chance = "".join(
         _cell(value, None, False, edge)
         for value, edge in zip(_figures(first["chance"], paths), _edges(paths), strict=True)
