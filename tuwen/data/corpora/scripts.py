@@ -6,7 +6,7 @@ from collections import Counter
 
 def is_blank(text: str) -> bool:
     """No character that shows: empty, white space, or invisible ones."""
-    return not any(c.isprintable() and not c.isspace() for c in unicodedata.normalize("NFKC", text))
+    return not any(c.isprintable() and not c.isspace() for c in text)
 
 
 def language_by_script(text: str) -> str:

@@ -245,7 +245,7 @@ def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     """The JSON value of a line."""
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        value = _JSON.decode(text)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -269,6 +269,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
 def _entry(row: Any, position: int, line: int) -> Entry:
