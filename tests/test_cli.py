@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tuwen import cli, systems
 from tuwen.cli import data as data_command
 from tuwen.cli.output import print_json
+from tuwen.cli.train import config_of
 from tuwen.errors import UserError
 
 COMMAND = [sys.executable, "-m", "tuwen"]
@@ -147,3 +150,157 @@ def test_json_says_null_for_what_is_no_number(capsys):
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip().count(".") == 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A tiny clip, trained for three steps by the command line."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    arguments = "train clip --corpus scenes:count=24,side=32 --size tiny --steps 3 --set train.batch_size=8"
+    assert cli.main([*arguments.split(), "data.workers=0", "tokenizer.size=200", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_training_leaves_a_run_that_eval_measures(run, capsys):
+    arguments = ["eval", str(run), "--corpus", "scenes:count=12,side=32", "--task"]
+    assert cli.main([*arguments, "retrieval", "--limit", "10", "--languages", "zh", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["system"], found["task"], found["split"], found["images"]) == ("clip", "retrieval", "test", 10)
+    recalls = found["languages"]["zh"]["first"]
+    six = [recalls[way][cut] for way in ("image_to_text", "text_to_image") for cut in ("r1", "r5", "r10")]
+    assert recalls["mean_recall"] == pytest.approx(sum(six) / 6)
+
+    assert cli.main([*arguments, "matching", "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["languages"]["en"]["auc"] <= 1
+
+    assert cli.main([*arguments, "retrieval"]) == 0
+    table = capsys.readouterr().out
+    assert "chance" in table
+    assert "i2t R@10" in table
+
+
+def test_eval_says_what_is_wrong(run, tmp_path, capsys):
+    for arguments, said in (
+        ([str(tmp_path), "--corpus", "scenes", "--task", "retrieval"], "config.yaml"),
+        ([str(run), "--corpus", "nowhere", "--task", "retrieval"], "nowhere: no such file or folder"),
+        ([str(run), "--corpus", "scenes", "--task", "retrieval", "--split", "tset"], "tset"),
+        ([str(run), "--corpus", "scenes:count=9", "--task", "retrieval", "--languages", "xx"], "xx"),
+    ):
+        assert cli.main(["eval", *arguments]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("tuwen: ")
+        assert captured.err.count("\n") == 1
+        assert said in captured.err
+
+
+def test_train_refuses_what_it_cannot_do(run, tmp_path, capsys):
+    new = ["train", "clip", "--corpus", "scenes:count=24", "--out", str(tmp_path / "new"), "--size", "tiny"]
+    for arguments, said in (
+        ([*new[:-3], str(run), "--size", "tiny", "--steps", "1"], "holds a run already"),
+        ([*new, "--set", "train.batchsize=3"], "train.batch_size"),
+        ([*new, "--set", "train.lr=fast"], "expected a number, got 'fast'"),
+        ([*new, "--preset", "finetune"], "--init"),
+        ([*new, "--config", str(tmp_path / "none.yaml")], "none.yaml: cannot be read"),
+        ([*new[:-1], "tinny"], "no size called 'tinny'"),
+        (["train", "--resume", str(tmp_path)], "holds no run"),
+    ):
+        assert cli.main(arguments) == 1
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert "Traceback" not in captured.err
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("train clip --out x", "corpus missing"),
+        ("train --resume x --steps 3", "leave out steps"),
+        ("train clip --corpus x --out y --set train.lr", "'train.lr' is not NAME=VALUE"),
+        ("compare clip --corpus x --out y --budget hours=3", "'hours=3' is not steps=N"),
+        ("eval x --corpus y --task matching --top-k 3", "--top-k has no meaning"),
+    ],
+)
+def test_what_does_not_go_together_is_wrong_usage(arguments, said, capsys):
+    assert said in usage(arguments, capsys)
+
+
+def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_the_defaults(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("size: demo\ntrain:\n  steps: 7\n  lr: 0.01\n  batch_size: 32\n")
+    words = f"train clip --corpus scenes --out x --config {recipe} --steps 9 --set train.lr=0.5"
+    config = config_of(cli.parser().parse_args(words.split()))
+    assert (config.size, config.train.steps, config.train.lr, config.train.batch_size) == ("demo", 9, 0.5, 32)
+    assert config.model.image.side == 64
+
+
+def test_a_run_that_starts_from_another_has_its_shapes(run):
+    words = f"train clip --corpus scenes --out x --init {run} --preset finetune".split()
+    config = config_of(cli.parser().parse_args(words))
+    assert (config.size, config.init, config.preset) == ("tiny", str(run), "finetune")
+    assert config.train.average < 1
+    larger = config_of(cli.parser().parse_args([*words, "--set", "model.image.side=64"]))
+    assert larger.model.image.side == 64
+    assert larger.model.text == config.model.text
+
+
+def test_a_runs_config_is_a_recipe(run):
+    words = f"train clip --corpus scenes:seed=3 --out x --config {run}/config.yaml"
+    config = config_of(cli.parser().parse_args(words.split()))
+    assert (config.corpus, config.train.steps, config.data.workers) == ("scenes:seed=3", 3, 0)
+    with pytest.raises(UserError, match="is of system clip, but albef"):
+        config_of(cli.parser().parse_args(words.replace(" clip ", " albef ").split()))
+
+
+def test_data_is_built_checked_and_shown(tmp_path, capsys):
+    out = tmp_path / "built"
+    assert cli.main(["data", "build", "scenes:count=8", "--side", "32", "--seed", "5", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["train", "8"]
+    assert cli.main(["data", "check", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["rows"] == 8
+    page = tmp_path / "page.html"
+    assert cli.main(["data", "show", str(out), "--out", str(page), "--count", "3"]) == 0
+    assert page.read_text(encoding="utf-8").count("<img") == 3
+
+
+def test_options_of_scenes_go_into_their_name():
+    args = cli.parser().parse_args("data build scenes:noise=0.2 --out x --count 9 --seed 5 --side 64".split())
+    assert data_command.location_of(args, "train") == "scenes:noise=0.2,count=9,seed=5,side=64"
+    assert data_command.location_of(args, "test") == "scenes:noise=0.2,seed=5,side=64"
+    args = cli.parser().parse_args("data build scenes --out x".split())
+    assert data_command.location_of(args, "val") == "scenes"
+
+
+def test_faults_are_status_1_and_a_build_leaves_them_out(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (20, 20), "red").save(photos / "good.png")
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
+    for name in ("good", "torn"):
+        (photos / f"{name}.txt").write_text(f"a {name} one\n")
+    assert cli.main(["data", "check", str(photos), "--json"]) == 1
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert len(faults) == 1
+    assert "torn.png" in faults[0]["message"]
+    assert cli.main(["data", "build", str(photos), "--out", str(tmp_path / "built")]) == 0
+    assert "left out" in capsys.readouterr().out
+    assert cli.main(["data", "build", str(photos), "--out", str(tmp_path / "x"), "--count", "3"]) == 1
+    assert "--count and --seed are for scenes" in capsys.readouterr().err
+
+
+def test_compare_prints_one_object_and_repeats_nothing(tmp_path, capsys):
+    words = "compare clip --corpus scenes:count=24,side=32 --size tiny --budget steps=2 --json --set train.batch_size=8"
+    words = [*words.split(), "data.workers=0", "measure.limit=8", "tokenizer.size=200", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["systems"]["clip"]["fidelity"] == "paper"
+    assert first["systems"]["clip"]["images"] == 8
+    assert first == json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    before = (tmp_path / "clip-seed0" / "weights.safetensors").stat().st_mtime_ns
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert (tmp_path / "clip-seed0" / "weights.safetensors").stat().st_mtime_ns == before
+    (tmp_path / "report.html").unlink()
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").exists()

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from tuwen import tasks
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_table
 from tuwen.cli.parser import add_command, positive
 
-TASKS = ("retrieval", "matching")  # a test holds this equal to the registry, which loads torch
 EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json"""
@@ -17,7 +17,7 @@ def add_to(commands) -> None:
     command = add_command(commands, "eval", run, "measure a run on a task", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
-    command.add_argument("--task", required=True, choices=TASKS, help="what to measure")
+    command.add_argument("--task", required=True, choices=tasks.names(), help="what to measure")
     command.add_argument("--split", default="test", help="split to measure on (default test)")
     command.add_argument("--languages", metavar="LANG", nargs="+", help="measure these alone (default: all)")
     command.add_argument("--limit", metavar="N", type=positive, help="at most so many pictures")
@@ -43,10 +43,9 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
     """The JSON of a task on a corpus."""
     from tuwen.data.open import open_corpus
     from tuwen.model import load
-    from tuwen.tasks import find
     from tuwen.training.parallel import device
 
-    evaluate = find(task)
+    evaluate = tasks.find(task)
     model = load(run_folder, device=str(device("auto")))
     corpus = open_corpus(location, split, "skip")
     side, length = model.config.model.image.side, model.config.model.text.length
@@ -54,10 +53,13 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
 
 
 def print_found(found: dict[str, Any]) -> None:
-    """A task's figures as a table."""
-    title = f"{found['system']} on {found['corpus']}, {found['split']} split: {found['task']}"
-    print_retrieval(title, found) if found["task"] == "retrieval" else print_matching(title, found)
-    if found.get("broken"):
+    """A task's figures as a table; those of a task without one as JSON."""
+    printer = {"retrieval": print_retrieval, "matching": print_matching}.get(found.get("task", ""))
+    if printer is None:
+        print_json(found)
+        return
+    printer(f"{found['system']} on {found['corpus']}, {found['split']} split: {found['task']}", found)
+    if found["broken"]:
         print("left out: " + ", ".join(f"{count} {reason}" for reason, count in found["broken"].items()))
     if found.get("note"):
         print(found["note"])
