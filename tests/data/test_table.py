@@ -195,7 +195,7 @@ class TestSplits:
 
 
 LINES = {
-    "broken JSON": (b'{"id": "9", "image": ', "broken JSON at column"),
+    "broken JSON": (b'{"id": "9", "image": ', "broken JSON at column 22: Expecting value"),
     "two objects": (b"{} {}", "broken JSON"),
     "a list": (b"[1]", "not a list"),
     "a number": (b"17", "not a number"),

@@ -96,7 +96,7 @@ def run_check(args) -> int:
     else:
         from rich.console import Console
 
-        Console(highlight=False).print(findings)
+        Console(highlight=False, soft_wrap=True).print(findings)  # a fault stays one line
     return 1 if findings else 0
 
 

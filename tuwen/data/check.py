@@ -123,6 +123,7 @@ def check(location: str | Path, tokenizer: Tokenizer | None = None, quiet: bool 
     findings = Findings(str(location))
     faults: dict[Found, None] = {}  # a broken line is found again in every split
     opened: dict[str, _Reader] = {}
+    console = Console(stderr=True)
     for split in splits_of(location) or (EVERY,):
         try:
             corpus = open_corpus(location, split, on_bad="skip")
@@ -133,7 +134,8 @@ def check(location: str | Path, tokenizer: Tokenizer | None = None, quiet: bool 
             continue
         faults.update((Found(fault.reason, str(fault)), None) for fault in getattr(corpus, "faults", ()))
         reader = opened[split] = _Reader(corpus, tokenizer)
-        rows = track(range(len(corpus)), split, console=Console(stderr=True), transient=True, disable=quiet)
+        hidden = quiet or not console.is_terminal
+        rows = track(range(len(corpus)), split, console=console, transient=True, disable=hidden)
         for row in rows:
             faults.update(dict.fromkeys(reader.read(row)))
         findings.splits[split] = reader.contents()

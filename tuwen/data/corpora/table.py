@@ -245,7 +245,7 @@ def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     """The JSON value of a line."""
     try:
-        value = _JSON.decode(text)
+        value = _JSON.decode(text.rstrip())
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
         return value
