@@ -1,21 +1,18 @@
 """Tables of pairs: what is read, what is refused and in which words, splits, identities, fingerprints."""
 
-import csv
 import json
 import os
 import pickle
 import shutil
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.data.pairs import fault, row, with_pictures, write
 from tuwen.data.corpora.files import splits_of
-from tuwen.data.corpora.scripts import language_by_script
 from tuwen.data.corpora.table import open_table, table_source
 from tuwen.data.corpus import hashed_split
 from tuwen.errors import UserError
@@ -27,38 +24,10 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 
-PIXELS = {"1.png": 10, "2.png": 20, "3.png": 30}
-
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with three pictures and no table yet."""
-    root = tmp_path / "pairs"
-    (root / "images").mkdir(parents=True)
-    for name, grey in PIXELS.items():
-        Image.new("RGB", (6, 4), (grey, grey, grey)).save(root / "images" / name)
-    return root
-
-
-def row(n=1, **changes) -> dict:
-    return {"id": str(n), "image": f"images/{n}.png", "texts": {"en": [f"picture {n}"]}, "split": "train"} | changes
-
-
-def write(folder, *rows):
-    """pairs.jsonl of objects, or of lines as they are."""
-    lines = [line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in rows]
-    (folder / "pairs.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    return folder
-
-
-def fault(folder, **options) -> str:
-    """What "stop" says, which is one line."""
-    with pytest.raises(UserError) as caught:
-        open_table(folder, **({"split": "train"} | options))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.isprintable()
-    return message
+    return with_pictures(tmp_path)
 
 
 class TestRead:
@@ -195,7 +164,7 @@ class TestSplits:
 
 
 LINES = {
-    "broken JSON": (b'{"id": "9", "image": ', "broken JSON at column 22: Expecting value"),
+    "broken JSON": (b'{"id": "9", "image": ', "broken JSON at column 21: Expecting value"),
     "two objects": (b"{} {}", "broken JSON"),
     "a list": (b"[1]", "not a list"),
     "a number": (b"17", "not a number"),
@@ -326,125 +295,6 @@ class TestFaults:
         path.write_text(json.dumps({"id": "1", "image": "1.png", "texts": value}) + "\n" + json.dumps(value))
         with pytest.raises(UserError):
             open_table(path, "train")
-
-
-class TestDelimited:
-    def table(self, folder, rows, name="t.csv", **options):
-        with open(folder / name, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, **options).writerows(rows)
-        return folder / name
-
-    def test_several_rows_a_picture(self, folder):
-        rows = [("Image", "caption", "split", "price"), ("images/1.png", 'a "red", dog', "train", "3")]
-        rows += [("images/1.png", "line\nend", "train", ""), ("images/2.png", "一只狗", "train", "5")]
-        corpus = open_table(self.table(folder, rows), "train")
-        assert [dict(corpus.record(n).texts) for n in range(3)] == [
-            {"en": ['a "red", dog']},
-            {"en": ["line\nend"]},
-            {"zh": ["一只狗"]},
-        ]
-        assert [corpus.record(n).id for n in range(3)] == ["2", "3", "5"]  # their lines
-        assert corpus.record(0).columns == {"price": "3"}
-        assert corpus.record(0).image_id == corpus.record(1).image_id
-        assert corpus.name == "t"
-        assert len(corpus.gallery().rows) == 2
-
-    @pytest.mark.parametrize(
-        ("name", "options"), [("t.tsv", {"delimiter": "\t"}), ("t.csv", {"delimiter": ";"}), ("t.csv", {})]
-    )
-    def test_a_column_a_language(self, folder, name, options):
-        rows = [
-            ("id", "filepath", "text_en", "text_zh"),
-            ("a", "images/1.png", "dog", "狗"),
-            ("b", "images/2.png", "", "猫"),
-        ]
-        corpus = open_table(self.table(folder, rows, name, **options), "all")
-        assert [dict(corpus.record(n).texts) for n in range(2)] == [{"en": ["dog"], "zh": ["狗"]}, {"zh": ["猫"]}]
-
-    def test_a_column_for_the_language(self, folder):
-        rows = [("path", "title", "lang"), ("images/1.png", "Hund", "de"), ("images/2.png", "Katze", "")]
-        corpus = open_table(self.table(folder, rows), "all")
-        assert corpus.languages == ("de", "en")
-
-    def test_mark_and_crlf(self, folder):
-        (folder / "t.csv").write_bytes(b"\xef\xbb\xbfimage,text\r\nimages/1.png,dog\r\n\r\nimages/2.png,cat")
-        corpus = open_table(folder / "t.csv", "all")
-        assert [dict(corpus.record(n).texts) for n in range(2)] == [{"en": ["dog"]}, {"en": ["cat"]}]
-
-    def test_faults_do_not_swallow_what_follows(self, folder):
-        lines = [
-            "image,text",
-            "images/1.png,one",
-            'images/2.png,"open',
-            "images/2.png,two,three",
-            "images/1.png,",
-            ",x",
-        ]
-        lines += ['images/2.png,"a" b', "images/3.png,four"]
-        (folder / "t.csv").write_text("\n".join(lines))
-        assert "t.csv:3: " in fault(folder / "t.csv", split="all")
-        corpus = open_table(folder / "t.csv", "all", "skip")
-        assert [corpus.where(n)[1] for n in range(len(corpus))] == [2, 8]
-        assert [(one.line, one.reason) for one in corpus.faults] == [
-            (3, "broken row"),
-            (4, "broken row"),
-            (5, "empty text"),
-            (6, "wrong type"),
-            (7, "broken row"),
-        ]
-
-    @pytest.mark.parametrize(
-        ("header", "what"),
-        [
-            (b"a,text", "no column for the picture"),
-            (b"image,a", "no column for texts"),
-            (b"image,text,text", "'text' stands twice"),
-            (b"", "empty"),
-            (b"image;text\rimages/1.png;a", "new-line"),
-            ("image,照片,text".encode("gb18030"), "GB18030"),
-        ],
-    )
-    def test_headers(self, folder, header, what):
-        (folder / "t.csv").write_bytes(header + b"\nimages/1.png,a\n")
-        message = fault(folder / "t.csv", on_bad="skip")
-        assert "t.csv:1: " in message or "t.csv: empty" in message or header == b""
-        if header:
-            assert what in message
-
-
-class TestParquet:
-    def test_read(self, folder):
-        table = {
-            "image": ["images/1.png", "images/2.png", "images/3.png"],
-            "caption": [["a", "b"], ["猫"], None],
-            "n": [1, 2, 3],
-        }
-        pq.write_table(pa.table(table), folder / "t.parquet", row_group_size=2)
-        assert "t.parquet:3: no text" in fault(folder / "t.parquet", split="all")
-        corpus = pickle.loads(pickle.dumps(open_table(folder / "t.parquet", "all", "skip")))
-        assert [dict(corpus.record(n).texts) for n in range(2)] == [{"en": ["a", "b"]}, {"zh": ["猫"]}]
-        assert corpus.record(1).columns == {"n": 2}
-        assert corpus.record(1).id == "2"
-        assert corpus.image(1).unique().tolist() == [20]
-
-    def test_as_the_jsonl(self, folder):
-        rows = [row(1), row(2, split="val", texts={"en": ["x"]})]
-        pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
-        one, two = open_table(folder / "t.parquet", "val"), open_table(write(folder, *rows), "val")
-        assert one.record(0) == two.record(0)
-        assert one.fingerprint == two.fingerprint
-
-
-SCRIPTS = {
-    "en": ("A dog", "Ünïcödé", "ＡＢＣ", "Hund und Katze"),
-    "zh": ("一只狗", "iPhone 手机壳", "㐀"),
-    "und": ("いぬ", "漢字とかな", "개", "собака", "12 34", ""),
-}
-
-
-@pytest.mark.parametrize(("language", "text"), [(one, text) for one, texts in SCRIPTS.items() for text in texts])
-def test_language_by_script(language, text):
-    assert language_by_script(text) == language
 
 
 def test_a_million_rows_cost_little_memory(folder):
