@@ -265,10 +265,12 @@ def test_data_is_built_checked_and_shown(tmp_path, capsys):
 
 
 def test_options_of_scenes_go_into_their_name():
-    args = cli.parser().parse_args("data build scenes:noise=0.2 --out x --count 9 --seed 5 --side 64".split())
+    args = cli.parser().parse_args(
+        ["data", "build", "scenes:noise=0.2", "--out", "x", "--count", "9", "--seed", "5", "--side", "64"]
+    )
     assert data_command.location_of(args, "train") == "scenes:noise=0.2,count=9,seed=5,side=64"
     assert data_command.location_of(args, "test") == "scenes:noise=0.2,seed=5,side=64"
-    args = cli.parser().parse_args("data build scenes --out x".split())
+    args = cli.parser().parse_args(["data", "build", "scenes", "--out", "x"])
     assert data_command.location_of(args, "val") == "scenes"
 
 
