@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from tuwen.data.corpus import BrokenImage, Corpus, Record
@@ -38,9 +39,14 @@ class Numbers:
 
     vocabulary = Vocabulary(100_000, 0, 1, 2, 3, 4)
 
-    def encode(self, texts, length):
-        ids = torch.tensor([[int(text.rsplit(" ", 1)[-1])] * 2 for text in texts])
-        return ids, torch.ones_like(ids, dtype=torch.bool)
+    def ids(self, texts):
+        return [np.array([int(text.rsplit(" ", 1)[-1])] * (1 + len(text) % 3)) for text in texts]
+
+    def pad(self, ids, length):
+        width = max(map(len, ids))
+        padded = [np.pad(one, (0, width - len(one)), mode="edge") for one in ids]
+        mask = [[k < len(one) for k in range(width)] for one in ids]
+        return torch.from_numpy(np.stack(padded)), torch.tensor(mask)
 
 
 @dataclass(frozen=True)

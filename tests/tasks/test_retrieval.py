@@ -131,6 +131,18 @@ def test_batch_sizes_and_budgets_change_no_rank(budget, batch_size):
             assert (found.ranks["zh"][stage][way] == rank).all()
 
 
+def test_the_default_cosine_is_the_same_bit_for_bit_in_any_block():
+    generator = torch.Generator().manual_seed(0)
+    vectors = (torch.randn(n, 64, generator=generator) for n in (90, 70))
+    images, texts = (Encoded(torch.nn.functional.normalize(x, dim=-1)) for x in vectors)
+    whole, parts = (
+        Side(MatchOnly(None), images, texts, "text_to_image", top_k=1, batch_size=1, budget=budget)
+        for budget in (1 << 20, 1)
+    )
+    apart = torch.cat([parts.first(k, k + 1) for k in range(70)])
+    assert torch.equal(whole.first(0, 70), apart)
+
+
 def test_reranking_matches_top_k_pairs_a_query_and_no_more():
     system = FusionStub(tables(12, 24))
     run(system, corpus(), top_k=4, batch_size=10)

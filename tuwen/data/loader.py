@@ -283,7 +283,7 @@ def images_of(corpus: Corpus, rows: Sequence[int], side: int) -> tuple[Images, l
 
 def image_batches(
     corpus: Corpus, rows: Sequence[int], side: int, batch_size: int, workers: int = 0
-) -> Iterator[tuple[Images, list[int], Counter[str]]]:
+) -> Iterator[tuple[Images, list[int], dict[str, int]]]:
     """`images_of` of the rows in order, `batch_size` rows at a time."""
     starts = range(0, len(rows), batch_size)
     return _in_workers(_Chunks(corpus, rows, side, batch_size), starts, min(workers, len(starts)))
@@ -341,8 +341,9 @@ class _Chunks:
     side: int
     batch_size: int
 
-    def __getitem__(self, start: int) -> tuple[Images, list[int], Counter[str]]:
-        return images_of(self.corpus, self.rows[start : start + self.batch_size], self.side)
+    def __getitem__(self, start: int) -> tuple[Images, list[int], dict[str, int]]:
+        images, kept, faults = images_of(self.corpus, self.rows[start : start + self.batch_size], self.side)
+        return images, kept, dict(faults)  # torch copies what it loads, and would count a Counter twice
 
 
 def _in_workers(items: Any, keys: Sequence[int], workers: int) -> Iterator[Any]:

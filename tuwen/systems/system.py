@@ -200,10 +200,13 @@ class System(nn.Module):
         raise self.lacks("encode_texts", "it has no text encoder of its own")
 
     def scores(self, images: Encoded, texts: Encoded) -> Scores:
-        """First-stage scores, float32; by default the cosine of the pooled vectors, both ways."""
+        """First-stage scores, float32; by default the cosine of the pooled vectors, both ways.
+
+        Multiplied in float64 and rounded once, so that how many are scored at a time changes no bit.
+        """
         if images.pooled is None or texts.pooled is None:
             raise self.lacks("scores", "it has no first-stage vectors; retrieval must match all pairs")
-        cosine = images.pooled.float() @ texts.pooled.float().T
+        cosine = (images.pooled.double() @ texts.pooled.double().T).float()
         return Scores(cosine, cosine)
 
     # ---- capabilities some systems have

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuwen.data.batch import Images, Texts
-from tuwen.data.corpus import BrokenImage, Caption, Corpus, Gallery, Relevance
-from tuwen.data.images import resize
+from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
+from tuwen.data.loader import default_workers, image_batches, text_batches
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import System
@@ -53,7 +52,7 @@ def encode_pictures(system: System, corpus: Corpus, rows: Sequence[int], side: i
     """
     parts, read = [], []
     broken: Counter[str] = Counter()
-    for images, kept, faults in image_batches(corpus, rows, side, batch_size):
+    for images, kept, faults in image_batches(corpus, rows, side, batch_size, default_workers()):
         broken.update(faults)
         if len(kept):
             parts.append(_keep(system, system.encode_images(images.to(device_of(system))), len(rows)))
@@ -68,11 +67,12 @@ def encode_captions(
 ) -> Encoded:
     """The given texts, in order. languages: the table that `Texts.language` indexes."""
     pieces = [(caption.text, caption.language) for caption in captions]
-    parts = [
-        _keep(system, system.encode_texts(texts.to(device_of(system))), len(captions))
-        for texts in text_batches(pieces, languages, tokenizer, length, batch_size)
-    ]
-    return Encoded.cat(parts)
+    parts, places = [], []
+    for place, texts in text_batches(pieces, languages, tokenizer, length, batch_size):
+        parts.append(_keep(system, system.encode_texts(texts.to(device_of(system))), len(captions)))
+        places.append(place)
+    back = np.argsort(np.concatenate(places))
+    return Encoded.cat(parts).select(torch.from_numpy(back))
 
 
 def restricted(gallery: Gallery, rows: np.ndarray) -> Relevance:
@@ -83,32 +83,6 @@ def restricted(gallery: Gallery, rows: np.ndarray) -> Relevance:
     truth = gallery.relevance
     found = (place[truth.images_of(text)] for text in range(len(truth)))
     return Relevance.of(len(rows), [np.sort(images[images >= 0]).tolist() for images in found])
-
-
-def image_batches(
-    corpus: Corpus, rows: Sequence[int], side: int, batch_size: int
-) -> Iterator[tuple[Images, list[int], Counter[str]]]:
-    """The rows' pictures resized to `side`, with the rows that could be read and counts of the faults."""
-    for start in range(0, len(rows), batch_size):
-        pixels, kept, faults = [], [], Counter[str]()
-        for row in rows[start : start + batch_size]:
-            try:
-                pixels.append(resize(corpus.image(row), (side, side)))
-                kept.append(row)
-            except BrokenImage as error:
-                faults[error.reason] += 1
-        yield Images(torch.stack(pixels) if pixels else torch.empty(0, 3, side, side, dtype=torch.uint8)), kept, faults
-
-
-def text_batches(
-    captions: Sequence[tuple[str, str]], languages: Sequence[str], tokenizer, length: int, batch_size: int
-) -> Iterator[Texts]:
-    """(text, language) pairs as token batches, in order."""
-    for start in range(0, len(captions), batch_size):
-        texts, spoken = zip(*captions[start : start + batch_size], strict=True)
-        language = torch.tensor([languages.index(name) for name in spoken])
-        ids, mask = tokenizer.encode(texts, length)
-        yield Texts(ids, mask, language)
 
 
 def measured(corpus: Corpus, languages: Sequence[str] | None, table: Sequence[str] | None) -> list[str]:
