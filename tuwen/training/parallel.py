@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -59,7 +60,9 @@ def wrap(system: System) -> nn.Module:
     """
     if world() == 1:
         return system
-    return nn.parallel.DistributedDataParallel(_Terms(system), broadcast_buffers=False, find_unused_parameters=True)
+    with warnings.catch_warnings():  # `broadcast_buffers` goes by another name in newer versions
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.parallel.DistributedDataParallel(_Terms(system), broadcast_buffers=False, find_unused_parameters=True)
 
 
 class _Terms(nn.Module):
