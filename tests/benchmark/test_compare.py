@@ -121,6 +121,7 @@ def test_mistakes_are_told_before_any_work(tmp_path):
         ([], {}, "at least one"),
         (["clip", "clop"], {}, "no system called 'clop'"),
         (["clip"], {"train.stpes": 1}, "train.steps"),
+        (["clip", "albef"], {"albef.train.batch_size": 8}, "the same budget"),
     ):
         with pytest.raises(UserError, match=message):
             compare(names, CORPUS, tmp_path / "out", **OPTIONS | {"changes": changes})

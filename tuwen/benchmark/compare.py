@@ -63,16 +63,16 @@ def compare(
     """
     out, measure = Path(out), measure or MeasureConfig()
     configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {})
-    pairs = open_corpus(corpus, split="train")
-    gallery = open_corpus(corpus, split=measure.split)
-    evaluate = _validator(gallery, str(corpus), validation) if validation else None
+    first = next(iter(configs.values()))
+    pairs = open_corpus(corpus, "train", first.data.on_bad)
+    gallery = open_corpus(corpus, measure.split, first.data.on_bad)
+    evaluate = _validator(gallery, str(corpus), validation, first.data.on_bad) if validation else None
     _share_tokenizer(out, configs, pairs)
     found: dict[str, list[dict]] = {name: [] for name in names}
     for run, config in configs.items():
         _train_once(run, config, pairs, evaluate, quiet)
         result = measure_run(run, gallery, measure, progress=not quiet)
         found[config.system].append({"seed": config.train.seed, **result, **_cost(run, result)})
-    first = next(iter(configs.values()))
     comparison = {
         "systems": {name: summary(name, results) for name, results in found.items()},
         "differences": differences(found),
@@ -106,6 +106,9 @@ def _configs(
             config = override(RunConfig.of(name, size, corpus, changes=shared), {**_own(changes, name), **budget})
             seed = config.train.seed + turn
             configs[out / f"{name}-seed{seed}"] = override(config, {"train.seed": seed})
+    spent = {(config.train.batch_size, config.train.steps or config.train.epochs) for config in configs.values()}
+    if len(spent) > 1:
+        raise UserError("compare: systems differ in train.batch_size, steps or epochs; give all the same budget")
     return configs
 
 
@@ -165,9 +168,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _validator(gallery: Corpus, location: str, pictures: int) -> loop.Evaluate:
+def _validator(gallery: Corpus, location: str, pictures: int, on_bad: str) -> loop.Evaluate:
     """Called while training: first-stage recalls by language on some pictures of "val", or else of the gallery."""
-    validated = open_corpus(location, split="val") if "val" in splits_of(location) else gallery
+    validated = open_corpus(location, "val", on_bad) if "val" in splits_of(location) else gallery
 
     def evaluate(trained: loop.Trained, step: int) -> dict:
         side, length = trained.config.model.image.side, trained.config.model.text.length

@@ -61,7 +61,7 @@ def block_ranks(scores: Tensor, query: Tensor, item: Tensor) -> Tensor:
     Raises:
         UserError: if a score is not a number, since comparisons with it would count as hits.
     """
-    if torch.isnan(scores).any():
+    if scores.numel() and torch.isnan(scores.amax()):
         where = int(torch.isnan(scores).any(1).nonzero()[0])
         raise UserError(f"scores are not numbers (NaN), first at query {where} of a block: the weights are broken")
     queries, items = scores.shape
