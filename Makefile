@@ -12,12 +12,13 @@ setup: $(VENV)/.ok
 $(VENV)/.ok: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv==0.13.9
-	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install -q -p $(VENV) -r requirements.lock
+	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install -q --compile-bytecode -p $(VENV) -r requirements.lock
 	$(BIN)/uv pip install -q -p $(VENV) --no-deps -e .
 	touch $@
 
 demo: setup
-	$(BIN)/tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
+	$(BIN)/tuwen compare clip albef r2d2 --corpus scenes:side=64,things=24,objects=3 --size demo \
+		--config recipes/demo.yaml --out runs/demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -40,6 +40,7 @@ def compare(
     size: str = "small",
     steps: int | None = None,
     seeds: int = 1,
+    towers: int = 0,
     changes: Mapping[str, Any] | None = None,
     measure: MeasureConfig | None = None,
     validation: int = 200,
@@ -48,7 +49,9 @@ def compare(
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
 
     names: systems, in the order of all tables. steps: optimizer steps of every run (default: the config's).
-    seeds: runs a system, with seeds from `train.seed` on. changes: config by dotted or nested name for all systems;
+    seeds: runs a system, with seeds from `train.seed` on. towers: steps of a clip run trained first for each seed, in
+    OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion systems start from trained
+    encoders; 0: all start from the same drawn weights. changes: config by dotted or nested name for all systems;
     under a system's own name for that one alone ({"albef": {"model.queue": 4096}}). measure: how runs are measured
     at the end. validation: pictures of the "val" split (else of the measured one) whose first-stage recall is
     followed while training; 0: none.
@@ -68,6 +71,8 @@ def compare(
     gallery = open_corpus(corpus, measure.split, first.data.on_bad)
     evaluate = _validator(gallery, str(corpus), validation, first.data.on_bad) if validation else None
     _share_tokenizer(out, configs, pairs)
+    if towers:
+        _train_towers(out, configs, towers, pairs, quiet)
     found: dict[str, list[dict]] = {name: [] for name in names}
     for run, config in configs.items():
         _train_once(run, config, pairs, evaluate, quiet)
@@ -130,6 +135,20 @@ def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -
     Tokenizer.load(path)  # a damaged file is told before any work
     for run, config in configs.items():
         configs[run] = override(config, {"tokenizer.file": str(path)})
+
+
+def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: Corpus, quiet: bool) -> None:
+    """A clip run a seed, of the first system's towers, which becomes the start of every system of that seed."""
+    runs: dict[int, Path] = {}
+    for path, config in configs.items():
+        seed = config.train.seed
+        if seed not in runs:
+            runs[seed] = out / f"towers-seed{seed}"
+            shared = {name: getattr(config.model, name) for name in ("image", "text", "embed")}
+            model = replace(RunConfig.of("clip", config.size, config.corpus).model, **shared)
+            own = override(replace(config, system="clip", model=model), {"train.steps": steps})
+            _train_once(runs[seed], own, pairs, None, quiet)
+        configs[path] = override(config, {"init": str(runs[seed])})
 
 
 def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Evaluate | None, quiet: bool) -> None:

@@ -45,8 +45,11 @@ def run_compare(args) -> None:
     named = {name: changes.pop(name) for name in NAMED if name in changes}
     size = args.size or named.get("size") or SIZE
     options = {"size": size, "steps": args.budget, "seeds": args.seeds, "measure": measure_of(changes)}
+    towers = changes.pop("towers", 0)
+    if not isinstance(towers, int) or towers < 0:
+        raise UserError(f"config field towers: expected a number of steps, got {towers!r}")
     with only_json(args.json):
-        found = compare(args.systems, args.corpus, args.out, **options, changes=changes)
+        found = compare(args.systems, args.corpus, args.out, **options, towers=towers, changes=changes)
         print_comparison(found)
         print(f"report: {write_report(args.out)}")
     if args.json:

@@ -8,7 +8,10 @@ from tuwen.errors import UserError
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
-    """A ViT: `side` and `patch` in pixels; `pool` is "class" (a class token) or "mean"."""
+    """A ViT: `side` and `patch` in pixels.
+
+    pool: "class" (a class token), "mean" or "max" over patches ("max" learns small things soonest from scratch).
+    """
 
     side: int = 224
     patch: int = 16
@@ -71,8 +74,8 @@ SIZES: dict[str, Size] = {
     ),
     # `make demo`: minutes on two cores
     "demo": Size(
-        ImageTowerConfig(side=64, patch=8, width=128, layers=4, heads=4),
-        TextTowerConfig(length=32, width=128, layers=3, heads=4),
+        ImageTowerConfig(side=64, patch=16, width=128, layers=3, heads=4, pool="max"),
+        TextTowerConfig(length=32, width=128, layers=2, heads=4),
         CrossEncoderConfig(width=128, layers=2, heads=4),
         embed=64,
     ),

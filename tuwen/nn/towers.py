@@ -59,8 +59,10 @@ class ImageTower(nn.Module):
         return self.stack(x, record=record, layers=layers)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """[B, W]: the class token, or the mean of the patches."""
-        return tokens.mean(1) if self.class_token is None else tokens[:, 0]
+        """[B, W]: the class token, or the mean or greatest of the patches, as `pool` says."""
+        if self.class_token is not None:
+            return tokens[:, 0]
+        return tokens.amax(1) if self.config.pool == "max" else tokens.mean(1)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         side = self.config.side // self.config.patch

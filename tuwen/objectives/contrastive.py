@@ -24,6 +24,16 @@ def targets_of(same: Tensor) -> Tensor:
     return same / same.sum(1, keepdim=True).clamp(min=1)
 
 
+def logits_of(rows: Tensor, columns: Tensor, temperature: Tensor | float) -> Tensor:
+    """[B, N] cosine over temperature from unit vectors [B, D] and [N, D], float32 at least.
+
+    Autocast is switched off: in a bfloat16 region a product of float32 vectors would be rounded to eight bits, more
+    than the gap between neighbouring scores.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ columns.T / temperature
+
+
 def soft_cross_entropy(
     logits: Tensor, targets: Tensor, weights: Tensor | None = None, real: Tensor | None = None
 ) -> Tensor:
@@ -56,8 +66,8 @@ def contrastive(
     (gathered with gradient). same: [B, N] bool. Half the sum of picture-to-text and text-to-picture.
     """
     targets = targets_of(same.to(image_rows.dtype))
-    image_to_text = soft_cross_entropy(image_rows @ text_columns.T / temperature, targets)
-    text_to_image = soft_cross_entropy(text_rows @ image_columns.T / temperature, targets)
+    image_to_text = soft_cross_entropy(logits_of(image_rows, text_columns, temperature), targets)
+    text_to_image = soft_cross_entropy(logits_of(text_rows, image_columns, temperature), targets)
     return (image_to_text + text_to_image) / 2
 
 
@@ -89,6 +99,6 @@ def distilled_contrastive(
     targets = targets_of((same if real is None else same & real).to(student[0].dtype))
     loss = student[0].new_zeros(())
     for rows, taught, columns in ((student[0], teacher[0], keys[1]), (student[1], teacher[1], keys[0])):
-        soft = softened(targets, taught @ columns.T / temperature, alpha, real)
-        loss = loss + soft_cross_entropy(rows @ columns.T / temperature, soft, weights, real) / 2
+        soft = softened(targets, logits_of(taught, columns, temperature), alpha, real)
+        loss = loss + soft_cross_entropy(logits_of(rows, columns, temperature), soft, weights, real) / 2
     return loss

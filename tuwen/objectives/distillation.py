@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.objectives.contrastive import logits_of
 
 
 def feature_guided(student: Encoded, teacher: Encoded, form: str, temperature: Tensor | float) -> Tensor:
@@ -42,8 +43,8 @@ def similarity_distance(student: Tensor, teacher: Tensor, temperature: Tensor | 
     student, teacher: [B, D] unit vectors.
     """
     teacher = teacher.detach()
-    target = (teacher @ teacher.T / temperature).softmax(1)
-    return -(target * (student @ teacher.T / temperature).log_softmax(1)).sum(1).mean()
+    target = logits_of(teacher, teacher, temperature).softmax(1)
+    return -(target * logits_of(student, teacher, temperature).log_softmax(1)).sum(1).mean()
 
 
 def _float(x: Tensor) -> Tensor:

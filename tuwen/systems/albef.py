@@ -12,7 +12,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, WordHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import distilled_contrastive, same_pair
+from tuwen.objectives.contrastive import distilled_contrastive, logits_of, same_pair
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
@@ -29,6 +29,7 @@ class ALBEFConfig:
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 256
     queue: int = 65536  # pairs; at most a quarter of an epoch is used
+    queue_from: float = 1.0  # epochs before queued keys count; 0 as published, see the class
     momentum: float = 0.995
     alpha: float = 0.4  # weight of the teacher's targets, reached at the end of the first epoch
     mask_share: float = 0.15
@@ -45,8 +46,9 @@ class ALBEF(System):
     Li et al., NeurIPS 2021; equations as in the official code (section numbers below are the method card's, which
     follow the paper's section 3). Where ours differs, by choice: identical pictures or texts in batch and queue are
     positives, never negatives (the pre-training code masks the diagonal only); the teacher runs without dropout;
-    the first steps' momentum is min(0.995, (1 + t) / (10 + t)), for training from scratch. Re-ranking is by the
-    log-odds of a match; the code takes the match logit alone.
+    re-ranking is by the log-odds of a match (the code takes the match logit alone). For training from scratch:
+    momentum is min(0.995, (1 + t) / (10 + t)), and the queue's keys count from `queue_from` epochs on. Untrained towers
+    otherwise learn to drift away from old keys, which lowers the loss sooner than telling pairs apart, and stay there.
     """
 
     paper = Paper(
@@ -89,7 +91,7 @@ class ALBEF(System):
             taught_images = teacher.encode_images(batch.images.pixels)
             taught_texts = teacher.encode_texts(batch.texts.ids, batch.texts.mask)
 
-        contrast = self.contrast(images, texts, taught_images, taught_texts, batch, alpha)
+        contrast = self.contrast(images, texts, taught_images, taught_texts, batch, progress)
         matching, accuracy = self.matching(images, texts, taught_images, taught_texts, batch, progress)
         words = self.masked_words(images, taught_images, batch, progress, alpha)
 
@@ -102,9 +104,10 @@ class ALBEF(System):
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
         return Losses({"contrast": contrast, "matching": matching, "masked_words": words}, keep, metrics)
 
-    def contrast(self, images, texts, taught_images, taught_texts, batch, alpha):
+    def contrast(self, images, texts, taught_images, taught_texts, batch, progress):
         """Section 4.1: keys are the teacher's vectors, of this batch and of the queue; targets are softened by it."""
-        keys = self.queue.read().behind(taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
+        queued = self.queue.read(progress.past(self.config.queue_from))
+        keys = queued.behind(taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
         same = same_pair(batch.image_id, batch.text_id, keys.image_id, keys.text_id)
         return distilled_contrastive(
             (images.pooled, texts.pooled),
@@ -112,7 +115,7 @@ class ALBEF(System):
             (keys.images, keys.texts),
             same,
             self.temperature,
-            alpha,
+            progress.ramp(self.config.alpha),
             real=keys.real,
         )
 
@@ -120,8 +123,8 @@ class ALBEF(System):
         """Section 4.2: B matched pairs, B with a wrong picture, B with a wrong text, drawn by the contrast's scores."""
         same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
         draws = progress.uniform(batch, 2, "hard negatives")
-        text_scores = texts.pooled @ taught_images.pooled.T / self.temperature
-        image_scores = images.pooled @ taught_texts.pooled.T / self.temperature
+        text_scores = logits_of(texts.pooled, taught_images.pooled, self.temperature)
+        image_scores = logits_of(images.pooled, taught_texts.pooled, self.temperature)
         wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
         wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
         own = torch.arange(len(batch), device=batch.device)

@@ -28,6 +28,7 @@ class PRD2Config:
     embed: int = 768
     feature_guided: str = "tokens"
     queue: int = 65536  # pairs; at most a quarter of an epoch is used [choice]
+    queue_from: float = 1.0  # epochs before queued keys count [choice], for training from scratch, see ALBEF
     queue_decay: float = 0.99
     momentum: float = 0.995
     alpha: float = 0.4
@@ -87,7 +88,7 @@ class PRD2(System):
             taught_images = self.teacher.encoders.encode_images(batch.images.pixels)
             taught_texts = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask)
         now = (taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
-        keys = self.queue.read().behind(*(gather(x) for x in now))
+        keys = self.queue.read(progress.past(self.config.queue_from)).behind(*(gather(x) for x in now))
         terms = {
             "contrast": distilled_contrastive(
                 (images.pooled, texts.pooled),

@@ -13,7 +13,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, WordHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import contrastive, distilled_contrastive, same_pair
+from tuwen.objectives.contrastive import contrastive, distilled_contrastive, logits_of, same_pair
 from tuwen.objectives.distillation import feature_guided
 from tuwen.objectives.gather import gather, gather_padded
 from tuwen.objectives.masked_language import masked_language, masked_positions
@@ -40,6 +40,7 @@ class R2D2Config:
     target_guided: bool = True
     feature_guided: str = "tokens"
     queue: int = 65536  # pairs; at most a quarter of an epoch is used [choice]
+    queue_from: float = 1.0  # epochs before queued keys count [choice], for training from scratch, see ALBEF
     queue_decay: float = 0.99
     momentum: float = 0.995
     alpha: float = 0.4  # [choice] of the card: ALBEF's
@@ -169,7 +170,7 @@ class R2D2(System):
     def target_guided(self, images, texts, taught_images, taught_texts, batch, progress) -> Tensor:
         """TgD, section 4.5: keys are the teacher's; a queued key counts 0.99^age, the current batch's count 1."""
         now = (taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
-        keys = self.queue.read().behind(*(gather(x) for x in now))
+        keys = self.queue.read(progress.past(self.config.queue_from)).behind(*(gather(x) for x in now))
         same = same_pair(batch.image_id, batch.text_id, keys.image_id, keys.text_id)
         return distilled_contrastive(
             (images.pooled, texts.pooled),
@@ -198,8 +199,8 @@ class R2D2(System):
             states={"last": gather_padded(texts.states["last"])},
             state_mask=gather_padded(texts.state_mask),
         )
-        text_scores = texts.pooled @ all_images.pooled.T / self.temperature
-        image_scores = images.pooled @ all_texts.pooled.T / self.temperature
+        text_scores = logits_of(texts.pooled, all_images.pooled, self.temperature)
+        image_scores = logits_of(images.pooled, all_texts.pooled, self.temperature)
         wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
         wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
 

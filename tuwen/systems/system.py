@@ -83,6 +83,10 @@ class Progress:
         """0 at step 0, rising linearly to `value` at the end of `epochs`, then constant (ALBEF's alpha)."""
         return value * min(1.0, self.step / (epochs * self.steps_per_epoch))
 
+    def past(self, epochs: float) -> bool:
+        """Whether so many epochs have gone by."""
+        return self.step >= epochs * self.steps_per_epoch
+
     @property
     def epoch_pairs(self) -> int:
         """Pairs seen in one epoch, over all processes."""

@@ -40,7 +40,7 @@ class Momentum(nn.Module):
     def _mix(self, student: nn.Module, decay: float) -> None:
         for part in self.parts:
             mine, theirs = self.get_submodule(part), student.get_submodule(part)
-            for average, value in zip(mine.parameters(), theirs.parameters(), strict=True):
-                average.lerp_(value, 1 - decay)
-            for buffer, value in zip(mine.buffers(), theirs.buffers(), strict=True):
-                buffer.copy_(value)
+            for average, parameter in zip(mine.parameters(), theirs.parameters(), strict=True):
+                average.lerp_(parameter, 1 - decay)
+            for copied, buffer in zip(mine.buffers(), theirs.buffers(), strict=True):
+                copied.copy_(buffer)

@@ -78,9 +78,12 @@ class FeatureQueue(nn.Module):
         self.pointer.copy_((self.pointer + len(images)) % self.capacity)
         self.events.add_(1)
 
-    def read(self) -> Keys:
-        """The slots in use: `real` is False on those never filled, `age` counts enqueue events (the newest has 1)."""
-        n = self.capacity
+    def read(self, used: bool = True) -> Keys:
+        """The slots in use: `real` is False on those never filled, `age` counts enqueue events (the newest has 1).
+
+        used: False gives no keys at all.
+        """
+        n = self.capacity if used else 0
         real = self.stamp[:n] != EMPTY
         age = torch.where(real, self.events - self.stamp[:n], 0)
         # cloned: the ring is written in place after the step, while a graph may still hold what was read

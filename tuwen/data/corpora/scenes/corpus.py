@@ -12,12 +12,12 @@ from tuwen.data import draws
 from tuwen.data.corpora.scenes import drawings, exercises
 from tuwen.data.corpora.scenes.language import captions
 from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, make, render
-from tuwen.data.corpora.scenes.things import OTHER_LANGUAGES, foreign_name
+from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, foreign_name
 from tuwen.data.corpora.scenes.truth import holds, relevance
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance
 from tuwen.errors import UserError
 
-VERSION = 1  # raise when the same (seed, index) gives another picture or text
+VERSION = 2  # raise when the same (seed, index) gives another picture or text
 COUNTS = {"train": 20000, "val": 500, "test": 500}
 _SEPARATORS = {"ja": "、", "ar": "، ", "fa": "، "}
 
@@ -56,6 +56,8 @@ class Scenes(Corpus):
         clicks Binomial with probability 0.6 for true captions and 0.1 for wrong ones).
     languages: "en" and "zh" have sentences; OTHER_LANGUAGES have a list of the things' names. A sequence, or one
         string joined by "+", or "all".
+    things: how many kinds of things training shows; fewer are learnt sooner.
+    objects: at most so many a scene.
 
     Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "scene"; "claims", one a text in the
     texts' order over languages; "questions"; "statements", on this row or (with "rows") on two; "entailment";
@@ -78,6 +80,8 @@ class Scenes(Corpus):
         noise: float = 0.0,
         clicks: bool = False,
         languages: str | Sequence[str] = ("en", "zh"),
+        things: int = len(COMMON),
+        objects: int = 5,
     ):
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; it has {', '.join(SPLITS)}")
@@ -88,8 +92,23 @@ class Scenes(Corpus):
                 f"scenes: count={count}, side={side}, noise={noise}; "
                 "count must be 0 or more, side 16 to 2048, noise 0 to 1"
             )
+        if not 8 <= things <= len(COMMON) or not 2 <= objects <= 5:
+            raise UserError(f"scenes: things={things}, objects={objects}; things: 8 to {len(COMMON)}, objects: 2 to 5")
+        self.things, self.objects = things, objects
         self.languages = _languages(languages)
-        parts = (VERSION, drawings.versions(), seed, self.count, side, noise, split, clicks, self.languages)
+        parts = (
+            VERSION,
+            drawings.versions(),
+            seed,
+            self.count,
+            side,
+            noise,
+            split,
+            clicks,
+            self.languages,
+            things,
+            objects,
+        )
         self.fingerprint = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
@@ -97,7 +116,7 @@ class Scenes(Corpus):
 
     def scene(self, row: int) -> Scene:
         """What row's picture shows."""
-        return _scene(self.seed, self._index(row))
+        return _scene(self.seed, self._index(row), self.things, self.objects)
 
     def image(self, row: int) -> Tensor:
         picture = torch.from_numpy(render(self.scene(row), self.side))
@@ -180,7 +199,7 @@ class Scenes(Corpus):
 
     def _other(self, draw: Draws, index: int) -> Scene:
         start = index - index % SPAN
-        return make(self.seed, start + draw.below(1 << 30))
+        return make(self.seed, start + draw.below(1 << 30), self.things, self.objects)
 
     def _clicks(self, index: int, true: Sequence[bool]) -> list[list[int]]:
         draw = Draws("clicks", self.seed, index)
@@ -192,8 +211,8 @@ class Scenes(Corpus):
 
 
 @lru_cache(maxsize=4096)
-def _scene(seed: int, index: int) -> Scene:
-    return make(seed, index)
+def _scene(seed: int, index: int, things: int, objects: int) -> Scene:
+    return make(seed, index, things, objects)
 
 
 def _languages(wanted: str | Sequence[str]) -> tuple[str, ...]:

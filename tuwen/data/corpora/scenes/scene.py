@@ -91,12 +91,17 @@ class Draws:
         return [rest.pop(self.below(len(rest))) for _ in range(count)]
 
 
-def make(seed: int, index: int) -> Scene:
-    """Scene `index` of `seed`; the split is the index's range (SPAN)."""
+def make(seed: int, index: int, kinds: int = len(COMMON), most: int = 5) -> Scene:
+    """Scene `index` of `seed`; the split is the index's range (SPAN).
+
+    kinds: how many of the common things are drawn from, evenly over their list; most: objects a scene at most.
+    """
     split = SPLITS[index // SPAN]
     draw = Draws("scene", seed, index)
-    count = (1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5)[draw.below(20)]
-    things, held_out = _things(draw, split, 1 + draw.below(min(count, 3)))
+    counts = [n for n in (1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5) if n <= most]
+    count = draw.choice(counts)
+    common = [COMMON[k * len(COMMON) // kinds] for k in range(kinds)]
+    things, held_out = _things(draw, split, 1 + draw.below(min(count, 3)), common)
     count = max(count, len(things))
     everything = things + [draw.choice(things) for _ in range(count - len(things))]
     places = _places(draw, count)
@@ -107,14 +112,14 @@ def make(seed: int, index: int) -> Scene:
     )
 
 
-def _things(draw: Draws, split: str, count: int) -> tuple[list[str], str]:
+def _things(draw: Draws, split: str, count: int, common: list[str]) -> tuple[list[str], str]:
     """Different things that may stand together in this split, and what is held out among them."""
     share = draw.number() if split != "train" else 1.0
     wanted = "concept" if share < 0.1 else "pair" if share < 0.4 else ""
     if wanted == "pair":
         count = max(count, 2)
     while True:
-        things = draw.sample(COMMON, count)
+        things = draw.sample(common, count)
         if wanted == "concept":
             things[0] = draw.choice(HELD_OUT[split])
         kinds = {held_pair(a, b) for k, a in enumerate(things) for b in things[:k]} - {""}
