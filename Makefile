@@ -17,7 +17,7 @@ $(VENV)/.ok: requirements.lock pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/tuwen compare clip albef r2d2 --corpus scenes:side=64,things=24,objects=3 --size demo \
+	$(BIN)/tuwen compare clip albef r2d2 --corpus scenes:side=64,things=24,objects=3,whole=true --size demo \
 		--config recipes/demo.yaml --out runs/demo
 
 test: lint

@@ -12,6 +12,7 @@ import pytest
 
 import tuwen
 from tuwen import cli, systems
+from tuwen.benchmark import compare
 from tuwen.cli.parser import Parser
 from tuwen.cli.train import changes_of, config_of
 from tuwen.config import dump
@@ -147,8 +148,8 @@ def test_recipes_fit_the_systems_their_commands_name(path, tmp_path, monkeypatch
         else:
             changes = changes_of(args)
             cli.compare.measure_of(changes)
-            for system in args.systems:
-                RunConfig.of(system, args.size, args.corpus, changes=changes)
+            cli.compare.towers_of(changes)
+            compare._configs(args.systems, args.corpus, Path("runs"), args.size, args.budget, args.seeds, changes)
 
 
 @pytest.fixture

@@ -228,3 +228,18 @@ def test_a_run_that_was_not_measured_has_a_report_too(done, tmp_path):
     assert "Learning curves" in words
     with pytest.raises(UserError, match="neither a comparison"):
         write_report(tmp_path / "nothing")
+
+
+def test_systems_start_from_briefly_trained_towers_of_their_seed(tmp_path):
+    changes = CHANGES | {"train.lr": 1e-30, "train.min_lr": 0, "train.weight_decay": 0}
+    options = OPTIONS | {"changes": changes, "steps": 1, "seeds": 1, "validation": 0, "towers": 2}
+    compare(["clip", "albef"], CORPUS, tmp_path, **options)
+    config = yaml.safe_load((tmp_path / "towers-seed0" / "config.yaml").read_text())
+    assert (config["system"], config["train"]["steps"]) == ("clip", 2)
+    towers = load_file(tmp_path / "towers-seed0" / "weights.safetensors")
+    for name in ("clip", "albef"):
+        config = yaml.safe_load((tmp_path / f"{name}-seed0" / "config.yaml").read_text())
+        assert config["init"] == str(tmp_path / "towers-seed0")
+        weights = load_file(tmp_path / f"{name}-seed0" / "weights.safetensors")
+        same = [key for key in towers if key.startswith("encoders.") and towers[key].dim() > 1]
+        assert all(torch.allclose(towers[key], weights[key], rtol=0, atol=1e-20) for key in same)

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -393,3 +394,21 @@ def test_records_are_json():
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         Scenes(**options)
+
+
+def test_fewer_things_and_objects_and_captions_of_the_whole():
+    corpus = Scenes("train", things=8, objects=2, whole=True, side=32)
+    seen = set()
+    for row in range(300):
+        record, scene = corpus.record(row), corpus.scene(row)
+        seen |= set(scene.counts())
+        assert len(scene.objects) <= 2
+        for claim in record.columns["claims"]:
+            counted = {fact["count"][0]: fact["count"][1] for fact in claim["all"] if "count" in fact}
+            assert counted == scene.counts()
+            assert {"background": scene.background} in claim["all"]
+            assert holds(claim, scene)
+    assert len(seen) == 8
+    other = Scenes("train", things=8, objects=2, side=32)
+    assert other.fingerprint != corpus.fingerprint
+    assert torch.equal(other.image(5), corpus.image(5))

@@ -194,3 +194,14 @@ def test_dropout_only_while_training():
     module.train()
     torch.manual_seed(0)
     assert not torch.equal(module(x), module(x))
+
+
+def test_pooling_by_class_token_mean_and_greatest():
+    from tuwen.nn.sizes import ImageTowerConfig
+    from tuwen.nn.towers import ImageTower
+
+    tokens = torch.tensor([[[1.0, 5.0], [3.0, -1.0], [2.0, 2.0]]])
+    expected = {"class": [[1.0, 5.0]], "mean": [[2.0, 2.0]], "max": [[3.0, 5.0]]}
+    for pool, value in expected.items():
+        tower = ImageTower(ImageTowerConfig(side=8, patch=4, width=2, layers=1, heads=1, pool=pool))
+        assert torch.equal(tower.pool(tokens), torch.tensor(value))

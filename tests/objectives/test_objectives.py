@@ -220,3 +220,13 @@ def test_distillation_gradient_is_that_of_the_kullback_leibler_divergence():
 def test_slow_cross_entropy_by_hand():
     row = [torch.tensor(x, dtype=torch.float64) for x in (0.0, math.log(3.0))]
     assert float(slow_cross_entropy(row, [1.0, 0.0])) == pytest.approx(math.log(4))
+
+
+def test_similarities_keep_float32_inside_a_bfloat16_region():
+    from tuwen.objectives.contrastive import logits_of
+
+    rows = torch.nn.functional.normalize(torch.randn(5, 64, generator=torch.Generator().manual_seed(1)), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = logits_of(rows, rows, 0.07)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, rows @ rows.T / 0.07)

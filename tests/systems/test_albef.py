@@ -1,5 +1,6 @@
 """ALBEF's whole loss against the slow version, value and gradient, and the checks one can do by hand."""
 
+import dataclasses
 import math
 
 import pytest
@@ -220,3 +221,13 @@ def test_padding_and_order_change_no_term(monkeypatch):
     third = system(type(batch)(batch.images, padded, batch.image_id, batch.text_id, batch.index), PROGRESS).terms
     for name in first:
         assert float(first[name].detach()) == pytest.approx(float(third[name].detach()), abs=1e-10), name
+
+
+def test_queued_keys_count_from_their_epoch_on():
+    """From scratch the contrast of the first epoch is with the batch alone; the queue fills meanwhile."""
+    batch = example()
+    late, never = (shaken(build("albef", queue_from=epochs)) for epochs in (1.0, 9.0))
+    first, second = PROGRESS, dataclasses.replace(PROGRESS, step=PROGRESS.steps_per_epoch)
+    assert torch.equal(late(batch, first).terms["contrast"], never(batch, first).terms["contrast"])
+    assert late(batch, second).terms["contrast"] > never(batch, second).terms["contrast"]
+    assert late.queue.read().real.sum() == 5

@@ -45,11 +45,9 @@ def run_compare(args) -> None:
     named = {name: changes.pop(name) for name in NAMED if name in changes}
     size = args.size or named.get("size") or SIZE
     options = {"size": size, "steps": args.budget, "seeds": args.seeds, "measure": measure_of(changes)}
-    towers = changes.pop("towers", 0)
-    if not isinstance(towers, int) or towers < 0:
-        raise UserError(f"config field towers: expected a number of steps, got {towers!r}")
+    options["towers"] = towers_of(changes)
     with only_json(args.json):
-        found = compare(args.systems, args.corpus, args.out, **options, towers=towers, changes=changes)
+        found = compare(args.systems, args.corpus, args.out, **options, changes=changes)
         print_comparison(found)
         print(f"report: {write_report(args.out)}")
     if args.json:
@@ -67,6 +65,15 @@ def measure_of(changes: dict[str, Any]):
     dotted = [name for name in changes if name.startswith("measure.")]
     own = {name.removeprefix("measure."): changes.pop(name) for name in dotted}
     return override(MeasureConfig(), {**nested, **own})
+
+
+def towers_of(changes: dict[str, Any]) -> int:
+    """Steps of the towers all systems start from, taken out of the other settings; 0: none."""
+    steps = changes.pop("towers", 0)
+    text = str(steps)
+    if not text.isdecimal():
+        raise UserError(f"config field towers: expected a number of steps, got {steps!r}")
+    return int(text)
 
 
 def run_report(args) -> None:

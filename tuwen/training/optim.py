@@ -79,7 +79,7 @@ def build(system: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         group["names"].append(name)
     if not groups:
         raise UserError("config field train.rates: every parameter is frozen; nothing is left to train")
-    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps)
+    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

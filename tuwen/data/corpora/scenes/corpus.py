@@ -58,6 +58,7 @@ class Scenes(Corpus):
         string joined by "+", or "all".
     things: how many kinds of things training shows; fewer are learnt sooner.
     objects: at most so many a scene.
+    whole: captions name all that is there, so that hardly one is true of another scene of a batch.
 
     Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "scene"; "claims", one a text in the
     texts' order over languages; "questions"; "statements", on this row or (with "rows") on two; "entailment";
@@ -82,6 +83,7 @@ class Scenes(Corpus):
         languages: str | Sequence[str] = ("en", "zh"),
         things: int = len(COMMON),
         objects: int = 5,
+        whole: bool = False,
     ):
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; it has {', '.join(SPLITS)}")
@@ -94,7 +96,7 @@ class Scenes(Corpus):
             )
         if not 8 <= things <= len(COMMON) or not 2 <= objects <= 5:
             raise UserError(f"scenes: things={things}, objects={objects}; things: 8 to {len(COMMON)}, objects: 2 to 5")
-        self.things, self.objects = things, objects
+        self.things, self.objects, self.whole = things, objects, whole
         self.languages = _languages(languages)
         parts = (
             VERSION,
@@ -126,7 +128,7 @@ class Scenes(Corpus):
         index = self._index(row)
         scene = self.scene(row)
         noisy = self.noise > 0 and Draws("noise", self.seed, index).chance(self.noise)
-        told = captions(Draws("captions", self.seed, index), scene)
+        told = captions(Draws("captions", self.seed, index), scene, self.whole)
         told = self._wrong(index, scene) if noisy else told
         texts: dict[str, list[str]] = {}
         claims = []
@@ -186,7 +188,7 @@ class Scenes(Corpus):
         """Captions of the first other scene, in a drawn order, that are all false of this one."""
         draw = Draws("wrong captions", self.seed, index)
         while True:
-            told = captions(draw, self._other(draw, index))
+            told = captions(draw, self._other(draw, index), self.whole)
             if not any(holds(claim, scene) for claim, _ in told):
                 return told
 

@@ -64,11 +64,11 @@ def frame(draw: Draws, english: str, chinese: str, plural: bool, colour: str = "
     return {"en": words, "zh": zh.format(what=chinese, colour=ground["zh"])}
 
 
-def listing(draw: Draws, scene: Scene, ground: bool) -> Sentence:
-    """Things and how many: all of them, or some with the ground's colour."""
+def listing(draw: Draws, scene: Scene, ground: bool, whole: bool = False) -> Sentence:
+    """Things and how many: all of them, or (unless `whole`) some with the ground's colour."""
     counts = scene.counts()
     names = draw.sample(list(counts), len(counts))
-    if ground and len(names) > 1 and draw.chance(0.3):
+    if ground and len(names) > 1 and not whole and draw.chance(0.3):
         names = names[:-1]
     facts = [{"count": [name, counts[name]]} for name in names] + [{"background": scene.background}] * ground
     english = join([amount(name, counts[name]) for name in names])
@@ -121,8 +121,13 @@ def relation(draw: Draws, scene: Scene, ground: bool) -> Sentence:
     return {"all": facts}, {"en": english, "zh": chinese}
 
 
-def captions(draw: Draws, scene: Scene) -> list[Sentence]:
-    """Two to four true captions with different claims; the first names every thing or the ground's colour."""
+def captions(draw: Draws, scene: Scene, whole: bool = False) -> list[Sentence]:
+    """Two to four true captions with different claims; the first names every thing or the ground's colour.
+
+    whole: two wordings instead that both name every thing, how many, and the ground, true of hardly another scene.
+    """
+    if whole:
+        return [listing(draw, scene, True, whole=True) for _ in range(2)]
     wanted = 2 + draw.below(3)
     found: dict[str, Sentence] = {}
     makers = [listing, listing, sizes, *([relation] * 2 if relations_of(scene) else [])]
