@@ -110,6 +110,7 @@ class Scenes(Corpus):
             self.languages,
             things,
             objects,
+            whole,
         )
         self.fingerprint = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
