@@ -38,7 +38,9 @@ format: setup
 docs: setup
 	$(BIN)/python docs/tables.py
 
+# the pin of torch goes first: kept, it would mean the CUDA build of the registry with all its packages
 lock: setup
+	sed -i '/^torch==/d' requirements.lock
 	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip compile -q requirements.in -p 3.11 -o requirements.lock
 	sed -i 's/+cpu$$//' requirements.lock
 
