@@ -11,7 +11,7 @@ import torch
 from tokenizers import normalizers, processors
 from torch import Tensor
 
-from tuwen.data.batch import Texts
+from tuwen.data.batch import Spans, Texts
 from tuwen.data.corpus import normalise
 from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, wordpiece
 from tuwen.errors import UserError
@@ -164,7 +164,9 @@ class Tokenizer:
         return words.pad, words.unknown, words.cls, words.sep, words.mask
 
 
-def mask_words(texts: Texts, vocabulary: Vocabulary, draws: Tensor, share: float = 0.15) -> tuple[Texts, Tensor]:
+def mask_words(
+    texts: Texts, vocabulary: Vocabulary, draws: Tensor, share: float = 0.15, words: Spans | None = None
+) -> tuple[Texts, Tensor]:
     """BERT's masking: (texts with masked ids, labels [S, L] int64, -100 where nothing is to be told).
 
     Each real token but [CLS] ([SEP] too may be hidden) is chosen with probability `share`; of the chosen 80% become
@@ -172,10 +174,14 @@ def mask_words(texts: Texts, vocabulary: Vocabulary, draws: Tensor, share: float
 
     draws: [S, >= 3 L] float64 in [0, 1); position l uses 3l (whether), 3l + 1 (what) and 3l + 2 (which id), so
         padding to another length changes nothing.
+    words: spans that are hidden whole or not at all, by the draw of their first token (whole word masking, Cui et al.,
+        arXiv 1906.08101); what takes the place of each token is still drawn by itself. They must not overlap.
     """
     sequences, length = texts.ids.shape
     draw = draws[:, : 3 * length].reshape(sequences, length, 3)
     whether, what, which = draw.unbind(-1)
+    if words is not None:
+        whether = whether.gather(1, _first_of_word(words, sequences, length).to(whether.device))
     real = texts.mask & (texts.ids != vocabulary.cls) & (texts.ids != vocabulary.pad)
     chosen = real & (whether < share)
     labels = texts.ids.masked_fill(~chosen, -100)
@@ -183,6 +189,16 @@ def mask_words(texts: Texts, vocabulary: Vocabulary, draws: Tensor, share: float
     ids = texts.ids.masked_fill(chosen & (what < 0.8), vocabulary.mask)
     ids = torch.where(chosen & (what >= 0.8) & (what < 0.9), drawn, ids)
     return replace(texts, ids=ids), labels
+
+
+def _first_of_word(words: Spans, sequences: int, length: int) -> Tensor:
+    """[S, L] int64: for each position the first position of the span it lies in, or its own."""
+    first = torch.arange(length, device=words.start.device).repeat(sequences, 1)
+    counts = (words.end.clamp(max=length) - words.start).clamp(min=0)
+    start = words.start.repeat_interleave(counts)
+    within = torch.arange(len(start), device=start.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    first[words.sequence.repeat_interleave(counts), start + within] = start
+    return first
 
 
 # ---- loading

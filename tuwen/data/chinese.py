@@ -1,0 +1,89 @@
+"""Chinese, and other text without spaces: words with their places, traditional to simplified, full-width forms."""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+from tuwen.errors import UserError
+
+Segmenter = Callable[[str], Iterable[str]]  # the pieces of a text in order; it may leave white space out
+
+_HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
+# a run of letters and digits with apostrophes and hyphens inside; kana, Thai, Lao, Burmese and Khmer by character,
+# since nothing there tells where a word ends; any other sign by itself
+_WORD = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]|\w+(?:['’-]\w+)*|[^\w\s]")
+_WIDE = re.compile(r"[\u3000\uff01-\uff5e\uffe0-\uffe6]+")
+
+
+class Word(NamedTuple):
+    """A word and its place: text[start:end]."""
+
+    text: str
+    start: int
+    end: int
+
+
+def segment(text: str, segmenter: Segmenter | None = None) -> list[Word]:
+    """The words of a text in order; they do not overlap, and cover all of it but white space.
+
+    With Han characters by jieba's dictionary and hidden Markov model (rjieba), looked up in simplified characters, so
+    that a text in traditional ones falls into the same words. Else runs of letters and digits; signs are words by
+    themselves. Offsets count characters of the text as given.
+
+    segmenter: for languages that neither does justice, e.g. Japanese or Thai.
+
+    Raises:
+        UserError: the segmenter gives a piece that the text does not hold at that place.
+    """
+    if segmenter is not None:
+        return _placed(text, segmenter(text))
+    if not _HAN.search(text):
+        return [Word(found[0], *found.span()) for found in _WORD.finditer(text)]
+    import rjieba
+
+    looked_up = simplify(text)
+    cut = rjieba.tokenize(looked_up if len(looked_up) == len(text) else text)
+    return [Word(text[start:end], start, end) for _, start, end in cut if not text[start:end].isspace()]
+
+
+def simplify(text: str) -> str:
+    """Traditional characters as simplified ones, by OpenCC's "t2s" with its phrases (乾燥 becomes 干燥, 乾隆 stays).
+
+    Nearly always of the same length, character by character.
+    """
+    return _converter("t2s").convert(text) if _HAN.search(text) else text
+
+
+def is_traditional(text: str) -> bool:
+    """Whether some character would be written otherwise in simplified Chinese, and none the other way round."""
+    return simplify(text) != text and _converter("s2t").convert(text) == text
+
+
+def half_width(text: str) -> str:
+    """Full-width letters, digits and signs as ASCII (Ａ１，becomes A1,), the ideographic space as a plain one.
+
+    Every tokenizer does so anyway (`tuwen.data.corpus.normalise`, NFKC, which also touches much else); this is for the
+    texts that people see.
+    """
+    import unicodedata
+
+    return _WIDE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+
+
+def _placed(text: str, pieces: Iterable[str]) -> list[Word]:
+    words, end = [], 0
+    for piece in filter(None, map(str.strip, pieces)):
+        start = end + len(text[end:]) - len(text[end:].lstrip())
+        if not text.startswith(piece, start):
+            raise UserError(f"the segmenter gave {piece!r}, but the text goes on {text[start : start + 20]!r}")
+        end = start + len(piece)
+        words.append(Word(piece, start, end))
+    return words
+
+
+@cache
+def _converter(direction: str) -> Any:
+    import opencc
+
+    return opencc.OpenCC(direction)
