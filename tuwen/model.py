@@ -19,6 +19,7 @@ from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import BrokenImage
 from tuwen.data.images import load as load_picture
 from tuwen.data.images import resize
+from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
@@ -216,9 +217,11 @@ class Model:
     # ---- pieces
 
     def _tokens(self, texts: list[str], language: str | None) -> Texts:
-        ids, mask = self.tokenizer.encode(texts, self.config.model.text.length)
+        length = self.config.model.text.length
+        ids, mask = self.tokenizer.encode(texts, length)
         spoken = [self.languages.index(language or language_of(text, self.languages)) for text in texts]
-        return Texts(ids, mask, torch.tensor(spoken)).to(self.device)
+        spans = find_spans(texts, self.tokenizer, length, self.system.needs(self.system.config).spans)
+        return Texts(ids, mask, torch.tensor(spoken), None, spans).to(self.device)
 
     def _blank(self, side: int) -> Tensor:
         return torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.device)

@@ -335,7 +335,7 @@ def test_aligned_lists_give_the_translation_of_the_same_text():
     [
         ({"columns": ("depth",)}, "row r0: has no column 'depth'"),
         ({"columns": ("name",)}, "row r0: column 'name' must hold numbers, got 'cat'"),
-        ({"spans": ("word",)}, "needs word spans"),
+        ({"spans": ("letters",)}, "needs letters spans"),
         ({"sources": {"texts": 1.0}}, "mixes texts"),
         ({"languages": 4}, "needs texts in 4 languages"),
     ],

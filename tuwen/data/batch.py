@@ -63,8 +63,8 @@ class Spans:
 
     sequence: [N] int64, which sequence of `Texts` the span lies in.
     start, end: [N] int64, tokens start..end-1.
-    id: [N] int64, what it is (an entry of a dictionary), -1 unknown.
-    kind: [N] int64, index into `Texts`' maker's table of kinds (word, phrase, entity, ...).
+    id: [N] int64, identity of what it says (`tuwen.data.spans.span_id`): equal words, equal id.
+    kind: [N] int64, index into `tuwen.data.spans.KINDS` (word, phrase, entity).
     """
 
     sequence: Tensor
@@ -79,6 +79,11 @@ class Spans:
     def select(self, sequences: Tensor) -> "Spans":
         items, owner = _owned(self.sequence, sequences)
         return Spans(owner, self.start[items], self.end[items], self.id[items], self.kind[items])
+
+    def of(self, kind: int) -> "Spans":
+        """Those of one kind."""
+        chosen = self.kind == kind
+        return _map(self, lambda tensor: tensor[chosen])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.images import rand_augment, random_resized_crop, resize
 from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, texts_of
 from tuwen.data.order import Order
+from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 
@@ -241,10 +242,12 @@ class Loader:
 
     def _encoded(self, texts: list[list[tuple[str, int]]], one: bool = False) -> Texts:
         """The (text, language) of every row as tokens; one: each row has exactly one."""
-        ids, mask = self.tokenizer.encode([text for row in texts for text, _ in row], self.length)
+        said = [text for row in texts for text, _ in row]
+        ids, mask = self.tokenizer.encode(said, self.length)
         language = torch.tensor([language for row in texts for _, language in row])
         owner = None if one else torch.tensor([k for k, row in enumerate(texts) for _ in row])
-        return Texts(ids, mask, language, owner)
+        spans = find_spans(said, self.tokenizer, self.length, self.needs.spans)
+        return Texts(ids, mask, language, owner, spans)
 
 
 # ---- what a corpus must have
@@ -290,11 +293,16 @@ def image_batches(
 
 
 def text_batches(
-    captions: Sequence[tuple[str, str]], languages: Sequence[str], tokenizer: Tokenizer, length: int, batch_size: int
+    captions: Sequence[tuple[str, str]],
+    languages: Sequence[str],
+    tokenizer: Tokenizer,
+    length: int,
+    batch_size: int,
+    spans: Sequence[str] = (),
 ) -> Iterator[tuple[np.ndarray, Texts]]:
     """(positions [S] int64 among the captions, their tokens), texts of like length together so that little is padded.
 
-    captions: (text, language) pairs. languages: the table that `Texts.language` indexes.
+    captions: (text, language) pairs. languages: the table that `Texts.language` indexes. spans: kinds to find.
     """
     window = batch_size * 64  # sorted inside windows: of a million texts only these are held as ids
     for begin in range(0, len(captions), window):
@@ -304,7 +312,8 @@ def text_batches(
         for start in range(0, len(held), batch_size):
             places = order[start : start + batch_size]
             language = torch.tensor([languages.index(held[k][1]) for k in places])
-            yield places + begin, Texts(*tokenizer.pad([ids[k] for k in places], length), language)
+            found = find_spans([held[k][0] for k in places], tokenizer, length, spans)
+            yield places + begin, Texts(*tokenizer.pad([ids[k] for k in places], length), language, None, found)
 
 
 # ---- workers

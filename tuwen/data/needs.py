@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from tuwen.data.corpus import Corpus, Record
+from tuwen.data.spans import KINDS
 from tuwen.errors import UserError
 
 _CLOSING = r"[\"'”’」』)）]*"
@@ -49,8 +50,8 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
         )
     if len(languages or corpus.languages) < needs.languages:
         raise UserError(f"{where}: the system needs texts in {needs.languages} languages a row; give more languages")
-    if needs.spans:
-        raise UserError(f"{where}: the system needs {', '.join(needs.spans)} spans, which cannot be loaded yet")
+    if set(needs.spans) - set(KINDS):
+        raise UserError(f"{where}: the system needs {', '.join(needs.spans)} spans; there are {', '.join(KINDS)}")
     if needs.sources:
         raise UserError(f"{where}: the system mixes {', '.join(needs.sources)}; several sources cannot be loaded yet")
     if needs.columns:

@@ -1,5 +1,6 @@
 """Texts become token ids: normalisation, tokenizers, masking."""
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from tuwen.data.batch import Spans, Texts
 from tuwen.data.corpus import normalise
 from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, wordpiece
 from tuwen.errors import UserError
+
+DICTIONARY = "dictionary.txt"  # beside a tokenizer.json
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class Tokenizer:
     own normaliser, so that training and testing agree. The name of a special token inside a text is plain text.
 
     vocabulary: size and special ids.
+    dictionary: names of entities that spans look for (`tuwen.data.spans`).
     seen, truncated: texts encoded so far by this object, and how many of them were cut to fit.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, source: str = "the tokenizer"):
+    def __init__(self, inner: tokenizers.Tokenizer, source: str = "the tokenizer", dictionary: Sequence[str] = ()):
         """inner: is taken over and changed.
 
         Raises:
@@ -57,6 +61,7 @@ class Tokenizer:
         inner.no_truncation()
         inner.encode_special_tokens = True
         self._inner = inner
+        self.dictionary = tuple(dictionary)
         self.seen = 0
         self.truncated = 0
 
@@ -86,6 +91,8 @@ class Tokenizer:
     def load(cls, path: str | Path, lowercase: bool | None = None) -> "Tokenizer":
         """A `tokenizer.json` of any kind, a BERT `vocab.txt`, or a folder that holds one of them.
 
+        A `dictionary.txt` beside it, as `save` writes, gives the dictionary.
+
         lowercase: for a `vocab.txt`, which does not say; None: yes, unless the vocabulary has capitalised words.
 
         Raises:
@@ -97,26 +104,35 @@ class Tokenizer:
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
         if file.suffix != ".json":
-            return cls(_from_pieces(text.split("\n"), lowercase), str(file))
-        return cls._from_json(text, str(file))
+            found = cls(_from_pieces(text.split("\n"), lowercase), str(file))
+        else:
+            found = cls._from_json(text, str(file))
+        beside = file.parent / DICTIONARY
+        found.dictionary = read_dictionary(beside) if beside.is_file() else ()
+        return found
 
     @classmethod
-    def _from_json(cls, text: str, source: str) -> "Tokenizer":
+    def _from_json(cls, text: str, source: str, dictionary: Sequence[str] = ()) -> "Tokenizer":
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"{source}: not a tokenizer.json of the tokenizers library: {error}") from None
-        return cls(inner, source)
+        return cls(inner, source, dictionary)
 
     def save(self, path: str | Path) -> None:
-        """Writes a `tokenizer.json` that gives the same ids in any program that uses `tokenizers`."""
+        """Writes a `tokenizer.json` that gives the same ids in any program that uses `tokenizers`.
+
+        The dictionary, where there is one, goes into `dictionary.txt` beside it.
+        """
         Path(path).write_text(self.to_json(), encoding="utf-8")
+        if self.dictionary:
+            Path(path).with_name(DICTIONARY).write_text("\n".join(self.dictionary) + "\n", encoding="utf-8")
 
     def to_json(self) -> str:
         return self._inner.to_str(pretty=True)
 
     def __reduce__(self):
-        return Tokenizer._from_json, (self._inner.to_str(), "the tokenizer")
+        return Tokenizer._from_json, (self._inner.to_str(), "the tokenizer", self.dictionary)
 
     # ---- using
 
@@ -132,6 +148,16 @@ class Tokenizer:
         for ids in found:
             ids[np.isin(ids, special)] = self.vocabulary.unknown  # a Unigram model may spell "<mask>" as one piece
         return found
+
+    def places(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """[n, 2] int64 a text: the characters start..end-1 of `normalise(text)` that each of its `ids` stands for."""
+        encodings = self._inner.encode_batch([normalise(text) for text in texts], add_special_tokens=False)
+        return [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
+
+    @functools.cached_property
+    def entries(self) -> frozenset[tuple[int, ...]]:
+        """The dictionary's entries of two tokens or more, as ids."""
+        return frozenset(tuple(ids.tolist()) for ids in self.ids(self.dictionary) if len(ids) > 1)
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """(ids [S, L] int64, mask [S, L] bool) of `[CLS] text [SEP]`, padded on the right.
@@ -202,6 +228,24 @@ def _first_of_word(words: Spans, sequences: int, length: int) -> Tensor:
 
 
 # ---- loading
+
+
+def read_dictionary(path: str | Path) -> tuple[str, ...]:
+    """The names in a text file, one a line; empty lines are passed over.
+
+    Raises:
+        UserError: no such file, not UTF-8, or no name in it.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a dictionary: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+    names = tuple(dict.fromkeys(name for name in map(normalise, lines) if name))
+    if not names:
+        raise UserError(f"{path}: no name in it; write one a line")
+    return names
 
 
 def _find_file(path: Path) -> Path:

@@ -68,7 +68,8 @@ def encode_captions(
     """The given texts, in order. languages: the table that `Texts.language` indexes."""
     pieces = [(caption.text, caption.language) for caption in captions]
     parts, places = [], []
-    for place, texts in text_batches(pieces, languages, tokenizer, length, batch_size):
+    spans = system.needs(system.config).spans
+    for place, texts in text_batches(pieces, languages, tokenizer, length, batch_size, spans):
         parts.append(_keep(system, system.encode_texts(texts.to(device_of(system))), len(captions)))
         places.append(place)
     back = np.argsort(np.concatenate(places))

@@ -94,12 +94,15 @@ class TokenizerConfig:
 
     file: a tokenizer.json or vocab.txt; None: that of the run `init` names, or else one trained on the corpus.
     kind, size, lowercase: of one trained: "wordpiece" or "unigram", most entries, whether case is ignored.
+    dictionary: a text file of names, one a line, that spans of kind "entity" are looked up in; None: that of the
+        tokenizer's own folder, if any. Without one, entities are runs of nouns.
     """
 
     file: str | None = None
     kind: Literal["wordpiece", "unigram"] = "wordpiece"
     size: int = 8000
     lowercase: bool = True
+    dictionary: str | None = None
 
 
 TRAIN: dict[str, TrainConfig] = {

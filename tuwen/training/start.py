@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tuwen import systems
 from tuwen.config import dump
 from tuwen.data.corpus import Corpus, all_texts
-from tuwen.data.text import Tokenizer
+from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
 from tuwen.nn.towers import ImageTower
@@ -58,10 +58,14 @@ def make_tokenizer(config: RunConfig, corpus: Corpus) -> Tokenizer:
     """The tokenizer a config names, that of the run it starts from, or one trained on the corpus."""
     wanted = config.tokenizer
     if wanted.file:
-        return Tokenizer.load(wanted.file)
-    if config.init:
-        return Tokenizer.load(_of_run(config.init, "tokenizer.json"))
-    return Tokenizer.train(_texts(corpus), wanted.kind, wanted.size, wanted.lowercase)
+        tokenizer = Tokenizer.load(wanted.file)
+    elif config.init:
+        tokenizer = Tokenizer.load(_of_run(config.init, "tokenizer.json"))
+    else:
+        tokenizer = Tokenizer.train(_texts(corpus), wanted.kind, wanted.size, wanted.lowercase)
+    if wanted.dictionary:
+        tokenizer.dictionary = read_dictionary(wanted.dictionary)
+    return tokenizer
 
 
 def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:

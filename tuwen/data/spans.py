@@ -1,0 +1,204 @@
+"""Words, phrases and entities of texts, as spans over their tokens.
+
+Chinese is cut and tagged by rjieba (jieba's dictionary), other scripts at letters and digits, tagged for English by
+textblob's lexicon and rules. What is found in a text depends on that text alone.
+
+- "word": every token but the special ones lies in exactly one, in order; punctuation marks are words too.
+- "phrase": noun phrases: a number above one, adjectives, nouns ("two large red apples", "很大的闹钟").
+- "entity": entries of the tokenizer's dictionary, by backward maximum matching over tokens; for a tokenizer without
+  one, runs of nouns ("alarm clock").
+"""
+
+import re
+from collections.abc import Sequence, Set
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from tuwen.data import draws
+from tuwen.data.batch import Spans
+from tuwen.data.corpus import normalise
+from tuwen.data.text import Tokenizer
+
+KINDS = ("word", "phrase", "entity")
+
+_HAN = r"㐀-䶿一-鿿豈-\ufaff\U00020000-\U0003ffff"
+_LETTERS = rf"(?:(?![{_HAN}])\w)+"
+_PIECE = re.compile(rf"(?P<han>[{_HAN}]+)|{_LETTERS}(?:[-'’]{_LETTERS})*|\S")
+_PHRASE = re.compile("(?:MQ?)?(?:R?AP?|NP)*N+")
+_JIEBA = {"n": "N", "j": "N", "a": "A", "b": "A", "z": "A", "m": "M", "q": "Q", "d": "R", "u": "X"}
+_PENN = {"NN": "N", "JJ": "A", "CD": "M", "RB": "R"}
+_ONE = re.compile("one|1|一[^二三四五六七八九十百千万亿半]?", re.IGNORECASE)
+
+
+class Word(NamedTuple):
+    """A word at characters start..end-1 of a text.
+
+    tag: N noun, A adjective, M number above one, Q measure word, R adverb, P 的, X anything else.
+    """
+
+    start: int
+    end: int
+    tag: str
+
+
+@lru_cache(maxsize=1 << 16)
+def words(text: str) -> tuple[Word, ...]:
+    """The words of a text in order, white space left out."""
+    found: list[Word] = []
+    plain: list[re.Match] = []  # neighbouring pieces of other scripts, tagged together
+    for piece in _PIECE.finditer(text):
+        if not piece["han"]:
+            plain.append(piece)
+            continue
+        found += _english(plain)
+        plain = []
+        found += _chinese(piece[0], piece.start())
+    return tuple(found + _english(plain))
+
+
+def phrases(text: str) -> list[tuple[int, int]]:
+    """Characters (start, end) of the noun phrases of a text, none inside another."""
+    return _runs(text, _PHRASE)
+
+
+def entities(text: str) -> list[tuple[int, int]]:
+    """Characters (start, end) of the runs of nouns of a text."""
+    return _runs(text, re.compile("N+"))
+
+
+def span_id(text: str) -> int:
+    """int64 identity of what a span says, whatever its kind and case: equal words, equal id."""
+    return draws.key("span", normalise(text).lower())
+
+
+def backward_maximum_matching(
+    ids: Sequence[int], entries: Set[tuple[int, ...]], starts: Sequence[bool] | None = None
+) -> list[tuple[int, int]]:
+    """(start, end) of pieces that partition the ids: from the end, the longest entry of two or more ids, else one id.
+
+    BagFormer card, section 5b. starts: where a piece may begin, so that no entry is found inside a word.
+    """
+    longest = max(map(len, entries), default=1)
+    pieces, end = [], len(ids)
+    while end > 0:
+        start = end - 1
+        for size in range(min(longest, end), 1, -1):
+            whole = starts is None or (starts[end - size] and (end == len(ids) or starts[end]))
+            if whole and tuple(ids[end - size : end]) in entries:
+                start = end - size
+                break
+        pieces.append((start, end))
+        end = start
+    return pieces[::-1]
+
+
+def find_spans(texts: Sequence[str], tokenizer: Tokenizer, length: int, kinds: Sequence[str]) -> Spans | None:
+    """The spans of the kinds asked for in texts as `tokenizer.encode(texts, length)` gives them; None: no kinds.
+
+    Spans come by text, then kind, then place; `id` is `span_id` of the words. Of a text that was cut, words keep the
+    tokens left; phrases and entities that are not whole are left out.
+    """
+    if not kinds:
+        return None
+    rows: list[tuple[int, int, int, int, int]] = []
+    for sequence, (text, places) in enumerate(zip(map(normalise, texts), tokenizer.places(texts), strict=True)):
+        kept = min(len(places), length - 2)
+        for kind in kinds:
+            for start, end in _token_spans(text, places, tokenizer, kind):
+                whole = end <= kept or (kind == "word" and start < kept)
+                if whole:
+                    said = text[places[start, 0] : places[end - 1, 1]]
+                    rows.append((sequence, start + 1, min(end, kept) + 1, span_id(said), KINDS.index(kind)))
+    table = torch.from_numpy(np.array(rows, dtype=np.int64).reshape(-1, 5))
+    return Spans(*(column.contiguous() for column in table.unbind(1)))
+
+
+# ---- from characters to tokens
+
+
+def _token_spans(text: str, places: np.ndarray, tokenizer: Tokenizer, kind: str) -> list[tuple[int, int]]:
+    """(start, end) among the content tokens, which cover the characters `places` [n, 2]."""
+    if not len(places):
+        return []
+    if kind == "word":
+        return _word_tokens(text, places)
+    if kind == "entity" and tokenizer.entries:
+        starts = [not _inside_word(text, place) for place in places[:, 0].tolist()]
+        pieces = backward_maximum_matching(tokenizer.ids([text])[0].tolist(), tokenizer.entries, starts)
+        return [piece for piece in pieces if piece[1] - piece[0] > 1]
+    found = []
+    for start, end in phrases(text) if kind == "phrase" else entities(text):
+        covered = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < end))
+        if len(covered):
+            found.append((int(covered[0]), int(covered[-1]) + 1))
+    return found
+
+
+def _word_tokens(text: str, places: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of tokens whose last character lies in one word; a token of no word is one by itself."""
+    owner = np.full(len(text) + 1, -1, dtype=np.int64)
+    for number, word in enumerate(words(text)):
+        owner[word.start : word.end] = number
+    label = np.where(places[:, 1] > places[:, 0], owner[places[:, 1] - 1], -1)
+    begins = np.flatnonzero(np.diff(label, prepend=-2) | (label < 0))
+    return list(zip(begins.tolist(), [*begins[1:].tolist(), len(label)], strict=True))
+
+
+def _inside_word(text: str, place: int) -> bool:
+    """Whether a token that starts at a character goes on with a word of letters."""
+    return place > 0 and re.fullmatch(rf"{_LETTERS}", text[place - 1 : place + 1]) is not None
+
+
+# ---- parts of speech
+
+
+def _runs(text: str, pattern: re.Pattern) -> list[tuple[int, int]]:
+    found = words(text)
+    tags = "".join(word.tag for word in found)
+    return [(found[run.start()].start, found[run.end() - 1].end) for run in pattern.finditer(tags)]
+
+
+def _chinese(text: str, offset: int) -> list[Word]:
+    import rjieba
+
+    found = []
+    for word, tag in rjieba.tag(text):
+        end = offset + len(word)
+        found.append(Word(offset, end, _chinese_tag(word, tag)))
+        offset = end
+    return found
+
+
+def _chinese_tag(word: str, tag: str) -> str:
+    if word == "的":
+        return "P"
+    if tag == "vn" or (tag in ("i", "l") and len(word) < 4):  # nouns that jieba lists as verbs or idioms
+        return "N"
+    if tag == "m" and _ONE.fullmatch(word):
+        return "X"
+    return _JIEBA.get(tag[0], "X")
+
+
+def _english(pieces: Sequence[re.Match]) -> list[Word]:
+    if not pieces:
+        return []
+    tags = [tag for _, tag in _english_tagger().find_tags([piece[0] for piece in pieces])]
+    return [
+        Word(piece.start(), piece.end(), _english_tag(piece[0], tag)) for piece, tag in zip(pieces, tags, strict=True)
+    ]
+
+
+def _english_tag(word: str, tag: str) -> str:
+    if not word[0].isalnum() or _ONE.fullmatch(word):
+        return "X"
+    return _PENN.get(tag[:2], "X")
+
+
+@lru_cache(maxsize=1)
+def _english_tagger():
+    from textblob.en import parser
+
+    return parser
