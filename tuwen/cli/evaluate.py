@@ -43,10 +43,12 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
     """The JSON of a task on a corpus."""
     from tuwen.data.open import open_corpus
     from tuwen.model import load
+    from tuwen.systems import refuse_impossible
     from tuwen.training.parallel import device
 
     evaluate = tasks.find(task)
     model = load(run_folder, device=str(device("auto")))
+    refuse_impossible(model.config.system, task)
     corpus = open_corpus(location, split, "skip")
     side, length = model.config.model.image.side, model.config.model.text.length
     return evaluate(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options)

@@ -5,58 +5,84 @@ from typing import Any
 
 from tuwen.cli.output import print_json, print_table
 from tuwen.cli.parser import add_command
+from tuwen.systems.survey.axes import DATASETS, OBJECTIVES, TASKS
 
 EXAMPLES = """\
   tuwen systems
   tuwen systems r2d2
+  tuwen systems --task vqa
   tuwen systems --json"""
 
 
 def add_to(commands) -> None:
     command = add_command(commands, "systems", run, "list the published systems, or show one in full", EXAMPLES)
     command.add_argument("name", nargs="?", metavar="NAME", help="show this system in full")
+    command.add_argument(
+        "--task", choices=tuple(TASKS), help="only those that can do this; with NAME, refuse if it cannot"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def describe(name: str) -> dict[str, Any]:
     """Everything the registry knows of a system, ready for JSON."""
-    from tuwen.systems import find
+    from tuwen.systems import find, tasks_of
 
     system = find(name)
-    return {"name": name, **dataclasses.asdict(system.paper), "capabilities": list(system.capabilities())}
+    found = {"name": name, **dataclasses.asdict(system.paper)}
+    if system.paper.axes:
+        objectives, data = system.paper.axes.objectives, system.paper.axes.data
+        found["axes"]["objectives"] = {
+            key: {"what": OBJECTIVES[key].what, "requires": sorted(OBJECTIVES[key].requires)} for key in objectives
+        }
+        found["axes"]["data"] = {key: DATASETS[key].what for key in data}
+    return found | {"tasks": list(tasks_of(system)), "capabilities": list(system.capabilities())}
 
 
 def run(args) -> None:
-    from tuwen.systems import names
+    from tuwen.systems import names, refuse_impossible
 
     if args.name:
         found = describe(args.name)
+        if args.task:
+            refuse_impossible(args.name, args.task)
         print_json(found) if args.json else _print_one(found)
         return
     every = [describe(name) for name in names()]
+    every = [found for found in every if args.task is None or args.task in found["tasks"]]
     print_json({"systems": every}) if args.json else _print_all(every)
 
 
 def _print_all(every: list[dict[str, Any]]) -> None:
-    head = ("name", "fidelity", "paper", "towers", "interaction", "objectives", "can")
-    rows = [
-        (
-            found["name"],
-            found["fidelity"],
-            found["venue"],
-            f"{found['image_encoder']}; {found['text_encoder']}",
-            found["interaction"],
-            ", ".join(found["objectives"]),
-            ", ".join(name for name in found["capabilities"] if not name.startswith("encode_")) or "encode",
-        )
-        for found in every
-    ]
+    head = ("name", "fidelity", "paper", "text", "vision", "interaction", "decoder", "objectives", "data", "tasks")
+    rows = []
+    for found in every:
+        axes = found["axes"] or {}
+        listed = (", ".join(axes.get(key, ())) for key in ("vision", "interaction"))
+        ends = (", ".join(axes.get(key, ())) for key in ("objectives", "data"))
+        own = (found["name"], found["fidelity"], found["venue"], axes.get("text", "?"))
+        rows.append((*own, *listed, axes.get("decoder", "?"), *ends, ", ".join(found["tasks"])))
     print_table("", head, rows, whole=("name", "fidelity"))
 
 
 def _print_one(found: dict[str, Any]) -> None:
-    rows = [
-        (key.replace("_", " "), ", ".join(value) if isinstance(value, list | tuple) else value)
-        for key, value in found.items()
-    ]
-    print_table("", ("", ""), rows)
+    print_table("", ("", ""), [(key.replace("_", " "), _told(value)) for key, value in _flat(found)])
+
+
+def _flat(found: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The entries one by one; the axes' as "axis: text" and so on."""
+    axes = found["axes"] or {}
+    plain = [(key, value) for key, value in found.items() if key != "axes"]
+    return plain + [(f"axis: {key}", value) for key, value in axes.items() if value]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_of(entry)}" for key, entry in value.items())
+    return ", ".join(value) if isinstance(value, list | tuple) else value
+
+
+def _of(entry: Any) -> str:
+    if isinstance(entry, dict):
+        needs = ", ".join(" or ".join(need.split("|")) for need in entry["requires"])
+        return entry["what"] + (f" (requires {needs})" if needs else "")
+    return entry

@@ -15,6 +15,7 @@ from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import distilled_contrastive, logits_of, same_pair
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
@@ -62,6 +63,14 @@ class ALBEF(System):
         text_encoder="BERT (lower layers)",
         interaction="cosine, then text queries over image tokens",
         objectives=("image-text contrast", "image-text matching", "masked language", "momentum distillation"),
+        axes=Axes(
+            text="bert",
+            vision=("patch",),
+            interaction=("dot_product", "dual_stream"),
+            objectives=("cmcl", "itm", "mlm", "distillation"),
+            data=("cc3m", "coco", "vg_data", "sbu"),
+            parts=("teacher", "queue"),
+        ),
     )
     Config = ALBEFConfig
     index_fields = ("pooled", "states.last")

@@ -13,6 +13,7 @@ from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import contrastive, same_pair
 from tuwen.objectives.gather import gather
+from tuwen.systems.survey import Axes
 from tuwen.systems.system import Losses, Paper, Progress, System
 
 
@@ -47,6 +48,9 @@ class CLIP(System):
         text_encoder="BERT-like or causal transformer",
         interaction="cosine of two vectors",
         objectives=("image-text contrast",),
+        axes=Axes(
+            text="gpt2", vision=("patch",), interaction=("dot_product",), objectives=("cmcl",), data=("private",)
+        ),
     )
     Config = CLIPConfig
 

@@ -14,6 +14,7 @@ from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import distilled_contrastive, same_pair
 from tuwen.objectives.distillation import feature_guided
 from tuwen.objectives.gather import gather
+from tuwen.systems.survey import Axes
 from tuwen.systems.system import Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
@@ -58,6 +59,14 @@ class PRD2(System):
         text_encoder="BERT (RoBERTa-wwm)",
         interaction="cosine of two vectors",
         objectives=("image-text contrast", "target- and feature-guided"),
+        axes=Axes(
+            text="roberta",
+            vision=("patch",),
+            interaction=("dot_product",),
+            objectives=("cmcl", "distillation"),
+            data=("zero",),
+            parts=("teacher", "queue"),
+        ),
     )
     Config = PRD2Config
 

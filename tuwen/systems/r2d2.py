@@ -18,6 +18,7 @@ from tuwen.objectives.distillation import feature_guided
 from tuwen.objectives.gather import gather, gather_padded
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
@@ -79,6 +80,14 @@ class R2D2(System):
         text_encoder="BERT (RoBERTa-wwm)",
         interaction="cosine, then text over image and image over text",
         objectives=("image-text contrast", "image-text matching", "masked language", "target- and feature-guided"),
+        axes=Axes(
+            text="roberta",
+            vision=("patch",),
+            interaction=("dot_product", "dual_stream"),
+            objectives=("cmcl", "itm", "mlm", "distillation"),
+            data=("zero",),
+            parts=("teacher", "queue"),
+        ),
     )
     Config = R2D2Config
     index_fields = ("pooled", "states.last")

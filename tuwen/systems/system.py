@@ -18,6 +18,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.systems.survey.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Paper:
     """Where a system comes from and what it is made of: its row in `tuwen systems`.
 
     fidelity: "code" (followed from the official code), "paper" (from the paper), or "reconstructed".
+    axes: the same in the survey's closed vocabulary (`tuwen.systems.survey`), with data and what objectives require.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Paper:
     interaction: str
     objectives: tuple[str, ...]
     decoder: str = "none"
+    axes: Axes | None = None
 
 
 @dataclass(frozen=True)
