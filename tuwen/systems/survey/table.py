@@ -7,8 +7,8 @@ from tuwen.systems.survey.axes import Axes
 
 
 def _row(text: str, vision: str, interaction: str, objectives: str, data: str, decoder="none", parts="") -> Axes:
-    lists = (tuple(keys.split()) for keys in (vision, interaction, objectives, data))
-    return Axes(text, *lists, decoder, tuple(parts.split()))
+    seen, met, learned, on = (tuple(keys.split()) for keys in (vision, interaction, objectives, data))
+    return Axes(text, seen, met, learned, on, decoder, tuple(parts.split()))
 
 
 TABLE: dict[str, Axes] = {
