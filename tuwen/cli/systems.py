@@ -5,7 +5,6 @@ from typing import Any
 
 from tuwen.cli.output import print_json, print_table
 from tuwen.cli.parser import add_command
-from tuwen.systems.survey.axes import DATASETS, OBJECTIVES, TASKS
 
 EXAMPLES = """\
   tuwen systems
@@ -17,15 +16,15 @@ EXAMPLES = """\
 def add_to(commands) -> None:
     command = add_command(commands, "systems", run, "list the published systems, or show one in full", EXAMPLES)
     command.add_argument("name", nargs="?", metavar="NAME", help="show this system in full")
-    command.add_argument(
-        "--task", choices=tuple(TASKS), help="only those that can do this; with NAME, refuse if it cannot"
-    )
+    summary = "only those that can do this; with NAME, the reason if it cannot"
+    command.add_argument("--task", metavar="TASK", help=summary)
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def describe(name: str) -> dict[str, Any]:
     """Everything the registry knows of a system, ready for JSON."""
     from tuwen.systems import find, tasks_of
+    from tuwen.systems.survey.axes import DATASETS, OBJECTIVES
 
     system = find(name)
     found = {"name": name, **dataclasses.asdict(system.paper)}
@@ -40,7 +39,10 @@ def describe(name: str) -> dict[str, Any]:
 
 def run(args) -> None:
     from tuwen.systems import names, refuse_impossible
+    from tuwen.systems.survey.axes import TASKS
 
+    if args.task and args.task not in TASKS:
+        args.parser.error(f"no task called {args.task!r}; there are {', '.join(TASKS)}")
     if args.name:
         found = describe(args.name)
         if args.task:
