@@ -15,6 +15,7 @@ from tuwen.data.batch import Batch, Images, Spans, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.generation import Generation, Said
 from tuwen.systems.system import Fused, Losses, Needs, Plan, Progress, System
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig
@@ -156,10 +157,10 @@ class Translator(System):
         wrong = ((said != wanted.ids) & wanted.mask).float()
         return Losses({"translation": self.surprise * wrong.sum() / wanted.mask.sum()})
 
-    def generate(self, images, prompt, **options):
+    def generate(self, images, prompt, language, how, keys=None):
         memory = self.encode_texts(prompt)
-        rows = zip(memory.states["last"][..., 0].tolist(), memory.state_mask, strict=True)
-        return [" ".join(f"w{int(w) + 1}" for w, real in zip(row, mask, strict=True) if real) for row, mask in rows]
+        said = (memory.states["last"][..., 0].long() + 1) * memory.state_mask
+        return Said(said, memory.state_mask, torch.zeros(len(prompt)))
 
 
 def test_ernie_unix2_parallel_texts_follow_their_rows():
@@ -171,7 +172,8 @@ def test_ernie_unix2_parallel_texts_follow_their_rows():
     crossed = dataclasses.replace(b, columns={"parallel": parallel.select(ints(1, 0, 2))})
     assert float(system(crossed, START).total.detach()) == pytest.approx(3 / 5)
     assert b.select(ints(2)).columns["parallel"].ids.tolist() == [[3, 9]]
-    assert system.generate(None, b.texts.select(ints(1, 0))) == ["w9", "w6 w7"]
+    said = system.generate(None, b.texts.select(ints(1, 0)), ints(1, 1), Generation())
+    assert [row[mask].tolist() for row, mask in zip(said.ids, said.mask, strict=True)] == [[9], [6, 7]]
 
 
 def test_a_capability_that_is_missing_is_refused_in_one_line():

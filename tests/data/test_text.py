@@ -99,6 +99,38 @@ def test_a_text_is_encoded_alone_whatever_stands_beside_it(texts):
         assert not {words.pad, words.cls, words.sep, words.mask} & set(own[1:-1])
 
 
+SPOKEN = [
+    "a dog is beside the cat.",
+    "三只绿色的猫在左边。",
+    "a dog, a cat (running), and a tree-house!",
+    "红色的马、两只鸟和dog在左边。",
+]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+@pytest.mark.parametrize("text", SPOKEN)
+def test_decoding_gives_back_what_was_encoded(kind, text):
+    tokenizer = Tokenizer.train([*CORPUS, *SPOKEN], kind=kind, size=200)
+    ids, _ = tokenizer.encode([text, "a"], 64)
+    assert tokenizer.decode(ids) == [text, "a"]
+
+
+def test_decoding_ends_at_the_first_separator_and_passes_over_special_tokens(bert):
+    (dog, s), sep = bert.ids(["dogs"])[0].tolist(), bert.vocabulary.sep
+    words = bert.vocabulary
+    rows = [[words.cls, dog, s, sep, dog, dog], [words.cls, dog, words.mask, words.pad, s, sep], [sep, dog, s, s, s, s]]
+    assert bert.decode(torch.tensor(rows)) == ["dogs", "dogs", ""]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [("红 色 的 dog", "红色的dog"), ("dog . run 。", "dog. run。"), ("[ dog ]", "[dog]"), ("dog run", "dog run")],
+)
+def test_decoding_puts_spaces_where_a_writer_would(bert, pieces, text):
+    ids = torch.tensor([[VOCAB.index(piece) for piece in pieces.split()]])
+    assert bert.decode(ids) == [text]
+
+
 def test_names_of_special_tokens_in_a_text_are_plain_text(bert, trained):
     assert bert.pieces("[MASK] a") == ["[", "mask", "]", "a"]
     for text in ("[MASK]", "<mask>", "[SEP] [PAD]", "[CLS]"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 import torch
-from tokenizers import normalizers, processors
+from tokenizers import decoders, normalizers, processors
 from torch import Tensor
 
 from tuwen.data.batch import Spans, Texts
@@ -185,6 +185,26 @@ class Tokenizer:
         self.truncated += sum(len(i) + 2 > length for i in ids)
         return torch.from_numpy(out), torch.from_numpy(mask)
 
+    def decode(self, ids: Tensor) -> list[str]:
+        """Texts of ids [S, L] as a decoder says them: up to the first [SEP], without special tokens.
+
+        Pieces are joined as the tokenizer's file says, or as its kind of model writes them; no white space stays beside
+        Chinese or Japanese characters, nor before a comma or full stop, since tokenizers put it there.
+        """
+        texts = []
+        for row in ids.tolist():
+            said = row[: row.index(self.vocabulary.sep)] if self.vocabulary.sep in row else row
+            pieces = [self._inner.id_to_token(i) for i in said if i not in self._specials()]
+            texts.append(_spaced(self._joined([piece for piece in pieces if piece is not None])))
+        return texts
+
+    def _joined(self, pieces: list[str]) -> str:
+        if self._inner.decoder is not None:
+            return self._inner.decoder.decode(pieces)
+        known = {"WordPiece": decoders.WordPiece(cleanup=False), "Unigram": decoders.Metaspace()}
+        decoder = known.get(type(self._inner.model).__name__)
+        return " ".join(pieces) if decoder is None else decoder.decode(pieces)
+
     def _specials(self) -> tuple[int, ...]:
         words = self.vocabulary
         return words.pad, words.unknown, words.cls, words.sep, words.mask
@@ -225,6 +245,18 @@ def _first_of_word(words: Spans, sequences: int, length: int) -> Tensor:
     within = torch.arange(len(start), device=start.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
     first[words.sequence.repeat_interleave(counts), start + within] = start
     return first
+
+
+_HAN = "\u3000-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
+_BESIDE_HAN = re.compile(rf"(?<=[{_HAN}])\s+|\s+(?=[{_HAN}])")
+_BEFORE_STOP = re.compile(r"\s+(?=[,.!?;:%)\]}])|(?<=[(\[{])\s+")
+_WITHIN_WORD = re.compile(r"(?<=\w)\s+(['’-])\s+(?=\w)")
+
+
+def _spaced(text: str) -> str:
+    """The text with white space where a writer would put it; half the punctuation of Chinese is written in ASCII."""
+    text = _BEFORE_STOP.sub("", _BESIDE_HAN.sub("", text))
+    return normalise(_WITHIN_WORD.sub(r"\1", text))
 
 
 # ---- loading

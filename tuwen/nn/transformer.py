@@ -3,6 +3,7 @@
 Shape legend: B rows, L queries, S keys, H heads, D width, M width of the memory attended to.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,26 @@ class AttentionRecord:
     keys: Tensor
     weights: Tensor
     cross: bool
+
+
+@dataclass
+class Cache:
+    """What one attention of a decoder has computed of the positions before: keys and values [B, H, S, d]."""
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all positions so far, these last."""
+        if self.keys is not None and self.values is not None:
+            keys, values = torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2)
+        self.keys, self.values = keys, values
+        return keys, values
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the given rows (int64 [R])."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 class QuickGELU(nn.Module):
@@ -75,22 +96,21 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         record: list[AttentionRecord] | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """[B, L, D] from x [B, L, D] over itself or over memory [B, S, M].
 
         mask: [B, S] bool, True on real keys; None: all are real.
         causal: query l sees keys 0..l only.
         record: a list to append an `AttentionRecord` to.
+        cache: of the positions before x, which it then holds too (S counts all of them), or of the memory, which is
+            then read once.
         """
-        if self.cross:
-            assert memory is not None
-            q, (k, v) = self.query(x), self.key_value(memory).chunk(2, -1)
-        else:
-            q, k, v = self.query_key_value(x).chunk(3, -1)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        q, k, v = self._projected(x, memory, cache)
         allowed = None if mask is None else mask[:, None, None, :]
-        if causal:
-            order = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril()
+        if causal and q.shape[2] > 1:
+            past = k.shape[2] - q.shape[2]
+            order = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(past)
             allowed = order if allowed is None else allowed & order
         fused = record is None and not _short_bf16_on_cpu(q, k)
         out, weights = attend(q, k, v, allowed, self.dropout if self.training else 0.0, fused)
@@ -98,6 +118,22 @@ class Attention(nn.Module):
             assert weights is not None
             record.append(AttentionRecord(q, k, weights, self.cross))
         return self.out(out.transpose(1, 2).flatten(2))
+
+    def _projected(self, x: Tensor, memory: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, L, d], keys and values [B, H, S, d]."""
+        if not self.cross:
+            q, k, v = (self._by_head(y) for y in self.query_key_value(x).chunk(3, -1))
+            return (q, k, v) if cache is None else (q, *cache.extended(k, v))
+        if cache is not None and cache.keys is not None and cache.values is not None:
+            return self._by_head(self.query(x)), cache.keys, cache.values
+        assert memory is not None
+        k, v = (self._by_head(y) for y in self.key_value(memory).chunk(2, -1))
+        if cache is not None:
+            cache.extended(k, v)
+        return self._by_head(self.query(x)), k, v
+
+    def _by_head(self, y: Tensor) -> Tensor:
+        return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def _short_bf16_on_cpu(q: Tensor, k: Tensor) -> bool:
@@ -141,11 +177,16 @@ class Block(nn.Module):
         memory_mask: Tensor | None = None,
         causal: bool = False,
         record: list[AttentionRecord] | None = None,
+        caches: tuple[Cache, Cache] | None = None,
     ) -> Tensor:
-        """[B, L, D] from x [B, L, D], mask [B, L], memory [B, S, M], memory_mask [B, S]."""
-        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, record))
+        """[B, L, D] from x [B, L, D], mask [B, L], memory [B, S, M], memory_mask [B, S].
+
+        caches: of self-attention and of cross-attention, see `Attention.forward`.
+        """
+        own, other = caches or (None, None)
+        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, record, own))
         if memory is not None:
-            x = self._residual(x, self.cross_norm, lambda y: self.cross(y, memory, memory_mask, False, record))
+            x = self._residual(x, self.cross_norm, lambda y: self.cross(y, memory, memory_mask, False, record, other))
         return self._residual(x, self.feed_forward_norm, self.feed_forward)
 
     def _residual(self, x: Tensor, norm: nn.LayerNorm, function) -> Tensor:
@@ -185,10 +226,14 @@ class Stack(nn.Module):
         memory_mask: Tensor | None = None,
         record: list[AttentionRecord] | None = None,
         layers: list[Tensor] | None = None,
+        caches: Sequence[tuple[Cache, Cache]] | None = None,
     ) -> Tensor:
-        """[B, L, D]; `layers`, a list, receives the output of every block (before the final norm)."""
-        for block in self.blocks:
-            x = block(x, mask, memory, memory_mask, self.causal, record)
+        """[B, L, D]; `layers`, a list, receives the output of every block (before the final norm).
+
+        caches: of every block, see `Block.forward`; mask then covers the positions before x too.
+        """
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask, memory, memory_mask, self.causal, record, None if caches is None else caches[number])
             if layers is not None:
                 layers.append(x)
         return self.norm(x)

@@ -18,6 +18,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.generation import Generation, Said
 from tuwen.systems.survey.axes import Axes
 
 
@@ -230,12 +231,22 @@ class System(nn.Module):
         """Joint states of one or more pictures a text, for VQA, NLVR, entailment."""
         raise self.lacks("fuse", "it has no cross encoder")
 
-    def generate(self, images: Encoded | None, prompt: Texts | None, **options) -> list[str]:
-        """Text from pictures, from a prompt, or from both."""
+    def generate(
+        self,
+        images: Encoded | None,
+        prompt: Texts | None,
+        language: Tensor,
+        how: Generation,
+        keys: Tensor | None = None,
+    ) -> Said:
+        """A text a row from pictures (captioning), a prompt (translation), or both; `Tokenizer.decode` reads it.
+
+        language: [B] int64, of the texts to make, index into the run's table. keys: see `tuwen.nn.generation.generate`.
+        """
         raise self.lacks("generate", "it has no decoder")
 
     def likelihood(self, images: Encoded | None, prompt: Texts | None, answers: Texts) -> Tensor:
-        """[B] log-likelihood of each answer."""
+        """[B] log-likelihood of each answer, in the language it names, given picture n, prompt n or both."""
         raise self.lacks("likelihood", "it has no decoder")
 
     def locate(self, images: Images, texts: Texts) -> Any:
