@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.corpora import files
+from tuwen.data.corpora import files, published
 from tuwen.data.corpora.folder import FolderSource
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.scenes.corpus import SPLITS
@@ -18,13 +18,20 @@ from tuwen.errors import UserError
 _SHARDS = "corpus.json"
 
 
-def open_corpus(location: str | Path, split: str, on_bad: str = "stop") -> Corpus:
+def open_corpus(
+    location: str | Path,
+    split: str,
+    on_bad: str = "stop",
+    missing: files.Missing | None = None,
+    progress: bool = False,
+) -> Corpus:
     """One split of the corpus at a location.
 
     location: "scenes", or "scenes:count=1000,seed=1" with any option of `Scenes`; a folder of shards (corpus.json); a
         folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path; or a folder
-        of pictures with texts beside them.
+        of pictures with texts beside them; or "NAME:DIR", a public corpus as it was downloaded (`tuwen data list`).
     on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
+    missing: is told of rows whose pictures are not there. progress: whether to show a bar while pictures are read.
 
     Raises:
         UserError: nothing there that is a corpus, no such split, or what the corpus itself finds wrong.
@@ -33,7 +40,7 @@ def open_corpus(location: str | Path, split: str, on_bad: str = "stop") -> Corpu
         return Scenes(split, **_scenes_options(str(location)))
     if (Path(location) / _SHARDS).is_file():
         return open_shards(location, split)
-    return files.FileCorpus(_source(location), split, on_bad)
+    return files.FileCorpus(source_of(location), split, on_bad, missing, progress)
 
 
 def splits_of(location: str | Path) -> tuple[str, ...]:
@@ -47,7 +54,7 @@ def splits_of(location: str | Path) -> tuple[str, ...]:
         return SPLITS
     if (Path(location) / _SHARDS).is_file():
         return _built_splits(Path(location) / _SHARDS)
-    return files.splits_of(_source(location))
+    return files.splits_of(source_of(location))
 
 
 def _built_splits(path: Path) -> tuple[str, ...]:
@@ -61,8 +68,16 @@ def _is_scenes(location: str | Path) -> bool:
     return str(location).split(":", 1)[0] == "scenes" and not Path(location).exists()
 
 
-def _source(location: str | Path) -> files.Source:
+def source_of(location: str | Path) -> files.Source:
+    """The rows of a table, a folder, or a public corpus.
+
+    Raises:
+        UserError: nothing there that is a corpus.
+    """
     path = Path(location)
+    name, colon, folder = str(location).partition(":")
+    if colon and not path.exists() and name.replace("-", "").isalnum():
+        return published.find(name).source(folder)
     if path.is_file():
         return table_source(path)
     if not path.is_dir():
@@ -71,11 +86,11 @@ def _source(location: str | Path) -> files.Source:
         )
     if any((path / name).is_file() for name in NAMES):
         return table_source(path)
-    folder = FolderSource(path)
-    if not len(folder):
+    pictures = FolderSource(path)
+    if not len(pictures):
         looked = ", ".join((_SHARDS, *NAMES))
         raise UserError(f"{path}: no corpus in this folder: neither {looked} nor a picture; put one there")
-    return folder
+    return pictures
 
 
 def _scenes_options(location: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What is wrong with rows and files: one line each, and what to do about it."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +23,25 @@ class Fault:
         return one_line(f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}")
 
 
+KEPT = 100_000  # faults of a reason that are kept one by one
+
+
 class Faults:
-    """Stops at the first fault (a `UserError`), or keeps them all."""
+    """Stops at the first fault (a `UserError`), or counts them all by reason and keeps the first `KEPT` of each."""
 
     def __init__(self, on_bad: str):
         if on_bad not in ("stop", "skip"):
             raise UserError(f"on_bad is {on_bad!r}; choose 'stop' (at the first fault) or 'skip' (and count)")
         self.stop = on_bad == "stop"
         self.found: list[Fault] = []
+        self.counts: Counter[str] = Counter()
 
     def add(self, fault: Fault) -> None:
         if self.stop:
             raise UserError(str(fault))
-        self.found.append(fault)
+        self.counts[fault.reason] += 1
+        if self.counts[fault.reason] <= KEPT:
+            self.found.append(fault)
 
 
 class RowError(Exception):
@@ -47,5 +54,7 @@ class RowError(Exception):
 
 def one_line(message: str, limit: int = 400) -> str:
     """The message on one printable line, cut in the middle where it is too long."""
+    if len(message) > 2 * limit:  # before the rest is looked at letter by letter
+        message = f"{message[:limit]} … {message[-limit:]}"
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in message)
     return shown if len(shown) <= limit else f"{shown[: limit // 2]} … {shown[-limit // 2 :]}"

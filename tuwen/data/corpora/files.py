@@ -9,7 +9,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import compress, islice
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from tuwen.data import images
@@ -58,6 +60,7 @@ class Source:
     name: str
     file: Path
     root: Path
+    notice = ""  # licence or attribution that built copies must carry
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         """Every usable row in order; the others go to `faults`."""
@@ -66,6 +69,22 @@ class Source:
     def entry(self, position: int, line: int) -> Entry:
         """The row again, by the position and line it had."""
         raise NotImplementedError
+
+    def read(self, image: str) -> bytes:
+        """The bytes of a picture by the name its entry gives: here a file under the root, and none outside.
+
+        Raises:
+            BrokenImage: "outside" for a path that leaves the root by whatever road, else as `images.read_file`.
+        """
+        return _read(self.root, image)
+
+    def url(self, entry: Entry) -> str:
+        """Where the picture was published, where the source knows it, so that what is missing can be fetched."""
+        return ""
+
+    def absent(self) -> Iterator[tuple[str, str]]:
+        """(address, text) of pictures that were to be fetched and are in no row."""
+        return iter(())
 
     def place(self, entry: Entry) -> tuple[Path, int]:
         """The file and line a fault of this row is reported at."""
@@ -93,6 +112,9 @@ class Places:
         return source.entry(self.positions[row], self.lines[row])
 
 
+Missing = Callable[[Entry, str], None]  # a row and the address of its picture, which is not there
+
+
 class NoRows(UserError):
     """A split without a usable row; `faults` says what was wrong with those there are."""
 
@@ -111,16 +133,19 @@ class FileCorpus(Corpus):
     skipped: rows left out, by reason; faults: each with its file and line; split_rule: where the split comes from.
     """
 
-    def __init__(self, source: Source, split: str, on_bad: str = "stop"):
+    def __init__(
+        self, source: Source, split: str, on_bad: str = "stop", missing: "Missing | None" = None, progress: bool = False
+    ):
+        """missing: is told of every row whose picture is not there, where the source knows its address."""
         faults = Faults(on_bad)
         listing = _Listing(source, faults)
         chosen, self.split_rule = listing.choose(split, faults)
-        pictures = _Pictures(source, listing.by_hash and split != EVERY and split, faults)
+        pictures = _Pictures(source, listing.by_hash and split != EVERY and split, faults, missing)
         self._source = source
-        self._places, self._image_ids = pictures.read(chosen)
+        self._places, self._image_ids = pictures.read(chosen, progress)
         self.faults = tuple(faults.found)
-        self.skipped: Counter[str] = Counter(fault.reason for fault in self.faults)
-        self.name = source.name
+        self.skipped: Counter[str] = Counter(faults.counts)
+        self.name, self.notice = source.name, source.notice
         self.split = split
         self.languages = tuple(sorted(listing.languages))
         self.fingerprint = pictures.fingerprint(split)
@@ -140,7 +165,7 @@ class FileCorpus(Corpus):
         Raises:
             BrokenImage: the file has gone or can no longer be read.
         """
-        return _read(self._source, self._entry(row).image)
+        return self._source.read(self._entry(row).image)
 
     def image(self, row: int) -> Tensor:
         return images.decode(self.encoded(row))
@@ -236,16 +261,18 @@ class _Pictures:
     hashed: keep only rows whose picture falls into this split by its hash; None or False keeps all.
     """
 
-    def __init__(self, source: Source, hashed: str | bool | None, faults: Faults):
-        self._source, self._hashed, self._faults = source, hashed, faults
+    def __init__(self, source: Source, hashed: str | bool | None, faults: Faults, missing: Missing | None = None):
+        self._source, self._hashed, self._faults, self._missing = source, hashed, faults, missing
         self._known: dict[str, bytes | BrokenImage] = {}
         self._digest = hashlib.blake2b(digest_size=16)
         self.seen: set[str] = set()
 
-    def read(self, places: Places) -> tuple[Places, array]:
+    def read(self, places: Places, progress: bool = False) -> tuple[Places, array]:
         """The rows kept, and their picture identities (int64)."""
         kept, identities = Places(), array("q")
-        entries = (places.entry(self._source, row) for row in range(len(places)))
+        console = Console(stderr=True)
+        rows = track(range(len(places)), "reading", console=console, transient=True, disable=not progress)
+        entries = (places.entry(self._source, row) for row in rows)
         with ThreadPoolExecutor(8) as pool:
             while chunk := list(islice(entries, 256)):
                 wanted = {entry.image for entry in chunk} - self._known.keys()
@@ -260,7 +287,7 @@ class _Pictures:
     def _content(self, image: str) -> bytes | BrokenImage:
         """8 bytes that stand for what is in a picture file, or why it cannot be used."""
         try:
-            data = _read(self._source, image)
+            data = self._source.read(image)
             images.probe(data)
         except BrokenImage as error:
             return error
@@ -270,6 +297,8 @@ class _Pictures:
         """The picture's identity; None where the row is of another split or cannot be used."""
         content = self._known[entry.image]
         if isinstance(content, BrokenImage):
+            if self._missing and content.reason == "missing" and (url := self._source.url(entry)):
+                self._missing(entry, url)
             fix = _FIXES.get(content.reason, "replace the picture or remove the row")
             what = f"picture {one_line(entry.image, 120)!r}: {one_line(str(content), 160)}; {fix}"
             self._faults.add(self._source.fault(entry, content.reason, what))
@@ -294,22 +323,17 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=8).digest()
 
 
-def _read(source: Source, image: str) -> bytes:
-    """Bytes of a picture named by a path from the source's root.
-
-    Raises:
-        BrokenImage: "outside" for a path that leaves the root by whatever road, else as `images.read_file`.
-    """
+def _read(root: Path, image: str) -> bytes:
     if "\0" in image or os.path.isabs(image) or "://" in image or image[1:2] == ":":
         raise BrokenImage("outside", "not a path from the folder")
-    root = os.path.realpath(source.root)
-    path = os.path.realpath(os.path.join(root, image))
-    if os.path.commonpath([root, path]) != root:
+    real = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(real, image))
+    if os.path.commonpath([real, path]) != real:
         raise BrokenImage("outside", "the path leaves the folder")
     try:
         return images.read_file(path)
     except BrokenImage as error:
         if error.reason == "missing":
             hint = "; write / between folders, not \\" if "\\" in image else ""
-            raise BrokenImage("missing", f"there is no such file under {source.root}{hint}") from None
+            raise BrokenImage("missing", f"there is no such file under {root}{hint}") from None
         raise

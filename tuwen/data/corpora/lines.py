@@ -15,6 +15,7 @@ class Lines:
 
     A byte order mark is passed over. Lines too long, with NUL bytes or not UTF-8 go to `faults`.
     start, number: offset and number (from 1) of the line given last; of records of several lines see `begin`.
+    mark: bytes of a byte order mark before that line.
     """
 
     def __init__(self, path: Path, faults: Faults, offset: int = 0):
@@ -25,7 +26,7 @@ class Lines:
             raise UserError(f"{path}: cannot be read: {error.strerror}; see to its permissions") from None
         self._file.seek(offset)
         self._next = offset
-        self.start, self.number = offset, 0
+        self.start, self.number, self.mark = offset, 0, 0
         self._first: tuple[int, int, int] | None = None
 
     def __enter__(self) -> "Lines":
@@ -45,8 +46,10 @@ class Lines:
                 self._pass_over_rest()
                 self._fault("line too long", f"over {LONGEST // 2**20} MiB; one row a line, ended by a line feed")
                 continue
+            self.mark = 0
             if self.start == 0:
-                raw = self._without_mark(raw)
+                bare = self._without_mark(raw)
+                self.mark, raw = len(raw) - len(bare), bare
             text = self._decoded(raw)
             if text is not None:
                 self._first = self._first or (self.start, self.number, self._next)
@@ -92,6 +95,26 @@ class Lines:
 
     def _fault(self, reason: str, what: str) -> None:
         self._faults.add(Fault(self._path, self.number, reason, what))
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """A whole file's text, without its byte order mark.
+
+    Raises:
+        UserError: UTF-16, a NUL byte, or not UTF-8; with the line.
+    """
+    if raw.startswith(_UTF16):
+        raise UserError(f"{path}:1: UTF-16, not UTF-8; save it as UTF-8")
+    if b"\0" in raw:
+        line = raw[: raw.index(b"\0")].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: a NUL byte; the file is damaged, or UTF-16: save it as UTF-8")
+    try:
+        return raw.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        line, start = raw[: error.start].count(b"\n") + 1, raw.rfind(b"\n", 0, error.start) + 1
+        guess = guess_encoding(raw[start : raw.find(b"\n", error.start) % (len(raw) + 1)])
+        what = f"not UTF-8 from byte {error.start - start + 1} on (perhaps {guess}); save it as UTF-8"
+        raise UserError(f"{path}:{line}: {what}") from None
 
 
 def guess_encoding(raw: bytes) -> str:

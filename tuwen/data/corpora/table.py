@@ -16,7 +16,6 @@ Picture paths start at the table's folder and never leave it, by dots, links or 
 
 import csv
 import difflib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ import pyarrow.parquet as pq
 
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry, FileCorpus, Source
+from tuwen.data.corpora.json_text import kind_of, parse
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
@@ -89,14 +89,14 @@ class JsonLines(_Table):
                 if not text.strip():
                     continue
                 try:
-                    yield _entry(_parse(text), lines.start, lines.number)
+                    yield entry_of(parse(text), lines.start, lines.number)
                 except RowError as error:
                     faults.add(Fault(self.file, lines.number, error.reason, str(error)))
 
     def entry(self, position: int, line: int) -> Entry:
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
-                return _entry(_parse(next(lines)), position, line)
+                return entry_of(parse(next(lines)), position, line)
             except (StopIteration, RowError):
                 raise _changed(self.file) from None
 
@@ -116,7 +116,7 @@ class Delimited(_Table):
             names = list(map(_column_name, next(csv.reader([first], delimiter=delimiter, strict=True))))
         except csv.Error as error:
             raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
-        return delimiter, names, _columns(names, self.file)
+        return delimiter, names, columns_of(names, self.file)
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         delimiter, names, columns = self._header
@@ -128,7 +128,7 @@ class Delimited(_Table):
                 try:
                     cells = next(reader)
                     if cells and headed:
-                        yield _entry(columns.row(_named(names, cells), lines.first[1]), *lines.first)
+                        yield entry_of(columns.row(_named(names, cells), lines.first[1]), *lines.first)
                     headed = headed or bool(cells)
                 except StopIteration:
                     return
@@ -145,7 +145,7 @@ class Delimited(_Table):
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
                 cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
-                return _entry(columns.row(_named(names, cells), line), position, line)
+                return entry_of(columns.row(_named(names, cells), line), position, line)
             except (StopIteration, csv.Error, RowError):
                 raise _changed(self.file) from None
 
@@ -164,7 +164,7 @@ class Parquet(_Table):
             what = str(error).splitlines()[0]
             raise UserError(f"{self.file}: not a readable Parquet file ({what}); write it anew") from None
         names = list(map(_column_name, table.column_names))
-        return table.rename_columns(names), _columns(names, self.file)
+        return table.rename_columns(names), columns_of(names, self.file)
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         table, columns = self._table
@@ -172,14 +172,14 @@ class Parquet(_Table):
         for batch in table.to_batches(max_chunksize=1024):
             for cells in batch.to_pylist():
                 try:
-                    yield _entry(columns.row(cells, position + 1), position, position + 1)
+                    yield entry_of(columns.row(cells, position + 1), position, position + 1)
                 except RowError as error:
                     faults.add(Fault(self.file, position + 1, error.reason, str(error)))
                 position += 1
 
     def entry(self, position: int, line: int) -> Entry:
         table, columns = self._table
-        return _entry(columns.row(table.slice(position, 1).to_pylist()[0], line), position, line)
+        return entry_of(columns.row(table.slice(position, 1).to_pylist()[0], line), position, line)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class _Columns:
         return row | {"id": row.get("id", line), "image": image, "texts": texts}
 
 
-def _columns(names: list[str], file: Path) -> _Columns:
+def columns_of(names: list[str], file: Path) -> _Columns:
     """What the columns mean.
 
     Raises:
@@ -242,46 +242,14 @@ def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
     return dict(zip(names, cells, strict=True))
 
 
-def _parse(text: str) -> Any:
-    """The JSON value of a line."""
-    try:
-        value = _JSON.decode(text.rstrip())
-        if "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except UnicodeEncodeError:
-        raise RowError("broken JSON", "half a character (a lone \\ud... escape); write the character itself") from None
-    except json.JSONDecodeError as error:
-        raise RowError("broken JSON", f"broken JSON at column {error.colno}: {error.msg}; mend it") from None
-    except RecursionError:
-        raise RowError("broken JSON", "JSON nested too deeply; write it flat") from None
-    except ValueError as error:
-        raise RowError("broken JSON", f"broken JSON: {error}; mend it") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {key!r} stands twice")
-    return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
-
-
-def _entry(row: Any, position: int, line: int) -> Entry:
+def entry_of(row: Any, position: int, line: int) -> Entry:
     """The row, checked.
 
     Raises:
         RowError: a missing key, a wrong type, an empty text, ...
     """
     if not isinstance(row, dict):
-        raise RowError("wrong type", f'a row is an object {{"id": ...}}, not {_kind(row)}')
+        raise RowError("wrong type", f'a row is an object {{"id": ...}}, not {kind_of(row)}')
     for key in ("id", "image", "texts"):
         if key not in row:
             raise RowError("missing key", f"no key {key!r}{_hint(key, row)}")
@@ -320,7 +288,7 @@ def _strings(value: Any) -> list[str]:
     several = value if isinstance(value, list) else [value]
     for text in several:
         if not isinstance(text, str):
-            raise RowError("wrong type", f"texts: a text is a string, not {_kind(text)}")
+            raise RowError("wrong type", f"texts: a text is a string, not {kind_of(text)}")
         if is_blank(text):
             raise RowError("empty text", "an empty text; write it or take it out")
     return several
@@ -328,7 +296,7 @@ def _strings(value: Any) -> list[str]:
 
 def _string(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise RowError("wrong type", f"{key} is {_kind(value)}; write a string")
+        raise RowError("wrong type", f"{key} is {kind_of(value)}; write a string")
     if is_blank(value):
         raise RowError("wrong type", f"{key} is empty; write it")
     return value
@@ -337,11 +305,6 @@ def _string(key: str, value: Any) -> str:
 def _name(key: str, value: Any) -> str:
     """A string, or a whole number as one."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _string(key, value)
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
 
 
 def _near(key: str, row: dict[str, Any]) -> str | None:

@@ -1,0 +1,273 @@
+"""Every public format against a small copy in its own layout: what becomes of it, row by row."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.data.published import MAKERS, icm, icr, json_lines, picture, put, tar
+from tuwen.cli import main
+from tuwen.data.corpora.captions import joined
+from tuwen.data.corpora.faults import RowError
+from tuwen.data.corpora.published import find, formats
+from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.shards import open_shards
+from tuwen.errors import UserError
+
+# split -> [(grey of the picture, texts by language)]
+FLICKR = {"train": [(40, {"en": ["Picture 1.jpg.", "Seen."]}), (90, {"en": ["Picture 2.jpg.", "Seen."]})]}
+FLICKR |= {"test": [(140, {"en": ["Picture 3.jpg.", "Seen."]})]}
+MATCHING = {
+    "train": [(40, {"zh": ["红色沙发上的白猫"]}), (80, {"zh": ["雪山日出"]})],
+    "val": [(120, {"zh": ["海边"]})],
+}
+RETRIEVAL = {"train": [(40, {"zh": ["白猫", "猫在沙发上"]}), (80, {"zh": ["雪山"]})], "val": [(120, {"zh": ["海边"]})]}
+CLIP = {
+    "train": [(30, {"zh": ["高级感托特包斜挎"]}), (60, {"zh": ["高级感托特包斜挎"]}), (90, {"zh": ["白色连衣裙"]})],
+    "test": [(120, {})],
+}
+EXPECTED = {
+    "aic-icc": {split: [(grey, {"zh": ["一个女人", "女人在走"]})] for split, grey in (("train", 70), ("val", 140))},
+    "chinese-clip": CLIP,
+    "muge": CLIP,
+    "chinese-clip-lmdb": {"train": [(30, {"zh": ["高级感托特包"]}), (60, {"zh": ["高级感托特包"]})]},
+    "coco-cn": {
+        "train": [(20, {"zh": ["一只猫坐在沙发上"]})],
+        "val": [(80, {"zh": ["两个人"]})],
+        "test": [(140, {"zh": ["城市夜景", "夜晚的街道"]})],
+    },
+    "coco-karpathy": FLICKR,
+    "flickr30k-karpathy": FLICKR,
+    "flickr8k-karpathy": FLICKR,
+    "flickr30k-cn": {
+        "train": [(110, {"zh": ["两个男孩，在跑", "人"]})],
+        "val": [(120, {"zh": ["一只狗", "人"]})],
+        "test": [(130, {"zh": ["男孩在跑", "人"]})],
+    },
+    "flickr30k-cna": {
+        "train": [(123, {"zh": ["两个男孩", "男孩在花园"]}), (7, {"zh": ["一只狗"]})],
+        "val": [(8, {"zh": ["一匹马"]})],
+        "test": [(9, {"zh": ["一只鸟"]})],
+    },
+    "flickr8k-cn": {
+        "train": [(50, {"zh": ["一个小孩爬楼梯", "小孩"]})],
+        "val": [(100, {"zh": ["一只狗"]})],
+        "test": [(150, {"zh": ["一匹马"]})],
+    },
+    "huggingface": {
+        "train": [(grey, {"en": [f"grey {grey}"], "zh": [f"灰 {grey}"]}) for grey in (30, 60, 90)],
+        "test": [(120, {"en": ["grey 120"], "zh": ["灰 120"]})],
+    },
+    "icm": MATCHING,
+    "iqm": MATCHING,
+    "icr": RETRIEVAL,
+    "iqr": RETRIEVAL,
+    "imagenet": {
+        "train": [(30, {"en": ["tench", "Tinca tinca"]}), (60, {"en": ["goldfish"]})],
+        "val": [(90, {"en": ["goldfish"]})],
+    },
+    "multi30k-task1": {
+        "train": [(40 * n, {"en": [f"dog {n}.jpg"], "de": [f"Hund {n}.jpg"]}) for n in (1, 2)],
+        "test_2016_flickr": [(120, {"en": ["dog 3.jpg"], "de": ["Hund 3.jpg"]})],
+    },
+    "multi30k-task2": {"train": [(40, {"en": ["dog 1", "dog 2"], "de": ["Hund 1", "Hund 2"]})]},
+    "webdataset": {"train": [(40, {"en": ["a white cat", "title 0"]}), (90, {"zh": ["雪山"], "en": ["title 1"]})]},
+    "wukong": {"train": [(40, {"zh": ["白猫, 沙发"]}), (90, {"zh": ["雪山"]})]},
+    "zero": {"train": [(40, {"zh": ["白猫", "猫在家 里"]}), (80, {"zh": ["雪山日出", "雪山"]})]},
+    "zero-query": {"train": [(40, {"zh": ["白猫"]}), (80, {"zh": ["雪山日出"]})]},
+    "zero-title": {"train": [(40, {"zh": ["白猫"]}), (80, {"zh": ["雪山"]})]},
+    "zero-content": {"train": [(40, {"zh": ["猫在家 里"]})]},
+}
+
+
+def held(location: str, on_bad: str = "skip") -> dict:
+    found = {}
+    for split in splits_of(location):
+        corpus = open_corpus(location, split, on_bad)
+        found[split] = [
+            (int(corpus.image(row).float().mean().round()), {k: list(v) for k, v in corpus.record(row).texts.items()})
+            for row in range(len(corpus))
+        ]
+    return found
+
+
+def test_every_format_has_a_fixture_and_tells_what_it_is():
+    assert set(formats()) == set(MAKERS) == set(EXPECTED)
+    for one in formats().values():
+        assert all((one.title, one.needs, one.ask, one.licence, one.records))
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_rows(name, tmp_path):
+    MAKERS[name](tmp_path)
+    assert held(f"{name}:{tmp_path}") == EXPECTED[name]
+    assert open_corpus(f"{name}:{tmp_path}", next(iter(EXPECTED[name])), "skip").notice.startswith(find(name).title)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_no_folder_and_an_empty_one(name, tmp_path):
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError) as caught:
+            splits_of(f"{name}:{folder}")
+        assert str(folder) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_test_of_icr_is_no_copy_of_val(tmp_path):
+    icr(tmp_path)
+    with pytest.raises(UserError, match="no split 'test'; there are: train, val"):
+        open_corpus(f"icr:{tmp_path}", "test")
+
+
+def test_labels_of_matching(tmp_path):
+    icm(tmp_path)
+    corpus = open_corpus(f"icm:{tmp_path}", "train")
+    assert [corpus.record(row).columns["label"] for row in range(2)] == [1, 0]
+
+
+def test_retrieval_truth_by_identity(tmp_path):
+    icr(tmp_path)
+    gallery = open_corpus(f"icr:{tmp_path}", "train").gallery("zh")
+    assert (len(gallery.rows), len(gallery.texts)) == (2, 3)
+    assert [gallery.relevance.images_of(t).tolist() for t in range(3)] == [[0], [0], [1]]
+    back = gallery.relevance.transpose().transpose()
+    assert back.images.tolist() == gallery.relevance.images.tolist()
+
+
+def test_several_pictures_of_a_query(tmp_path):
+    MAKERS["muge"](tmp_path)
+    gallery = open_corpus(f"muge:{tmp_path}", "train").gallery("zh")
+    assert len(gallery.rows) == 3
+    assert {t.text: gallery.relevance.images_of(k).tolist() for k, t in enumerate(gallery.texts)} == {
+        "高级感托特包斜挎": [0, 1],
+        "白色连衣裙": [2],
+    }
+
+
+class TestTraps:
+    def test_two_pictures_of_one_base_name(self, tmp_path):
+        """The official loader would show the same picture for both."""
+        icr(tmp_path)
+        rows = [{"text": "一", "image_path": "a/000001.jpg"}, {"text": "二", "image_path": "b/000001.jpg"}]
+        put(tmp_path, "train/long_itr_train.json", json_lines(*rows))
+        corpus = open_corpus(f"icr:{tmp_path}", "train", "skip")
+        assert (len(corpus), corpus.skipped) == (1, {"ambiguous name": 1})
+        put(tmp_path, "a/000001.jpg", picture(33))
+        put(tmp_path, "b/000001.jpg", picture(44))
+        assert [grey for grey, _ in held(f"icr:{tmp_path}")["train"]] == [33, 44]
+
+    def test_other_endings(self, tmp_path):
+        """image_path[:-4] of the official loader mistakes .jpeg."""
+        icr(tmp_path)
+        put(tmp_path, "IQR_IQM_ICR_ICM_images/x.jpeg", picture(21))
+        put(tmp_path, "train/long_itr_train.json", json_lines({"text": "一", "image_path": "x.jpeg"}))
+        assert held(f"icr:{tmp_path}")["train"] == [(21, {"zh": ["一"]})]
+
+    def test_a_picture_on_the_lists_of_two_splits(self, tmp_path):
+        MAKERS["coco-cn"](tmp_path)
+        put(tmp_path, "coco-cn-version1805v1.1/coco-cn_test.txt", "COCO_train2014_000000000101\n")
+        corpus = open_corpus(f"coco-cn:{tmp_path}", "train", "skip")
+        assert corpus.skipped["leak"] == 1
+        assert len(corpus) == 1
+
+    def test_marks_of_parts_of_speech(self):
+        assert joined("男孩:n 在:p 跑:v") == "男孩在跑"
+        assert joined("男孩/n 在/p") == "男孩在"
+        assert joined("一 台 iPad mini  在 桌 上") == "一台iPad mini，在桌上"
+        assert joined("比分 3:1 很 好") == "比分3:1很好"
+        with pytest.raises(RowError, match="'男孩:n' looks like a mark"):
+            joined("男孩:n 在 跑")
+
+    def test_hub_parquet_and_its_rows(self, tmp_path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [{"image": {"bytes": picture(n), "path": "x"}, "text_zh": f"灰 {n}", "n": n} for n in (30, 60, 90)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "validation-00000-of-00001.parquet", row_group_size=2)
+        assert held(f"huggingface:{tmp_path}") == {"validation": [(n, {"zh": [f"灰 {n}"]}) for n in (30, 60, 90)]}
+        assert open_corpus(f"huggingface:{tmp_path}", "validation").record(2).columns == {"n": 90}
+
+    def test_texts_of_tars_in_several_members(self, tmp_path):
+        files = [("a/1.png", picture(30, "PNG")), ("a/1.zh.txt", "猫\n白猫".encode()), ("a/1.en.txt", b"cat")]
+        tar(tmp_path, "val-000.tar", [*files, ("a/2.txt", b"no picture"), ("a/3.jpg", picture(60))])
+        corpus = open_corpus(f"webdataset:{tmp_path}", "val", "skip")
+        assert dict(corpus.record(0).texts) == {"zh": ["猫", "白猫"], "en": ["cat"]}
+        assert corpus.skipped == {"no picture": 1, "no text": 1}
+
+    def test_nothing_of_an_lmdb_is_unpickled(self, tmp_path):
+        import lmdb
+
+        MAKERS["chinese-clip-lmdb"](tmp_path)
+        evil = b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR."
+        with (
+            lmdb.open(str(tmp_path / "lmdb/train/pairs"), map_size=2**20) as environment,
+            environment.begin(write=True) as transaction,
+        ):
+            transaction.put(b"2", evil)
+        # the reader keeps one LMDB a path open, so a copy is read
+        shutil.copytree(tmp_path / "lmdb", tmp_path / "copy/lmdb")
+        corpus = open_corpus(f"chinese-clip-lmdb:{tmp_path / 'copy'}", "train", "skip")
+        assert (len(corpus), corpus.skipped) == (2, {"broken row": 1})
+        assert not (tmp_path / "ran").exists()
+
+
+class TestCommands:
+    def test_build_counts_and_lists_what_is_missing(self, tmp_path, capsys):
+        MAKERS["wukong"](tmp_path / "from")
+        words = ["data", "build", "wukong", "--from", str(tmp_path / "from"), "--out", str(tmp_path / "out")]
+        assert main([*words, "--missing", str(tmp_path / "lost.csv")]) == 0
+        assert "1 missing" in capsys.readouterr().out
+        assert (tmp_path / "lost.csv").read_text().splitlines() == [
+            "url,caption,key",
+            "http://i/3.jpg,海,wukong_100m_0-4",
+        ]
+        built = open_shards(tmp_path / "out", "train")
+        assert len(built) == 2
+        assert "Wukong" in built.notice
+        before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert main(words) == 0  # on a finished folder it does nothing
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    def test_fetches_that_failed(self, tmp_path):
+        MAKERS["webdataset"](tmp_path / "from")
+        words = ["data", "build", "webdataset", "--from", str(tmp_path / "from"), "--out", str(tmp_path / "out")]
+        assert main([*words, "--missing", str(tmp_path / "lost.csv")]) == 0
+        assert (tmp_path / "lost.csv").read_text().splitlines()[1:] == ["http://i/3.jpg,lost,"]
+
+    def test_list(self, capsys):
+        assert main(["data", "list", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)["corpora"]
+        assert [one["name"] for one in told] == list(formats())
+        assert set(told[0]) == {"name", "title", "languages", "needs", "ask", "licence", "records"}
+        assert main(["data", "list", "coco-cm"]) == 1
+        assert "did you mean coco-cn" in capsys.readouterr().err
+
+    def test_a_public_corpus_wherever_one_is_named(self, tmp_path, capsys):
+        MAKERS["icr"](tmp_path)
+        assert main(["data", "check", f"icr:{tmp_path}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["splits"]["train"]["texts"] == 3
+
+
+def test_it_travels_to_other_processes(tmp_path):
+    import pickle
+
+    for name in ("wukong", "webdataset", "huggingface", "zero", "muge", "imagenet"):
+        folder = tmp_path / name
+        MAKERS[name](folder)
+        corpus = open_corpus(f"{name}:{folder}", "train", "skip")
+        again = pickle.loads(pickle.dumps(corpus))
+        assert dict(again.record(1).texts) == dict(corpus.record(1).texts)
+        assert (again.image(1) == corpus.image(1)).all()
+
+
+def test_fingerprints_follow_the_content_and_not_the_place(tmp_path):
+    for name in ("icr", "muge", "webdataset", "zero"):
+        folder, moved = tmp_path / name, tmp_path / f"{name}-moved"
+        MAKERS[name](folder)
+        shutil.copytree(folder, moved)
+        first = open_corpus(f"{name}:{folder}", "train", "skip").fingerprint
+        assert open_corpus(f"{name}:{moved}", "train", "skip").fingerprint == first
+        for file in (path for path in moved.rglob("*") if path.suffix in (".json", ".jsonl")):
+            file.write_text(file.read_text().replace("雪", "山").replace("裙", "衣"))
+        if name != "webdataset":
+            assert open_corpus(f"{name}:{moved}", "train", "skip").fingerprint != first

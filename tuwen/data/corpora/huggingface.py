@@ -1,0 +1,146 @@
+"""Hugging Face data sets as they lie on disk: written by `save_to_disk` (Arrow), or downloaded from the hub (Parquet).
+
+Read by pyarrow alone, so nothing of the data set's own code runs. The columns mean what they mean in a CSV
+(`tuwen.data.corpora.table`): the picture is a column image, img, ... of the type Image, texts are caption, text, title,
+... or one a language (caption_zh), strings or lists of them. Splits are the folders of a DatasetDict, or the beginning
+of a Parquet file's name (train-00000-of-00005.parquet).
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tuwen.data.corpora.captions import Folder
+from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
+from tuwen.data.corpora.files import Entry, Source
+from tuwen.data.corpora.published import Format
+from tuwen.data.corpora.table import columns_of, entry_of
+from tuwen.data.corpus import BrokenImage
+from tuwen.errors import UserError
+
+_BITS = 36  # of a row's number within its file
+
+
+class HuggingFace(Source):
+    """`image` of an entry is "FILE:ROW"."""
+
+    def __init__(self, root: Path):
+        self.file = self.root = root
+        self.folder = Folder(root)
+        arrow = [(path, path.parent) for path, _ in self.folder.matching(r".*\.arrow")]
+        self.files: list[tuple[Path, str | None]] = [
+            (path, folder.name if (folder.parent / "dataset_dict.json").is_file() else None)
+            for path, folder in arrow
+            if (folder / "state.json").is_file()
+        ]
+        pattern = r"(?:(?P<split>[\w.]+?)-\d+-of-\d+.*|(?P<whole>train|validation|val|test))\.parquet"
+        parquet = self.folder.matching(pattern)
+        self.files += [(path, match["split"] or match["whole"]) for path, match in parquet]
+        if not self.files:
+            raise UserError(f"{root}: neither state.json with .arrow files nor SPLIT-00000-of-00001.parquet in it")
+        self._held: tuple[tuple[int, int], pa.Table] | None = None
+
+    def __getstate__(self) -> dict:
+        kept = {"name", "notice", "file", "root", "folder", "files"}
+        return {name: value for name, value in self.__dict__.items() if name in kept} | {"_held": None}
+
+    def entries(self, faults: Faults) -> Iterator[Entry]:
+        for number, (path, _) in enumerate(self.files):
+            row = 0
+            for table in self._tables(number):
+                for cells in table.drop_columns([self._columns(number).image]).to_pylist():
+                    try:
+                        yield self._made(number, row, cells)
+                    except RowError as error:
+                        faults.add(Fault(path, row + 1, error.reason, str(error)))
+                    row += 1
+
+    def entry(self, position: int, line: int) -> Entry:
+        number, row = position >> _BITS, position & (1 << _BITS) - 1
+        cells = self._row(number, row).drop_columns([self._columns(number).image]).to_pylist()[0]
+        return self._made(number, row, cells)
+
+    def place(self, entry: Entry) -> tuple[Path, int]:
+        return self.files[entry.position >> _BITS][0], entry.line
+
+    def read(self, image: str) -> bytes:
+        number, row = map(int, image.split(":"))
+        value = self._row(number, row).column(self._columns(number).image)[0].as_py()
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(data, bytes) and data:
+            return data
+        path = value.get("path") if isinstance(value, dict) else value
+        if isinstance(path, str) and path:
+            return super().read(path)
+        raise BrokenImage("missing", "neither bytes nor a path")
+
+    def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
+        columns, split = self._columns(number), self.files[number][1]
+        told = columns.row({**cells, columns.image: f"{number}:{row}"}, row + 1)
+        told["id"] = f"{split or 'row'}/{number}-{row}"
+        return entry_of(told | ({"split": split} if split else {}), number << _BITS | row, row + 1)
+
+    def _columns(self, number: int) -> Any:
+        return self._headers[number]
+
+    @cached_property
+    def _headers(self) -> list[Any]:
+        """What the columns of each file mean."""
+        found = []
+        for path, _ in self.files:
+            schema = self._opened(path).schema if path.suffix == ".arrow" else self._opened(path).schema_arrow
+            found.append(columns_of(schema.names, path))
+        return found
+
+    def _opened(self, path: Path) -> Any:
+        try:
+            if path.suffix == ".parquet":
+                return pq.ParquetFile(path)
+            return pa.ipc.open_stream(pa.memory_map(str(path)))
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            what = one_line(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
+            raise UserError(f"{path}: not a readable Arrow or Parquet file ({what}); write it anew") from None
+
+    def _tables(self, number: int) -> Iterator[pa.Table]:
+        """The rows of a file in pieces: an Arrow file at once, as it is mapped and not read; Parquet group by group."""
+        path = self.files[number][0]
+        file = self._opened(path)
+        try:
+            if path.suffix == ".arrow":
+                yield file.read_all()
+                return
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+        except (pa.ArrowException, OSError) as error:
+            what = one_line(str(error).splitlines()[0], 120)
+            raise UserError(f"{path}: cut short or damaged ({what}); write or download it anew") from None
+
+    def _row(self, number: int, row: int) -> pa.Table:
+        """One row as a table; the piece it lies in is kept until another is asked for."""
+        held = self._held
+        if held is None or held[0][0] != number or not 0 <= row - held[0][1] < held[1].num_rows:
+            start = 0
+            for table in self._tables(number):
+                if row < start + table.num_rows:
+                    break
+                start += table.num_rows
+            self._held = held = ((number, start), table)
+        return held[1].slice(row - held[0][1], 1)
+
+
+FORMATS = (
+    Format(
+        name="huggingface",
+        title="Hugging Face data sets on disk",
+        languages=(),
+        needs="what Dataset.save_to_disk writes, or SPLIT-00000-of-00001.parquet of the hub; an Image column and texts",
+        ask="your own, or huggingface.co/datasets",
+        licence="that of its makers",
+        records="-",
+        read=HuggingFace,
+    ),
+)

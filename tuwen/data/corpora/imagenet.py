@@ -1,0 +1,117 @@
+"""Folders of classes, as ImageNet is unpacked: train/CLASS/*.JPEG, val/CLASS/*.JPEG. The texts are the class's names.
+
+Names come from LOC_synset_mapping.txt (`n01440764 tench, Tinca tinca`, of the Kaggle release) or classes.txt of the
+same form where there is one, else from the folder, `_` read as a space. Columns: "cls", the class's rank among all
+class folders (the order of synset ids, as everybody numbers ImageNet), and "class", its folder. A picture that lies in
+no class folder takes its class from LOC_val_solution.csv.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from tuwen.data import images
+from tuwen.data.corpora.captions import Folder
+from tuwen.data.corpora.faults import Fault, Faults
+from tuwen.data.corpora.files import Entry, Source
+from tuwen.data.corpora.lines import Lines
+from tuwen.data.corpora.published import Format
+from tuwen.data.corpora.scripts import language_by_script
+from tuwen.errors import UserError
+
+SPLITS = ("train", "val", "test")
+LONGEST = 1000  # characters of a class's names
+
+
+class ClassFolders(Source):
+    """A position is a picture's rank among the paths of all splits."""
+
+    def __init__(self, root: Path):
+        self.file = self.root = root
+        self.folder = Folder(root)
+        if not self._pictures:
+            raise UserError(f"{root}: no picture in train/CLASS/, val/CLASS/ or CLASS/")
+
+    @cached_property
+    def _pictures(self) -> list[tuple[str, str | None, str]]:
+        """(path, split, class folder or "") of every picture."""
+        found = []
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            place = os.path.relpath(folder, self.root).replace(os.sep, "/")
+            parts = [] if place == "." else place.split("/")
+            split = next((part for part in parts if part in SPLITS), None)
+            below = parts[parts.index(split) + 1 :] if split else parts[-1:]
+            for name in sorted(names):
+                if os.path.splitext(name)[1].lower() in images.EXTENSIONS and not name.startswith("."):
+                    found.append((name if place == "." else f"{place}/{name}", split, below[0] if below else ""))
+        return found
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """What each class is called."""
+        path = self.folder.annotation("LOC_synset_mapping.txt") or self.folder.annotation("classes.txt")
+        found: dict[str, list[str]] = {}
+        if path is not None:
+            with Lines(path, Faults("stop")) as lines:
+                for text in lines:
+                    folder, _, names = text.strip().partition(" ")
+                    if folder and names:
+                        found[folder] = [name.strip() for name in names[:LONGEST].split(",") if name.strip()]
+        return found
+
+    @cached_property
+    def _solutions(self) -> dict[str, str]:
+        path = self.folder.annotation("LOC_val_solution.csv")
+        if path is None:
+            return {}
+        with Lines(path, Faults("stop")) as lines:
+            rows = [text.strip().partition(",") for text in lines]
+        return {stem: told.split(" ", 1)[0] for stem, _, told in rows[1:] if told}
+
+    @cached_property
+    def _ranks(self) -> dict[str, int]:
+        folders = {folder for _, _, folder in self._pictures if folder} | set(self._solutions.values())
+        return {folder: rank for rank, folder in enumerate(sorted(folders))}
+
+    def entries(self, faults: Faults) -> Iterator[Entry]:
+        for position, (path, _, _) in enumerate(self._pictures):
+            if not path.isprintable():
+                what = "characters in the name that do not print; rename the file"
+                faults.add(Fault(self.root / path, 0, "bad name", what))
+            elif not self._class(position):
+                what = "in no folder of a class, nor in LOC_val_solution.csv; move it"
+                faults.add(Fault(self.root / path, 0, "no text", what))
+            else:
+                yield self.entry(position, 0)
+
+    def entry(self, position: int, line: int) -> Entry:
+        path, split, _ = self._pictures[position]
+        folder = self._class(position)
+        texts: dict[str, list[str]] = {}
+        for name in self._names.get(folder) or [folder.replace("_", " ")]:
+            texts.setdefault(language_by_script(name), []).append(name)
+        columns = {"cls": self._ranks[folder], "class": folder}
+        return Entry(position, 0, os.path.splitext(path)[0], path, texts, split, columns=columns)
+
+    def place(self, entry: Entry) -> tuple[Path, int]:
+        return self.root / entry.image, 0
+
+    def _class(self, position: int) -> str:
+        path, _, folder = self._pictures[position]
+        return folder or self._solutions.get(os.path.splitext(os.path.basename(path))[0], "")
+
+
+FORMATS = (
+    Format(
+        name="imagenet",
+        title="ImageNet, or any folders of classes",
+        languages=("en",),
+        needs="{train,val}/CLASS/*.JPEG; LOC_synset_mapping.txt for names, LOC_val_solution.csv for a flat val",
+        ask="image-net.org, or kaggle.com/c/imagenet-object-localization-challenge",
+        licence="research only, pictures keep their owners' rights",
+        records="train 1,281,167 pictures, val 50,000, test 100,000 without labels",
+        read=ClassFolders,
+    ),
+)

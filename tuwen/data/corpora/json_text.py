@@ -1,0 +1,111 @@
+"""JSON that others wrote: one value of a line or file, or what is wrong with it in one line."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tuwen.data.corpora.faults import Fault, Faults, RowError
+from tuwen.data.corpora.lines import Lines, decoded
+from tuwen.errors import UserError
+
+LARGEST = 4 * 2**30  # bytes of a JSON file that is read at once
+
+
+def parse(text: str) -> Any:
+    """The JSON value of a line.
+
+    Raises:
+        RowError: it is none; a key stands twice; it holds half a character, NaN, or too deep a nesting.
+    """
+    try:
+        value = _JSON.decode(text.rstrip())
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise RowError("broken JSON", "half a character (a lone \\ud... escape); write the character itself") from None
+    except json.JSONDecodeError as error:
+        raise RowError("broken JSON", f"broken JSON at column {error.colno}: {error.msg}; mend it") from None
+    except RecursionError:
+        raise RowError("broken JSON", "JSON nested too deeply; write it flat") from None
+    except ValueError as error:
+        raise RowError("broken JSON", f"broken JSON: {error}; mend it") from None
+
+
+def objects(path: Path, faults: Faults, offset: int = 0) -> Iterator[tuple[dict[str, Any], Lines]]:
+    """The objects of a file of JSON lines, each with the reader that knows its place; blank lines are passed over."""
+    with Lines(path, faults, offset) as lines:
+        for text in lines:
+            if not text.strip():
+                continue
+            try:
+                value = parse(text)
+                if not isinstance(value, dict):
+                    raise RowError("wrong type", f"a line is an object {{...}}, not {kind_of(value)}")
+            except RowError as error:
+                faults.add(Fault(path, lines.number, error.reason, str(error)))
+            else:
+                yield value, lines
+
+
+def load(path: Path) -> Any:
+    """The value of a whole JSON file.
+
+    Raises:
+        UserError: FILE:LINE and what is wrong there.
+    """
+    try:
+        if os.path.getsize(path) > LARGEST:
+            raise UserError(f"{path}: over {LARGEST // 2**30} GiB; this format is read at once")
+        text = decoded(path.read_bytes(), path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; see to its permissions") from None
+    try:
+        return _JSON.decode(text)
+    except json.JSONDecodeError as error:
+        end = "the file is cut short" if error.pos >= len(text.rstrip()) else error.msg
+        raise UserError(f"{path}:{error.lineno}: broken JSON at column {error.colno}: {end}; mend it") from None
+    except RecursionError:
+        raise UserError(f"{path}: JSON nested too deeply; write it flat") from None
+    except ValueError as error:
+        raise UserError(f"{path}: broken JSON: {error}; mend it") from None
+
+
+def field(value: Any, key: str, kind: type | tuple[type, ...]) -> Any:
+    """A value's entry of that kind.
+
+    Raises:
+        RowError: no object, no such key, or of another kind.
+    """
+    if not isinstance(value, dict):
+        raise RowError("wrong type", f"an object {{...}} stands here, not {kind_of(value)}")
+    if key not in value:
+        there = ", ".join(map(str, list(value)[:8])) or "nothing"
+        raise RowError("missing key", f"no key {key!r}; there are {there}")
+    found = value[key]
+    if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+        raise RowError("wrong type", f"{key} is {kind_of(found)}; see the format's description")
+    return found
+
+
+def kind_of(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {key!r} stands twice")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
