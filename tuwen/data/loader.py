@@ -82,6 +82,7 @@ class _Row:
     views: dict[str, Tensor]
     texts: list[tuple[str, int]]
     parallel: tuple[str, int] | None
+    ambiguous: tuple[str, int] | None
     columns: dict[str, np.ndarray]
 
 
@@ -189,7 +190,8 @@ class Loader:
             else:  # any view but "second" is the same crop at another size
                 views[name] = self._augmented(image, side, epoch, entry, "second" if name == "second" else "crop")
         columns = {name: numbers(record, name) for name in self.needs.columns}
-        return _Row(row, record.image_id, views, texts, parallel, columns)
+        ambiguous = None if parallel is None else _ambiguous(record, self.corpus.languages[texts[0][1]], texts[0])
+        return _Row(row, record.image_id, views, texts, parallel, ambiguous, columns)
 
     def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
         """([(text, language index)] as many as needed, a text in another language or None)."""
@@ -235,6 +237,8 @@ class Loader:
             columns["sentences"] = self._encoded(pieces)
         if self.needs.languages > 1:
             columns["parallel"] = self._encoded([[row.parallel] for row in rows if row.parallel], one=True)
+        if any(row.ambiguous for row in rows):
+            columns["ambiguous"] = self._encoded([[row.ambiguous or row.texts[0]] for row in rows], one=True)
         texts = self._encoded([row.texts for row in rows], one=self.needs.texts == 1)
         image_ids = torch.tensor([row.image_id for row in rows])
         text_ids = torch.tensor([text_id(row.texts[0][0]) for row in rows])
@@ -258,6 +262,13 @@ def entries(corpus: Corpus, config: DataConfig) -> int:
     if config.texts == "one":
         return len(corpus)
     return len(every_text(corpus, config.languages or corpus.languages))
+
+
+def _ambiguous(record: Record, language: str, text: tuple[str, int]) -> tuple[str, int] | None:
+    """The text as a translator is given it, where the record has a column "ambiguous" beside its texts."""
+    several = record.columns.get("ambiguous", {}).get(language, ())
+    place = list(record.texts[language]).index(text[0])
+    return (several[place], text[1]) if place < len(several) else None
 
 
 def _stacked(rows: list[_Row], name: str) -> Tensor:

@@ -13,8 +13,6 @@ from tuwen.errors import UserError
 from tuwen.nn.sizes import CrossEncoderConfig
 from tuwen.nn.transformer import Cache, Stack
 
-IGNORED = -100  # target of a position where no word is to be told
-
 
 class CausalDecoder(nn.Module):
     """Post-norm layers of causal self-attention, cross-attention over a memory, feed-forward (Vaswani et al. 2017).

@@ -96,9 +96,12 @@ class TextTower(nn.Module):
             causal=not bert,
         )
 
-    def forward(self, ids: Tensor, mask: Tensor, record=None, layers=None) -> Tensor:
-        """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens)."""
-        x = self.words(ids) + self.positions[: ids.shape[1]]
+    def forward(self, ids: Tensor, mask: Tensor, record=None, layers=None, places: Tensor | None = None) -> Tensor:
+        """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens).
+
+        places: [L] int64, the position of each token where it is not its place in the row (two texts, one row).
+        """
+        x = self.words(ids) + (self.positions[: ids.shape[1]] if places is None else self.positions[places])
         x = self.dropout(self.embedding_norm(x))
         return self.stack(x, mask, record=record, layers=layers)
 

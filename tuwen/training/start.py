@@ -150,4 +150,8 @@ def _of_run(run: str, name: str) -> str:
 
 
 def _texts(corpus: Corpus) -> Iterator[str]:
-    return (text for row in range(len(corpus)) for text in all_texts(corpus.record(row)))
+    """Every text a run may read, those to translate included."""
+    for row in range(len(corpus)):
+        record = corpus.record(row)
+        yield from all_texts(record)
+        yield from (text for texts in record.columns.get("ambiguous", {}).values() for text in texts)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.corpora.scenes import drawings, exercises
+from tuwen.data.corpora.scenes.kinds import OPEN_NAMES
 from tuwen.data.corpora.scenes.language import captions
 from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, make, render
 from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, foreign_name
@@ -59,6 +60,8 @@ class Scenes(Corpus):
     things: how many kinds of things training shows; fewer are learnt sooner.
     objects: at most so many a scene.
     whole: captions name all that is there, so that hardly one is true of another scene of a batch.
+    ambiguous: a column "ambiguous" too, the texts with words that leave open which thing is meant ("a bird", 鸟), as a
+        translator is given them: the picture alone decides.
 
     Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "scene"; "claims", one a text in the
     texts' order over languages; "questions"; "statements", on this row or (with "rows") on two; "entailment";
@@ -84,6 +87,7 @@ class Scenes(Corpus):
         things: int = len(COMMON),
         objects: int = 5,
         whole: bool = False,
+        ambiguous: bool = False,
     ):
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; it has {', '.join(SPLITS)}")
@@ -96,7 +100,9 @@ class Scenes(Corpus):
             )
         if not 8 <= things <= len(COMMON) or not 2 <= objects <= 5:
             raise UserError(f"scenes: things={things}, objects={objects}; things: 8 to {len(COMMON)}, objects: 2 to 5")
-        self.things, self.objects, self.whole = things, objects, whole
+        if ambiguous and noise:
+            raise UserError("scenes: ambiguous texts of wrong captions make no sense; leave out noise or ambiguous")
+        self.things, self.objects, self.whole, self.ambiguous = things, objects, whole, ambiguous
         self.languages = _languages(languages)
         parts = (
             VERSION,
@@ -111,6 +117,7 @@ class Scenes(Corpus):
             things,
             objects,
             whole,
+            *(["ambiguous"] if ambiguous else []),
         )
         self.fingerprint = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
@@ -146,6 +153,8 @@ class Scenes(Corpus):
         columns["claims"] = lambda: claims
         columns["parallel"] = lambda: [words for _, words in told]
         columns["noisy"] = lambda: noisy
+        if self.ambiguous:
+            columns["ambiguous"] = lambda: self._ambiguous(index, scene, texts)
         if self.clicks:
             columns["clicks"] = lambda: self._clicks(index, [holds(claim, scene) for claim in claims])
         return Record(
@@ -184,6 +193,11 @@ class Scenes(Corpus):
             pairs = exercises.pair_statements(draw, scene, self.scene(other))
             found += [{"rows": [row, other], **told} for told in pairs]
         return found
+
+    def _ambiguous(self, index: int, scene: Scene, texts: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """The same texts with names that leave open which thing is meant; lists of names stay as they are."""
+        told = captions(Draws("captions", self.seed, index), scene, self.whole, OPEN_NAMES)
+        return {k: [words[k] for _, words in told] if k in ("en", "zh") else list(v) for k, v in texts.items()}
 
     def _wrong(self, index: int, scene: Scene):
         """Captions of the first other scene, in a drawn order, that are all false of this one."""

@@ -1,12 +1,13 @@
 """Sentences about scenes in English and Chinese, each with the claim it makes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tuwen.data.corpora.scenes.scene import LARGE, SMALL, Draws, Object, Scene
-from tuwen.data.corpora.scenes.things import COLOURS, COMMON, THINGS
+from tuwen.data.corpora.scenes.things import COLOURS, COMMON, THINGS, Thing
 from tuwen.data.corpora.scenes.truth import MARGIN, Claim, holds
 
+Names = Mapping[str, Thing]  # what each thing is called
 Sentence = tuple[Claim, dict[str, str]]  # what is claimed, and its words by language ("en", "zh")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 CHINESE_NUMBERS = ("零", "一", "两", "三", "四", "五", "六", "七", "八", "九", "十")
@@ -39,14 +40,14 @@ def one(name: str) -> str:
     return ("an " if name[0] in "aeiou" and not name.startswith("unicorn") else "a ") + name
 
 
-def amount(name: str, count: int) -> str:
+def amount(name: str, count: int, names: Names = THINGS) -> str:
     """ "a cat", "two cats"."""
-    return one(name) if count == 1 else f"{NUMBERS[count]} {THINGS[name].plural}"
+    return one(names[name].name) if count == 1 else f"{NUMBERS[count]} {names[name].plural}"
 
 
-def chinese_amount(name: str, count: int, size: str = "") -> str:
+def chinese_amount(name: str, count: int, size: str = "", names: Names = THINGS) -> str:
     """ "一只猫", "两只猫", "一只很大的猫"."""
-    thing = THINGS[name]
+    thing = names[name]
     return CHINESE_NUMBERS[count] + thing.measure + _SIZES.get(size, "") + thing.chinese
 
 
@@ -64,20 +65,20 @@ def frame(draw: Draws, english: str, chinese: str, plural: bool, colour: str = "
     return {"en": words, "zh": zh.format(what=chinese, colour=ground["zh"])}
 
 
-def listing(draw: Draws, scene: Scene, ground: bool, whole: bool = False) -> Sentence:
+def listing(draw: Draws, scene: Scene, ground: bool, whole: bool = False, called: Names = THINGS) -> Sentence:
     """Things and how many: all of them, or (unless `whole`) some with the ground's colour."""
     counts = scene.counts()
     names = draw.sample(list(counts), len(counts))
     if ground and len(names) > 1 and not whole and draw.chance(0.3):
         names = names[:-1]
     facts = [{"count": [name, counts[name]]} for name in names] + [{"background": scene.background}] * ground
-    english = join([amount(name, counts[name]) for name in names])
-    chinese = join([chinese_amount(name, counts[name]) for name in names], "、", "和")
+    english = join([amount(name, counts[name], called) for name in names])
+    chinese = join([chinese_amount(name, counts[name], names=called) for name in names], "、", "和")
     words = frame(draw, english, chinese, counts[names[0]] > 1, scene.background if ground else "")
     return {"all": facts}, words
 
 
-def sizes(draw: Draws, scene: Scene, ground: bool) -> Sentence:
+def sizes(draw: Draws, scene: Scene, ground: bool, called: Names = THINGS) -> Sentence:
     """One or two things with their size."""
     seen: dict[str, str] = {}
     for item in draw.sample(scene.objects, len(scene.objects)):
@@ -85,8 +86,8 @@ def sizes(draw: Draws, scene: Scene, ground: bool) -> Sentence:
     chosen = list(seen.items())[: 1 + draw.below(2)]
     ground = ground or len(chosen) == 1
     facts = [{"size": [name, size]} for name, size in chosen] + [{"background": scene.background}] * ground
-    english = join([one(f"{size} {name}") for name, size in chosen])
-    chinese = join([chinese_amount(name, 1, size) for name, size in chosen], "、", "和")
+    english = join([one(f"{size} {called[name].name}") for name, size in chosen])
+    chinese = join([chinese_amount(name, 1, size, called) for name, size in chosen], "、", "和")
     return {"all": facts}, frame(draw, english, chinese, False, scene.background if ground else "")
 
 
@@ -103,12 +104,12 @@ def relations_of(scene: Scene) -> list[tuple[str, str, str]]:
     return sorted(set(found))
 
 
-def relation(draw: Draws, scene: Scene, ground: bool) -> Sentence:
+def relation(draw: Draws, scene: Scene, ground: bool, called: Names = THINGS) -> Sentence:
     """Where one thing stands to another."""
     kind, a, b = draw.choice(relations_of(scene))
     facts = [{kind: [a, b]}] + [{"background": scene.background}] * ground
     en, zh = RELATIONS[kind]
-    first, second = chinese_amount(a, 1), chinese_amount(b, 1)
+    first, second = chinese_amount(a, 1, names=called), chinese_amount(b, 1, names=called)
     chinese = draw.choice((f"{first}在{second}的{zh}", f"{second}的{zh}有{first}"))
     colour = COLOURS[scene.background][0]
     if ground:
@@ -116,28 +117,29 @@ def relation(draw: Draws, scene: Scene, ground: bool) -> Sentence:
     else:
         chinese = draw.choice((chinese, f"图中{chinese}。"))
     patterns = _EN_GROUND[1:2] + _EN_GROUND[3:] if ground else _EN
-    words = f"{one(a)} {en} {one(b)}"
+    words = f"{one(called[a].name)} {en} {one(called[b].name)}"
     english = draw.choice(patterns).format(what=words, colour=one(scene.background), **{"is": "is"})
     return {"all": facts}, {"en": english, "zh": chinese}
 
 
-def captions(draw: Draws, scene: Scene, whole: bool = False) -> list[Sentence]:
+def captions(draw: Draws, scene: Scene, whole: bool = False, called: Names = THINGS) -> list[Sentence]:
     """Two to four true captions with different claims; the first names every thing or the ground's colour.
 
     whole: two wordings instead that both name every thing, how many, and the ground, true of hardly another scene.
+    called: what the things are called; equal draws give the same captions with other names.
     """
     if whole:
-        return [listing(draw, scene, True, whole=True) for _ in range(2)]
+        return [listing(draw, scene, True, True, called) for _ in range(2)]
     wanted = 2 + draw.below(3)
     found: dict[str, Sentence] = {}
     makers = [listing, listing, sizes, *([relation] * 2 if relations_of(scene) else [])]
-    sentence = listing(draw, scene, draw.chance(0.5) or len(scene.objects) == 1)
+    sentence = listing(draw, scene, draw.chance(0.5) or len(scene.objects) == 1, called=called)
     tries = 0
     while len(found) < 2 or (len(found) < wanted and tries < 12):
         found.setdefault(str(sorted(map(str, sentence[0]["all"]))), sentence)
         tries += 1
         maker = draw.choice(makers)
-        sentence = maker(draw, scene, len(scene.counts()) == 1 or draw.chance(0.5))
+        sentence = maker(draw, scene, len(scene.counts()) == 1 or draw.chance(0.5), called=called)
     return list(found.values())
 
 
