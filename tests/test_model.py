@@ -9,10 +9,14 @@ from PIL import Image
 
 import tuwen
 from tests.training import toy
+from tuwen.data.batch import Images, Texts
+from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.images import to_pillow
 from tuwen.errors import UserError
 from tuwen.model import language_of
+from tuwen.nn.generation import Generation
 from tuwen.training import loop
+from tuwen.training.config import RunConfig
 
 TEXTS = ["red green", "blue", "颜色 pink gold teal rust grey red", "", "grey grey grey"]
 
@@ -152,3 +156,54 @@ def test_tuwen_is_imported_without_torch():
 
     code = "import sys, tuwen; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- texts made
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    changes = {"train.batch_size": 8, "train.steps": 2, "train.threads": 1, "data.workers": 0, "tokenizer.size": 200}
+    config = RunConfig.of("ernie_unix2", "tiny", "scenes:count=16,side=32", changes=changes)
+    return tuwen.load(loop.train(config, tmp_path_factory.mktemp("runs") / "run", quiet=True))
+
+
+def test_captions_and_translations_are_the_system_s_own(speaking):
+    shown = [Scenes(side=32, count=3).image(row) for row in range(3)]
+    greedy = Generation("greedy", most=6)
+    captions = speaking.generate("zh", images=shown, how=greedy)
+    assert speaking.generate("zh", images=shown, how=greedy, batch_size=2) == captions
+    system, words = speaking.system, speaking.tokenizer
+    with torch.no_grad():
+        encoded = system.encode_images(Images(torch.stack(shown)))
+        zh, en = (torch.full((3,), speaking.languages.index(name)) for name in ("zh", "en"))
+        assert captions == words.decode(system.generate(encoded, None, zh, greedy).ids)
+        prompt = Texts(*words.encode(["a dog", "two cats", "a cow"], 32), en)
+        beside = words.decode(system.generate(encoded, prompt, zh, Generation()).ids)
+        alone = words.decode(system.generate(None, prompt, zh, Generation()).ids)
+    texts = ["a dog", "two cats", "a cow"]
+    assert speaking.generate("zh", shown, texts) == beside
+    assert speaking.generate("zh", texts=texts) == alone
+    assert speaking.generate("zh", texts=[]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"language": "fr", "texts": ["a"]}, "no language 'fr' in this run; it has en, zh"),
+        ({"language": "zh"}, "give images, texts, or as many of both"),
+        ({"language": "zh", "texts": ["a"], "images": []}, "give images, texts, or as many of both"),
+        ({"language": "zh", "texts": "a"}, "texts must be a list"),
+        ({"language": "zh", "images": b"x"}, "images must be a list"),
+        ({"language": "zh", "images": [b"x"]}, r"images\[0\]"),
+        ({"language": "zh", "texts": [3]}, r"texts\[0\] is int, not a text"),
+    ],
+)
+def test_mistakes_in_asking_for_texts_are_told_in_one_line(speaking, given, said):
+    with pytest.raises(UserError, match=said):
+        speaking.generate(**given)
+
+
+def test_a_run_without_a_decoder_makes_no_texts(model):
+    with pytest.raises(UserError, match="cannot generate: it has no decoder"):
+        model.generate("en", texts=["a"])

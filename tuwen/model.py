@@ -23,6 +23,7 @@ from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.generation import Generation
 from tuwen.systems.system import System
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
@@ -157,6 +158,49 @@ class Model:
         return rankings
 
     @torch.no_grad()
+    def generate(
+        self,
+        language: str,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        how: Generation | None = None,
+        text_language: str | None = None,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Texts in a language: captions of pictures, translations of texts, or of texts beside their pictures.
+
+        images, texts: of equal length where both are given. how: beam search with 5 beams unless told. text_language:
+        of the given texts; None: told from each text's script.
+
+        Raises:
+            UserError: a system without a decoder, a language the run does not know, a broken picture, neither pictures
+                nor texts, or not as many of both.
+        """
+        if not self.system.can("generate"):
+            raise self.system.lacks("generate", "it has no decoder")
+        if language not in self.languages:
+            raise UserError(f"no language {language!r} in this run; it has {', '.join(self.languages)}")
+        _refuse_single(images, (str, bytes, os.PathLike, Image.Image, Tensor), "images")
+        _refuse_single(texts, (str,), "texts")
+        _refuse_other(texts or ())
+        counts = {len(given) for given in (images, texts) if given is not None}
+        if len(counts) != 1:
+            raise UserError("give images, texts, or as many of both")
+        made: list[str] = []
+        starts = range(0, counts.pop(), batch_size)
+        for start in _tracked(starts, len(starts), "texts made", LONG):
+            part = slice(start, start + batch_size)
+            pictures = None if images is None else self.encode_images(images[part], batch_size)[0].to(self.device)
+            prompt = None if texts is None else self._tokens(list(texts[part]), text_language)
+            rows = len(prompt) if pictures is None and prompt is not None else len(pictures or ())
+            spoken = torch.full((rows,), self.languages.index(language), device=self.device)
+            keys = torch.arange(start, start + rows)
+            made += self.tokenizer.decode(
+                self.system.generate(pictures, prompt, spoken, how or Generation(), keys).ids.cpu()
+            )
+        return made
+
+    @torch.no_grad()
     def encode_images(
         self,
         images: Sequence[Picture],
@@ -199,9 +243,7 @@ class Model:
     ) -> Encoded:
         """Encoded texts on the CPU in float32, in the order given; batches are made of texts of like length."""
         _refuse_single(texts, (str,), "texts")
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"texts[{position}] is {type(text).__name__}, not a text")
+        _refuse_other(texts)
         if language is not None and language not in self.languages:
             raise UserError(f"no language {language!r} in this run; it has {', '.join(self.languages)}")
         order = sorted(range(len(texts)), key=lambda t: len(texts[t]))
@@ -281,6 +323,12 @@ def _tracked(items: Iterable[T], count: int, what: str, long: int) -> Iterable[T
 def _refuse_single(items: object, kinds: tuple[type, ...], name: str) -> None:
     if isinstance(items, kinds) and not (isinstance(items, Tensor) and items.dim() == 4):
         raise UserError(f"{name} must be a list, even of one: {name}=[...]")
+
+
+def _refuse_other(texts: Sequence[object]) -> None:
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"texts[{position}] is {type(text).__name__}, not a text")
 
 
 def _called(picture: Picture, position: int) -> str:

@@ -330,6 +330,26 @@ def test_aligned_lists_give_the_translation_of_the_same_text():
         assert torch.equal(parallel.ids[k], expected[0])
 
 
+def test_texts_to_translate_are_those_of_the_texts_drawn():
+    corpus = Memory()
+    texts = {"zh": ["一", "二", "三"], "en": ["1", "2", "3"]}
+    given = {"ambiguous": {"zh": ["甲", "乙", "丙"], "en": ["4", "5", "6"]}}
+    corpus.record = lambda row: Record("r", texts, row, given if row % 2 else {})
+    loader = make(corpus, asked=needs(languages=2))
+    vague = {text_id(a): b for a, b in zip("一二三123", "甲乙丙456", strict=True)}
+    clear = {text_id(a): a for a in "一二三123"}
+    for step in range(3):
+        batch = loader[step]
+        sources = batch.columns["ambiguous"]
+        assert torch.equal(sources.language, batch.texts.language)
+        for k, row in enumerate(batch.index.tolist()):
+            text = (vague if row % 2 else clear)[int(batch.text_id[k])]
+            assert torch.equal(sources.ids[k], TOKENIZER.encode([text], LENGTH)[0][0])
+    assert "ambiguous" not in make(corpus, asked=needs())[0].columns
+    corpus.record = lambda row: Record("r", texts, row)
+    assert "ambiguous" not in make(corpus, asked=needs(languages=2))[0].columns
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tuwen.data.corpora.scenes import Object, Scene, Scenes, holds, holds_pair, relevance
 from tuwen.data.corpora.scenes.drawings import STYLES, VISIBLE, drawing
+from tuwen.data.corpora.scenes.kinds import KINDS, OPEN_NAMES
 from tuwen.data.corpora.scenes.scene import make, render
 from tuwen.data.corpora.scenes.things import COLOURS, HELD_OUT, NAMES, OTHER_LANGUAGES, THINGS, foreign_name, held_pair
 from tuwen.data.corpus import Corpus, normalise
@@ -412,3 +413,61 @@ def test_fewer_things_and_objects_and_captions_of_the_whole():
     other = Scenes("train", things=8, objects=2, side=32)
     assert other.fingerprint != corpus.fingerprint
     assert torch.equal(other.image(5), corpus.image(5))
+
+
+def test_ambiguous_texts_say_the_same_with_words_that_leave_open_which_thing_is_meant():
+    """Nothing differs but names, articles and measure words, which are the kind's."""
+    corpus, plain = (Scenes("test", count=150, languages="en+zh+de", ambiguous=a) for a in (True, False))
+    changed = set()
+    for row in range(len(corpus)):
+        record = corpus.record(row)
+        assert record.texts == plain.record(row).texts
+        assert "ambiguous" not in plain.record(row).columns
+        given = record.columns["ambiguous"]
+        assert given["de"] == record.texts["de"]
+        for language, vaguely in (("en", vague_english), ("zh", vague_chinese)):
+            assert given[language] == [vaguely(text) for text in record.texts[language]]
+            changed.update(set(given[language]) - set(record.texts[language]))
+    assert len(changed) > 300
+    assert corpus.fingerprint != plain.fingerprint
+
+
+def longest_first(names):
+    return "|".join(sorted(names, key=len, reverse=True))
+
+
+def vague_english(text):
+    by_word = {word: name for name in NAMES for word in (THINGS[name].plural, name)}
+
+    def replaced(found):
+        kind = OPEN_NAMES[by_word[found[3]]]
+        if not found[1]:
+            return (found[2] or "") + kind.plural
+        following = (found[2] or "") + kind.name
+        return ("an " if following[0] in "aeiou" and following[:7] != "unicorn" else "a ") + following
+
+    return re.sub(rf"\b(an? )?((?:large|small) )?({longest_first(by_word)})\b", replaced, text)
+
+
+def vague_chinese(text):
+    by_word = {THINGS[name].chinese: name for name in NAMES}
+    measures = longest_first({thing.measure for thing in THINGS.values()})
+
+    def replaced(found):
+        kind = OPEN_NAMES[by_word[found[3]]]
+        return found[1] + kind.measure + (found[2] or "") + kind.chinese
+
+    return re.sub(rf"([一两三四五])(?:{measures})(很[大小]的)?({longest_first(by_word)})", replaced, text)
+
+
+def test_every_open_name_is_of_things_there_are():
+    members = [name for names in KINDS.values() for name in names]
+    assert len(members) == len(set(members)) > 90
+    assert set(members) <= set(NAMES)
+    assert not set(KINDS) & set(NAMES)
+    assert all(OPEN_NAMES[name] is THINGS[name] for name in NAMES if name not in members)
+
+
+def test_ambiguous_texts_of_wrong_captions_are_refused():
+    with pytest.raises(UserError, match="leave out noise or ambiguous"):
+        Scenes(ambiguous=True, noise=0.1)

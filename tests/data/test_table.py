@@ -53,6 +53,25 @@ class TestRead:
         assert texts == [{"en": ["A dog."]}, {"zh": ["一只狗"], "en": ["A dog."], "und": ["犬です", "42"]}, {}]
         assert open_table(write(folder, row(1, texts={})), "train").languages == ()
 
+    def test_aligned_sentences_are_texts_a_language_each(self, folder):
+        one = {"id": 1, "image": "images/1.png", "split": "train", "en": "A dog.", "zh-Hans": "一只狗。", "source": "x"}
+        lines = [one, {**one, "id": 2, "zh-Hans": "猫"}, {"id": 3, "image": "images/1.png", "split": "train"}]
+        lines += [{**one, "id": 4, "de": 7}, {**one, "id": 5, "texts": {"fr": "Un chien."}}]
+        path = folder / "mmt.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        corpus = open_table(path, "train", "skip")
+        assert [dict(corpus.record(n).texts) for n in range(3)] == [
+            {"en": ["A dog."], "zh-Hans": ["一只狗。"]},
+            {"en": ["A dog."], "zh-Hans": ["猫"]},
+            {"fr": ["Un chien."]},
+        ]
+        assert corpus.record(0).columns == {"source": "x"}
+        assert corpus.name == folder.name
+        assert dict(corpus.skipped) == {"missing key": 1, "wrong type": 1}
+        assert "no sentence; give one a language" in str(corpus.faults[0])
+        with pytest.raises(UserError, match=r"mmt\.jsonl:3"):
+            open_table(path, "train")
+
     def test_mark_line_ends_and_blank_lines_do_not_matter(self, folder):
         plain = open_table(write(folder, row(1), row(2)), "train")
         records = [plain.record(n) for n in range(2)]

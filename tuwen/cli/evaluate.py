@@ -10,7 +10,9 @@ from tuwen.cli.parser import add_command, positive
 
 EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
-  tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json"""
+  tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json
+  tuwen eval runs/unix2 --corpus data/photos --task captioning --languages zh
+  tuwen eval runs/unix2 --corpus data/photos/mmt.jsonl --task translation --languages en de"""
 
 
 def add_to(commands) -> None:
@@ -56,7 +58,13 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
 
 def print_found(found: dict[str, Any]) -> None:
     """A task's figures as a table; those of a task without one as JSON."""
-    printer = {"retrieval": print_retrieval, "matching": print_matching}.get(found.get("task", ""))
+    printers = {
+        "retrieval": print_retrieval,
+        "matching": print_matching,
+        "captioning": print_captioning,
+        "translation": print_translation,
+    }
+    printer = printers.get(found.get("task", ""))
     if printer is None:
         print_json(found)
         return
@@ -83,3 +91,22 @@ def print_retrieval(title: str, found: dict[str, Any]) -> None:
 def print_matching(title: str, found: dict[str, Any]) -> None:
     rows = [(language, f"{one['auc']:.3f}", str(one["pairs"])) for language, one in found["languages"].items()]
     print_table(f"{title}, by {found['score']}; {found['labels']}", ("language", "ROC-AUC", "pairs"), rows)
+
+
+def print_captioning(title: str, found: dict[str, Any]) -> None:
+    scores = ("cider_d", "bleu_4", "rouge_l")
+    rows = []
+    for language, one in found["languages"].items():
+        rows.append((language, "made", *(f"{one[name]:.3f}" for name in scores), f"{100 * one['exact']:.1f}%"))
+        rows.append((language, "shuffled", *(f"{one['shuffled'][name]:.3f}" for name in scores), ""))
+    head = ("language", "captions", "CIDEr-D", "BLEU-4", "ROUGE-L", "word for word")
+    print_table(f"{title}, {found['images']} pictures, {found['method']}", head, rows)
+
+
+def print_translation(title: str, found: dict[str, Any]) -> None:
+    rows = [
+        (pair, name.replace("_", " "), f"{one[name]['bleu']:.1f}", f"{one[name]['chrf']:.1f}")
+        for pair, one in found["pairs"].items()
+        for name in ("with_picture", "without_picture", "wrong_picture")
+    ]
+    print_table(f"{title}, {found['method']}", ("languages", "read", "BLEU", "chrF"), rows)

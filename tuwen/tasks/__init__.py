@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tuwen.errors import UserError
 
-_PARTS = ("encoding", "metrics")  # what tasks are built from
+_PARTS = ("encoding", "metrics", "text_metrics")  # what tasks are built from
 
 
 def names() -> list[str]:

@@ -7,6 +7,10 @@ pairs.jsonl holds one JSON object a line:
 `texts` may also be a string or a list of strings, whose languages are then told by script (Han: zh, Latin: en, else
 und). `split` and `image_id` are optional; equal `image_id`s are one picture. Any further key becomes a column.
 
+A file called mmt.jsonl holds aligned sentences instead, a key for each language beside the others:
+
+    {"id": "1", "image": "images/1.jpg", "split": "train", "en": "A dog.", "de": "Ein Hund."}
+
 CSV, TSV and Parquet name in their first row (Parquet in its schema): the picture (`image`, `filepath`, `path`, ...),
 the text (`text`, `caption`, `title`, or a column a language: `text_en`, `caption_zh`), and where they want `id`,
 `split`, `language`, `image_id`. Without `id`, the row's number is its id. Several rows may name one picture.
@@ -35,6 +39,7 @@ from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
 
 NAMES = ("pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
+ALIGNED = "mmt.jsonl"
 
 # the first of these that a table has is meant; the others stay ordinary columns
 IMAGE = ("image", "image_path", "filepath", "file_path", "path", "filename", "file_name", "file", "img")
@@ -43,6 +48,7 @@ LANGUAGE = ("language", "lang")
 
 _KEYS = ("id", "image", "texts", "split", "image_id")
 _LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
+_LANGUAGE_OF_LINE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
 _TEXT_OF_LANGUAGE = re.compile(r"(?:text|texts|caption|captions|title)[_-]([a-z]{2,3}(?:[-_][a-z0-9]{1,8})*)")
 
 
@@ -68,7 +74,7 @@ def table_source(location: str | Path) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a .jsonl, .csv, .tsv or .parquet table")
     kinds = {".jsonl": JsonLines, ".csv": Delimited, ".tsv": Delimited, ".parquet": Parquet}
-    kind = kinds.get(path.suffix.lower())
+    kind = AlignedLines if path.name == ALIGNED else kinds.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"{path}: not a table by its name; tables end in .jsonl, .csv, .tsv or .parquet")
     return kind(path)
@@ -77,7 +83,7 @@ def table_source(location: str | Path) -> Source:
 class _Table(Source):
     def __init__(self, path: Path):
         self.file, self.root = path, path.parent
-        self.name = path.resolve().parent.name if path.name in NAMES else path.stem
+        self.name = path.resolve().parent.name if path.name in (*NAMES, ALIGNED) else path.stem
 
 
 class JsonLines(_Table):
@@ -89,16 +95,32 @@ class JsonLines(_Table):
                 if not text.strip():
                     continue
                 try:
-                    yield entry_of(parse(text), lines.start, lines.number)
+                    yield entry_of(self.row(parse(text)), lines.start, lines.number)
                 except RowError as error:
                     faults.add(Fault(self.file, lines.number, error.reason, str(error)))
 
     def entry(self, position: int, line: int) -> Entry:
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
-                return entry_of(parse(next(lines)), position, line)
+                return entry_of(self.row(parse(next(lines))), position, line)
             except (StopIteration, RowError):
                 raise _changed(self.file) from None
+
+    def row(self, value: Any) -> Any:
+        """A line's value in the form of pairs.jsonl."""
+        return value
+
+
+class AlignedLines(JsonLines):
+    """mmt.jsonl: sentences of one meaning, one a language."""
+
+    def row(self, value: Any) -> Any:
+        if not isinstance(value, dict) or "texts" in value:
+            return value
+        spoken = {key: value[key] for key in value if key not in _KEYS and _LANGUAGE_OF_LINE.fullmatch(key)}
+        if not spoken:
+            raise RowError("missing key", 'no sentence; give one a language, as "en": "A dog."')
+        return {key: value[key] for key in value if key not in spoken} | {"texts": spoken}
 
 
 class Delimited(_Table):

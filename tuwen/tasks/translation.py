@@ -1,0 +1,138 @@
+"""Translation of a split's parallel texts, with the picture, without it, and with another's."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from tuwen.data.batch import Texts
+from tuwen.data.corpus import Corpus, Record, text_id
+from tuwen.data.loader import default_workers, image_batches
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.generation import Generation
+from tuwen.systems.system import System
+from tuwen.tasks.encoding import device_of, evaluating, measured
+from tuwen.tasks.text_metrics import translation_scores
+
+CONDITIONS = ("with_picture", "without_picture", "wrong_picture")
+SAMPLES = 5  # translations shown in the result
+Made = dict[tuple[str, str], dict[str, list[str]]]  # by pair of languages, then by what is read or made
+
+
+def evaluate_translation(
+    system: System,
+    corpus: Corpus,
+    tokenizer,
+    side: int,
+    length: int,
+    *,
+    batch_size: int = 64,
+    languages: Sequence[str] | None = None,
+    table: Sequence[str] | None = None,
+    limit: int | None = None,
+    how: Generation | None = None,
+) -> dict:
+    """`{"system", "corpus", "split", "task", "pairs": {"en-zh": {"with_picture": {"bleu", "chrf"}, ...}}}`.
+
+    A row's texts in two languages are translations of each other where it has as many of both. Where rows have a column
+    "ambiguous", the sources are taken from it (see `Scenes`). Every source is translated with its picture, without
+    one, and with the picture of the row before ("wrong_picture"). languages: two or more, every ordered pair of them
+    is measured. table: the languages that `Texts.language` indexes. limit: at most so many rows.
+
+    Raises:
+        UserError: the system cannot generate, fewer than two languages, or no parallel texts.
+    """
+    if not system.can("generate"):
+        raise system.lacks("generate", "it has no decoder")
+    began = time.monotonic()
+    pairs = list(permutations(measured(corpus, languages, table), 2))
+    if not pairs:
+        raise UserError(f"corpus {corpus.name}: translation needs two languages; name them by --languages en zh")
+    made: Made = {pair: {name: [] for name in ("source", "reference", *CONDITIONS)} for pair in pairs}
+    translator = _Translator(system, tokenizer, length, list(table or corpus.languages), how or Generation())
+    rows = list(range(len(corpus) if limit is None else min(limit, len(corpus))))
+    broken: Counter[str] = Counter()
+    before: Encoded | None = None
+    with evaluating(system):
+        for images, kept, faults in image_batches(corpus, rows, side, batch_size, default_workers()):
+            broken.update(faults)
+            if kept:
+                encoded = system.encode_images(images.to(device_of(system)))
+                last = encoded.select(torch.tensor([len(kept) - 1], device=device_of(system)))
+                translator.add(made, encoded, before or last, [corpus.record(row) for row in kept])
+                before = last
+    return {
+        "system": type(system).__module__.rpartition(".")[2],
+        "corpus": corpus.name,
+        "split": corpus.split,
+        "task": "translation",
+        "pairs": {"-".join(pair): _scored(corpus, pair, made[pair]) for pair in pairs},
+        "images": len(rows) - sum(broken.values()),
+        "method": translator.how.method if translator.how.method != "beam" else f"beam, {translator.how.beams} beams",
+        "broken": dict(broken),
+        "seconds": time.monotonic() - began,
+    }
+
+
+class _Translator:
+    """Translates the texts of rows under every condition."""
+
+    def __init__(self, system: System, tokenizer, length: int, table: list[str], how: Generation):
+        self.system, self.tokenizer, self.length, self.table, self.how = system, tokenizer, length, table, how
+
+    def add(self, made: Made, images: Encoded, before: Encoded, records: Sequence[Record]) -> None:
+        """Appends sources, references and translations of the rows; before: the picture that stood before the first."""
+        device = device_of(self.system)
+        shifted = Encoded.cat([before, images])
+        for (source, target), found in made.items():
+            told = [(k, *both) for k, record in enumerate(records) for both in parallel(record, source, target)]
+            if not told:
+                continue
+            place = torch.tensor([k for k, _, _ in told], device=device)
+            prompts = [text for _, text, _ in told]
+            found["source"] += prompts
+            found["reference"] += [text for _, _, text in told]
+            chosen = {
+                "with_picture": images.select(place),
+                "without_picture": None,
+                "wrong_picture": shifted.select(place),
+            }
+            for name, pictures in chosen.items():
+                found[name] += self.translate(pictures, prompts, source, target)
+
+    def translate(self, pictures: Encoded | None, prompts: Sequence[str], source: str, target: str) -> list[str]:
+        device = device_of(self.system)
+        ids, mask = self.tokenizer.encode(prompts, self.length)
+        texts = Texts(ids, mask, self._spoken(source, len(prompts))).to(device)
+        keys = torch.tensor([text_id(prompt) for prompt in prompts])
+        said = self.system.generate(pictures, texts, self._spoken(target, len(prompts)).to(device), self.how, keys)
+        return self.tokenizer.decode(said.ids.cpu())
+
+    def _spoken(self, language: str, count: int) -> Tensor:
+        return torch.full((count,), self.table.index(language))
+
+
+def parallel(record: Record, source: str, target: str) -> Iterator[tuple[str, str]]:
+    """(source, reference) of a row's parallel texts, sources in their ambiguous form where there is one."""
+    here, there = (list(record.texts.get(language, ())) for language in (source, target))
+    if len(here) != len(there):
+        return
+    given = list(record.columns.get("ambiguous", {}).get(source, ()))
+    here = given if len(given) == len(here) else here
+    yield from ((a, b) for a, b in zip(here, there, strict=True) if a.strip() and b.strip())
+
+
+def _scored(corpus: Corpus, pair: tuple[str, str], made: Mapping[str, list[str]]) -> dict:
+    if not made["source"]:
+        raise UserError(
+            f"corpus {corpus.name}, split {corpus.split}: no row has as many texts in {pair[0]} as in {pair[1]}, "
+            "so none are translations of each other"
+        )
+    found: dict = {name: translation_scores(made[name], made["reference"], pair[1]) for name in CONDITIONS}
+    names = ("source", "reference", *CONDITIONS)
+    shown = zip(*(made[name][:SAMPLES] for name in names), strict=True)
+    return {**found, "sentences": len(made["source"]), "samples": [dict(zip(names, x, strict=True)) for x in shown]}
