@@ -16,6 +16,7 @@ from tuwen.benchmark import compare
 from tuwen.cli.parser import Parser
 from tuwen.cli.train import changes_of, config_of
 from tuwen.config import dump
+from tuwen.training import loop
 from tuwen.training.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,7 +195,7 @@ def test_the_examples_of_contributing_work(workshop, capsys):
 
 
 def test_the_examples_of_python_work(workshop, capsys):
-    load, train = blocks(ROOT / "docs" / "python.md", "python")
+    load, make, train = blocks(ROOT / "docs" / "python.md", "python")
     space = {"tuwen": tuwen}
     exec(compile(train.replace("count=500", "count=40"), "python.md", "exec"), space)
     assert set(eval(capsys.readouterr().out.splitlines()[-1])) >= {"r1", "r5", "r10"}
@@ -207,3 +208,6 @@ def test_the_examples_of_python_work(workshop, capsys):
     assert (vectors.images.norm(dim=1) - 1).abs().max() < 1e-5
     assert sorted(ranking.images) == [0, 1]
     assert ranking.scores == sorted(ranking.scores, reverse=True)
+    config = RunConfig.of("ernie_unix2", "tiny", "scenes:count=40", changes={"train.steps": 2, "train.batch_size": 8})
+    space["model"] = tuwen.load(loop.train(config, "runs/speaking", quiet=True))
+    exec(compile(make, "python.md", "exec"), space)

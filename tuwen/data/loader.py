@@ -21,7 +21,7 @@ from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.images import rand_augment, random_resized_crop, resize
-from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, texts_of
+from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, texts_of, to_translate
 from tuwen.data.order import Order
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
@@ -190,7 +190,7 @@ class Loader:
             else:  # any view but "second" is the same crop at another size
                 views[name] = self._augmented(image, side, epoch, entry, "second" if name == "second" else "crop")
         columns = {name: numbers(record, name) for name in self.needs.columns}
-        ambiguous = None if parallel is None else _ambiguous(record, self.corpus.languages[texts[0][1]], texts[0])
+        ambiguous = None if parallel is None else to_translate(record, self.corpus.languages[texts[0][1]], texts[0])
         return _Row(row, record.image_id, views, texts, parallel, ambiguous, columns)
 
     def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
@@ -262,13 +262,6 @@ def entries(corpus: Corpus, config: DataConfig) -> int:
     if config.texts == "one":
         return len(corpus)
     return len(every_text(corpus, config.languages or corpus.languages))
-
-
-def _ambiguous(record: Record, language: str, text: tuple[str, int]) -> tuple[str, int] | None:
-    """The text as a translator is given it, where the record has a column "ambiguous" beside its texts."""
-    several = record.columns.get("ambiguous", {}).get(language, ())
-    place = list(record.texts[language]).index(text[0])
-    return (several[place], text[1]) if place < len(several) else None
 
 
 def _stacked(rows: list[_Row], name: str) -> Tensor:

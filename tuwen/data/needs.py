@@ -76,6 +76,13 @@ def texts_of(record: Record, languages: Sequence[str]) -> dict[str, list[str]]:
     return {name: texts for name, texts in found.items() if texts}
 
 
+def to_translate(record: Record, language: str, text: tuple[str, int]) -> tuple[str, int] | None:
+    """The text as a translator is given it, where the record has a column "ambiguous" beside its texts."""
+    several = record.columns.get("ambiguous", {}).get(language, ())
+    place = list(record.texts[language]).index(text[0])
+    return (several[place], text[1]) if place < len(several) else None
+
+
 def every_text(corpus: Corpus, languages: Sequence[str]) -> np.ndarray:
     """[texts, 2] int64: corpus row and place among `texts_of` of every text."""
     counts = [sum(map(len, texts_of(corpus.record(row), languages).values())) for row in range(len(corpus))]
