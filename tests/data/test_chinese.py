@@ -40,6 +40,19 @@ def test_latin_words_and_signs():
     assert words("いぬ、ネコ") == ["い", "ぬ", "、", "ネ", "コ"]
 
 
+def test_letters_beside_chinese_are_cut_as_elsewhere():
+    assert words("café的 well-known 手机14，T恤 don't") == [
+        "café",
+        "的",
+        "well-known",
+        "手机",
+        "14",
+        "，",
+        "T恤",
+        "don't",
+    ]
+
+
 def test_a_segmenter_of_ones_own():
     assert segment("a bc  de", lambda text: ["a", "b", "c", " ", "de"])[-1] == Word("de", 6, 8)
     with pytest.raises(UserError, match="gave 'x', but the text goes on 'bc'"):

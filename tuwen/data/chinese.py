@@ -9,10 +9,14 @@ from tuwen.errors import UserError
 
 Segmenter = Callable[[str], Iterable[str]]  # the pieces of a text in order; it may leave white space out
 
-_HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
-# a run of letters and digits with apostrophes and hyphens inside; kana, Thai, Lao, Burmese and Khmer by character,
-# since nothing there tells where a word ends; any other sign by itself
-_WORD = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]|\w+(?:['’-]\w+)*|[^\w\s]")
+_HANS = r"㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
+_HAN = re.compile(rf"[{_HANS}]")
+# kana, Thai, Lao, Burmese and Khmer are words by character, since nothing there tells where a word ends
+_SIGNS = r"\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+# a run of letters and digits with apostrophes and hyphens inside; any other sign by itself
+_WORD = re.compile(rf"[{_SIGNS}]|\w+(?:['’-]\w+)*|[^\w\s]")
+_LETTERS = rf"(?:(?![{_HANS}{_SIGNS}])\w)+"
+_PLAIN = re.compile(rf"{_LETTERS}(?:['’-]{_LETTERS})*")
 _WIDE = re.compile(r"[\u3000\uff01-\uff5e\uffe0-\uffe6]+")
 
 
@@ -38,13 +42,35 @@ def segment(text: str, segmenter: Segmenter | None = None) -> list[Word]:
     """
     if segmenter is not None:
         return _placed(text, segmenter(text))
-    if not _HAN.search(text):
+    if not has_han(text):
         return [Word(found[0], *found.span()) for found in _WORD.finditer(text)]
+    return [word for word, _ in tagged(text)]
+
+
+def tagged(text: str) -> list[tuple[Word, str]]:
+    """The words of a text with Han characters as `segment` gives them, with jieba's parts of speech ("n", "eng", ...).
+
+    Words of other scripts that the dictionary would cut are whole again, as in a text without Han characters.
+    """
     import rjieba
 
     looked_up = simplify(text)
-    cut = rjieba.tokenize(looked_up if len(looked_up) == len(text) else text)
-    return [Word(text[start:end], start, end) for _, start, end in cut if not text[start:end].isspace()]
+    whole = {place: found for found in _PLAIN.finditer(text) for place in range(*found.span())}
+    words: list[tuple[Word, str]] = []
+    end = 0
+    for piece, tag in rjieba.tag(looked_up if len(looked_up) == len(text) else text):
+        start, end = end, end + len(piece)
+        if start in whole and start > whole[start].start() and end <= whole[start].end():
+            first, kept = words.pop()
+            words.append((Word(text[first.start : end], first.start, end), kept))
+        elif not piece.isspace():
+            words.append((Word(text[start:end], start, end), tag))
+    return words
+
+
+def has_han(text: str) -> bool:
+    """Whether a text has Han characters."""
+    return _HAN.search(text) is not None
 
 
 def simplify(text: str) -> str:
@@ -52,7 +78,7 @@ def simplify(text: str) -> str:
 
     Nearly always of the same length, character by character.
     """
-    return _converter("t2s").convert(text) if _HAN.search(text) else text
+    return _converter("t2s").convert(text) if has_han(text) else text
 
 
 def is_traditional(text: str) -> bool:

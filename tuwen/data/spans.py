@@ -1,7 +1,7 @@
 """Words, phrases and entities of texts, as spans over their tokens.
 
-Chinese is cut and tagged by rjieba (jieba's dictionary), other scripts at letters and digits, tagged for English by
-textblob's lexicon and rules. What is found in a text depends on that text alone.
+Words are those of `tuwen.data.chinese`; their parts of speech jieba's where a text has Han characters, else those of
+English by textblob's lexicon and rules. What is found in a text depends on that text alone.
 
 - "word": every token but the special ones lies in exactly one, in order; punctuation marks are words too.
 - "phrase": noun phrases: a number above one, adjectives, nouns ("two large red apples", "很大的闹钟").
@@ -19,21 +19,19 @@ import torch
 
 from tuwen.data import draws
 from tuwen.data.batch import Spans
+from tuwen.data.chinese import has_han, segment, tagged
 from tuwen.data.corpus import normalise
 from tuwen.data.text import Tokenizer
 
 KINDS = ("word", "phrase", "entity")
 
-_HAN = r"㐀-䶿一-鿿豈-\ufaff\U00020000-\U0003ffff"
-_LETTERS = rf"(?:(?![{_HAN}])\w)+"
-_PIECE = re.compile(rf"(?P<han>[{_HAN}]+)|{_LETTERS}(?:[-'’]{_LETTERS})*|\S")
 _PHRASE = re.compile("(?:MQ?)?(?:R?AP?|NP)*N+")
 _JIEBA = {"n": "N", "j": "N", "a": "A", "b": "A", "z": "A", "m": "M", "q": "Q", "d": "R", "u": "X"}
 _PENN = {"NN": "N", "JJ": "A", "CD": "M", "RB": "R"}
 _ONE = re.compile("one|1|一[^二三四五六七八九十百千万亿半]?", re.IGNORECASE)
 
 
-class Word(NamedTuple):
+class Tagged(NamedTuple):
     """A word at characters start..end-1 of a text.
 
     tag: N noun, A adjective, M number above one, Q measure word, R adverb, P 的, X anything else.
@@ -45,18 +43,13 @@ class Word(NamedTuple):
 
 
 @lru_cache(maxsize=1 << 16)
-def words(text: str) -> tuple[Word, ...]:
-    """The words of a text in order, white space left out."""
-    found: list[Word] = []
-    plain: list[re.Match] = []  # neighbouring pieces of other scripts, tagged together
-    for piece in _PIECE.finditer(text):
-        if not piece["han"]:
-            plain.append(piece)
-            continue
-        found += _english(plain)
-        plain = []
-        found += _chinese(piece[0], piece.start())
-    return tuple(found + _english(plain))
+def words(text: str) -> tuple[Tagged, ...]:
+    """The words of a text in order, white space left out, with their parts of speech."""
+    if has_han(text):
+        return tuple(Tagged(word.start, word.end, _chinese_tag(word.text, tag)) for word, tag in tagged(text))
+    found = segment(text)
+    tags = _english_tags([word.text for word in found])
+    return tuple(Tagged(word.start, word.end, tag) for word, tag in zip(found, tags, strict=True))
 
 
 def phrases(text: str) -> list[tuple[int, int]]:
@@ -149,7 +142,7 @@ def _word_tokens(text: str, places: np.ndarray) -> list[tuple[int, int]]:
 
 def _inside_word(text: str, place: int) -> bool:
     """Whether a token that starts at a character goes on with a word of letters."""
-    return place > 0 and re.fullmatch(rf"{_LETTERS}", text[place - 1 : place + 1]) is not None
+    return place > 0 and text[place - 1 : place + 1].isalnum() and not has_han(text[place - 1 : place + 1])
 
 
 # ---- parts of speech
@@ -161,20 +154,11 @@ def _runs(text: str, pattern: re.Pattern) -> list[tuple[int, int]]:
     return [(found[run.start()].start, found[run.end() - 1].end) for run in pattern.finditer(tags)]
 
 
-def _chinese(text: str, offset: int) -> list[Word]:
-    import rjieba
-
-    found = []
-    for word, tag in rjieba.tag(text):
-        end = offset + len(word)
-        found.append(Word(offset, end, _chinese_tag(word, tag)))
-        offset = end
-    return found
-
-
 def _chinese_tag(word: str, tag: str) -> str:
     if word == "的":
         return "P"
+    if tag == "eng":
+        return _english_tags([word])[0]
     if tag == "vn" or (tag in ("i", "l") and len(word) < 4):  # nouns that jieba lists as verbs or idioms
         return "N"
     if tag == "m" and _ONE.fullmatch(word):
@@ -182,19 +166,10 @@ def _chinese_tag(word: str, tag: str) -> str:
     return _JIEBA.get(tag[0], "X")
 
 
-def _english(pieces: Sequence[re.Match]) -> list[Word]:
-    if not pieces:
-        return []
-    tags = [tag for _, tag in _english_tagger().find_tags([piece[0] for piece in pieces])]
-    return [
-        Word(piece.start(), piece.end(), _english_tag(piece[0], tag)) for piece, tag in zip(pieces, tags, strict=True)
-    ]
-
-
-def _english_tag(word: str, tag: str) -> str:
-    if not word[0].isalnum() or _ONE.fullmatch(word):
-        return "X"
-    return _PENN.get(tag[:2], "X")
+def _english_tags(words: list[str]) -> list[str]:
+    found = _english_tagger().find_tags(words) if words else []
+    plain = [not word[0].isalnum() or _ONE.fullmatch(word) for word in words]
+    return ["X" if no else _PENN.get(tag[:2], "X") for (_, tag), no in zip(found, plain, strict=True)]
 
 
 @lru_cache(maxsize=1)
