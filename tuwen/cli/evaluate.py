@@ -61,6 +61,7 @@ def print_found(found: dict[str, Any]) -> None:
     printers = {
         "retrieval": print_retrieval,
         "matching": print_matching,
+        "grounding": print_grounding,
         "captioning": print_captioning,
         "translation": print_translation,
     }
@@ -110,3 +111,12 @@ def print_translation(title: str, found: dict[str, Any]) -> None:
         for name in ("with_picture", "without_picture", "wrong_picture")
     ]
     print_table(f"{title}, {found['method']}", ("languages", "read", "BLEU", "chrF"), rows)
+
+
+def print_grounding(title: str, found: dict[str, Any]) -> None:
+    rows = []
+    for language, one in found["languages"].items():
+        for name, marks in ((found["system"], one), ("centre box", one["centre"]), ("whole picture", one["whole"])):
+            rows.append((language, name, *(f"{marks[key]:.1f}" for key in ("pointing", "iou", "iou50"))))
+    head = ("language", "box", "pointing", "IoU", "IoU >= 0.5")
+    print_table(f"{title}, {found['images']} images, in percent", head, rows)

@@ -151,6 +151,19 @@ class Fused:
     mask: Tensor | None
 
 
+@dataclass(frozen=True)
+class Located:
+    """Where in N pictures what N texts say is; at least one of boxes and heat.
+
+    boxes: [N, K, 4] x0, y0, x1, y1 as shares of width and height, best first; scores: [N, K] of the same.
+    heat: [N, h, w] how much each place of a grid over the picture belongs to the text.
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    heat: Tensor | None = None
+
+
 class System(nn.Module):
     """A published way to learn from image-text pairs.
 
@@ -249,8 +262,8 @@ class System(nn.Module):
         """[B] log-likelihood of each answer, in the language it names, given picture n, prompt n or both."""
         raise self.lacks("likelihood", "it has no decoder")
 
-    def locate(self, images: Images, texts: Texts) -> Any:
-        """Where in the pictures the texts are: boxes or heat maps."""
+    def locate(self, images: Images, texts: Texts) -> Located:
+        """Where in picture n is what text n says."""
         raise self.lacks("locate", "it has no way to point into a picture")
 
     def adapt(self, task: Any) -> nn.Module:

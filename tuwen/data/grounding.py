@@ -1,0 +1,112 @@
+"""Phrases of pictures with the boxes they mean, where a corpus knows them.
+
+Three forms are read: a row's column "objects", a list of {"phrase": "a red cap", "box": [x0, y0, x1, y1]} ("phrase" may
+be one a language); a `grounding.jsonl` beside a table, whose lines have the row's id and such a list; and the columns
+"scene" and "boxes" of scenes. Edges are shares of the picture's width and height.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuwen.data.corpora.scenes.language import chinese_amount, one
+from tuwen.data.corpora.scripts import language_by_script
+from tuwen.data.corpus import Corpus, Record, normalise
+from tuwen.errors import UserError
+
+FILE = "grounding.jsonl"
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase and every box [n, 4] float64 (x0, y0, x1, y1 in 0..1) it is right for in the picture of a row."""
+
+    row: int
+    text: str
+    language: str
+    boxes: np.ndarray
+
+
+def phrases_of(corpus: Corpus, limit: int | None = None) -> list[Phrase]:
+    """The distinct phrases of each picture, by row. limit: at most so many pictures that have any.
+
+    Raises:
+        UserError: the corpus knows no boxes, or a box is none; with the file and line, or the row.
+    """
+    beside = _beside(corpus)
+    found: list[Phrase] = []
+    pictures: set[int] = set()
+    for row in range(len(corpus)):
+        record = corpus.record(row)
+        where, objects = beside.get(record.id) or (f"row {record.id}", _objects(record))
+        if not objects or record.image_id in pictures:
+            continue
+        if limit is not None and len(pictures) >= limit:
+            break
+        pictures.add(record.image_id)
+        found += _grouped(row, where, objects)
+    if not found:
+        raise UserError(
+            f"corpus {corpus.name}, split {corpus.split}: knows no boxes; give rows a column objects "
+            f'[{{"phrase": ..., "box": [x0, y0, x1, y1]}}], or put {FILE} beside the table'
+        )
+    return found
+
+
+def _objects(record: Record) -> Sequence[Any]:
+    columns = record.columns
+    if "objects" in columns:
+        return columns["objects"]
+    if "scene" in columns and "boxes" in columns:
+        names = [item["thing"] for item in columns["scene"]["objects"]]
+        said = ({"en": one(name), "zh": chinese_amount(name, 1)} for name in names)
+        return [{"phrase": phrase, "box": box} for phrase, box in zip(said, columns["boxes"], strict=True)]
+    return ()
+
+
+def _beside(corpus: Corpus) -> dict[str, tuple[str, Sequence[Any]]]:
+    """By the row's id: place and objects of each line of the file beside the corpus's table, if there is one."""
+    where = getattr(corpus, "where", None)
+    path = where(0)[0].parent / FILE if where is not None and len(corpus) else Path(FILE)
+    if where is None or not path.is_file():
+        return {}
+    found: dict[str, tuple[str, Sequence[Any]]] = {}
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
+        if line.strip():
+            try:
+                content = json.loads(line)
+                found[str(content["id"])] = (f"{path}:{number}", list(content["objects"]))
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f'{path}:{number}: not a JSON object with "id" and a list "objects"') from None
+    return found
+
+
+def _grouped(row: int, where: str, objects: Iterable[Any]) -> list[Phrase]:
+    """One a phrase, whatever the number of its boxes."""
+    boxes: dict[tuple[str, str], list[np.ndarray]] = {}
+    for item in objects:
+        phrases, box = _checked(where, item)
+        for language, text in phrases.items():
+            boxes.setdefault((language, normalise(text)), []).append(box)
+    return [Phrase(row, text, language, np.stack(held)) for (language, text), held in boxes.items()]
+
+
+def _checked(where: str, item: Any) -> tuple[dict[str, str], np.ndarray]:
+    phrase = item.get("phrase") if isinstance(item, Mapping) else None
+    phrases = {language_by_script(phrase): phrase} if isinstance(phrase, str) else phrase
+    if not isinstance(phrases, Mapping) or not all(isinstance(x, str) and x.strip() for x in phrases.values()):
+        raise UserError(f"{where}: an object has no phrase: {item!r}")
+    try:
+        box = np.array(item["box"], dtype=np.float64)
+        left, top, right, bottom = box
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: the box of {phrase!r} is not four numbers") from None
+    if not (np.isfinite(box).all() and 0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise UserError(
+            f"{where}: the box of {phrase!r}, {box.tolist()}, is none; edges x0 < x1, y0 < y1 are shares in 0 to 1"
+        )
+    return dict(phrases), box

@@ -1,0 +1,172 @@
+"""Grounding: where in a picture is what a phrase says? Pointing accuracy and overlap, by language.
+
+Protocol: a phrase right for several boxes of its picture is right with any of them ("any box"). Pointing (Zhang et al.
+2016): the point with the most heat, or the centre of the best box, lies in a right box. IoU: of the best box with the
+nearest right one; accuracy at 0.5 as in Flickr30k Entities. Beside a system stand two boxes that look at nothing: the
+whole picture, and one in the middle whose size is the mean of all right boxes, which no fixed box can know.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuwen.data.corpus import Corpus
+from tuwen.data.grounding import Phrase, phrases_of
+from tuwen.data.loader import images_of, text_batches
+from tuwen.errors import UserError
+from tuwen.systems.system import Located, System
+from tuwen.tasks.encoding import device_of, evaluating, measured
+
+
+def evaluate_grounding(
+    system: System,
+    corpus: Corpus,
+    tokenizer,
+    side: int,
+    length: int,
+    *,
+    batch_size: int = 64,
+    languages: Sequence[str] | None = None,
+    table: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> dict:
+    """Percentages a language: `{"languages": {"zh": {"pointing", "iou", "iou50", "phrases", "centre", "whole"}}, ...}`.
+
+    side, length: pictures' side in pixels, most tokens a text. table: the languages that `Texts.language` indexes,
+    which a run knows. limit: at most so many pictures. "boxes" is false for a system that gives heat alone: then the
+    overlap is that of its heat's tight box.
+
+    Raises:
+        UserError: the system cannot locate, the corpus knows no boxes, an unknown language, or no readable picture.
+    """
+    began = time.monotonic()
+    if not system.can("locate"):
+        raise system.lacks("locate", "it has no way to point into a picture")
+    every = phrases_of(corpus, limit)
+    known = list(table or corpus.languages)
+    wanted = _languages(corpus, every, languages, known)
+    found, broken = {}, Counter[str]()
+    with evaluating(system):
+        for language in wanted:
+            asked = [phrase for phrase in every if phrase.language == language]
+            marks, gone = _marks(system, corpus, asked, tokenizer, side, length, batch_size, known)
+            broken = broken or gone
+            found[language] = marks
+    return {
+        "system": type(system).__module__.rpartition(".")[2],
+        "corpus": corpus.name,
+        "split": corpus.split,
+        "task": "grounding",
+        "languages": found,
+        "images": len({phrase.row for phrase in every}) - sum(broken.values()),
+        "protocol": "any box; pointing by the most heat or the best box's centre",
+        "broken": dict(broken),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _languages(corpus: Corpus, every: list[Phrase], asked, known: list[str]) -> list[str]:
+    """Languages the phrases are in; a corpus without texts has none of its own to check against."""
+    spoken = sorted({phrase.language for phrase in every})
+    if corpus.languages:
+        spoken = [language for language in measured(corpus, asked, known) if language in spoken]
+    spoken = [language for language in asked or spoken if language in spoken and language in known]
+    if not spoken:
+        raise UserError(f"corpus {corpus.name}: no phrase in a language asked for that the run knows")
+    return spoken
+
+
+def _marks(system, corpus, asked: list[Phrase], tokenizer, side, length, batch_size, known):
+    """(figures of one language, broken pictures by reason)."""
+    captions = [(phrase.text, phrase.language) for phrase in asked]
+    right: list[np.ndarray] = []
+    points, boxes = [], []
+    broken: Counter[str] = Counter()
+    unreadable: set[int] = set()
+    for places, texts in text_batches(
+        captions, known, tokenizer, length, batch_size, system.needs(system.config).spans
+    ):
+        rows = [asked[k].row for k in places]
+        distinct = [row for row in dict.fromkeys(rows) if row not in unreadable]
+        images, kept, faults = images_of(corpus, distinct, side)
+        broken.update(faults)
+        unreadable |= set(distinct) - set(kept)
+        chosen = torch.tensor([k for k, row in enumerate(rows) if row in kept], dtype=torch.int64)
+        if not len(chosen):
+            continue
+        pictures = images.select(torch.tensor([kept.index(rows[k]) for k in chosen.tolist()], dtype=torch.int64))
+        device = device_of(system)
+        located = system.locate(pictures.to(device), texts.select(chosen).to(device))
+        points.append(point_of(located).double().cpu())
+        boxes.append(box_of(located).double().cpu())
+        right += [asked[places[k]].boxes for k in chosen.tolist()]
+    if not right:
+        raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of the pictures can be read")
+    return _figures(torch.cat(points).numpy(), torch.cat(boxes).numpy(), right), broken
+
+
+def point_of(located: Located) -> Tensor:
+    """[N, 2] (x, y) in 0..1: the middle of the cell with the most heat, or of the best box."""
+    if located.heat is None:
+        box = box_of(located)
+        return (box[:, :2] + box[:, 2:]) / 2
+    height, width = located.heat.shape[1:]
+    peak = located.heat.flatten(1).argmax(1)
+    return torch.stack([(peak % width + 0.5) / width, (peak // width + 0.5) / height], 1)
+
+
+def box_of(located: Located) -> Tensor:
+    """[N, 4] the best box, or the tight box of the cells with at least half of the most heat."""
+    if located.boxes is not None:
+        return located.boxes[:, 0]
+    heat = located.heat
+    assert heat is not None
+    low = heat.flatten(1).amin(1)[:, None, None]
+    warm = heat - low >= (heat.flatten(1).amax(1)[:, None, None] - low) / 2
+    edges = []
+    for cells in (warm.any(1), warm.any(2)):  # columns give x, rows give y
+        size = cells.shape[1]
+        first = cells.int().argmax(1)
+        last = size - cells.flip(1).int().argmax(1)
+        edges.append((first / size, last / size))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], 1)
+
+
+def _figures(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict:
+    size = np.concatenate([held[:, 2:] - held[:, :2] for held in right]).mean(0)
+    middle = np.concatenate([(1 - size) / 2, (1 + size) / 2])
+    centre = np.full_like(points, 0.5)
+    return {
+        **_measure(points, boxes, right),
+        "phrases": len(right),
+        "centre": _measure(centre, np.broadcast_to(middle, boxes.shape), right),
+        "whole": _measure(centre, np.broadcast_to([0.0, 0.0, 1.0, 1.0], boxes.shape), right),
+    }
+
+
+def _measure(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict[str, float]:
+    """Percent of points in a right box, mean IoU in percent, and percent of boxes with IoU of at least 0.5."""
+    hits = [bool(inside(point, held).any()) for point, held in zip(points, right, strict=True)]
+    overlaps = np.array([overlap(box, held).max() for box, held in zip(boxes, right, strict=True)])
+    return {
+        "pointing": 100 * float(np.mean(hits)),
+        "iou": 100 * float(overlaps.mean()),
+        "iou50": 100 * float((overlaps >= 0.5).mean()),
+    }
+
+
+def inside(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """[n] bool: which boxes [n, 4] hold the point, edges included."""
+    return np.all((boxes[:, :2] <= point) & (point <= boxes[:, 2:]), axis=1)
+
+
+def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """[n] intersection over union of a box [4] with boxes [n, 4]."""
+    shared = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(1)
+    area = np.clip(box[2:] - box[:2], 0, None).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return shared / (area - shared)
