@@ -247,18 +247,19 @@ class Model:
         if language is not None and language not in self.languages:
             raise UserError(f"no language {language!r} in this run; it has {', '.join(self.languages)}")
         order = sorted(range(len(texts)), key=lambda t: len(texts[t]))
-        parts = [self._keep(self.system.encode_texts(self._tokens([""], language)), fields, 0)]
+        parts = [self._keep(self.system.encode_texts(self.tokens([""], language)), fields, 0)]
         starts = range(0, len(texts), batch_size)
         for start in _tracked(starts, len(starts), "texts", LONG):
             chosen = [texts[t] for t in order[start : start + batch_size]]
-            parts.append(self._keep(self.system.encode_texts(self._tokens(chosen, language)), fields))
+            parts.append(self._keep(self.system.encode_texts(self.tokens(chosen, language)), fields))
         back = torch.empty(len(texts), dtype=torch.int64)
         back[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(texts))
         return Encoded.cat(parts).select(back)
 
     # ---- pieces
 
-    def _tokens(self, texts: list[str], language: str | None) -> Texts:
+    def tokens(self, texts: Sequence[str], language: str | None = None) -> Texts:
+        """Texts as the system reads them, on its device; `language` as for `embed`."""
         length = self.config.model.text.length
         ids, mask = self.tokenizer.encode(texts, length)
         spoken = [self.languages.index(language or language_of(text, self.languages)) for text in texts]

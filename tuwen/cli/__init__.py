@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuwen.cli import compare, data, evaluate, systems, train
+from tuwen.cli import compare, data, evaluate, search, systems, train
 from tuwen.cli.parser import Parser
 from tuwen.errors import UserError
 
@@ -21,6 +21,8 @@ examples:
   tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size small
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen compare clip albef r2d2 --corpus scenes --budget steps=500 --seeds 3 --out runs/compare
+  tuwen index runs/r2d2 photos --out photos.index      pictures made searchable
+  tuwen search photos.index "a red bird"
 
 `tuwen COMMAND --help` says more."""
 
@@ -30,7 +32,7 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (systems, data, train, evaluate, compare):
+    for group in (systems, data, train, evaluate, compare, search):
         group.add_to(commands)
     return root
 

@@ -174,6 +174,10 @@ class FileCorpus(Corpus):
         """[rows] int64, without reading a record."""
         return np.array(self._image_ids, dtype=np.int64)
 
+    def path(self, row: int) -> Path:
+        """The row's picture file, absolute."""
+        return (self._source.root / self._entry(row).image).resolve()
+
     def where(self, row: int) -> tuple[Path, int]:
         """The file and line the row comes from."""
         return self._source.place(self._entry(row))

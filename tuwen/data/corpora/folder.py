@@ -36,9 +36,13 @@ def open_folder(location: str | Path, split: str, on_bad: str = "stop") -> FileC
 
 
 class FolderSource(Source):
-    """The pictures of a folder in the order of their paths. A position is the rank of a path."""
+    """The pictures of a folder in the order of their paths. A position is the rank of a path.
 
-    def __init__(self, location: str | Path):
+    wordless: whether pictures without texts are rows where others have some; they are where none has.
+    """
+
+    def __init__(self, location: str | Path, wordless: bool = False):
+        self.wordless = wordless
         self.file = self.root = Path(location)
         self.name = self.root.resolve().name
         if not self.root.is_dir():
@@ -89,7 +93,7 @@ class FolderSource(Source):
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         pictures, _, texts = self._files
-        wordless = not any(texts)
+        wordless = self.wordless or not any(texts)
         for position, path in enumerate(pictures):
             try:
                 entry = self._entry(position, faults)

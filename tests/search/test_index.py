@@ -1,0 +1,213 @@
+"""An index: what is in it after adding, changing, deleting, stopping; what it keeps of pictures."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import tuwen
+from tests.search.common import TEXTS, picture, table
+from tuwen.data.images import decode, encode_jpeg
+from tuwen.errors import UserError
+from tuwen.search.index import Index
+from tuwen.search.pictures import Picture
+
+
+def vectors(index):
+    """id -> first-stage vector."""
+    snapshot = index.snapshot
+    ids = snapshot.dataset.to_table(columns=["id"])["id"].to_pylist()
+    assert len(set(ids)) == len(ids)
+    return dict(zip(ids, snapshot.vectors, strict=True))
+
+
+def jpeg(number):
+    return encode_jpeg(picture(number))
+
+
+def test_vectors_are_the_model_s_and_texts_and_columns_stay(run, tmp_path):
+    pictures = table(
+        tmp_path / "in", range(9), columns=lambda n: {"price": n / 2, "kind": f"k{n % 2}", "scene": {"x": n}}
+    )
+    index = Index.build(run, pictures, tmp_path / "out", batch_size=4)
+    model = tuwen.load(run)
+    files = [pictures / f"images/{n}.jpg" for n in range(9)]
+    expected = dict(zip([f"p{n}" for n in range(9)], model.embed(images=files).images, strict=True))
+    found = vectors(index)
+    assert found.keys() == expected.keys()
+    for name, vector in found.items():
+        torch.testing.assert_close(vector, expected[name], atol=1e-6, rtol=0)
+    told = index.describe(["p7", "p0"])
+    assert told[0] == {
+        "id": "p7",
+        "image": str(pictures / "images/7.jpg"),
+        "texts": {"en": [TEXTS[2]]},
+        "columns": {"price": 3.5, "kind": "k1"},
+    }
+    assert told[1]["id"] == "p0"
+    assert index.columns() == {"price": "number", "kind": "text"}
+    assert index.values("price") == {"min": 0.0, "max": 4.0}
+    assert index.values("kind") == ["k0", "k1"]
+    assert (decode(index.thumbnail("p3")).float() - picture(3).float()).abs().mean() < 6
+    for ask in (index.thumbnail, index.picture):
+        with pytest.raises(KeyError):
+            ask("nobody's")
+
+
+def test_kept_parts_are_what_the_tower_gave(run, tmp_path):
+    import numpy as np
+
+    pictures = table(tmp_path / "in", range(5))
+    model = tuwen.load(run)
+    exact = model.encode_images([pictures / f"images/{n}.jpg" for n in range(5)])[0].states["last"]
+    for tokens, near in (("float16", 2e-3), ("int8", 2e-2)):
+        index = Index.build(run, pictures, tmp_path / tokens, tokens=tokens)
+        kept = index.encoded(index.snapshot, np.array([3, 0, 3]))
+        torch.testing.assert_close(kept.states["last"], exact[[3, 0, 3]], atol=near * float(exact.abs().max()), rtol=0)
+        assert kept.states["last"].dtype == torch.float32
+        assert torch.equal(kept.pooled, index.snapshot.vectors[[3, 0, 3]])
+    assert Index.open(tmp_path / "int8").size() < Index.open(tmp_path / "float16").size()
+
+
+def test_the_same_picture_twice_is_one_entry(run, tmp_path):
+    pictures = table(tmp_path / "in", [1, 2])
+    shutil.copy(pictures / "images/1.jpg", pictures / "images/copy.jpg")
+    with open(pictures / "pairs.jsonl", "a") as file:
+        file.write(json.dumps({"id": "again", "image": "images/copy.jpg", "texts": {"en": ["blue"]}}) + "\n")
+    index = Index.build(run, pictures, tmp_path / "out")
+    assert vectors(index).keys() == {"p1", "p2"}
+    assert index.built.counts == {"added": 2, "duplicate": 1}
+    assert [one.state for one in index.add([Picture(jpeg(2)), Picture(jpeg(2), id="other")])] == ["duplicate"] * 2
+    assert len(index) == 2
+
+
+def test_only_what_is_new_or_changed_is_embedded_again(run, tmp_path, monkeypatch):
+    pictures = table(tmp_path / "in", range(6))
+    Index.build(run, pictures, tmp_path / "out")
+    (pictures / "images/4.jpg").write_bytes(jpeg(40))  # another picture under the same id
+    lines = [json.loads(line) for line in (pictures / "pairs.jsonl").read_text().splitlines()]
+    lines[2]["texts"] = {"en": ["told anew"]}
+    lines.append({"id": "new", "image": "images/new.jpg", "texts": {}})
+    (pictures / "images/new.jpg").write_bytes(jpeg(7))
+    (pictures / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    embedded = []
+    index = Index.open(tmp_path / "out")
+    plain = type(index.model.system).encode_images
+    monkeypatch.setattr(
+        type(index.model.system), "encode_images", lambda s, images: (embedded.append(len(images)), plain(s, images))[1]
+    )
+    index = Index.build(run, pictures, tmp_path / "out")
+    assert index.built.counts == {"unchanged": 4, "updated": 1, "replaced": 1, "added": 1}
+    assert embedded == [2]
+    assert index.describe(["p2"])[0]["texts"] == {"en": ["told anew"]}
+    expected = tuwen.load(run).embed(images=[jpeg(40), jpeg(7), jpeg(2)]).images
+    found = vectors(index)
+    torch.testing.assert_close(torch.stack([found["p4"], found["new"], found["p2"]]), expected, atol=1e-6, rtol=0)
+    assert len(found) == 7
+
+
+def test_removing_and_pruning(run, tmp_path):
+    pictures = table(tmp_path / "in", range(5))
+    index = Index.build(run, pictures, tmp_path / "out")
+    before = vectors(index)
+    assert index.remove(["p1", "nobody's", "o'clock"]) == 1
+    assert vectors(index).keys() == {"p0", "p2", "p3", "p4"}
+    assert torch.equal(vectors(index)["p3"], before["p3"])
+    index.add([Picture(jpeg(9), id="kept")])
+    again = Index.build(run, pictures, tmp_path / "out")
+    assert again.built.counts == {"unchanged": 4, "added": 1}
+    assert vectors(again).keys() == {"p0", "p1", "p2", "p3", "p4", "kept"}
+    # p0 leaves its source, and a copy under another id was there all along
+    shutil.copy(pictures / "images/0.jpg", pictures / "images/10.jpg")
+    lines = (pictures / "pairs.jsonl").read_text().splitlines()[1:]
+    lines.append(json.dumps({"id": "heir", "image": "images/10.jpg", "texts": {}}))
+    (pictures / "pairs.jsonl").write_text("\n".join(lines))
+    pruned = Index.build(run, pictures, tmp_path / "out", prune=True)
+    assert vectors(pruned).keys() == {"heir", "p1", "p2", "p3", "p4"}
+    torch.testing.assert_close(vectors(pruned)["heir"], before["p0"], atol=1e-6, rtol=0)
+
+
+def test_a_picture_that_becomes_a_copy_gives_up_its_entry(run, tmp_path):
+    index = Index.build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(3)], tmp_path / "out")
+    said = index.add([Picture(jpeg(0), id="p2")])
+    assert [(one.id, one.state) for one in said] == [("p0", "duplicate")]
+    assert vectors(index).keys() == {"p0", "p1"}
+    said = index.add([Picture(jpeg(2), id="p2"), Picture(jpeg(5), id="p2")])  # twice in one call: the last holds
+    assert vectors(index).keys() == {"p0", "p1", "p2"}
+    expected = tuwen.load(run).embed(images=[jpeg(5)]).images[0]
+    torch.testing.assert_close(vectors(index)["p2"], expected, atol=1e-6, rtol=0)
+    assert Index.open(tmp_path / "out").add([Picture(jpeg(5), id="p2")])[0].state == "unchanged"
+
+
+def test_broken_pictures_are_left_out_and_told(run, tmp_path):
+    cut = jpeg(1)[: len(jpeg(1)) // 2]
+    pictures = [
+        Picture(jpeg(0), id="good"),
+        Picture(b"", id="empty"),
+        Picture(cut, id="cut"),
+        Picture(b"<svg/>", id="svg"),
+        Picture(tmp_path / "nowhere.jpg", id="gone"),
+        Picture(jpeg(3), id="bad\nid"),
+        Picture(jpeg(4), id="price", columns={"price": 3}),
+        Picture(jpeg(5), id="odd", columns={"price": "much"}),
+    ]
+    index = Index.build(run, pictures, tmp_path / "out")
+    assert vectors(index).keys() == {"good", "price"}
+    assert {one["id"]: one["reason"].split(":")[0] for one in index.built.broken} == {
+        "empty": "empty",
+        "cut": "truncated",
+        "svg": "not a picture",
+        "gone": "missing",
+        "bad\nid": "bad row",
+        "odd": "bad row",
+    }
+    assert [one.state for one in index.add([Picture(cut, id="good")])] == ["broken"]
+    assert vectors(index).keys() == {"good", "price"}  # what was there stays
+
+
+def test_a_folder_needs_no_texts(run, tmp_path):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/a.jpg").write_bytes(jpeg(1))
+    (tmp_path / "in/deep/b.jpg").write_bytes(jpeg(2))
+    (tmp_path / "in/a.txt").write_text("blue\n")
+    index = Index.build(run, tmp_path / "in", tmp_path / "out")
+    assert index.describe(["a"])[0]["texts"] == {"en": ["blue"]}
+    assert index.describe(["deep/b"])[0]["texts"] == {}
+
+
+def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
+    index = Index.build(run, [Picture(jpeg(0), id="a")], tmp_path / "out")
+    with pytest.raises(UserError, match="keeps tokens as float16"):
+        Index.build(run, [], tmp_path / "out", tokens="int8")
+    with pytest.raises(UserError, match="keeps all tokens"):
+        Index.build(run, [], tmp_path / "out", token_budget=3)
+    with pytest.raises(UserError, match="other weights"):
+        Index.build(clip_run, [], tmp_path / "out")
+    with pytest.raises(UserError, match="no index there"):
+        Index.open(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no column 'x'"):
+        index.values("x")
+    with index._record.writing(), pytest.raises(UserError, match="written elsewhere"):
+        index.remove(["a"])
+    shutil.move(run, tmp_path / "moved")
+    try:
+        assert len(Index.open(tmp_path / "out", run=tmp_path / "moved").model.languages) == 2
+        with pytest.raises(UserError, match="no config"):
+            Index.open(tmp_path / "out").model  # noqa: B018
+    finally:
+        shutil.move(tmp_path / "moved", run)
+
+
+def test_others_changes_are_seen_after_a_refresh(run, tmp_path):
+    one = Index.build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "out")
+    two = Index.open(tmp_path / "out")
+    old = one.snapshot
+    two.add([Picture(jpeg(9), id="p9")])
+    two.remove(["p0"])
+    assert len(one) == 4
+    assert old.rows(old.positions(old.row_ids), ["id"])["id"] == ["p0", "p1", "p2", "p3"]
+    one.refresh()
+    assert vectors(one).keys() == {"p1", "p2", "p3", "p9"}
+    for name, vector in vectors(one).items():
+        assert torch.equal(vector, vectors(two)[name])

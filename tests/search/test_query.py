@@ -1,0 +1,253 @@
+"""Queries: both stages against slow ones, whatever is asked together, budget, filters, mistakes."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import tuwen
+from tests.search.common import TEXTS, picture
+from tuwen.data.images import encode_jpeg
+from tuwen.errors import UserError
+from tuwen.search import nearest
+from tuwen.search.index import Index
+from tuwen.search.pictures import Picture
+from tuwen.search.query import Query, Searcher
+
+COUNT = 30
+
+
+def jpeg(number):
+    return encode_jpeg(picture(number))
+
+
+@pytest.fixture(scope="module")
+def index(run, tmp_path_factory):
+    pictures = [
+        Picture(
+            jpeg(n),
+            id=f"p{n}",
+            texts={"en": [TEXTS[n % 5]]},
+            columns={
+                "price": n,
+                "a.b ‘图’": ["one", "it's"][n % 2],
+                "sale": n % 3 == 0,
+                "tags": ["x", "y"][: 1 + n % 2],
+            },
+        )
+        for n in range(COUNT)
+    ]
+    return Index.build(run, pictures, tmp_path_factory.mktemp("index") / "i", batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def searcher(index):
+    return Searcher(index)
+
+
+def as_told(found):
+    return [(result.id, result.first, result.score) for result in found.results]
+
+
+def test_two_stages_are_the_model_s_ranking(run, searcher):
+    ranked = tuwen.load(run).rank([jpeg(n) for n in range(COUNT)], TEXTS, top_k=12)
+    for text, expected in zip(TEXTS, ranked, strict=True):
+        found = searcher.search([Query(text)], top=20, candidates=12)[0]
+        assert found.reranked == 12
+        assert found.complete
+        scores = dict(zip(expected.images, expected.scores, strict=True))
+        assert [int(result.id[1:]) for result in found.results[12:]] == expected.images[12:20]
+        assert {int(result.id[1:]) for result in found.results[:12]} == set(expected.images[:12])
+        for result in found.results:
+            assert result.score == pytest.approx(scores[int(result.id[1:])], abs=2e-3)
+        own = [result.score for result in found.results[:12]]
+        assert own == sorted(own, reverse=True)
+
+
+def test_scores_are_the_same_bits_whatever_is_asked_together(searcher):
+    texts = [*TEXTS, "gold", "red red red red red red red", "颜色"]
+    alone = [as_told(searcher.search([Query(text)], top=30, candidates=13)[0]) for text in texts]
+    together = searcher.search([Query(text) for text in texts], top=30, candidates=13)
+    assert [as_told(found) for found in together] == alone
+    reverse = searcher.search([Query(text) for text in reversed(texts)], top=30, candidates=13)
+    assert [as_told(found) for found in reversed(reverse)] == alone
+    fewer = searcher.search([Query(texts[0])], top=3, candidates=13)[0]
+    assert as_told(fewer) == alone[0][:3]
+
+
+def test_first_stage_alone(run, searcher, clip_run, tmp_path):
+    vectors = tuwen.load(run).embed(texts=["blue"], images=[jpeg(n) for n in range(COUNT)])
+    scores = (vectors.images @ vectors.texts[0]).numpy()
+    found = searcher.search([Query("blue")], top=5, candidates=0)[0]
+    assert [int(r.id[1:]) for r in found.results] == np.argsort(-scores)[:5].tolist()
+    assert [r.score for r in found.results] == [r.first for r in found.results]
+    assert (found.reranked, found.complete) == (0, True)
+    other = Searcher(Index.build(clip_run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "clip"))
+    assert not other.reranks
+    found = other.search([Query("blue")], top=9)[0]
+    assert (len(found.results), found.reranked, found.complete) == (4, 0, True)
+
+
+def test_pictures_and_both(searcher):
+    own = searcher.search([Query(image=jpeg(11))], top=3)[0]
+    assert own.results[0].id == "p11"
+    assert own.results[0].first == pytest.approx(1, abs=1e-5)
+    text = searcher.search([Query("blue")], top=COUNT, candidates=0)[0]
+    image = searcher.search([Query(image=jpeg(11))], top=COUNT, candidates=0)[0]
+    firsts = [{r.id: r.first for r in found.results} for found in (text, image)]
+    both = searcher.search([Query("blue", jpeg(11))], top=COUNT, candidates=0)[0]
+    for result in both.results:
+        assert result.first == pytest.approx((firsts[0][result.id] + firsts[1][result.id]) / 2, abs=1e-6)
+    mixed = searcher.search([Query("blue", jpeg(11)), Query(image=jpeg(3)), Query("blue")], top=4, candidates=4)
+    assert [found.reranked for found in mixed] == [4, 0, 4]
+
+
+def test_similar(searcher):
+    found = searcher.similar("p4", top=5)
+    assert "p4" not in {result.id for result in found.results}
+    asked = searcher.search([Query(image=jpeg(4))], top=6)[0]
+    assert [r.id for r in found.results] == [r.id for r in asked.results[1:]]
+    with pytest.raises(KeyError):
+        searcher.similar("p99")
+
+
+@pytest.mark.parametrize(
+    ("filters", "right"),
+    [
+        ({"price": {"min": 10, "max": 12}}, lambda n: 10 <= n <= 12),
+        ({"price": {"max": 2.5}}, lambda n: n <= 2.5),
+        ({"price": 7}, lambda n: n == 7),
+        ({"price": [7, 8, 99]}, lambda n: n in (7, 8)),
+        ({"a.b ‘图’": "it's"}, lambda n: n % 2 == 1),
+        ({"sale": True, "a.b ‘图’": ["one"]}, lambda n: n % 6 == 0),
+        ({"tags": "y"}, lambda n: n % 2 == 1),
+        ({"tags": ["y", "nothing"]}, lambda n: n % 2 == 1),
+        ({"price": []}, lambda n: False),
+        ({"a.b ‘图’": "' OR true --"}, lambda n: False),
+    ],
+)
+def test_filters(searcher, filters, right):
+    expected = {f"p{n}" for n in range(COUNT) if right(n)}
+    found = searcher.search([Query("blue"), Query(image=jpeg(2))], top=COUNT, candidates=5, filters=filters)
+    assert {result.id for result in found[0].results} == expected
+    assert {result.id for result in found[1].results} == expected
+    everything = searcher.search([Query("blue")], top=COUNT, candidates=0)[0]
+    kept = [r.id for r in everything.results if r.id in expected]
+    alone = searcher.search([Query("blue")], top=COUNT, candidates=0, filters=filters)[0]
+    assert [r.id for r in alone.results] == kept
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"colour": "red"}, "no column 'colour'"),
+        ({"price": "cheap"}, "not a number"),
+        ({"price": {"above": 3}}, "give"),
+        ({"sale": {"min": 1}}, "not a number"),
+        ({"sale": "yes"}, "true or false"),
+        ({"price": float("nan")}, "not a number"),
+        ({"price": True}, "not a number"),
+    ],
+)
+def test_wrong_filters(searcher, filters, message):
+    with pytest.raises(UserError, match=message):
+        searcher.search([Query("blue")], filters=filters)
+
+
+def test_out_of_time_it_gives_what_it_has(searcher, monkeypatch):
+    full = searcher.search([Query("blue")], top=COUNT, candidates=24)[0]
+    clock = iter(range(10_000))
+    monkeypatch.setattr("tuwen.search.query.monotonic", lambda: next(clock) / 1000)  # a millisecond a look
+    searcher._chunk_seconds = 0
+    found = searcher.search([Query("blue")], top=COUNT, candidates=24, budget_ms=5)[0]
+    assert not found.complete
+    assert found.reranked in (8, 16)
+    scores = {r.id: r.score for r in full.results[:24]}
+    first = searcher.search([Query("blue")], top=COUNT, candidates=0)[0].results
+    best = {r.id for r in first[: found.reranked]}
+    assert {r.id for r in found.results[: found.reranked]} == best  # the likeliest were re-ranked
+    for result in found.results[: found.reranked]:
+        assert result.score == scores[result.id]
+    assert [r.id for r in found.results[found.reranked :]] == [r.id for r in first if r.id not in best]
+    assert all(r.score == r.first for r in found.results[found.reranked :])
+    searcher._chunk_seconds = 9.0
+    none = searcher.search([Query("blue")], top=5, candidates=24, budget_ms=5)[0]
+    assert (none.reranked, none.complete, len(none.results)) == (0, False, 5)
+    searcher._chunk_seconds = 0
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "message"),
+    [
+        (Query(), {}, "needs a text"),
+        (Query("  \n"), {}, "empty query"),
+        (Query(image=b"no picture"), {}, "not a picture"),
+        (Query("blue"), {"top": 0}, "positive"),
+        (Query("blue"), {"candidates": -1}, "positive"),
+        (Query("blue"), {"budget_ms": 0}, "positive"),
+    ],
+)
+def test_mistakes(searcher, query, options, message):
+    with pytest.raises(UserError, match=message):
+        searcher.search([query], **options)
+
+
+def test_nothing_to_find(run, searcher, tmp_path):
+    assert searcher.search([]) == []
+    empty = Searcher(Index.build(run, [], tmp_path / "empty"))
+    found = empty.search([Query("blue"), Query(image=jpeg(1))])
+    assert [one.results for one in found] == [[], []]
+    empty.index.add([Picture(jpeg(1), id="first")])
+    assert [r.id for r in empty.search([Query("blue")])[0].results] == ["first"]
+
+
+def test_threads_search_while_pictures_come_and_go(run, tmp_path):
+    index = Index.build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(12)], tmp_path / "out")
+    searcher, wrong = Searcher(index), []
+    expected = as_told(searcher.search([Query("blue")], top=12, candidates=6)[0])
+    stop = threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            found = searcher.search([Query("blue")], top=100, candidates=6)[0]
+            told = [one for one in as_told(found) if one[0] in {f"p{n}" for n in range(12)}]
+            if len(told) != 12:
+                wrong.append(told)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for n in range(20, 24):
+        index.add([Picture(jpeg(n), id=f"q{n}")])
+    index.remove([f"q{n}" for n in range(20, 24)])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert as_told(searcher.search([Query("blue")], top=12, candidates=6)[0]) == expected
+
+
+# ---- the nearest vectors
+
+
+def slow_nearest(vectors, query, k, allowed):
+    scores = (vectors.double() @ query.double()).float().tolist()
+    order = sorted((n for n in range(len(scores)) if allowed is None or allowed[n]), key=lambda n: (-scores[n], n))
+    return order[:k], [scores[n] for n in order[:k]]
+
+
+@pytest.mark.parametrize("k", [1, 7, 300, 5000])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_exact_search_is_the_sorted_list(monkeypatch, k, filtered):
+    monkeypatch.setattr(nearest, "CHUNK", 100)
+    generator = torch.Generator().manual_seed(k)
+    vectors = torch.nn.functional.normalize(torch.randn(1037, 12, generator=generator), dim=1)
+    vectors[100:900:3] = vectors[50]  # many of exactly the same
+    queries = torch.cat([torch.nn.functional.normalize(torch.randn(4, 12, generator=generator), dim=1), vectors[50:51]])
+    allowed = (np.arange(1037) % 5 < 3) if filtered else None
+    places, scores = nearest.exact(vectors, queries, k, allowed)
+    for n, query in enumerate(queries):
+        expected = slow_nearest(vectors, query, k, allowed)
+        assert places[n].tolist() == expected[0]
+        assert scores[n].tolist() == expected[1]

@@ -1,0 +1,200 @@
+"""`tuwen index` and `tuwen search`: pictures made searchable, and searched."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tuwen.cli.data import CORPUS
+from tuwen.cli.output import only_json, print_json, print_table
+from tuwen.cli.parser import add_command, positive
+from tuwen.errors import UserError
+
+INDEX = """\
+  tuwen index runs/r2d2 photos --out photos.index
+  tuwen index runs/r2d2 goods.csv --out goods.index --tokens int8 --prune
+  tuwen index --remove 1047 1048 --out goods.index"""
+SEARCH = """\
+  tuwen search goods.index "一只红色的鸟"
+  tuwen search goods.index "a red bird" --top 5 --where category=toys price=..20 --json
+  tuwen search goods.index --image query.jpg
+  tuwen search goods.index "like this, but blue" --image query.jpg --budget-ms 200"""
+
+
+def add_to(commands) -> None:
+    _add_index(commands)
+    _add_search(commands)
+
+
+def _add_index(commands) -> None:
+    index = add_command(commands, "index", run_index, "make pictures searchable, or bring an index up to date", INDEX)
+    index.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder written by `tuwen train`")
+    index.add_argument("pictures", metavar="PICTURES", nargs="?", help=f"{CORPUS}; texts are not needed")
+    index.add_argument(
+        "--out", metavar="INDEX", required=True, help="folder or object-store URL (s3://...) of the index"
+    )
+    index.add_argument("--split", help="take this split alone (default: all there are)")
+    index.add_argument(
+        "--prefix", metavar="TEXT", default="", help="set this before every id, to keep two folders apart"
+    )
+    index.add_argument("--tokens", choices=("float16", "int8"), help="how picture tokens are kept (default float16)")
+    budget = "keep at most N tokens a picture, pooled; 0: none, encode again at each query (default: all)"
+    index.add_argument("--token-budget", metavar="N", type=whole, help=budget)
+    index.add_argument("--prune", action="store_true", help="take out pictures that are not among PICTURES")
+    index.add_argument("--remove", metavar="ID", nargs="+", help="take these pictures out; nothing else is done")
+    index.add_argument("--batch-size", metavar="N", type=positive, default=64, help="pictures embedded at once")
+    index.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_search(commands) -> None:
+    search = add_command(commands, "search", run_search, "search an index by text, picture, or both", SEARCH)
+    search.add_argument("index", metavar="INDEX", help="made by `tuwen index`")
+    search.add_argument("query", metavar="QUERY", nargs="?", help="in any language the model knows")
+    search.add_argument("--image", metavar="FILE", type=Path, help="a picture to search by")
+    search.add_argument("--similar", metavar="ID", help="pictures like this one of the index")
+    search.add_argument("--top", metavar="N", type=positive, default=10, help="results (default 10)")
+    help = "how many of the first stage are re-ranked (default 64); 0: first stage alone"
+    search.add_argument("--candidates", metavar="K", type=whole, default=64, help=help)
+    search.add_argument("--budget-ms", metavar="MS", type=positive, help="stop re-ranking when this time is up")
+    where = "metadata: name=value, name=a|b (one of them), name=5..10, 5.. or ..10 (numbers)"
+    search.add_argument("--where", metavar="NAME=VALUE", nargs="+", default=[], help=where)
+    moved = "where the run is, if it moved since the index was built"
+    search.add_argument("--run", metavar="RUN", dest="run_folder", type=Path, help=moved)
+    search.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
+def run_index(args) -> None:
+    from tuwen.search.index import Index
+    from tuwen.training.parallel import device
+
+    if args.remove:
+        if args.run_folder or args.pictures:
+            args.parser.error("--remove goes with --out alone")
+        gone = Index.open(args.out).remove(args.remove)
+        print_json({"removed": gone}) if args.json else print(f"{gone} of {len(args.remove)} pictures taken out")
+        return
+    if args.pictures is None:
+        args.parser.error("give RUN and PICTURES")
+    with only_json(args.json):
+        index = Index.build(
+            args.run_folder,
+            args.pictures,
+            args.out,
+            split=args.split,
+            prefix=args.prefix,
+            tokens=args.tokens,
+            token_budget=args.token_budget,
+            prune=args.prune,
+            batch_size=args.batch_size,
+            device=str(device("auto")),
+            progress=True,
+            say=lambda line: print(line, flush=True),
+        )
+    _print_built(index.built, args.json)
+
+
+def _print_built(built, as_json: bool) -> None:
+    import dataclasses
+
+    from tuwen.search.build import readable
+
+    if as_json:
+        print_json(dataclasses.asdict(built))
+        return
+    told = ", ".join(f"{count:,} {state}" for state, count in built.counts.items()) or "no pictures"
+    place = "" if built.bytes is None else f", {readable(built.bytes)} on disk"
+    print(f"{told}; {built.pictures:,} pictures in the index{place}; {built.seconds:.1f} s")
+    if built.skipped:
+        print("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in built.skipped.items()))
+    for one in built.broken[:20]:
+        print(f"left out: {one['id']}: {one['reason']}")
+    if len(built.broken) > 20:
+        print(f"... and {len(built.broken) - 20:,} more; --json lists all")
+
+
+def run_search(args) -> None:
+    from tuwen.search.index import Index
+    from tuwen.search.query import Query, Searcher
+    from tuwen.training.parallel import device
+
+    if (args.similar is not None) == (args.query is not None or args.image is not None):
+        args.parser.error("give a QUERY, --image, or both; or else --similar")
+    with only_json(args.json):
+        index = Index.open(args.index, run=args.run_folder, device=str(device("auto")))
+        searcher = Searcher(index)
+        filters = parse_where(args.where, index.columns())
+        if args.similar is not None:
+            found = _similar(searcher, args.similar, args.top, filters)
+        else:
+            query = Query(args.query, args.image)
+            found = searcher.search([query], args.top, args.candidates, args.budget_ms, filters)[0]
+    print_json(as_json(args.query, found)) if args.json else _print_found(found)
+
+
+def _similar(searcher, id: str, top: int, filters):
+    try:
+        return searcher.similar(id, top, filters)
+    except KeyError:
+        raise UserError(f"no picture {id!r} in {searcher.index.path}") from None
+
+
+def as_json(query: str | None, found) -> dict[str, Any]:
+    """What `tuwen search --json` prints."""
+    import dataclasses
+
+    results = [dataclasses.asdict(result) for result in found.results]
+    return {
+        "query": query,
+        "results": results,
+        "reranked": found.reranked,
+        "complete": found.complete,
+        "ms": found.ms,
+    }
+
+
+def _print_found(found) -> None:
+    rows = []
+    for place, result in enumerate(found.results, 1):
+        text = next((text for texts in result.texts.values() for text in texts), "")
+        rows.append((str(place), result.id, f"{result.first:.3f}", f"{result.score:.3f}", text, result.image))
+    print_table("", ("", "id", "first", "score", "text", "picture"), rows, whole=("id",))
+    note = "" if found.complete else f"; out of time: {found.reranked} re-ranked, the rest by the first stage"
+    print(f"{found.ms:.0f} ms{note}", file=sys.stderr)
+
+
+def parse_where(told: list[str], columns: dict[str, str]) -> dict[str, Any]:
+    """Filters of `Searcher.search` from NAME=VALUE.
+
+    Raises:
+        UserError: not of that form, or no number where one is needed.
+    """
+    filters: dict[str, Any] = {}
+    for one in told:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise UserError(f"--where {one!r}: write name=value")
+        kind = columns.get(name, "text")
+        if kind == "number" and ".." in value:
+            ends = zip(("min", "max"), value.split("..", 1), strict=True)
+            filters[name] = {end: _parse(one, kind, bound) for end, bound in ends if bound}
+        else:
+            filters[name] = [_parse(one, kind, part) for part in value.split("|")]
+    return filters
+
+
+def _parse(told: str, kind: str, value: str) -> Any:
+    if kind in ("text", "tags"):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = None
+    right = isinstance(found, bool) if kind == "flag" else isinstance(found, int | float)
+    if right:
+        return found
+    raise UserError(f"--where {told!r}: this column holds {'true or false' if kind == 'flag' else 'numbers'}")

@@ -1,0 +1,186 @@
+"""Building an index, or bringing one up to date: only what is new or changed is embedded."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuwen import model as models
+from tuwen.data.batch import Images
+from tuwen.errors import UserError
+from tuwen.search.index import Index, weights_mark
+from tuwen.search.ingest import Ingest, first_stage_vectors, schema_of
+from tuwen.search.measure import LossProbe
+from tuwen.search.parts import Layout
+from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
+from tuwen.search.record import Record
+
+THUMBNAIL_BYTES = 9_000  # of a photograph, for the estimate before building
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did.
+
+    counts: pictures by what became of them (`Added.state`, and "removed"). broken: {"id", "reason"} of those left out;
+    skipped: rows of the corpus without a usable picture, by reason. pictures: in the index now. bytes: on disk, None at
+    a URL. seconds: of this run. loss: what keeping the parts as they are costs, as `LossProbe.result` says it.
+    """
+
+    counts: dict[str, int]
+    broken: list[dict[str, str]]
+    skipped: dict[str, int]
+    pictures: int
+    bytes: int | None
+    seconds: float
+    loss: dict[str, float] = field(default_factory=dict)
+
+
+def build(
+    run: str | PathLike,
+    pictures: str | PathLike | Iterable[Picture],
+    out: str | PathLike,
+    *,
+    split: str | None = None,
+    prefix: str = "",
+    tokens: str | None = None,
+    token_budget: int | None = None,
+    prune: bool = False,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Index:
+    """Puts pictures into the index at `out`, which is made if there is none; the answer's `built` says what was done.
+
+    A run that was stopped, however, is completed by the same call. A picture whose id is there with other content
+    takes its place; one whose content is there under another id is not put in again.
+
+    pictures: a folder, pair table, shards, any other corpus's location, or `Picture`s. split: of a corpus, one alone.
+    prefix: set before ids. tokens: "float16" or "int8", how parts for re-ranking are kept (default: float16).
+    token_budget: most tokens a picture that are kept, pooled where it has more; 0 keeps none, and the k that are
+    re-ranked are encoded again for each query; None: all. Both are settled when the index is made. prune: take out
+    pictures that are not among the given. say: is told lines worth reading (sizes, losses).
+
+    Raises:
+        UserError: no such run or pictures; the index is of another run, or keeps tokens otherwise; another process is
+            writing to it.
+    """
+    began = time.monotonic()
+    source = open_pictures(pictures, split, prefix) if isinstance(pictures, str | PathLike) else pictures
+    record = Record.open(out)
+    if record is None:
+        record = Record.create(out, *_plan(models.load(run, device), run, tokens, token_budget))
+    index = Index(record, run, device)
+    _check_settings(index, tokens, token_budget)
+    probe = LossProbe(index.model, index.layout)
+    say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
+    counts, broken, ingest = _take_in(index, record, source, batch_size, probe, progress)
+    if prune and _prune(record, ingest, counts):
+        again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
+        counts["added"] = counts.get("added", 0) + again.get("added", 0)
+    record.tidy()
+    index.refresh()
+    loss = probe.result()
+    if loss:
+        record.tell({"loss": loss})
+        say(probe.line())
+    skipped = source.skipped if isinstance(source, CorpusPictures) else {}
+    index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
+    return index
+
+
+def _plan(model: models.Model, run: str | PathLike, tokens: str | None, budget: int | None) -> tuple[dict, Any]:
+    """What a new index says about itself, and the columns of its table."""
+    system, side = model.system, model.config.model.image.side
+    with torch.no_grad():
+        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=model.device)
+        sample = system.encode_images(Images(blank)).to("cpu")
+    fields = system.index_fields if system.can("match") or system.can("scores") else ()
+    layout = Layout.of(fields, sample, tokens or "float16", budget)
+    vectors = first_stage_vectors(sample)
+    width = 0 if vectors is None else vectors.shape[1]
+    keep_pixels = budget == 0
+    sizes = {"vector": 4 * width, **layout.size(sample), "thumbnail": THUMBNAIL_BYTES}
+    sizes["picture"] = side * side // 2 if keep_pixels else 0
+    about = {
+        "run": str(Path(run).resolve()),
+        "weights": weights_mark(run),
+        "system": type(system).__module__.rpartition(".")[2],
+        "languages": list(model.languages),
+        "side": side,
+        "width": width,
+        "pooled": sample.pooled is not None,
+        "layout": layout.to_json(),
+        "sizes": sizes,
+        "bytes": sum(sizes.values()),
+    }
+    return about, schema_of(layout, width, keep_pixels)
+
+
+def _check_settings(index: Index, tokens: str | None, budget: int | None) -> None:
+    layout = index.layout
+    if tokens not in (None, layout.precision):
+        raise UserError(f"{index.path}: keeps tokens as {layout.precision}, not {tokens}; choose another --out")
+    if budget not in (None, layout.budget):
+        kept = "all" if layout.budget is None else layout.budget
+        raise UserError(f"{index.path}: keeps {kept} tokens a picture, not {budget}; choose another --out")
+
+
+def _size_line(index: Index, count: int | None) -> str:
+    sizes = {name: size for name, size in index.about["sizes"].items() if size}
+    each = f"about {index.about['bytes'] / 1024:.1f} KB a picture"
+    each += " (" + ", ".join(f"{name} {size / 1024:.1f}" for name, size in sizes.items()) + ")"
+    return each if count is None else f"{count:,} pictures, {each}: {readable(index.about['bytes'] * count)} in all"
+
+
+def _take_in(
+    index: Index, record: Record, source: Iterable, batch_size: int, probe: LossProbe, progress: bool
+) -> tuple[dict[str, int], list[dict[str, str]], Ingest]:
+    counts: Counter[str] = Counter()
+    broken = []
+    with record.writing(), _bar(progress) as bar:
+        ingest = Ingest(record, index.model, index.layout, batch_size, probe.watch)
+        task = bar.add_task("pictures", total=len(source) if isinstance(source, Sequence) else None)
+        for said in ingest.run(source):
+            counts.update(one.state for one in said)
+            broken += [{"id": one.id, "reason": one.reason} for one in said if one.state == "broken"]
+            bar.update(task, advance=len(said))
+    return dict(counts), broken, ingest
+
+
+def _prune(record: Record, ingest: Ingest, counts: dict[str, int]) -> bool:
+    """Takes out what this run's pictures did not show; whether one of it has a copy there that must now go in."""
+    gone = [name for name in ingest.stored if name not in ingest.seen]
+    with record.writing():
+        record.delete(gone)
+    counts["removed"] = len(gone)
+    return any(name in ingest.alias for name in gone)
+
+
+def readable(size: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TB"
+
+
+def _bar(shown: bool):
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    return progress.Progress(*columns, console=Console(stderr=True), disable=not (shown and sys.stderr.isatty()))

@@ -1,0 +1,82 @@
+"""Filters on metadata columns, as conditions of SQL (Lance) or of Milvus."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tuwen.errors import UserError
+from tuwen.search.record import field_of, literal
+
+Filters = Mapping[str, Any]
+_BOUNDS = {"min": ">=", "max": "<="}
+
+
+def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
+    """The condition that all filters hold; None where there are none.
+
+    filters: column -> the value it must equal (of tags: must contain), a list of values of which one will do, or
+        {"min": a, "max": b} of numbers, either end left out at will. columns: kinds by name, as `Index.columns`.
+
+    Raises:
+        UserError: no such column, or a value that its kind cannot have.
+    """
+    conditions = []
+    for name, wanted in (filters or {}).items():
+        kind = _kind(name, columns)
+        field = f"`{field_of(name)}`"
+        if isinstance(wanted, Mapping):
+            conditions += [f"{field} {sign} {bound!r}" for sign, bound in _bounds(name, kind, wanted)]
+            continue
+        values = [_value(name, kind, value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+        told = [literal(value) if isinstance(value, str) else repr(value).lower() for value in values]
+        one = "array_has({0}, {1})" if kind == "tags" else "{0} = {1}"
+        conditions.append("(" + (" OR ".join(one.format(field, value) for value in told) or "false") + ")")
+    return " AND ".join(conditions) or None
+
+
+def milvus(filters: Filters | None, columns: Mapping[str, str]) -> str:
+    """The same for Milvus, "" where there are no filters.
+
+    Raises:
+        UserError: as `sql`.
+    """
+    conditions = []
+    for name, wanted in (filters or {}).items():
+        kind = _kind(name, columns)
+        field = f'columns["{field_of(name)}"]'
+        if isinstance(wanted, Mapping):
+            conditions += [f"{field} {sign} {bound!r}" for sign, bound in _bounds(name, kind, wanted)]
+            continue
+        values = [_value(name, kind, value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+        if kind == "tags":
+            conditions.append(f"json_contains_any({field}, {json.dumps(values, ensure_ascii=False)})")
+        else:
+            conditions.append(f"{field} in {json.dumps(values, ensure_ascii=False)}")
+    return " and ".join(conditions)
+
+
+def _kind(name: str, columns: Mapping[str, str]) -> str:
+    if name not in columns:
+        raise UserError(f"no column {name!r} to filter by; this index has {', '.join(columns) or 'none'}")
+    return columns[name]
+
+
+def _bounds(name: str, kind: str, wanted: Mapping) -> list[tuple[str, float]]:
+    if kind != "number":
+        raise UserError(f"column {name!r} is {kind}, not a number: filter it by values, not by min and max")
+    if not wanted or set(wanted) - set(_BOUNDS):
+        raise UserError(f'filter {name!r}: give {{"min": a}}, {{"max": b}} or both, not {dict(wanted)!r}')
+    return [(_BOUNDS[end], float(_value(name, kind, bound))) for end, bound in wanted.items()]
+
+
+def _value(name: str, kind: str, value: Any) -> str | float | bool:
+    """The value, if the column can have it."""
+    if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if kind == "flag" and isinstance(value, bool):
+        return value
+    if kind in ("text", "tags") and isinstance(value, str):
+        return value
+    right = {"number": "a number", "flag": "true or false"}.get(kind, "a string")
+    raise UserError(f"filter {name!r}: {value!r} is not {right}, which this column holds")

@@ -1,0 +1,238 @@
+"""An index: pictures with what both stages of a search read of them, kept as a record that is always whole."""
+
+import hashlib
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuwen import model as models
+from tuwen.data.batch import Images
+from tuwen.data.images import load as load_image
+from tuwen.data.images import resize
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.search.ingest import Added, Ingest, part_field
+from tuwen.search.parts import Layout
+from tuwen.search.pictures import Picture
+from tuwen.search.record import Record, Snapshot, field_of
+from tuwen.training import checkpoint
+
+if TYPE_CHECKING:
+    from tuwen.search.build import Built
+
+VALUES = 50  # most values of a column that are listed
+
+
+class Index:
+    """Pictures ready to be searched; open one by `Index.open`, make or extend one by `Index.build`.
+
+    built: what `Index.build` did; None of an index that was opened. snapshot: the version that searches read. Whoever
+    adds or removes through this object sees it renewed; what other processes did is seen after `refresh`. Safe to use
+    from several threads.
+    """
+
+    def __init__(self, record: Record, run: str | os.PathLike | None = None, device: str = "cpu"):
+        self._record, self._run, self._device = record, run, device
+        self._lock = threading.Lock()
+        self.built: Built | None = None
+        self.layout = Layout.from_json(record.about["layout"])
+        self.snapshot: Snapshot = record.snapshot(self.about["width"] > 0)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, run: str | os.PathLike | None = None, device: str = "cpu") -> "Index":
+        """The index at a folder or object-store URL. The model is loaded when it is first needed.
+
+        run: where the run is now, if it has moved since the index was built.
+
+        Raises:
+            UserError: no index there, or a damaged one.
+        """
+        record = Record.open(path)
+        if record is None:
+            raise UserError(f"{path}: no index there; make one with `tuwen index RUN PICTURES --out {path}`")
+        return cls(record, run, device)
+
+    @classmethod
+    def build(cls, run: str | os.PathLike, pictures, out: str | os.PathLike, **options) -> "Index":
+        """Puts pictures into the index at `out`, which is made if there is none: `tuwen.search.build.build`."""
+        from tuwen.search.build import build
+
+        return build(run, pictures, out, **options)
+
+    # ---- what is in it
+
+    @property
+    def path(self) -> str:
+        return self._record.location
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """How it was built: "run", "system", "languages", "side", "layout", "width" of vectors, "loss", ..."""
+        return self._record.about
+
+    def __len__(self) -> int:
+        return len(self.snapshot)
+
+    def columns(self) -> dict[str, str]:
+        """Metadata columns by name, with their kind: "text", "number", "flag", or "tags" (lists of strings)."""
+        return self._record.columns()
+
+    def values(self, column: str) -> list[Any] | dict[str, float]:
+        """What to offer as filters: the most frequent values, or {"min", "max"} of numbers.
+
+        Raises:
+            UserError: no such column.
+        """
+        kind = self.columns().get(column)
+        if kind is None:
+            raise UserError(f"no column {column!r}; this index has {', '.join(self.columns()) or 'none'}")
+        held = self.snapshot.dataset.to_table(columns=[field_of(column)])[0].drop_null().to_pylist()
+        if kind == "number":
+            return {"min": min(held), "max": max(held)} if held else {}
+        counted = Counter(tag for tags in held for tag in tags) if kind == "tags" else Counter(held)
+        return [value for value, _ in counted.most_common(VALUES)]
+
+    def thumbnail(self, id: str) -> bytes:
+        """A JPEG of the picture, shorter side at most 256 pixels.
+
+        Raises:
+            KeyError: no such picture.
+        """
+        return self._one(id, "thumbnail")
+
+    def picture(self, id: str) -> Tensor:
+        """[3, side, side] uint8 as the image tower sees it; made from the thumbnail unless tokens are left out.
+
+        Raises:
+            KeyError: no such picture.
+        """
+        held = "pixels" if self.keeps_pixels else "thumbnail"
+        return resize(load_image(self._one(id, held)), self.about["side"])
+
+    def describe(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """{"id", "image", "texts", "columns"} of pictures, in the order given.
+
+        Raises:
+            KeyError: no such picture.
+        """
+        snapshot = self.snapshot
+        return self.told(snapshot, np.array([snapshot.find(id) for id in ids], dtype=np.int64))
+
+    def told(self, snapshot: Snapshot, positions: np.ndarray) -> list[dict[str, Any]]:
+        """`describe` by position."""
+        fields = {name: field_of(name) for name in self.columns()}
+        fields = {name: held for name, held in fields.items() if held in snapshot.dataset.schema.names}
+        rows = snapshot.rows(positions, ["id", "image", "texts", *fields.values()])
+        return [
+            {
+                "id": rows["id"][k],
+                "image": rows["image"][k],
+                "texts": json.loads(rows["texts"][k]),
+                "columns": {name: rows[held][k] for name, held in fields.items() if rows[held][k] is not None},
+            }
+            for k in range(len(positions))
+        ]
+
+    def size(self) -> int | None:
+        """Bytes on disk; None at a URL."""
+        folder = self._record.local
+        if folder is None:
+            return None
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    @cached_property
+    def model(self) -> models.Model:
+        """The run's model.
+
+        Raises:
+            UserError: the run is gone, or has other weights than those the index was built with.
+        """
+        run = Path(self._run or self.about["run"])
+        model = models.load(run, self._device)
+        if weights_mark(run) != self.about["weights"]:
+            raise UserError(f"{self.path}: built with other weights than {run} has now; build an index anew with them")
+        return model
+
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether pictures are kept in place of tokens, to be encoded again for each query that re-ranks them."""
+        return self.layout.budget == 0
+
+    def encoded(self, snapshot: Snapshot, positions: np.ndarray) -> Encoded:
+        """What `System.match` and `System.scores` read of the given rows: `Encoded`, float32 on the CPU."""
+        if self.keeps_pixels:
+            held = snapshot.rows(positions, ["pixels"])["pixels"]
+            pixels = torch.stack([load_image(data) for data in held]).to(self.model.device)
+            with torch.no_grad():
+                return self.model.system.encode_images(Images(pixels)).to("cpu")
+        fields = {part.name: part_field(part.name) for part in self.layout.parts}
+        rows = snapshot.rows(positions, list(fields.values()))
+        pooled = self.vectors(snapshot, positions) if self.about["pooled"] else None
+        return self.layout.read({name: rows[held] for name, held in fields.items()}, pooled)
+
+    def vectors(self, snapshot: Snapshot, positions: np.ndarray) -> Tensor:
+        """[K, D] first-stage vectors of the given rows."""
+        if snapshot.vectors is not None:
+            return snapshot.vectors[torch.from_numpy(positions)]
+        return torch.from_numpy(np.array(snapshot.rows(positions, ["vector"])["vector"], dtype=np.float32))
+
+    # ---- changes
+
+    def add(self, pictures: Iterable[Picture], batch_size: int = 64) -> list[Added]:
+        """Puts pictures in and says what became of each, in no certain order; all is committed on return.
+
+        Raises:
+            UserError: another process or thread is writing.
+        """
+        with self._record.writing():
+            said = [
+                one for part in Ingest(self._record, self.model, self.layout, batch_size).run(pictures) for one in part
+            ]
+        self.refresh()
+        return said
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Takes pictures out by id and says how many were there.
+
+        Raises:
+            UserError: another process or thread is writing.
+        """
+        with self._record.writing():
+            before = self._record.table.count_rows()
+            self._record.delete(list(ids))
+            gone = before - self._record.table.count_rows()
+        self.refresh()
+        return gone
+
+    def refresh(self) -> None:
+        """Makes searches see the newest version, whoever wrote it."""
+        with self._lock:
+            self.snapshot = self._record.snapshot(self.about["width"] > 0, self.snapshot)
+
+    # ---- pieces
+
+    def _one(self, id: str, column: str) -> bytes:
+        snapshot = self.snapshot
+        return snapshot.rows(np.array([snapshot.find(id)]), [column])[column][0]
+
+
+def weights_mark(run: str | os.PathLike) -> str:
+    """A mark that changes with a run's weights: hash of the file's size, header, and blocks spread over it."""
+    path = Path(run) / checkpoint.WEIGHTS
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with open(path, "rb") as file:
+        digest.update(file.read(1 << 20))
+        for place in np.linspace(0, size, 64, endpoint=False).astype(int).tolist():
+            file.seek(place)
+            digest.update(file.read(1 << 16))
+    return digest.hexdigest()

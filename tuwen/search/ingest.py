@@ -1,0 +1,328 @@
+"""Pictures into a record: read, told apart by content, embedded in batches, committed.
+
+What is embedded together is decided by the order of the pictures alone, and commits end with a batch: a run that was
+killed and started again makes the same vectors as one that was not.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tuwen.data.batch import Images
+from tuwen.data.corpus import BrokenImage
+from tuwen.data.images import encode_jpeg, load, resize, shrink
+from tuwen.errors import UserError
+from tuwen.model import Model
+from tuwen.nn.encoded import Encoded
+from tuwen.search.parts import Layout
+from tuwen.search.pictures import Content, Picture, Unreadable, check_id, digest, kind_of
+from tuwen.search.record import KINDS, Record, field_of, vector_column
+
+WINDOW = 64  # pictures read ahead
+COMMIT_BYTES = 1 << 28  # most bytes of a commit
+THUMBNAIL = 256  # shorter side of a thumbnail in pixels
+PIXELS_QUALITY = 95  # of the JPEG kept where pictures are encoded again on demand
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of a picture. id: of the entry it now is.
+
+    state: "added"; "replaced" (its id stood for other content); "updated" (texts, metadata or source alone);
+        "unchanged"; "duplicate" (the same content is there under the `id` given here); "broken" (left out: `reason`).
+    """
+
+    id: str
+    state: str
+    reason: str = ""
+
+
+@dataclass
+class _Row:
+    """A picture that has to be embedded, or (pixels None) whose surroundings have changed."""
+
+    id: str
+    state: str
+    content: Content
+    told: dict[str, Any]  # image, texts, digest, metadata by kind
+    pixels: Tensor | None = None  # [3, side, side] uint8
+    thumbnail: bytes = b""
+
+
+@dataclass
+class _Pending:
+    """What the next commit holds."""
+
+    rows: list[_Row] = field(default_factory=list)
+    vectors: list[Tensor] = field(default_factory=list)
+    parts: dict[str, list[bytes]] = field(default_factory=dict)
+    updates: list[_Row] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+
+def part_field(name: str) -> str:
+    """The table's name of a kept part."""
+    return "part_" + name.replace(".", "_")
+
+
+def schema_of(layout: Layout, width: int, keep_pixels: bool) -> pa.Schema:
+    """Columns of the table of pictures, before any metadata. width: of vectors; 0: the system has none."""
+    fields = [(name, pa.string()) for name in ("id", "hash", "image", "texts", "digest")]
+    fields += [("thumbnail", pa.binary())]
+    fields += [("vector", pa.list_(pa.float32(), width))] if width else []
+    fields += [("pixels", pa.binary())] if keep_pixels else []
+    return pa.schema(fields + [(part_field(part.name), pa.binary()) for part in layout.parts])
+
+
+def first_stage_vectors(encoded: Encoded) -> Tensor | None:
+    """[B, D] the pooled vectors; where a system has tokens alone, their mean as a unit vector; None where neither."""
+    if encoded.pooled is not None or encoded.tokens is None:
+        return encoded.pooled
+    mask = torch.ones(encoded.tokens.shape[:2]) if encoded.token_mask is None else encoded.token_mask
+    mean = (encoded.tokens * mask[..., None].to(encoded.tokens)).sum(1)
+    return torch.nn.functional.normalize(mean, dim=1)
+
+
+class Ingest:
+    """One run of adding pictures. The caller holds `Record.writing`.
+
+    watch: called with (pictures, encoded) of every batch, before anything is cut or rounded.
+    after: called after every commit with its new rows, their vectors [B, D], and the ids removed.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        model: Model,
+        layout: Layout,
+        batch_size: int,
+        watch: Callable[[list[Picture], Encoded], None] | None = None,
+        after: Callable[[list["_Row"], Tensor | None, list[str]], None] | None = None,
+    ):
+        self.record, self.model, self.layout, self.batch_size = record, model, layout, batch_size
+        self.watch, self.after = watch, after
+        self.side = model.config.model.image.side
+        self.keep_pixels = "pixels" in record.table.schema.names
+        self.kinds = record.columns()
+        self.no_columns: set[str] = set()
+        known = record.dataset().to_table(columns=["id", "hash", "digest"])
+        columns = (known[name].to_pylist() for name in ("id", "hash", "digest"))
+        self.known = {name: (content, told) for name, content, told in zip(*columns, strict=True)}
+        self.owner = {content: name for name, (content, _) in self.known.items()}
+        self.stored = set(self.known)  # ids that a commit has already
+        self.seen: set[str] = set()  # ids of entries that this run's pictures are
+        self.alias: dict[str, str] = {}  # entry -> another id that this run gave the same content
+        self.pending = _Pending()
+        self.waiting: list[tuple[_Row, Picture]] = []
+        self.said: list[Added] = []
+
+    def run(self, pictures: Iterable[Picture | Unreadable]) -> Iterator[list[Added]]:
+        """Takes the pictures in; gives what became of them, once it is committed."""
+        began = committed = time.monotonic()
+        source = iter(pictures)
+        with ThreadPoolExecutor(4) as pool:
+            ahead = pool.submit(lambda: list(islice(source, WINDOW)))
+            while window := ahead.result():
+                ahead = pool.submit(lambda: list(islice(source, WINDOW)))
+                for picture, content in zip(window, pool.map(_content, window), strict=True):
+                    self._tell_apart(picture, content)
+                while len(self.waiting) >= self.batch_size:
+                    self._embed(pool, self.batch_size)
+                    elapsed = time.monotonic() - committed
+                    longest = min(60.0, max(1.0, (time.monotonic() - began) / 50))
+                    if elapsed > longest or self.pending.bytes > COMMIT_BYTES:
+                        yield self._commit()
+                        committed = time.monotonic()
+            if self.waiting:
+                self._embed(pool, self.batch_size)
+        yield self._commit()
+
+    # ---- what a picture is
+
+    def _tell_apart(self, picture: Picture | Unreadable, content: Content | BrokenImage) -> None:
+        if isinstance(picture, Unreadable) or isinstance(content, BrokenImage):
+            self._broken(picture.id or "", content)
+            return
+        name = picture.id or content.hash
+        try:
+            told = self._told(check_id(name), picture, content)
+        except UserError as error:
+            self._broken(name, BrokenImage("bad row", str(error)))
+            return
+        holder = self.owner.get(content.hash)
+        if holder is not None and holder != name:
+            self._duplicate(name, holder)
+            return
+        self.seen.add(name)
+        had = self.known.get(name)
+        row = _Row(name, "", content, told)
+        if had is None or had[0] != content.hash:
+            row.state = "added" if had is None else "replaced"
+            if had is not None:
+                self.owner.pop(had[0], None)
+            self._wait(row, picture)
+        elif had[1] != told["digest"]:
+            self._update(replace(row, state="updated"))
+        else:
+            self.said.append(Added(name, "unchanged"))
+            return
+        self.known[name] = (content.hash, told["digest"])
+        self.owner[content.hash] = name
+
+    def _wait(self, row: _Row, picture: Picture) -> None:
+        self.waiting = [(other, p) for other, p in self.waiting if other.id != row.id] + [(row, picture)]
+        self.pending.updates = [other for other in self.pending.updates if other.id != row.id]
+
+    def _update(self, row: _Row) -> None:
+        for other, _ in self.waiting:
+            if other.id == row.id:  # the same picture once more before it was embedded
+                other.told, other.content = row.told, replace(other.content, source=row.content.source)
+                return
+        self.pending.updates = [other for other in self.pending.updates if other.id != row.id] + [row]
+
+    def _duplicate(self, name: str, holder: str) -> None:
+        """A picture whose content is there under another id; what stood under its own id goes."""
+        self.alias.setdefault(holder, name)
+        if name in self.known:
+            self.owner.pop(self.known.pop(name)[0], None)
+            self.pending.removed.append(name)
+            self.waiting = [(row, picture) for row, picture in self.waiting if row.id != name]
+        self.said.append(Added(holder, "duplicate"))
+
+    def _broken(self, name: str, error: Content | BrokenImage) -> None:
+        if name in self.known:
+            self.seen.add(name)  # what is there stays until the picture can be read again
+        self.said.append(Added(name, "broken", str(error)))
+
+    def _told(self, name: str, picture: Picture, content: Content) -> dict[str, Any]:
+        """What stands beside a picture.
+
+        Raises:
+            UserError: a value that its column cannot hold.
+        """
+        columns = {}
+        for column in picture.columns:
+            value = None if column in self.no_columns else picture.columns[column]
+            if value is None:
+                continue
+            kind = kind_of(value)
+            if kind is None:
+                self.no_columns.add(column)  # boxes and the like: nothing to filter by
+                continue
+            if self.kinds.setdefault(column, kind) != kind:
+                raise UserError(f"{name}: column {column!r} is {self.kinds[column]} in this index, not {value!r}")
+            columns[column] = float(value) if kind == "number" else value
+        texts = {language: list(given) for language, given in picture.texts.items()}
+        return {"texts": texts, "columns": columns, "digest": digest(texts, columns, content.source)}
+
+    # ---- embedding
+
+    def _embed(self, pool: ThreadPoolExecutor, count: int) -> None:
+        """The first `count` waiting pictures through the image tower."""
+        batch, self.waiting = self.waiting[:count], self.waiting[count:]
+        rows = []
+        for (row, picture), error in zip(batch, pool.map(lambda item: self._decode(item[0]), batch), strict=True):
+            if error is None:
+                rows.append((row, picture))
+                continue
+            had = self.known.pop(row.id)
+            self.owner.pop(had[0], None)
+            if row.id in self.stored:  # the entry of before stays
+                self.seen.add(row.id)
+            self.said.append(Added(row.id, "broken", str(error)))
+        if not rows:
+            return
+        pixels = torch.stack([row.pixels for row, _ in rows if row.pixels is not None]).to(self.model.device)
+        with torch.no_grad():
+            encoded = self.model.system.encode_images(Images(pixels)).to("cpu")
+        if self.watch is not None:
+            self.watch([picture for _, picture in rows], encoded)
+        vectors = first_stage_vectors(encoded)
+        self.pending.rows += [row for row, _ in rows]
+        self.pending.vectors += [] if vectors is None else [vectors.float()]
+        for name, data in self.layout.write(encoded).items():
+            self.pending.parts.setdefault(name, []).extend(data)
+            self.pending.bytes += sum(map(len, data))
+        self.pending.bytes += sum(len(row.thumbnail) + (self.side**2 if self.keep_pixels else 0) for row, _ in rows)
+
+    def _decode(self, row: _Row) -> BrokenImage | None:
+        try:
+            image = load(row.content.data)
+        except BrokenImage as error:
+            return error
+        row.pixels = resize(image, self.side)
+        row.thumbnail = encode_jpeg(shrink(image, THUMBNAIL), 85)
+        row.content = replace(row.content, data=b"")
+        return None
+
+    # ---- committing
+
+    def _commit(self) -> list[Added]:
+        now, self.pending = self.pending, _Pending()
+        fresh = {column: kind for column, kind in self.kinds.items() if column not in self.record.columns()}
+        if fresh and (now.rows or now.updates):
+            self.record.add_columns(fresh)
+        if now.rows:
+            table = self._table(now)
+            if self.stored.isdisjoint(row.id for row in now.rows):
+                self.record.append(table)
+            else:
+                self.record.put(table)
+            self.stored.update(row.id for row in now.rows)
+        if now.updates:
+            self.record.put(pa.table(self._beside(now.updates)))
+        if now.removed:
+            self.record.delete(now.removed)
+            self.stored.difference_update(now.removed)
+        if self.after is not None and (now.rows or now.updates or now.removed):
+            self.after(now.rows, torch.cat(now.vectors) if now.vectors else None, now.removed)
+        said, self.said = self.said, []
+        return said + [Added(row.id, row.state) for row in (*now.rows, *now.updates)]
+
+    def _table(self, now: _Pending) -> pa.Table:
+        columns: dict[str, Any] = self._beside(now.rows)
+        columns["hash"] = [row.content.hash for row in now.rows]
+        columns["thumbnail"] = pa.array([row.thumbnail for row in now.rows], pa.binary())
+        if now.vectors:
+            columns["vector"] = vector_column(torch.cat(now.vectors))
+        if self.keep_pixels:
+            columns["pixels"] = [encode_jpeg(row.pixels, PIXELS_QUALITY) for row in now.rows if row.pixels is not None]
+        columns |= {part_field(name): pa.array(data, pa.binary()) for name, data in now.parts.items()}
+        schema = self.record.table.schema
+        table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+        last = {row.id: place for place, row in enumerate(now.rows)}  # an id given twice is what it was last
+        return table if len(last) == len(table) else table.take(sorted(last.values()))
+
+    def _beside(self, rows: list[_Row]) -> dict[str, Any]:
+        """Columns that need no embedding."""
+        columns: dict[str, Any] = {
+            "id": [row.id for row in rows],
+            "image": [row.content.source for row in rows],
+            "texts": [_json(row.told["texts"]) for row in rows],
+            "digest": [row.told["digest"] for row in rows],
+        }
+        for column, kind in self.kinds.items():
+            columns[field_of(column)] = pa.array([row.told["columns"].get(column) for row in rows], KINDS[kind])
+        return columns
+
+
+def _content(picture: Picture | Unreadable) -> Content | BrokenImage:
+    if isinstance(picture, Unreadable):
+        return picture.error
+    try:
+        return picture.content()
+    except BrokenImage as error:
+        return error
+
+
+def _json(value: Mapping) -> str:
+    return json.dumps(value, ensure_ascii=False)

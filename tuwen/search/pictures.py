@@ -1,0 +1,161 @@
+"""Pictures on their way into an index: what a user hands over, and the rows of any corpus."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from tuwen.data.corpora.files import EVERY, FileCorpus
+from tuwen.data.corpora.folder import FolderSource
+from tuwen.data.corpus import BrokenImage, Corpus
+from tuwen.data.images import from_pillow, read_file
+from tuwen.data.open import open_corpus, splits_of
+from tuwen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to index.
+
+    image: encoded bytes, a path, a Pillow image, or [3, H, W] uint8. id: what it is called; None: the hash of its
+    content. texts: by language, shown with it. columns: metadata, to show and filter by: strings, numbers, true or
+    false, lists of strings. source: where it came from, shown with it; a path given as `image` is taken for it.
+    """
+
+    image: bytes | str | os.PathLike | Image.Image | Tensor
+    id: str | None = None
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def content(self) -> "Content":
+        """Its bytes (or pixels) and their hash.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
+        data, source = self.image, self.source
+        if isinstance(data, str | os.PathLike):
+            source = source or str(Path(data).resolve())
+            data = read_file(data)
+        if isinstance(data, Image.Image):
+            data = from_pillow(data)
+        digest = hashlib.blake2b(digest_size=16)
+        if isinstance(data, Tensor):
+            digest.update(repr(tuple(data.shape)).encode())
+            digest.update(data.contiguous().numpy().tobytes())
+        else:
+            if not data:
+                raise BrokenImage("empty", "no bytes")
+            digest.update(data)
+        return Content(data, digest.hexdigest(), source)
+
+
+@dataclass(frozen=True)
+class Content:
+    """data: encoded bytes or decoded pixels; hash: 32 hexadecimal digits of either; source: where it came from."""
+
+    data: bytes | Tensor
+    hash: str
+    source: str
+
+
+class CorpusPictures(Sequence):
+    """All rows of corpora as pictures, read when asked for. A row that cannot be read gives the `BrokenImage` itself.
+
+    prefix: set before every id.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus], prefix: str = ""):
+        self.corpora, self.prefix = corpora, prefix
+        self.ends = np.cumsum([len(corpus) for corpus in corpora])
+        self.skipped: dict[str, int] = {}
+        for corpus in corpora:
+            for reason, count in getattr(corpus, "skipped", {}).items():
+                self.skipped[reason] = self.skipped.get(reason, 0) + count
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, place):
+        which = int(np.searchsorted(self.ends, place, side="right"))
+        corpus = self.corpora[which]
+        row = place - (int(self.ends[which - 1]) if which else 0)
+        record = corpus.record(row)
+        try:
+            image = corpus.encoded(row) if hasattr(corpus, "encoded") else corpus.image(row)
+        except BrokenImage as error:
+            return Unreadable(self.prefix + record.id, error)
+        source = str(corpus.path(row)) if isinstance(corpus, FileCorpus) else ""
+        return Picture(image, self.prefix + record.id, record.texts, record.columns, source)
+
+    def __iter__(self) -> Iterator:
+        return (self[place] for place in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row whose picture cannot be read."""
+
+    id: str
+    error: BrokenImage
+
+
+def open_pictures(location: str | os.PathLike, split: str | None = None, prefix: str = "") -> CorpusPictures:
+    """The pictures of a folder, pair table, shards, or any other corpus; texts beside them are welcome, not needed.
+
+    split: one split alone; None: all there are.
+
+    Raises:
+        UserError: nothing there that is a corpus, no such split.
+    """
+    location = str(location)
+    path = Path(location)
+    if path.is_dir() and not any((path / name).exists() for name in _MARKS):
+        folder = FolderSource(path, wordless=True)
+        if len(folder):
+            return CorpusPictures([FileCorpus(folder, split or EVERY, "skip")], prefix)
+    if path.exists() and not (path / "corpus.json").is_file():
+        return CorpusPictures([open_corpus(location, split or EVERY, "skip")], prefix)
+    splits = splits_of(location) if split is None else (split,)
+    return CorpusPictures([open_corpus(location, split, "skip") for split in splits], prefix)
+
+
+_MARKS = ("corpus.json", "pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
+
+
+def kind_of(value: Any) -> str | None:
+    """The kind of metadata column a value can stand in; None: none."""
+    if isinstance(value, bool | np.bool_):
+        return "flag"
+    if isinstance(value, int | float | np.integer | np.floating):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return "tags"
+    return None
+
+
+def digest(texts: Mapping[str, Sequence[str]], columns: Mapping[str, Any], source: str) -> str:
+    """Hash of what stands beside a picture."""
+    told = json.dumps([{k: list(v) for k, v in texts.items()}, columns, source], sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def check_id(name: str) -> str:
+    """The id, if it can be one.
+
+    Raises:
+        UserError: empty, too long, or with characters that do not print.
+    """
+    if not name or len(name) > 512 or not name.isprintable():
+        raise UserError(f"id {name[:40]!r}: give 1 to 512 characters that print")
+    return name

@@ -1,0 +1,281 @@
+"""Queries against an index: a shortlist by vector, re-ranked by the cross encoder from cached picture tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuwen.data.batch import Images
+from tuwen.data.corpus import BrokenImage, normalise
+from tuwen.data.images import load as load_image
+from tuwen.data.images import resize
+from tuwen.errors import UserError
+from tuwen.model import Picture
+from tuwen.nn.encoded import Encoded
+from tuwen.search import nearest
+from tuwen.search.filters import Filters, sql
+from tuwen.search.index import Index
+from tuwen.search.ingest import first_stage_vectors
+from tuwen.search.record import Snapshot
+
+PAIRS = {"cpu": 8, "cuda": 128}  # matched at once; always so many, so that a score never depends on its neighbours
+WAVE = 256  # pairs whose picture tokens are in memory at once
+
+
+@dataclass(frozen=True)
+class Query:
+    """A text, a picture (bytes, path, Pillow image, [3, H, W] uint8), or both."""
+
+    text: str | None = None
+    image: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A picture found. image: where it came from, "" if unknown. texts: by language.
+
+    first: score of the first stage, a cosine where the system has one vector a picture. score: the final score; where
+    the picture was not re-ranked, `first` again.
+    """
+
+    id: str
+    image: str
+    texts: dict[str, list[str]]
+    first: float
+    score: float
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """results: best first. reranked: how many of them, the first ones, have the cross encoder's score; all others
+    follow in the order of the first stage. complete: whether all candidates were re-ranked within the budget. ms: the
+    whole call's time, which concurrent queries share.
+    """
+
+    results: list[Result]
+    complete: bool
+    ms: float
+    reranked: int = 0
+
+
+@dataclass
+class _Asked:
+    """A query under way. near, first: [K] positions and first-stage scores; final: [K], NaN where not re-ranked."""
+
+    text: Encoded | None
+    vector: Tensor | None
+    near: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    first: Tensor = field(default_factory=lambda: torch.empty(0))
+    final: Tensor = field(default_factory=lambda: torch.empty(0))
+    depth: int = 0
+
+
+class Searcher:
+    """Answers queries about an index; safe to use from several threads.
+
+    Scores are the same whatever is asked together: texts are encoded one by one, first-stage scores are summed in
+    float64, and matching runs on a fixed number of pairs of texts of equal length.
+    """
+
+    def __init__(self, index: Index):
+        self.index, self.model = index, index.model
+        self.system = self.model.system
+        self.pairs = PAIRS.get(self.model.device.type, 128)
+        self._chunk_seconds = 0.0  # of the last chunk matched: what the next will take
+
+    @property
+    def reranks(self) -> bool:
+        """Whether the system has a second stage."""
+        return self.system.can("match")
+
+    @torch.no_grad()
+    def search(
+        self,
+        queries: Sequence[Query],
+        top: int = 10,
+        candidates: int = 64,
+        budget_ms: float | None = None,
+        filters: Filters | None = None,
+    ) -> list[Found]:
+        """The best pictures for each query.
+
+        The first stage takes the nearest `candidates` by vector (at least `top`): of a text, of a picture, or by the
+        mean of both scores. Systems that score by more than one vector (`System.scores` of their own) re-score these.
+        Then texts are matched with each candidate by the cross encoder, where the system has one; a query of a picture
+        alone ends with the first stage. A system without vectors is matched with every picture.
+
+        top: most results. candidates: how many are re-ranked; 0: first stage alone. budget_ms: for all queries of the
+        call together; the first stage always runs to its end, re-ranking stops in time, the best candidates first.
+        filters: metadata column -> value, list of values, or {"min": a, "max": b} of numbers; results meet all.
+
+        Raises:
+            UserError: an empty query, a picture that cannot be read, a wrong filter, numbers below 1.
+        """
+        began = monotonic()
+        if top < 1 or candidates < 0 or (budget_ms is not None and not budget_ms > 0):
+            raise UserError(f"top={top}, candidates={candidates}, budget_ms={budget_ms}: positive numbers, please")
+        if not queries:
+            return []
+        snapshot = self.index.snapshot
+        condition = sql(filters, self.index.columns())
+        asked = [self._encode(query) for query in queries]
+        self._first_stage(snapshot, asked, max(top, candidates), condition)
+        if candidates and self.reranks:
+            limit = None if budget_ms is None else began + budget_ms / 1000
+            self._rerank(snapshot, asked, candidates, limit)
+        found = [self._found(snapshot, one, top) for one in asked]
+        ms = (monotonic() - began) * 1000
+        return [Found(results, complete, ms, reranked) for results, complete, reranked in found]
+
+    @torch.no_grad()
+    def similar(self, id: str, top: int = 10, filters: Filters | None = None) -> Found:
+        """The pictures most like one of the index, by vector, without itself.
+
+        Raises:
+            KeyError: no such picture.
+            UserError: a wrong filter, or a system without vectors.
+        """
+        began = monotonic()
+        snapshot = self.index.snapshot
+        place = snapshot.find(id)
+        if not self.index.about["width"]:
+            raise self.system.lacks("compare pictures", "it has no first-stage vectors")
+        one = _Asked(None, self.index.vectors(snapshot, np.array([place]))[0])
+        self._nearest(snapshot, [one], top + 1, sql(filters, self.index.columns()))
+        own = one.near != place
+        one.near, one.first = one.near[own][:top], one.first[torch.from_numpy(own)][:top]
+        results, _, _ = self._found(snapshot, one, top)
+        return Found(results, True, (monotonic() - began) * 1000)
+
+    # ---- queries
+
+    def _encode(self, query: Query) -> _Asked:
+        text = picture = None
+        if query.text is not None:
+            if not normalise(query.text):
+                raise UserError("an empty query; write what the picture shows")
+            text = self.system.encode_texts(self.model.tokens([query.text])).to("cpu")
+        if query.image is not None:
+            picture = self._picture(query.image)
+        if text is None and picture is None:
+            raise UserError("a query needs a text, a picture, or both")
+        both = (None if text is None else first_stage_vectors(text), picture)
+        vectors = [vector[0].float() for vector in both if vector is not None]
+        return _Asked(text, torch.stack(vectors).mean(0) if vectors else None)
+
+    def _picture(self, image: Picture) -> Tensor:
+        """[1, D] the vector of a picture asked about."""
+        try:
+            pixels = resize(load_image(image), self.index.about["side"])[None]
+        except BrokenImage as error:
+            raise UserError(f"the picture asked about: {error}") from None
+        vector = first_stage_vectors(self.system.encode_images(Images(pixels.to(self.model.device))).to("cpu"))
+        if vector is None:
+            raise self.system.lacks("search by picture", "it has no first-stage vectors")
+        return vector
+
+    # ---- first stage
+
+    def _first_stage(self, snapshot: Snapshot, asked: list[_Asked], k: int, condition: str | None) -> None:
+        if not self.index.about["width"]:
+            every = np.arange(len(snapshot)) if condition is None else np.sort(snapshot.where(condition))
+            for one in asked:
+                one.near, one.first = every, torch.zeros(len(every))
+            return
+        self._nearest(snapshot, asked, k, condition)
+        if self.system.can("scores"):
+            for one in asked:
+                if one.text is not None and len(one.near):
+                    self._rescore(snapshot, one, one.text)
+
+    def _nearest(self, snapshot: Snapshot, asked: list[_Asked], k: int, condition: str | None) -> None:
+        """Sets `near` and `first` by the vectors."""
+        allowed = None
+        if condition is not None:
+            allowed = np.zeros(len(snapshot), dtype=bool)
+            allowed[snapshot.where(condition)] = True
+        queries = torch.stack([one.vector for one in asked if one.vector is not None])
+        assert snapshot.vectors is not None
+        near, scores = nearest.exact(snapshot.vectors, queries, k, allowed)
+        for one, places, first in zip(asked, near.numpy(), scores, strict=True):
+            one.near, one.first = places, first
+
+    def _rescore(self, snapshot: Snapshot, one: _Asked, text: Encoded) -> None:
+        """Token-wise (or whatever) scores of the shortlist, by which it is sorted anew."""
+        parts = []
+        for near in np.array_split(one.near, len(one.near) // WAVE + 1):
+            pictures = self.index.encoded(snapshot, near).to(self.model.device)
+            parts.append(self.system.scores(pictures, text.to(self.model.device)).t2i[:, 0].float().cpu())
+        first = torch.cat(parts)
+        order = torch.from_numpy(np.lexsort((one.near, -first.numpy())))
+        one.near, one.first = one.near[order.numpy()], first[order]
+
+    # ---- second stage
+
+    def _rerank(self, snapshot: Snapshot, asked: list[_Asked], candidates: int, limit: float | None) -> None:
+        """Final scores of every text's best candidates, in chunks of equal text length, the best candidates first."""
+        pairs = []
+        for number, one in enumerate(asked):
+            one.final = torch.full((len(one.near),), torch.nan)
+            if one.text is not None:
+                one.depth = min(candidates, len(one.near)) if self.index.about["width"] else len(one.near)
+                pairs += [(rank, number) for rank in range(one.depth)]
+        chunks = self._chunks(pairs, asked)
+        wave = self.pairs if self.index.keeps_pixels else max(WAVE, self.pairs)
+        for start in range(0, len(chunks), max(1, wave // self.pairs)):
+            together = chunks[start : start + max(1, wave // self.pairs)]
+            if limit is not None and monotonic() + self._chunk_seconds > limit:
+                return
+            positions = np.unique([asked[number].near[rank] for chunk in together for rank, number in chunk])
+            pictures = self.index.encoded(snapshot, positions)
+            for chunk in together:
+                clock = monotonic()
+                if limit is not None and clock + self._chunk_seconds > limit:
+                    return
+                self._match(chunk, asked, positions, pictures)
+                self._chunk_seconds = monotonic() - clock
+
+    def _chunks(self, pairs: list[tuple[int, int]], asked: list[_Asked]) -> list[list[tuple[int, int]]]:
+        """(rank, query) pairs in runs of at most `self.pairs`, each of texts of one length, low ranks first."""
+        by_length: dict[int, list[tuple[int, int]]] = {}
+        for rank, number in sorted(pairs):
+            by_length.setdefault(_length(asked[number].text), []).append((rank, number))
+        step = self.pairs
+        chunks = [own[k : k + step] for own in by_length.values() for k in range(0, len(own), step)]
+        return sorted(chunks, key=lambda chunk: chunk[0])
+
+    def _match(self, chunk: list[tuple[int, int]], asked: list[_Asked], positions: np.ndarray, pictures: Encoded):
+        full = [*chunk, *[chunk[-1]] * (self.pairs - len(chunk))]  # always as many
+        rows = torch.from_numpy(np.searchsorted(positions, [asked[number].near[rank] for rank, number in full]))
+        texts = Encoded.cat([text for _, number in full if (text := asked[number].text) is not None])
+        match = self.system.match(pictures.select(rows).to(self.model.device), texts.to(self.model.device))
+        first = torch.stack([asked[number].first[rank] for rank, number in full]).to(match.device)
+        final = self.system.rerank(match, first).float().cpu()
+        for (rank, number), score in zip(chunk, final, strict=False):
+            asked[number].final[rank] = score
+
+    # ---- answers
+
+    def _found(self, snapshot: Snapshot, one: _Asked, top: int) -> tuple[list[Result], bool, int]:
+        """(results, complete, reranked)."""
+        final = one.final.numpy() if len(one.final) else np.full(len(one.near), np.nan)
+        done = ~np.isnan(final)
+        order = np.lexsort((one.near, -np.where(done, final, one.first.numpy()), ~done))[:top]
+        told = self.index.told(snapshot, one.near[order])
+        results = [
+            Result(**row, first=float(one.first[k]), score=float(final[k] if done[k] else one.first[k]))
+            for k, row in zip(order.tolist(), told, strict=True)
+        ]
+        return results, int(done.sum()) == one.depth, int(done[order].sum())
+
+
+def _length(text: Encoded | None) -> int:
+    """Tokens of a text's states."""
+    if text is None:
+        return 0
+    return max([state.shape[1] for state in text.states.values() if state.dim() > 2], default=0)

@@ -1,0 +1,256 @@
+"""The record of an index: one Lance table, in a local folder or at an object store's URL.
+
+    about      one row of JSON: which run, which parts are kept and how, what was measured
+    pictures   one row a picture: id, hash, image, texts, digest, thumbnail, vector, parts, metadata ("column_NAME")
+
+Every change is one commit of Lance, which is there whole or not at all; readers keep the version they opened.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tuwen.errors import UserError
+
+VERSION = 1
+COLUMN = "column_"
+KINDS = {"text": pa.string(), "number": pa.float64(), "flag": pa.bool_(), "tags": pa.list_(pa.string())}
+FRAGMENT_BYTES = 1 << 29  # files are joined up to about this size
+CHUNK = 65536  # rows read at once
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of the pictures; a position is a row's place in it, 0 to N - 1, in the order they were added.
+
+    dataset: Lance's, pinned to the version. row_ids: [N] uint64, Lance's own. vectors: [N, D] float32 of the same rows;
+    None where there are none, or they are left to a database's index.
+    """
+
+    version: int
+    dataset: Any
+    row_ids: np.ndarray
+    vectors: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Positions by ascending row id."""
+        return np.argsort(self.row_ids, kind="stable")
+
+    def positions(self, row_ids: np.ndarray) -> np.ndarray:
+        """Positions of rows that are there, int64."""
+        return self.order[np.searchsorted(self.row_ids, row_ids, sorter=self.order)]
+
+    def rows(self, positions: np.ndarray, columns: Sequence[str]) -> dict[str, list]:
+        """The columns of the given rows, in the order given."""
+        wanted, place = np.unique(positions, return_inverse=True)
+        if not len(wanted):
+            return {name: [] for name in columns}
+        found = self.dataset.take(wanted.tolist(), columns=list(columns))
+        held = {name: found[name].to_pylist() for name in columns}
+        return {name: [values[k] for k in place.tolist()] for name, values in held.items()}
+
+    def where(self, condition: str) -> np.ndarray:
+        """Positions of all rows that meet a condition in SQL."""
+        found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
+        return self.positions(found["_rowid"].to_numpy())
+
+    def find(self, picture: str) -> int:
+        """Position of a picture by its id.
+
+        Raises:
+            KeyError: no such picture.
+        """
+        found = self.where(f"id = {literal(picture)}")
+        if not len(found):
+            raise KeyError(picture)
+        return int(found[0])
+
+
+class Record:
+    """The two tables. about: what the index was told and measured."""
+
+    def __init__(self, location: str | os.PathLike, database: Any, table: Any, about: dict[str, Any]):
+        self.location, self.database, self.table, self.about = str(location), database, table, about
+
+    @classmethod
+    def create(cls, location: str | os.PathLike, about: Mapping[str, Any], schema: pa.Schema) -> "Record":
+        """An empty record. Creating one anew over one that was never finished is harmless."""
+        database = _connect(location)
+        table = database.create_table("pictures", schema=schema)
+        record = cls(location, database, table, {})
+        record.tell({"version": VERSION, **about})  # last: a record without it is not there yet
+        return record
+
+    @classmethod
+    def open(cls, location: str | os.PathLike) -> "Record | None":
+        """The record, or None where there is none yet.
+
+        Raises:
+            UserError: damaged, or written by another version of tuwen.
+        """
+        if "://" not in str(location) and not Path(location).is_dir():
+            return None
+        database = _connect(location)
+        names = set(database.table_names(limit=100))
+        if "about" not in names:
+            for unfinished in names & {"pictures"}:
+                database.drop_table(unfinished)
+            return None
+        try:
+            about = json.loads(database.open_table("about").to_arrow()["json"][0].as_py())
+            if about["version"] != VERSION:
+                raise UserError(f"{location}: written by another version of tuwen; build the index again")
+            return cls(location, database, database.open_table("pictures"), about)
+        except (KeyError, IndexError, ValueError, OSError, RuntimeError) as error:
+            raise UserError(f"{location}: damaged ({error}); build the index again") from None
+
+    def tell(self, about: Mapping[str, Any]) -> None:
+        """Puts new entries into `about`."""
+        self.about = {**self.about, **about}
+        told = pa.table({"json": [json.dumps(self.about, ensure_ascii=False)]})
+        if "about" in self.database.table_names(limit=100):
+            self.database.open_table("about").add(told, mode="overwrite")
+        else:
+            self.database.create_table("about", told)
+
+    @property
+    def local(self) -> Path | None:
+        return None if "://" in self.location else Path(self.location)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Alone among the writers of a local folder, processes and threads.
+
+        Raises:
+            UserError: another process or thread is writing.
+        """
+        if self.local is None:
+            yield
+            return
+        with open(self.local / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{self.location}: is being written elsewhere; wait until that is done") from None
+            yield
+
+    def snapshot(self, vectors: bool, old: Snapshot | None = None) -> Snapshot:
+        """The newest version. Vectors that an older snapshot holds are not read again."""
+        dataset = self.dataset()
+        if old is not None and old.version == dataset.version and (old.vectors is not None) == vectors:
+            return old
+        row_ids = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+        return Snapshot(dataset.version, dataset, row_ids, _vectors(dataset, row_ids, old) if vectors else None)
+
+    def dataset(self) -> Any:
+        """Lance's view of the newest version."""
+        return self.database.open_table("pictures").to_lance()
+
+    # ---- changes, one commit each
+
+    def append(self, rows: pa.Table) -> None:
+        self.table.add(rows)
+
+    def put(self, rows: pa.Table, key: str = "id") -> None:
+        """Rows take the place of those with equal keys; others are added. Columns left out keep their values."""
+        merge = self.table.merge_insert(key).when_matched_update_all()
+        if set(rows.schema.names) >= set(self.table.schema.names):
+            merge = merge.when_not_matched_insert_all()
+        merge.execute(rows)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), 1000):
+            self.table.delete(f"id IN ({', '.join(map(literal, ids[start : start + 1000]))})")
+
+    def add_columns(self, kinds: Mapping[str, str]) -> None:
+        """New metadata columns by name and kind, null in all rows."""
+        self.dataset().add_columns([pa.field(field_of(name), KINDS[kind]) for name, kind in kinds.items()])
+        self.table = self.database.open_table("pictures")
+
+    def tidy(self) -> None:
+        """Joins small files and deletes what no version needs."""
+        dataset = self.dataset()
+        files = len(dataset.get_fragments())
+        rows = max(1, dataset.count_rows())
+        target = max(1024, FRAGMENT_BYTES // max(1, self.about.get("bytes", 1024)))
+        if files > max(8, 2 * rows // target):
+            dataset.optimize.compact_files(target_rows_per_fragment=target)
+        self.dataset().cleanup_old_versions(older_than=timedelta(0))
+        self.table = self.database.open_table("pictures")
+
+    # ---- metadata
+
+    def columns(self) -> dict[str, str]:
+        """Metadata columns by name, with their kind: "text", "number", "flag" or "tags"."""
+        kinds = {kind: name for name, kind in KINDS.items()}
+        return {
+            unquote(field.name.removeprefix(COLUMN)): kinds[field.type]
+            for field in self.table.schema
+            if field.name.startswith(COLUMN)
+        }
+
+
+def field_of(column: str) -> str:
+    """The table's name of a metadata column; Lance knows no dots in names."""
+    return COLUMN + quote(column, safe="").replace(".", "%2E")
+
+
+def literal(value: str) -> str:
+    """A string in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def vector_column(vectors: Tensor) -> pa.Array:
+    """[B, D] float32 as Arrow's lists of fixed size."""
+    flat = pa.array(vectors.float().contiguous().view(-1).numpy())
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def _connect(location: str | os.PathLike) -> Any:
+    try:
+        import lancedb
+    except ImportError:
+        raise UserError("search needs lancedb: pip install 'tuwen[search]'") from None
+    return lancedb.connect(str(location))
+
+
+def _vectors(dataset: Any, row_ids: np.ndarray, old: Snapshot | None) -> Tensor:
+    """[N, D] float32 of the rows in the dataset's order, copied from the older snapshot where it has them."""
+    width = dataset.schema.field("vector").type.list_size
+    out = torch.empty(len(row_ids), width)
+    if old is not None and old.vectors is not None and len(old):
+        place = np.searchsorted(old.row_ids, row_ids, sorter=old.order).clip(max=len(old) - 1)
+        held = old.row_ids[old.order[place]] == row_ids
+        if held.mean() > 0.5:
+            out[torch.from_numpy(held)] = old.vectors[torch.from_numpy(old.order[place[held]])]
+            for part in np.array_split(np.flatnonzero(~held), len(held) // CHUNK + 1):
+                out[torch.from_numpy(part)] = _matrix(dataset.take(part.tolist(), columns=["vector"]), width)
+            return out
+    begin = 0
+    for batch in dataset.scanner(columns=["vector"]).to_batches():
+        out[begin : begin + len(batch)] = _matrix(batch, width)
+        begin += len(batch)
+    return out
+
+
+def _matrix(rows: pa.Table | pa.RecordBatch, width: int) -> Tensor:
+    column = rows["vector"]
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, width)
