@@ -191,7 +191,7 @@ class Model:
         for start in _tracked(starts, len(starts), "texts made", LONG):
             part = slice(start, start + batch_size)
             pictures = None if images is None else self.encode_images(images[part], batch_size)[0].to(self.device)
-            prompt = None if texts is None else self._tokens(list(texts[part]), text_language)
+            prompt = None if texts is None else self.tokens(list(texts[part]), text_language)
             rows = len(prompt) if pictures is None and prompt is not None else len(pictures or ())
             spoken = torch.full((rows,), self.languages.index(language), device=self.device)
             keys = torch.arange(start, start + rows)
