@@ -18,7 +18,6 @@ from torch import Tensor
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import BrokenImage
 from tuwen.data.images import load as load_picture
-from tuwen.data.images import resize
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
@@ -213,14 +212,14 @@ class Model:
         fields: parts of `Encoded` to keep, as `System.index_fields` names them; None: all.
         """
         _refuse_single(images, (str, bytes, os.PathLike, Image.Image, Tensor), "images")
-        side = self.config.model.image.side
-        parts, kept = [self._keep(self.system.encode_images(Images(self._blank(side))), fields, 0)], []
+        tower = self.config.model.image
+        parts, kept = [self._keep(self.system.encode_images(Images(self._blank(tower.side))), fields, 0)], []
         starts = range(0, len(images), batch_size)
         for start in _tracked(starts, len(starts), "pictures", LONG):
             pixels = []
             for position in range(start, min(start + batch_size, len(images))):
                 try:
-                    pixels.append(resize(load_picture(images[position]), side))
+                    pixels.append(tower.fit(load_picture(images[position])))
                 except BrokenImage as error:
                     if not skip_broken:
                         raise UserError(

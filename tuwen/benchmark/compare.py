@@ -192,7 +192,7 @@ def _validator(gallery: Corpus, location: str, pictures: int, on_bad: str) -> lo
     validated = open_corpus(location, "val", on_bad) if "val" in splits_of(location) else gallery
 
     def evaluate(trained: loop.Trained, step: int) -> dict:
-        side, length = trained.config.model.image.side, trained.config.model.text.length
+        side, length = trained.config.model.image.fit, trained.config.model.text.length
         options: dict[str, Any] = {"limit": pictures, "rerank": False, "table": trained.languages}
         found = retrieve(trained.system, validated, trained.tokenizer, side, length, **options)
         return {

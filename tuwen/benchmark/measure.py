@@ -82,7 +82,7 @@ def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, progress: bool) 
         model.system,
         corpus,
         model.tokenizer,
-        towers.image.side,
+        towers.image.fit,
         towers.text.length,
         top_k=config.top_k,
         batch_size=config.batch_size,

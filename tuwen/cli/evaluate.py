@@ -52,7 +52,7 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
     model = load(run_folder, device=str(device("auto")))
     refuse_impossible(model.config.system, task)
     corpus = open_corpus(location, split, "skip")
-    side, length = model.config.model.image.side, model.config.model.text.length
+    side, length = model.config.model.image.fit, model.config.model.text.length
     return evaluate(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options)
 
 

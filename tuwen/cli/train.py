@@ -131,7 +131,7 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
             opened.append(held_out(trained.config.corpus))
         if opened[0] is None:
             return {}
-        side, length = trained.config.model.image.side, trained.config.model.text.length
+        side, length = trained.config.model.image.fit, trained.config.model.text.length
         options = {"limit": PICTURES, "rerank": False, "table": trained.languages}
         found = retrieve(trained.system, opened[0], trained.tokenizer, side, length, **options).json["languages"]
         return {language: {"first": stages["first"]} for language, stages in found.items() if "first" in stages}

@@ -11,7 +11,9 @@ import re
 import stat
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -51,6 +53,48 @@ _HARMLESS = ("unknown adobe", "invalid sos", "bad icc", "unsupported color", "un
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, from the header
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")  # of EXIF blocks
+
+
+Resample = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a whole picture becomes a square of `side` pixels, as published weights were given theirs.
+
+    shorter_side: pixels that the shorter side is brought to, before the middle square is cut out; None: both sides are
+        brought to `side`, and the aspect is not kept.
+    resample: how pixels are interpolated.
+    """
+
+    side: int
+    shorter_side: int | None = None
+    resample: Resample = "bicubic"
+
+    def __post_init__(self):
+        if self.shorter_side is not None and self.shorter_side < self.side:
+            raise ValueError(f"shorter_side {self.shorter_side} is less than side {self.side}, which is cut out of it")
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """[3, side, side] uint8 of [3, H, W] uint8."""
+        if self.shorter_side is None:
+            return resize(image, self.side, self.resample)
+        height, width = image.shape[1:]
+        short = min(height, width)
+        # the longer side is cut down to whole pixels, as transformers does it
+        size = tuple(int(self.shorter_side * length / short) for length in (height, width))
+        image = resize(image, size, self.resample)
+        top, left = ((length - self.side) // 2 for length in image.shape[1:])
+        return image[:, top : top + self.side, left : left + self.side].contiguous()
+
+
+def fitted(image: Tensor, fit: int | Fit) -> Tensor:
+    """[3, side, side] uint8: a picture for a tower that says how, or just resized to a side."""
+    return resize(image, fit) if isinstance(fit, int) else fit(image)
+
+
+def side_of(fit: int | Fit) -> int:
+    return fit if isinstance(fit, int) else fit.side
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -157,16 +201,19 @@ def encode_jpeg(image: Tensor, quality: int = 90) -> bytes:
     return simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="444")
 
 
-def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """[3, h, w] uint8, bicubic with antialiasing; an int gives a square, the aspect is not kept.
+def resize(image: Tensor, size: int | tuple[int, ...], resample: Resample = "bicubic") -> Tensor:
+    """[3, h, w] uint8, with antialiasing; an int gives a square, the aspect is not kept.
 
-    Within two levels of Pillow's bicubic, rows resized before columns (Pillow 13 turns the order round where that is
-    cheaper, which moves single pixels of rough pictures by up to a score).
+    Bicubic and bilinear are within two levels of Pillow's, rows resized before columns (Pillow 13 turns the order round
+    where that is cheaper, which moves single pixels of rough pictures by up to a score). The others are Pillow's own.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if image.shape[1:] == (height, width):
         return image
-    resized = F.interpolate(image[None], (height, width), mode="bicubic", align_corners=False, antialias=True)
+    if resample not in ("bicubic", "bilinear"):
+        picture = to_pillow(image).resize((width, height), Image.Resampling[resample.upper()])
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    resized = F.interpolate(image[None], (height, width), mode=resample, align_corners=False, antialias=True)
     return resized[0].contiguous()
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
-from tuwen.data.images import rand_augment, random_resized_crop, resize
+from tuwen.data.images import Fit, fitted, rand_augment, random_resized_crop, resize, side_of
 from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, texts_of, to_translate
 from tuwen.data.order import Order
 from tuwen.data.spans import find_spans
@@ -103,10 +103,11 @@ class Loader:
         config: DataConfig,
         needs: DataNeeds,
         seed: int,
-        side: int,
+        side: int | Fit,
         length: int,
     ):
-        """order: over `entries(corpus, config)` rows. side: of pictures in pixels. length: most tokens a text.
+        """order: over `entries(corpus, config)` rows. side: pictures' side in pixels, or how they are
+        brought to it. length: most tokens a text.
 
         Raises:
             UserError: the corpus lacks what the config or the system asks for.
@@ -216,12 +217,12 @@ class Loader:
         parallel = spoken[other][first if aligned else int(generator.integers(len(spoken[other])))]
         return texts, (parallel, number(other))
 
-    def _augmented(self, image: Tensor, side: int, epoch: int, entry: int, purpose: str) -> Tensor:
+    def _augmented(self, image: Tensor, side: int | Fit, epoch: int, entry: int, purpose: str) -> Tensor:
         """[3, side, side]; the same crop and operations at every side."""
         if self.config.augment == "none":
-            return resize(image, side)
+            return fitted(image, side)
         generator = draws.generator(self.seed, epoch, entry, purpose)
-        cropped = random_resized_crop(image, side, generator, self.config.crop_scale)
+        cropped = random_resized_crop(image, side_of(side), generator, self.config.crop_scale)
         return rand_augment(cropped, generator) if self.config.augment == "crop+randaugment" else cropped
 
     # ---- a batch
@@ -276,12 +277,12 @@ def _stacked(rows: list[_Row], name: str) -> Tensor:
 # ---- pictures and texts by themselves, for evaluation and search
 
 
-def images_of(corpus: Corpus, rows: Sequence[int], side: int) -> tuple[Images, list[int], Counter[str]]:
-    """The rows' pictures resized to `side`, the rows that could be read, and the others counted by reason."""
-    pixels, kept, faults = [torch.empty(0, 3, side, side, dtype=torch.uint8)], [], Counter[str]()
+def images_of(corpus: Corpus, rows: Sequence[int], side: int | Fit) -> tuple[Images, list[int], Counter[str]]:
+    """The rows' pictures brought to a side, the rows that could be read, and the others counted by reason."""
+    pixels, kept, faults = [torch.empty(0, 3, side_of(side), side_of(side), dtype=torch.uint8)], [], Counter[str]()
     for row in rows:
         try:
-            pixels.append(resize(corpus.image(row), side)[None])
+            pixels.append(fitted(corpus.image(row), side)[None])
             kept.append(row)
         except BrokenImage as error:
             faults[error.reason] += 1
@@ -289,7 +290,7 @@ def images_of(corpus: Corpus, rows: Sequence[int], side: int) -> tuple[Images, l
 
 
 def image_batches(
-    corpus: Corpus, rows: Sequence[int], side: int, batch_size: int, workers: int = 0
+    corpus: Corpus, rows: Sequence[int], side: int | Fit, batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Images, list[int], dict[str, int]]]:
     """`images_of` of the rows in order, `batch_size` rows at a time."""
     starts = range(0, len(rows), batch_size)
@@ -351,7 +352,7 @@ class _Chunks:
 
     corpus: Corpus
     rows: Sequence[int]
-    side: int
+    side: int | Fit
     batch_size: int
 
     def __getitem__(self, start: int) -> tuple[Images, list[int], dict[str, int]]:

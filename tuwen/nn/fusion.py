@@ -24,6 +24,7 @@ class CrossEncoder(nn.Module):
             config.eps,
             config.dropout,
             memory_width,
+            hidden=config.hidden,
         )
 
     def forward(

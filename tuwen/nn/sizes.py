@@ -1,16 +1,31 @@
 """Named sizes of the parts. A system's `Config.sized` takes its towers from here, so that one size means
 the same towers in every system."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from tuwen.data.images import Fit, Resample
 from tuwen.errors import UserError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+Projection = Literal["linear", "unbiased", "none"]
 
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
-    """A ViT: `side` and `patch` in pixels.
+    """A ViT, or any other backbone: `side` and `patch` in pixels.
 
-    pool: "class" (a class token), "mean" or "max" over patches ("max" learns small things soonest from scratch).
+    pool: "class" (a class token), "mean" or "max" over patches ("max" learns small things soonest from scratch), or
+        "map" (SigLIP's attention of a learned query over the tokens).
+    hidden: width inside the feed-forward layers; None: four times the width.
+    registers: learned tokens after the class token (DeiT's distillation token is one).
+    pooler: a dense layer with tanh after pooling (BERT's and ViT's pooler).
+    projection: into the shared space, "linear", "unbiased" (CLIP's), or "none" where the tower's width is the space's.
+    shorter_side, resample, mean, std: how a picture is made ready, see `Fit`; mean and std of values in 0..1.
+    backbone: settings of a transformers model (its config.json) or of a package's, in place of the ViT.
+    locked: never trained, always in evaluation mode (LiT, Zhai et al. 2022).
     """
 
     side: int = 224
@@ -24,11 +39,34 @@ class ImageTowerConfig:
     final_norm: bool = True  # the norm after the last block
     eps: float = 1e-6
     dropout: float = 0.0
+    hidden: int | None = None
+    registers: int = 0
+    patch_bias: bool = True
+    pooler: bool = False
+    projection: Projection = "linear"
+    shorter_side: int | None = None
+    resample: Resample = "bicubic"
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    backbone: Mapping[str, Any] | None = None
+    locked: bool = False
+
+    @property
+    def fit(self) -> Fit:
+        """How a picture is brought to the tower's side."""
+        return Fit(self.side, self.shorter_side, self.resample)
 
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-    """A text encoder: `kind` "bert" (bidirectional, post-norm, first token) or "clip" (causal, pre-norm, end token)."""
+    """A text encoder, by `kind`.
+
+    kind: "bert" (bidirectional, post-norm, first token), "clip" (causal, pre-norm, end token), "siglip" (bidirectional,
+        pre-norm, always padded to `length` with padding read as text, last token).
+    pool: "first", "last" (real token) or "mean" (over real tokens); "auto": as the kind says.
+    hidden, pooler, projection, backbone, locked: as in `ImageTowerConfig`.
+    transform: width after a norm and a linear layer on the pooled state (AltCLIP); None: no such layers.
+    """
 
     kind: str = "bert"
     length: int = 64
@@ -38,6 +76,13 @@ class TextTowerConfig:
     activation: str = "gelu"
     eps: float = 1e-12
     dropout: float = 0.0
+    pool: Literal["auto", "first", "last", "mean"] = "auto"
+    hidden: int | None = None
+    pooler: bool = False
+    transform: int | None = None
+    projection: Projection = "linear"
+    backbone: Mapping[str, Any] | None = None
+    locked: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +95,7 @@ class CrossEncoderConfig:
     activation: str = "gelu"
     eps: float = 1e-12
     dropout: float = 0.0
+    hidden: int | None = None
 
 
 @dataclass(frozen=True)

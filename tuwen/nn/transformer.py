@@ -55,7 +55,19 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU, "relu": nn.ReLU}
+class TanhGELU(nn.GELU):
+    """GELU by its tanh approximation (SigLIP)."""
+
+    def __init__(self):
+        super().__init__(approximate="tanh")
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": TanhGELU,
+    "quick_gelu": QuickGELU,
+    "relu": nn.ReLU,
+}
 
 
 def attend(
@@ -144,6 +156,7 @@ class Block(nn.Module):
     """Self-attention, cross-attention where there is a memory, feed-forward; each with a residual.
 
     norm: "pre" (x + f(norm(x)), ViT and CLIP) or "post" (norm(x + f(x)), BERT).
+    hidden: width inside the feed-forward; None: four times the width.
     """
 
     def __init__(
@@ -155,8 +168,10 @@ class Block(nn.Module):
         eps: float = 1e-6,
         dropout: float = 0.0,
         memory_width: int | None = None,
+        hidden: int | None = None,
     ):
         super().__init__()
+        hidden = hidden or 4 * width
         self.post = norm == "post"
         self.attention = Attention(width, heads, None, dropout)
         self.attention_norm = nn.LayerNorm(width, eps)
@@ -164,7 +179,7 @@ class Block(nn.Module):
             self.cross = Attention(width, heads, memory_width, dropout)
             self.cross_norm = nn.LayerNorm(width, eps)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width), ACTIVATIONS[activation](), nn.Linear(4 * width, width)
+            nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width)
         )
         self.feed_forward_norm = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
@@ -210,11 +225,12 @@ class Stack(nn.Module):
         memory_width: int | None = None,
         causal: bool = False,
         final_norm: bool = True,
+        hidden: int | None = None,
     ):
         super().__init__()
         self.causal = causal
         self.blocks = nn.ModuleList(
-            Block(width, heads, norm, activation, eps, dropout, memory_width) for _ in range(layers)
+            Block(width, heads, norm, activation, eps, dropout, memory_width, hidden) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width, eps) if norm == "pre" and final_norm else nn.Identity()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
+from tuwen.data.images import Fit
 from tuwen.data.loader import default_workers, image_batches, text_batches
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
@@ -44,7 +45,7 @@ def device_of(system: System) -> torch.device:
     return next((tensor.device for tensor in system.parameters()), torch.device("cpu"))
 
 
-def encode_pictures(system: System, corpus: Corpus, rows: Sequence[int], side: int, batch_size: int) -> Pictures:
+def encode_pictures(system: System, corpus: Corpus, rows: Sequence[int], side: int | Fit, batch_size: int) -> Pictures:
     """The given rows' pictures; those that cannot be read are left out and counted by reason.
 
     Raises:

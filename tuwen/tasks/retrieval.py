@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.corpus import Corpus, Gallery, Relevance
+from tuwen.data.images import Fit
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import System
@@ -168,7 +169,7 @@ class Retrieval:
     answers: list[Answer] = field(default_factory=list)
 
 
-def evaluate_retrieval(system: System, corpus: Corpus, tokenizer, side: int, length: int, **options) -> dict:
+def evaluate_retrieval(system: System, corpus: Corpus, tokenizer, side: int | Fit, length: int, **options) -> dict:
     """The JSON of `retrieve`, which takes the same arguments."""
     return retrieve(system, corpus, tokenizer, side, length, **options).json
 
@@ -177,7 +178,7 @@ def retrieve(
     system: System,
     corpus: Corpus,
     tokenizer,
-    side: int,
+    side: int | Fit,
     length: int,
     *,
     top_k: int = TOP_K,
@@ -193,8 +194,8 @@ def retrieve(
 ) -> Retrieval:
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
 
-    side: pictures' side in pixels; length: most tokens a text. top_k: candidates a query that are re-ranked.
-    batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus that the
+    side: pictures' side in pixels, or how they are brought to it. length: most tokens a text. top_k: candidates a query
+    that are re-ranked. batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus that the
     table knows). limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean recall is the
     mean of their recalls (three for MUGE, which asks text to image alone). rerank: no spares the matching where
     there is a first stage. table: the languages that `Texts.language` indexes, which a run knows (default: the

@@ -133,7 +133,7 @@ class _Trainer:
             )
         self.tokenizer = start.make_tokenizer(config, corpus) if new else Tokenizer.load(run / "tokenizer.json")
         needs = systems.find(config.system).needs(config.model)
-        sides = (config.model.image.side, config.model.text.length)
+        sides = (config.model.image.fit, config.model.text.length)
         self.loader = Loader(corpus, self.tokenizer, order, config.data, needs, train.seed, *sides)
         self.steps_per_epoch = order.steps_per_epoch
         self.total = train.steps or max(1, round(train.epochs * order.steps_per_epoch))
