@@ -25,7 +25,8 @@ FLOORS = {
     "cli": 7,
 }
 FREE = {"errors", "config"}  # below every floor
-CLASHING = {"torchvision", "timm", "open_clip", "transformers"}  # with the CPU build, or mere extras
+CLASHING = {"torchvision", "timm", "open_clip"}  # with the CPU build
+EXTRA = {"transformers": ROOT / "nn" / "backbones.py"}  # imported in one place alone, inside a function
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 NEVER = CLASHING | PICKLING
 UNSAFE_CALLS = {("torch", "load"), ("jit", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load")}
@@ -145,6 +146,17 @@ def test_nothing_is_unpickled_and_nothing_clashes_with_the_cpu_build():
     assert wrong == []
 
 
+def test_extras_are_imported_in_one_place_when_they_are_used():
+    for path in sources():
+        tree = ast.parse(path.read_text())
+        at_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for package, home in EXTRA.items():
+            used = any(name.split(".")[0] == package for name in imports(tree, package_of(path)))
+            assert not used or path == home, f"{path} imports {package}"
+            top = imports(ast.Module(at_top, []), package_of(path))
+            assert not any(name.split(".")[0] == package for name in top), f"{path} imports {package} at its top"
+
+
 def unsafe(tree: ast.AST) -> list[tuple[int, str]]:
     """Calls that would run code out of a file: torch.load, yaml.load, allow_pickle=True, from torch import load."""
     found = []
@@ -153,7 +165,8 @@ def unsafe(tree: ast.AST) -> list[tuple[int, str]]:
             function = node.func
             if isinstance(function, ast.Attribute):
                 owner = getattr(function.value, "id", getattr(function.value, "attr", ""))
-                if (owner, function.attr) in UNSAFE_CALLS:
+                safe = any(k.arg == "weights_only" and getattr(k.value, "value", 0) is True for k in node.keywords)
+                if (owner, function.attr) in UNSAFE_CALLS and not (owner == "torch" and safe):
                     found.append((node.lineno, f"{owner}.{function.attr}"))
             for keyword in node.keywords:
                 if keyword.arg == "allow_pickle" and getattr(keyword.value, "value", True):
@@ -196,6 +209,9 @@ def test_the_arrows_are_seen(source, bad):
     ("source", "count"),
     [
         ("torch.load('x')", 1),
+        ("torch.load('x', weights_only=False)", 1),
+        ("torch.load('x', weights_only=True)", 0),
+        ("yaml.load('x', weights_only=True)", 1),
         ("np.load('x', allow_pickle=True)", 1),
         ("from torch import load", 1),
         ("safetensors.torch.load_file('x')", 0),

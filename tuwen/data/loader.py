@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
-from tuwen.data.images import Fit, fitted, rand_augment, random_resized_crop, resize, side_of
+from tuwen.data.fit import Fit, fitted, side_of
+from tuwen.data.images import rand_augment, random_resized_crop, resize
 from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, texts_of, to_translate
 from tuwen.data.order import Order
 from tuwen.data.spans import find_spans

@@ -25,7 +25,7 @@ def initialise(system: nn.Module, seed: int) -> None:
 
 def _draw(module: nn.Module, name: str, parameter: nn.Parameter, key: int) -> None:
     generator = torch.Generator().manual_seed(key & (2**63 - 1))
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
         parameter.fill_(1.0 if name == "weight" else 0.0)
     elif name.endswith("bias"):
         parameter.zero_()

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tuwen.data.images import Fit, Resample
+from tuwen.data.fit import Fit
+from tuwen.data.images import Resample
 from tuwen.errors import UserError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -1,6 +1,6 @@
 """Image and text towers, and the pair of them with projections into one space.
 
-Shape legend: B rows, N image tokens, L text tokens, W a tower's width, D shared embedding width.
+Shape legend: B rows, N image tokens, L text tokens, W a tower's width, P width of its pooled vector, D shared width.
 """
 
 import torch
@@ -8,29 +8,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tuwen.data.text import Vocabulary
+from tuwen.errors import UserError
+from tuwen.nn.backbones import ImageBackbone, TextBackbone, normalised, pool_text
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
-from tuwen.nn.transformer import Stack
+from tuwen.nn.locked import Lockable
+from tuwen.nn.sizes import CLIP_MEAN, CLIP_STD, ImageTowerConfig, TextTowerConfig
+from tuwen.nn.transformer import ACTIVATIONS, Attention, Stack
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["CLIP_MEAN", "CLIP_STD", "DualEncoder", "ImageTower", "TextTower", "image_tower", "text_tower", "unit"]
 
 
-class ImageTower(nn.Module):
+class ImageTower(Lockable):
     """A ViT (Dosovitskiy et al. 2021): patches, positions, pre-norm blocks. The class token, if any, comes first."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, config: ImageTowerConfig):
-        super().__init__()
+        super().__init__(config.locked)
         self.config = config
+        self.pooled_width = config.width
         grid = config.side // config.patch
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(CLIP_STD).view(3, 1, 1))
-        self.patches = nn.Conv2d(3, config.width, config.patch, config.patch)
-        self.class_token = nn.Parameter(torch.zeros(config.width)) if config.pool == "class" else None
-        self.positions = nn.Parameter(torch.zeros(grid * grid + (config.pool == "class"), config.width))
+        classed = config.pool == "class"
+        self.first = (1 if classed else 0) + config.registers  # tokens before the patches
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+        self.patches = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
+        self.class_token = nn.Parameter(torch.zeros(config.width)) if classed else None
+        if config.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(config.registers, config.width))
+        self.positions = nn.Parameter(torch.zeros(grid * grid + self.first, config.width))
         self.pre_norm = nn.LayerNorm(config.width, config.eps) if config.pre_norm else nn.Identity()
         self.stack = Stack(
             config.width,
@@ -41,45 +48,73 @@ class ImageTower(nn.Module):
             config.eps,
             config.dropout,
             final_norm=config.final_norm,
+            hidden=config.hidden,
         )
+        self.map = MapHead(config) if config.pool == "map" else None
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
+        self.lock()
 
-    def forward(self, pixels: Tensor, record=None, layers=None) -> Tensor:
+    def run(self, pixels: Tensor, record=None, layers=None) -> Tensor:
         """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised).
 
         H and W must be multiples of the patch; positions are interpolated when the grid is another one.
         """
-        if pixels.dtype == torch.uint8:
-            pixels = (pixels.float() / 255 - self.mean) / self.std
-        x = self.patches(pixels)
+        x = self.patches(normalised(pixels, self.mean, self.std))
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
+        if self.config.registers:
+            x = torch.cat([self.register_tokens.to(x.dtype).expand(len(x), -1, -1), x], 1)
         if self.class_token is not None:
             x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], 1)
         x = self.pre_norm(x + self._positions(grid))
         return self.stack(x, record=record, layers=layers)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """[B, W]: the class token, or the mean or greatest of the patches, as `pool` says."""
+        """[B, W]: the class token, or the mean or greatest of the patches, as `pool` says ("map": the mean)."""
         if self.class_token is not None:
             return tokens[:, 0]
         return tokens.amax(1) if self.config.pool == "max" else tokens.mean(1)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """[B, P]: what is projected into the shared space."""
+        x = self.pool(tokens) if self.map is None else self.map(tokens)
+        return x if self.pooler is None else self.pooler(x).tanh()
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         side = self.config.side // self.config.patch
         if grid == (side, side):
             return self.positions
-        extra = 0 if self.class_token is None else 1
-        patches = self.positions[extra:].float().T.reshape(1, -1, side, side)
+        patches = self.positions[self.first :].float().T.reshape(1, -1, side, side)
         patches = F.interpolate(patches, grid, mode="bicubic", align_corners=False)
-        return torch.cat([self.positions[:extra], patches.flatten(2)[0].T.to(self.positions.dtype)])
+        return torch.cat([self.positions[: self.first], patches.flatten(2)[0].T.to(self.positions.dtype)])
 
 
-class TextTower(nn.Module):
-    """A text encoder: BERT-like (bidirectional, post-norm) or CLIP-like (causal, pre-norm)."""
+class MapHead(nn.Module):
+    """Attention of one learned query over the tokens, then a feed-forward with residual (SigLIP's pooling head)."""
+
+    def __init__(self, config: ImageTowerConfig):
+        super().__init__()
+        hidden = config.hidden or 4 * config.width
+        self.probe = nn.Parameter(torch.zeros(config.width))
+        self.attention = Attention(config.width, config.heads, config.width)
+        self.norm = nn.LayerNorm(config.width, config.eps)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.width, hidden), ACTIVATIONS[config.activation](), nn.Linear(hidden, config.width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, W] from tokens [B, N, W]."""
+        x = self.attention(self.probe.to(tokens.dtype).expand(len(tokens), 1, -1), tokens)[:, 0]
+        return x + self.feed_forward(self.norm(x))
+
+
+class TextTower(Lockable):
+    """A text encoder: BERT-like (bidirectional, post-norm), CLIP-like (causal, pre-norm), or SigLIP's."""
 
     def __init__(self, config: TextTowerConfig, vocabulary: Vocabulary):
-        super().__init__()
-        self.config = config
+        super().__init__(config.locked)
+        self.config, self.pad_id = config, vocabulary.pad
+        self.pooled_width = config.transform or config.width
         bert = config.kind == "bert"
         self.words = nn.Embedding(vocabulary.size, config.width)
         self.positions = nn.Parameter(torch.zeros(config.length, config.width))
@@ -93,10 +128,16 @@ class TextTower(nn.Module):
             config.activation,
             config.eps,
             config.dropout,
-            causal=not bert,
+            causal=config.kind == "clip",
+            hidden=config.hidden,
         )
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
+        if config.transform:
+            norm = nn.LayerNorm(config.width, config.eps)
+            self.transform = nn.Sequential(norm, nn.Linear(config.width, config.transform))
+        self.lock()
 
-    def forward(self, ids: Tensor, mask: Tensor, record=None, layers=None, places: Tensor | None = None) -> Tensor:
+    def run(self, ids: Tensor, mask: Tensor, record=None, layers=None, places: Tensor | None = None) -> Tensor:
         """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens).
 
         places: [L] int64, the position of each token where it is not its place in the row (two texts, one row).
@@ -105,32 +146,68 @@ class TextTower(nn.Module):
         x = self.dropout(self.embedding_norm(x))
         return self.stack(x, mask, record=record, layers=layers)
 
+    def padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and mask as this tower reads them: SigLIP's takes padding up to its length for text."""
+        if self.config.kind != "siglip":
+            return ids, mask
+        ids = F.pad(ids.masked_fill(~mask, self.pad_id), (0, self.config.length - ids.shape[1]), value=self.pad_id)
+        return ids, torch.ones_like(ids, dtype=torch.bool)
+
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """[B, W]: the first token (BERT's [CLS]), or the last real one (CLIP's end token)."""
-        if self.config.kind == "bert":
-            return states[:, 0]
-        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+        """[B, W]: the first token (BERT's [CLS]), the last real one (CLIP's end token), or the mean of real ones."""
+        return pool_text(states, mask, self.config)
+
+    def pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """[B, P]: what is projected into the shared space."""
+        x = self.pool(states, mask)
+        if self.pooler is not None:
+            x = self.pooler(x).tanh()
+        return self.transform(x) if self.config.transform else x
+
+
+def image_tower(config: ImageTowerConfig) -> "ImageTower | ImageBackbone":
+    """The tower a config describes: a ViT, or the backbone it names."""
+    return ImageTower(config) if config.backbone is None else ImageBackbone(config)
+
+
+def text_tower(config: TextTowerConfig, vocabulary: Vocabulary) -> "TextTower | TextBackbone":
+    """The tower a config describes."""
+    return TextTower(config, vocabulary) if config.backbone is None else TextBackbone(config, vocabulary)
 
 
 class DualEncoder(nn.Module):
-    """Both towers and their projections into one space of unit vectors."""
+    """Both towers and their projections into one space of unit vectors.
+
+    Raises:
+        UserError: if a tower's backbone needs a package that is not there, or a tower without projection has another
+            width than the shared space.
+    """
 
     def __init__(self, image: ImageTowerConfig, text: TextTowerConfig, embed: int, vocabulary: Vocabulary):
         super().__init__()
-        self.image, self.text = ImageTower(image), TextTower(text, vocabulary)
-        self.image_projection = nn.Linear(image.width, embed)
-        self.text_projection = nn.Linear(text.width, embed)
+        self.image, self.text = image_tower(image), text_tower(text, vocabulary)
+        self.image_projection = _projection(self.image.pooled_width, embed, image.projection, "image")
+        self.text_projection = _projection(self.text.pooled_width, embed, text.projection, "text")
 
     def encode_images(self, pixels: Tensor) -> Encoded:
-        """pooled [B, D], states "last" [B, N, W]."""
+        """pooled [B, D], states "last" [B, N, W]; pixels [B, 3, H, W], or a locked tower's cached tokens [B, N, W]."""
         tokens = self.image(pixels)
-        return Encoded(unit(self.image_projection(self.image.pool(tokens))), states={"last": tokens})
+        return Encoded(unit(self.image_projection(self.image.pooled(tokens))), states={"last": tokens})
 
     def encode_texts(self, ids: Tensor, mask: Tensor) -> Encoded:
         """pooled [B, D], states "last" [B, L, W] with their mask."""
+        ids, mask = self.text.padded(ids, mask)
         states = self.text(ids, mask)
-        pooled = unit(self.text_projection(self.text.pool(states, mask)))
+        pooled = unit(self.text_projection(self.text.pooled(states, mask)))
         return Encoded(pooled, states={"last": states}, state_mask=mask)
+
+
+def _projection(width: int, embed: int, kind: str, tower: str) -> nn.Module:
+    if kind != "none":
+        return nn.Linear(width, embed, bias=kind == "linear")
+    if width != embed:
+        raise UserError(f"model.{tower}.projection is none, so model.embed must be the tower's {width}, not {embed}")
+    return nn.Identity()
 
 
 def unit(x: Tensor) -> Tensor:

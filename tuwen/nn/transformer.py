@@ -178,9 +178,7 @@ class Block(nn.Module):
         if memory_width is not None:
             self.cross = Attention(width, heads, memory_width, dropout)
             self.cross_norm = nn.LayerNorm(width, eps)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width)
-        )
+        self.feed_forward = nn.Sequential(nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width))
         self.feed_forward_norm = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
 

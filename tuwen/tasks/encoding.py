@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
-from tuwen.data.images import Fit
+from tuwen.data.fit import Fit
 from tuwen.data.loader import default_workers, image_batches, text_batches
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.corpus import Caption, Corpus, Relevance, languages_and_texts, text_id
-from tuwen.data.images import Fit
+from tuwen.data.fit import Fit
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import System

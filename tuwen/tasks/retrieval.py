@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.corpus import Corpus, Gallery, Relevance
-from tuwen.data.images import Fit
+from tuwen.data.fit import Fit
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import System
@@ -195,9 +195,9 @@ def retrieve(
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
 
     side: pictures' side in pixels, or how they are brought to it. length: most tokens a text. top_k: candidates a query
-    that are re-ranked. batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the corpus that the
-    table knows). limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean recall is the
-    mean of their recalls (three for MUGE, which asks text to image alone). rerank: no spares the matching where
+    that are re-ranked. batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the
+    corpus that the table knows). limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean
+    recall is the mean of their recalls (three for MUGE, text to image alone). rerank: no spares the matching where
     there is a first stage. table: the languages that `Texts.language` indexes, which a run knows (default: the
     corpus's). samples: texts a language whose best five pictures are kept. budget: scores held at once.
 

@@ -135,7 +135,7 @@ def _fitted(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:
     if not isinstance(module, ImageTower):
         rows = min(len(old), len(new))
         return torch.cat([old[:rows], new[rows:].to(old)])
-    extra = 0 if module.class_token is None else 1
+    extra = module.first
     before, after = (round((len(positions) - extra) ** 0.5) for positions in (old, new))
     grid = old[extra:].T.reshape(1, -1, before, before)
     grid = F.interpolate(grid, (after, after), mode="bicubic", align_corners=False)

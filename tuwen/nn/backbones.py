@@ -1,0 +1,158 @@
+"""Any other backbone as a tower: a model of transformers by its own settings, or one whose weights come in a package.
+
+The settings (`ImageTowerConfig.backbone`, `TextTowerConfig.backbone`) are those of the model's config.json, so that a
+run's config.yaml alone is enough to build it again; no name is ever looked up on a hub.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.text import Vocabulary
+from tuwen.errors import UserError
+from tuwen.nn.locked import Lockable
+from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
+
+EFFICIENTNET = "efficientnet-lite0"
+
+
+class ImageBackbone(Lockable):
+    """Tokens of a picture by another network: the positions of its last grid, or its tokens as they are."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ImageTowerConfig):
+        super().__init__(config.locked)
+        self.config, self.pooled_width = config, config.width
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+        assert config.backbone is not None
+        self.model = build(config.backbone)
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
+        self.lock()
+
+    def run(self, pixels: Tensor) -> Tensor:
+        """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised)."""
+        x = normalised(pixels, self.mean, self.std)
+        if hasattr(self.model, "extract_features"):
+            found = self.model.extract_features(x)  # type: ignore[operator]
+        else:
+            found = self.model(pixel_values=x).last_hidden_state
+        return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found  # [B, W, h, w] is a grid
+
+    def train(self, mode: bool = True):
+        """Batch norms keep the statistics of their pre-training: no row of a batch may depend on another."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """[B, W]: the class token, or the mean or greatest over the grid, as `pool` says."""
+        if self.config.pool == "class":
+            return tokens[:, 0]
+        return tokens.amax(1) if self.config.pool == "max" else tokens.mean(1)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """[B, W]: what is projected into the shared space. ConvNeXt norms its mean, and so is it done here."""
+        x = self.pool(tokens)
+        if str(self.config.backbone["model_type"]).startswith("convnext"):  # type: ignore[index]
+            x = self.model.get_submodule("layernorm")(x)
+        return x if self.pooler is None else self.pooler(x).tanh()
+
+
+class TextBackbone(Lockable):
+    """States of a text by another transformer."""
+
+    def __init__(self, config: TextTowerConfig, vocabulary: Vocabulary):
+        super().__init__(config.locked)
+        self.config, self.pooled_width = config, config.width
+        assert config.backbone is not None
+        self.model = build({**config.backbone, "vocab_size": vocabulary.size})
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
+        self.lock()
+
+    @property
+    def words(self) -> nn.Embedding:
+        embeddings: Any = self.model.get_input_embeddings
+        return embeddings()
+
+    def run(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens)."""
+        return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+    def padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return ids, mask
+
+    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        return pool_text(states, mask, self.config)
+
+    def pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        x = self.pool(states, mask)
+        return x if self.pooler is None else self.pooler(x).tanh()
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Float pixels as a tower reads them: bytes are scaled to 0..1 and normalised, floats are taken as they are."""
+    return (pixels.float() / 255 - mean) / std if pixels.dtype == torch.uint8 else pixels
+
+
+def pool_text(states: Tensor, mask: Tensor, config: TextTowerConfig) -> Tensor:
+    """[B, W] of states [B, L, W]: the first token, the last real one or the mean of the real ones."""
+    pool = config.pool
+    if pool == "auto":
+        pool = "first" if config.kind == "bert" else "last"
+    if pool == "first":
+        return states[:, 0]
+    if pool == "last":
+        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+    real = mask[:, :, None].to(states.dtype)
+    return (states * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def build(settings: Mapping[str, Any]) -> nn.Module:
+    """The network of the given settings, with weights yet to be set.
+
+    Raises:
+        UserError: if the package that has it is not installed, or knows no such network.
+    """
+    kind = settings.get("model_type")
+    if kind == EFFICIENTNET:
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise UserError("this tower needs efficientnet-lite-pytorch: pip install 'tuwen[offline]'") from None
+        return _without_classifier(EfficientNet.from_name(kind, drop_connect_rate=0.0))
+    transformers = transformers_package()
+    try:
+        config = transformers.AutoConfig.for_model(**settings)
+        return _without_pooler(transformers.AutoModel.from_config(config, attn_implementation="sdpa"))
+    except ValueError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"backbone {kind!r}: transformers cannot build it: {first}") from None
+
+
+def transformers_package():
+    """The transformers package, which is an extra."""
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("this needs transformers: pip install 'tuwen[hf]'") from None
+    return transformers
+
+
+def _without_classifier(model: nn.Module) -> nn.Module:
+    del model._fc
+    return model
+
+
+def _without_pooler(model: nn.Module) -> nn.Module:
+    """Without the model's own pooling layer, which towers have of their own where it is wanted."""
+    pooler = getattr(model, "pooler", None)
+    if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
+        setattr(model, "pooler", None)  # noqa: B010 (a module's attribute, as mypy sees it)
+    return model

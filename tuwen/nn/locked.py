@@ -1,0 +1,43 @@
+"""Towers that may be locked: never trained, always in evaluation mode (LiT, Zhai et al. 2022, arXiv 2111.07991)."""
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.nn.features import TextFeatures
+
+
+class Lockable(nn.Module):
+    """A tower whose `run` computes. Locked, it keeps no gradient and no dropout, and its output may be cached.
+
+    A locked image tower takes its own tokens [B, N, W] in place of pixels [B, 3, H, W] (the loader may have them from
+    disk). A locked text tower looks texts up in `features` where it is given one.
+    """
+
+    features: TextFeatures | None = None
+
+    def __init__(self, locked: bool):
+        super().__init__()
+        self.locked = locked
+
+    def lock(self) -> None:
+        """At the end of a tower's `__init__`: takes gradients away where the tower is locked."""
+        if self.locked:
+            self.requires_grad_(False)
+            self.eval()
+
+    def train(self, mode: bool = True):
+        return super().train(mode and not self.locked)
+
+    def run(self, *inputs, **options) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, *inputs, **options) -> Tensor:
+        """What `run` says."""
+        if not self.locked:
+            return self.run(*inputs, **options)
+        if inputs[0].dim() == 3:
+            return inputs[0]
+        with torch.no_grad():
+            if self.features is not None and not options and len(inputs) == 2:
+                return self.features.states(*inputs, self.run)
+            return self.run(*inputs, **options)
