@@ -4,9 +4,6 @@ The batch of a step is a function of (corpus, config, seed, step) alone, whateve
 broken pictures included. To resume, ask for the steps that remain.
 """
 
-import contextlib
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
@@ -26,6 +22,7 @@ from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, senten
 from tuwen.data.order import Order
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
+from tuwen.data.workers import default_workers, in_workers
 from tuwen.errors import UserError
 
 _TRIES = 50  # substitutes drawn for one unusable row before giving up
@@ -138,7 +135,7 @@ class Loader:
             UserError: a row cannot be used and on_bad is "stop", or hardly any row can be used.
         """
         workers = default_workers() if self.config.workers is None else self.config.workers
-        for made in _in_workers(_Steps(self, rank, world), range(start, stop), min(workers, max(stop - start, 0))):
+        for made in in_workers(_Steps(self, rank, world), range(start, stop), min(workers, max(stop - start, 0))):
             yield self._noted(made)
 
     def load(self, step: int, rank: int = 0, world: int = 1) -> tuple[Batch, Notes]:
@@ -295,7 +292,7 @@ def image_batches(
 ) -> Iterator[tuple[Images, list[int], dict[str, int]]]:
     """`images_of` of the rows in order, `batch_size` rows at a time."""
     starts = range(0, len(rows), batch_size)
-    return _in_workers(_Chunks(corpus, rows, side, batch_size), starts, min(workers, len(starts)))
+    return in_workers(_Chunks(corpus, rows, side, batch_size), starts, min(workers, len(starts)))
 
 
 def text_batches(
@@ -325,13 +322,6 @@ def text_batches(
 # ---- workers
 
 
-def default_workers() -> int:
-    """Worker processes a training process takes: half of its cores but one, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(8, max(0, (share - 1) // 2))
-
-
 @dataclass
 class _Steps:
     """Steps as items of a torch data set. A user's mistake is handed over as a value: torch would wrap its message."""
@@ -359,42 +349,3 @@ class _Chunks:
     def __getitem__(self, start: int) -> tuple[Images, list[int], dict[str, int]]:
         images, kept, faults = images_of(self.corpus, self.rows[start : start + self.batch_size], self.side)
         return images, kept, dict(faults)  # torch copies what it loads, and would count a Counter twice
-
-
-def _in_workers(items: Any, keys: Sequence[int], workers: int) -> Iterator[Any]:
-    """items[key] for every key, in order, made by worker processes ahead of time."""
-    loader: DataLoader = DataLoader(
-        items,
-        batch_size=None,
-        sampler=keys,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals,
-        generator=torch.Generator(),  # of its own: the global one must not be drawn from
-    )
-    with _tokenizer_threads_off() if workers else contextlib.nullcontext():
-        made = iter(loader)
-    for item in made:
-        if isinstance(item, UserError):
-            raise item
-        yield item
-
-
-@contextlib.contextmanager
-def _tokenizer_threads_off() -> Iterator[None]:
-    """While workers start: the tokenizers library's threads do not survive a fork."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the training process alone decides what happens then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

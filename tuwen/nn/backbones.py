@@ -81,9 +81,10 @@ class TextBackbone(Lockable):
         embeddings: Any = self.model.get_input_embeddings
         return embeddings()
 
-    def run(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def run(self, ids: Tensor, mask: Tensor, places: Tensor | None = None) -> Tensor:
         """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens)."""
-        return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        at = None if places is None else places.expand_as(ids)
+        return self.model(input_ids=ids, attention_mask=mask.long(), position_ids=at).last_hidden_state
 
     def padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return ids, mask
