@@ -18,7 +18,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.fit import Fit, fitted, side_of
 from tuwen.data.images import rand_augment, random_resized_crop, resize
-from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, texts_of, to_translate
+from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, tags_of, texts_of, to_translate
 from tuwen.data.order import Order
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
@@ -81,6 +81,7 @@ class _Row:
     texts: list[tuple[str, int]]
     parallel: tuple[str, int] | None
     ambiguous: tuple[str, int] | None
+    tags: tuple[str, int]
     columns: dict[str, np.ndarray]
 
 
@@ -190,7 +191,8 @@ class Loader:
                 views[name] = self._augmented(image, side, epoch, entry, "second" if name == "second" else "crop")
         columns = {name: numbers(record, name) for name in self.needs.columns}
         ambiguous = None if parallel is None else to_translate(record, self.corpus.languages[texts[0][1]], texts[0])
-        return _Row(row, record.image_id, views, texts, parallel, ambiguous, columns)
+        tags = (tags_of(record, self.corpus.languages[texts[0][1]]) if self.needs.tags else "", texts[0][1])
+        return _Row(row, record.image_id, views, texts, parallel, ambiguous, tags, columns)
 
     def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
         """([(text, language index)] as many as needed, a text in another language or None)."""
@@ -236,6 +238,8 @@ class Loader:
             columns["sentences"] = self._encoded(pieces)
         if self.needs.languages > 1:
             columns["parallel"] = self._encoded([[row.parallel] for row in rows if row.parallel], one=True)
+        if self.needs.tags:
+            columns["tags"] = self._encoded([[row.tags] for row in rows], one=True)
         if any(row.ambiguous for row in rows):
             columns["ambiguous"] = self._encoded([[row.ambiguous or row.texts[0]] for row in rows], one=True)
         texts = self._encoded([row.texts for row in rows], one=self.needs.texts == 1)

@@ -29,6 +29,8 @@ class DataNeeds(Protocol):
     @property
     def spans(self) -> tuple[str, ...]: ...
     @property
+    def tags(self) -> bool: ...
+    @property
     def columns(self) -> tuple[str, ...]: ...
     @property
     def sources(self) -> Mapping[str, float]: ...
@@ -54,6 +56,8 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
         raise UserError(f"{where}: the system needs {', '.join(needs.spans)} spans; there are {', '.join(KINDS)}")
     if needs.sources:
         raise UserError(f"{where}: the system mixes {', '.join(needs.sources)}; several sources cannot be loaded yet")
+    if needs.tags and len(corpus) and "tags" not in corpus.record(0).columns:
+        raise UserError(f'{where}: the system needs a column "tags", names of what each picture shows; add it')
     if needs.columns:
         for row in sorted({int(row) for row in np.linspace(0, len(corpus) - 1, _LOOKED_AT)} if len(corpus) else ()):
             record = corpus.record(row)
@@ -81,6 +85,15 @@ def to_translate(record: Record, language: str, text: tuple[str, int]) -> tuple[
     several = record.columns.get("ambiguous", {}).get(language, ())
     place = list(record.texts[language]).index(text[0])
     return (several[place], text[1]) if place < len(several) else None
+
+
+def tags_of(record: Record, language: str) -> str:
+    """The names in a row's column "tags", one after the other: a list, or one a language; "" where there is none."""
+    tags = record.columns.get("tags", ())
+    tags = tags.get(language, ()) if isinstance(tags, Mapping) else tags
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise UserError(f'row {record.id}: column "tags" must hold names, as ["dog", "ball"], got {tags!r}')
+    return " ".join(tags)
 
 
 def every_text(corpus: Corpus, languages: Sequence[str]) -> np.ndarray:

@@ -143,8 +143,11 @@ class TextTower(Lockable):
         places: [L] int64, the position of each token where it is not its place in the row (two texts, one row).
         """
         x = self.words(ids) + (self.positions[: ids.shape[1]] if places is None else self.positions[places])
-        x = self.dropout(self.embedding_norm(x))
-        return self.stack(x, mask, record=record, layers=layers)
+        return self.read(x, mask, record, layers)
+
+    def read(self, x: Tensor, mask: Tensor, record=None, layers=None) -> Tensor:
+        """[B, L, W] states from embeddings x [B, L, W], positions included."""
+        return self.stack(self.dropout(self.embedding_norm(x)), mask, record=record, layers=layers)
 
     def padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Ids and mask as this tower reads them: SigLIP's takes padding up to its length for text."""

@@ -27,6 +27,12 @@ def hard_negatives(scores: Tensor, same: Tensor, draws: Tensor) -> tuple[Tensor,
         return torch.minimum(column, last), exists
 
 
+def hardest_negatives(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+    """The wrong column of greatest score of each row (of equals the first), as `hard_negatives` gives one by chance."""
+    with torch.no_grad():
+        return scores.masked_fill(same, float("-inf")).argmax(1), ~same.all(1)
+
+
 def matching_labels(matched: int, exists_image: Tensor, exists_text: Tensor) -> Tensor:
     """[3B] int64 labels of (B matched; B wrong picture, own text; B own picture, wrong text): 1, 0, 0.
 

@@ -53,6 +53,7 @@ class Needs:
     texts: texts drawn a row (COOKIE two); sentences: the drawn text split into sentences (MAX-VL).
     languages: least number of languages a row must have (ERNIE-UniX2's parallel texts: 2).
     spans: kinds of spans over the text ("word", "phrase", "entity").
+    tags: names of what a picture shows, from the corpus's column "tags", as texts (MVPTR).
     columns: columns of the corpus, by name.
     sources: name -> weight; a step draws one source for the whole global batch (FLAVA). Empty: pairs only.
     """
@@ -62,6 +63,7 @@ class Needs:
     sentences: bool = False
     languages: int = 1
     spans: tuple[str, ...] = ()
+    tags: bool = False
     columns: tuple[str, ...] = ()
     sources: Mapping[str, float] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ from tuwen.data.corpora.scenes import drawings, exercises
 from tuwen.data.corpora.scenes.kinds import OPEN_NAMES
 from tuwen.data.corpora.scenes.language import captions
 from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, make, render
-from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, foreign_name
+from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, THINGS, foreign_name
 from tuwen.data.corpora.scenes.truth import holds, relevance
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance
 from tuwen.errors import UserError
@@ -63,9 +63,9 @@ class Scenes(Corpus):
     ambiguous: a column "ambiguous" too, the texts with words that leave open which thing is meant ("a bird", 鸟), as a
         translator is given them: the picture alone decides.
 
-    Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "scene"; "claims", one a text in the
-    texts' order over languages; "questions"; "statements", on this row or (with "rows") on two; "entailment";
-    "parallel", aligned sentences; "noisy"; "held_out".
+    Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "scene"; "tags", names by language;
+        "claims", one a text in the texts' order over languages; "questions"; "statements", on this row or (with "rows")
+        on two; "entailment"; "parallel", aligned sentences; "noisy"; "held_out".
 
     Raises:
         UserError: an unknown split or language, or a number out of range.
@@ -178,6 +178,7 @@ class Scenes(Corpus):
         return {
             "boxes": lambda: [[edge / self.side for edge in box] for box in boxes(scene, self.side)],
             "scene": scene.as_json,
+            "tags": lambda: _tags(scene, self.languages),
             "held_out": lambda: scene.held_out,
             "questions": lambda: exercises.questions(Draws("questions", self.seed, self._index(row)), scene),
             "statements": lambda: self._statements(row, scene),
@@ -230,6 +231,13 @@ class Scenes(Corpus):
 @lru_cache(maxsize=4096)
 def _scene(seed: int, index: int, things: int, objects: int) -> Scene:
     return make(seed, index, things, objects)
+
+
+def _tags(scene: Scene, languages: Sequence[str]) -> dict[str, list[str]]:
+    """The names of the things of a scene, each once, by language."""
+    names = list(scene.counts())
+    own = {"en": names, "zh": [THINGS[name].chinese for name in names]}
+    return {language: own.get(language) or [foreign_name(n, language) for n in names] for language in languages}
 
 
 def _languages(wanted: str | Sequence[str]) -> tuple[str, ...]:
