@@ -50,7 +50,16 @@ TOKENIZER = Tokenizer.train([t for row in range(40) for texts in Memory(60).reco
 
 
 def needs(**asked):
-    none = {"views": {}, "texts": 1, "sentences": False, "languages": 1, "spans": (), "columns": (), "sources": {}}
+    none = {
+        "views": {},
+        "texts": 1,
+        "sentences": False,
+        "languages": 1,
+        "spans": (),
+        "tags": False,
+        "columns": (),
+        "sources": {},
+    }
     return SimpleNamespace(**(none | asked))
 
 
@@ -328,6 +337,28 @@ def test_aligned_lists_give_the_translation_of_the_same_text():
     for k in range(6):
         expected = TOKENIZER.encode([pairs[int(batch.text_id[k])]], LENGTH)[0]
         assert torch.equal(parallel.ids[k], expected[0])
+
+
+def test_tags_are_in_the_language_of_the_text_drawn():
+    corpus = Memory()
+    texts = {"zh": ["一", "二"], "en": ["1"]}
+    given = [{"tags": {"zh": ["三", "四"], "en": ["3", "4"]}}, {"tags": ["3", "5"]}, {"tags": []}]
+    corpus.record = lambda row: Record("r", texts, row, given[row % 3])
+    batch = make(corpus, asked=needs(tags=True))[0]
+    tags = batch.columns["tags"]
+    assert torch.equal(tags.language, batch.texts.language)
+    for k, row in enumerate(batch.index.tolist()):
+        spoken = corpus.languages[batch.texts.language[k]]
+        want = [{"zh": "三 四", "en": "3 4"}[spoken], "3 5", ""][row % 3]
+        ids, mask = TOKENIZER.encode([want], LENGTH)
+        assert tags.ids[k][tags.mask[k]].tolist() == ids[mask].tolist()
+    assert "tags" not in make(corpus)[0].columns
+    corpus.record = lambda row: Record("r", texts, row, {"tags": "dog"} if row else {"tags": []})
+    with pytest.raises(UserError, match=r'row r: column "tags" must hold names'):
+        make(corpus, asked=needs(tags=True))[0]
+    corpus.record = lambda row: Record("r", texts, row)
+    with pytest.raises(UserError, match='the system needs a column "tags"'):
+        make(corpus, asked=needs(tags=True))
 
 
 def test_texts_to_translate_are_those_of_the_texts_drawn():

@@ -460,6 +460,14 @@ def vague_chinese(text):
     return re.sub(rf"([一两三四五])(?:{measures})(很[大小]的)?({longest_first(by_word)})", replaced, text)
 
 
+def test_tags_name_what_is_there_in_every_language():
+    corpus = Scenes(count=30, languages="en+zh+ja")
+    for row in range(30):
+        names = list(corpus.scene(row).counts())
+        want = {"en": names, "zh": [THINGS[n].chinese for n in names], "ja": [foreign_name(n, "ja") for n in names]}
+        assert corpus.record(row).columns["tags"] == want
+
+
 def test_every_open_name_is_of_things_there_are():
     members = [name for names in KINDS.values() for name in names]
     assert len(members) == len(set(members)) > 90

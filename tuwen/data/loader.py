@@ -18,7 +18,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.fit import Fit, fitted, side_of
 from tuwen.data.images import rand_augment, random_resized_crop, resize
-from tuwen.data.needs import DataNeeds, check_needs, every_text, numbers, sentences, tags_of, texts_of, to_translate
+from tuwen.data.needs import DataNeeds, check_needs, every_text, further_texts, numbers, sentences, texts_of
 from tuwen.data.order import Order
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
@@ -73,15 +73,13 @@ class _Unusable(Exception):
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a batch, drawn. views[""] is the picture itself; texts are (text, language index)."""
+    """One row of a batch, drawn. views[""] is the picture itself; texts are (text, language index); further by name."""
 
     index: int
     image_id: int
     views: dict[str, Tensor]
     texts: list[tuple[str, int]]
-    parallel: tuple[str, int] | None
-    ambiguous: tuple[str, int] | None
-    tags: tuple[str, int]
+    further: dict[str, tuple[str, int]]
     columns: dict[str, np.ndarray]
 
 
@@ -190,9 +188,8 @@ class Loader:
             else:  # any view but "second" is the same crop at another size
                 views[name] = self._augmented(image, side, epoch, entry, "second" if name == "second" else "crop")
         columns = {name: numbers(record, name) for name in self.needs.columns}
-        ambiguous = None if parallel is None else to_translate(record, self.corpus.languages[texts[0][1]], texts[0])
-        tags = (tags_of(record, self.corpus.languages[texts[0][1]]) if self.needs.tags else "", texts[0][1])
-        return _Row(row, record.image_id, views, texts, parallel, ambiguous, tags, columns)
+        further = further_texts(record, self.needs, self.corpus.languages, texts[0]) | parallel
+        return _Row(row, record.image_id, views, texts, further, columns)
 
     def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
         """([(text, language index)] as many as needed, a text in another language or None)."""
@@ -211,11 +208,11 @@ class Loader:
         number = self.corpus.languages.index
         texts = [(own[k], number(language)) for k in chosen]
         if self.needs.languages < 2:
-            return texts, None
+            return texts, {}
         other = list(spoken)[int(generator.integers(len(spoken)))]
         aligned = len(spoken[other]) == len(own)
         parallel = spoken[other][first if aligned else int(generator.integers(len(spoken[other])))]
-        return texts, (parallel, number(other))
+        return texts, {"parallel": (parallel, number(other))}
 
     def _augmented(self, image: Tensor, side: int | Fit, epoch: int, entry: int, purpose: str) -> Tensor:
         """[3, side, side]; the same crop and operations at every side."""
@@ -236,12 +233,8 @@ class Loader:
         if self.needs.sentences:
             pieces = [[(s, language) for text, language in row.texts for s in sentences(text)] for row in rows]
             columns["sentences"] = self._encoded(pieces)
-        if self.needs.languages > 1:
-            columns["parallel"] = self._encoded([[row.parallel] for row in rows if row.parallel], one=True)
-        if self.needs.tags:
-            columns["tags"] = self._encoded([[row.tags] for row in rows], one=True)
-        if any(row.ambiguous for row in rows):
-            columns["ambiguous"] = self._encoded([[row.ambiguous or row.texts[0]] for row in rows], one=True)
+        for name in sorted({name for row in rows for name in row.further}):  # a row without has its own text there
+            columns[name] = self._encoded([[row.further.get(name, row.texts[0])] for row in rows], one=True)
         texts = self._encoded([row.texts for row in rows], one=self.needs.texts == 1)
         image_ids = torch.tensor([row.image_id for row in rows])
         text_ids = torch.tensor([text_id(row.texts[0][0]) for row in rows])

@@ -80,11 +80,22 @@ def texts_of(record: Record, languages: Sequence[str]) -> dict[str, list[str]]:
     return {name: texts for name, texts in found.items() if texts}
 
 
-def to_translate(record: Record, language: str, text: tuple[str, int]) -> tuple[str, int] | None:
-    """The text as a translator is given it, where the record has a column "ambiguous" beside its texts."""
-    several = record.columns.get("ambiguous", {}).get(language, ())
+def further_texts(
+    record: Record, needs: DataNeeds, languages: Sequence[str], text: tuple[str, int]
+) -> dict[str, tuple[str, int]]:
+    """Texts that go beside the one drawn of a row, by name, in its language.
+
+    "ambiguous": the text as a translator is given it, where the record has a column of that name beside its texts and
+    parallel texts are asked for. "tags": names of what the picture shows, where they are asked for.
+    """
+    language, found = languages[text[1]], {}
+    several = record.columns.get("ambiguous", {}).get(language, ()) if needs.languages > 1 else ()
     place = list(record.texts[language]).index(text[0])
-    return (several[place], text[1]) if place < len(several) else None
+    if place < len(several):
+        found["ambiguous"] = (several[place], text[1])
+    if needs.tags:
+        found["tags"] = (tags_of(record, language), text[1])
+    return found
 
 
 def tags_of(record: Record, language: str) -> str:

@@ -75,6 +75,14 @@ class MVPTRConfig:
         return cls(towers.image, replace(towers.text, kind="bert"), towers.fusion, towers.embed, rows=rows)
 
 
+class Towers(nn.Module):
+    """What reads pictures and texts before concepts and phrases join."""
+
+    def __init__(self, image: ImageTower, text: TextTower):
+        super().__init__()
+        self.image, self.text = image, text
+
+
 class MVPTR(System):
     """MCR + VSC + MLM + ITM + WPG in one pass, unit weights (Li et al., ACM MM 2022; official code, card section 4).
 
@@ -123,7 +131,7 @@ class MVPTR(System):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         fusion, width = config.fusion, config.fusion.width
-        self.encoders = nn.ModuleDict({"image": ImageTower(config.image), "text": TextTower(config.text, vocabulary)})
+        self.encoders = Towers(ImageTower(config.image), TextTower(config.text, vocabulary))
         self.phrase_rows = nn.Embedding(config.rows, width)
         self.further_positions = nn.Parameter(torch.zeros(config.phrases, width))  # phrases lengthen the text
         self.image_to_fusion = nn.Linear(config.image.width, width)
@@ -195,7 +203,7 @@ class MVPTR(System):
 
     def read(self, text: WithPhrases) -> Encoded:
         """T and g_t; states "last" [B, A, W] of words and phrases."""
-        tower = self.encoders["text"]
+        tower = self.encoders.text
         table = torch.cat([tower.words.weight, self.phrase_rows.weight])
         positions = torch.cat([tower.positions, self.further_positions])[: text.ids.shape[1]]
         states = tower.read(table[text.ids] + positions, text.mask)
@@ -204,10 +212,10 @@ class MVPTR(System):
     def see(self, images: Images, concepts: Tensor) -> Encoded:
         """V and g_v; states "last" [B, N, W], the regions alone, and "concepts" [B, S, W]."""
         words, rows = self.vocabulary, len(concepts)
-        regions = self.image_to_fusion(self.encoders["image"](images.pixels))
+        regions = self.image_to_fusion(self.encoders.image(images.pixels))
         ends = [concepts.new_full((rows, 1), special) for special in (words.cls, words.sep)]
         ids = torch.cat([ends[0], concepts, ends[1]], 1)
-        tags = self.concept_norm(self.encoders["text"].words(ids) + self.concept_positions)
+        tags = self.concept_norm(self.encoders.text.words(ids) + self.concept_positions)
         real = torch.cat([ids != words.pad, torch.ones_like(regions[..., 0], dtype=torch.bool)], 1)
         states = self.visual(torch.cat([tags, regions], 1), real)
         count = ids.shape[1]
@@ -237,7 +245,7 @@ class MVPTR(System):
     def word_loss(self, head: WordHead, states: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy over the words alone at the labelled positions [B, L] of states [B, L, W] (MCR, MLM)."""
         index, told = masked_positions(labels)
-        return masked_language(head(states.flatten(0, 1)[index], self.encoders["text"].words.weight), told)
+        return masked_language(head(states.flatten(0, 1)[index], self.encoders.text.words.weight), told)
 
     def matching(self, images: Encoded, texts: Encoded, joint: Tensor, batch: Batch, progress: Progress):
         """ITM: the B positives, and for half of the rows the text with a wrong picture, for the others the picture
@@ -279,6 +287,7 @@ class MVPTR(System):
 
     def fused(self, regions: Tensor, texts: Encoded) -> Tensor:
         """[B, A + N, W]: H, states of words and phrases, then of regions [B, N, W]."""
+        assert texts.state_mask is not None
         real = torch.cat([texts.state_mask, torch.ones_like(regions[..., 0], dtype=torch.bool)], 1)
         return self.joint(torch.cat([texts.states["last"], regions], 1), real)
 
