@@ -20,9 +20,10 @@ FLOORS = {
     "tasks": 4,
     "training": 4,
     "model": 5,
-    "search": 6,
-    "benchmark": 6,
-    "cli": 7,
+    "explain": 6,
+    "search": 7,
+    "benchmark": 7,
+    "cli": 8,
 }
 FREE = {"errors", "config"}  # below every floor
 CLASHING = {"torchvision", "timm", "open_clip"}  # with the CPU build

@@ -1,6 +1,7 @@
 """Flows by hand: the fixtures of the wukong and tokenflow cards (section 11), and what must never change them."""
 
 import dataclasses
+import itertools
 import math
 
 import ot
@@ -94,7 +95,8 @@ def test_one_marginal_holds_and_the_other_does_not(sharpness):
     to_text, to_image = token_flow(images, texts, SoftFlow(sharpness))
     d = torch.tensor([0.8944, 0.4472], dtype=torch.float64) / 2
     e = torch.tensor([0.7071, 0.9899], dtype=torch.float64) / 2
-    assert torch.allclose(to_text[0].sum(1), d, atol=5e-5) and torch.allclose(to_image[0].sum(0), e, atol=5e-5)
+    assert torch.allclose(to_text[0].sum(1), d, atol=5e-5)
+    assert torch.allclose(to_image[0].sum(0), e, atol=5e-5)
     assert not torch.allclose(to_text[0].sum(0), e, atol=1e-2)
 
 
@@ -126,7 +128,8 @@ def test_a_contradicting_text_ships_nothing():
     gradients = torch.autograd.grad(scores[0].sum() + scores[1].sum(), (v, w))
     assert all(torch.isfinite(g).all() for g in gradients)
     signed = [both(images, x, SoftFlow(0.0, signed=True))[0] for x in (texts, against)]
-    assert signed[0] == pytest.approx(-signed[1]) and signed[0] > 0
+    assert signed[0] == pytest.approx(-signed[1])
+    assert signed[0] > 0
 
 
 def test_gradients_reach_the_whole_vectors_unless_detached():
@@ -150,7 +153,8 @@ def test_transport_on_the_fixture():
     exact = torch.tensor([[5 / 12, 1 / 4], [0, 1 / 3]], dtype=torch.float64)
     assert torch.allclose(plan[0], exact, atol=1e-3)
     found = [both(images, texts, Transport(r, 2000))[0] for r in (1.0, 0.3, 0.1, 0.03, 0.01)]
-    assert all(a <= b + 1e-9 for a, b in zip(found, found[1:], strict=False)) and found[-1] == pytest.approx(0.8333, abs=1e-4)
+    assert all(a <= b + 1e-9 for a, b in itertools.pairwise(found))
+    assert found[-1] == pytest.approx(0.8333, abs=1e-4)
     assert all(score <= 0.8333 + 1e-4 for score in found)  # and so under both one-marginal bounds, 0.9333 and 0.8833
 
 
@@ -161,7 +165,9 @@ def test_transport_is_pots():
     plan = token_flow(images, texts, Transport(0.2, 3000))[0][0]
     c = (v @ w.mT)[0]
     d, e = (v @ texts.pooled[0]).relu()[0], (w @ images.pooled[0]).relu()[0]
-    theirs = ot.sinkhorn((d / d.sum()).numpy(), (e / e.sum()).numpy(), -c.numpy(), 0.2, numItermax=10_000, stopThr=1e-12)
+    theirs = ot.sinkhorn(
+        (d / d.sum()).numpy(), (e / e.sum()).numpy(), -c.numpy(), 0.2, numItermax=10_000, stopThr=1e-12
+    )
     assert torch.allclose(plan, torch.from_numpy(theirs), atol=1e-6)
     exact = ot.emd((d / d.sum()).numpy(), (e / e.sum()).numpy(), -c.numpy())
     near = float((token_flow(images, texts, Transport(0.003, 5000))[0][0] * c).sum())
@@ -195,7 +201,8 @@ class TestUnchanged:
         flows = token_flow(images.select(torch.arange(3)), texts.select(torch.arange(3)), flow)
         more = token_flow(padded(images, 2), padded(texts.select(torch.arange(3)), 3), flow)
         for a, b in zip(flows, more, strict=True):
-            assert torch.allclose(a, b[:, :4, :6], atol=1e-12) and float(b[:, 4:].abs().sum()) == 0
+            assert torch.allclose(a, b[:, :4, :6], atol=1e-12)
+            assert float(b[:, 4:].abs().sum()) == 0
             assert float(b[:, :, 6:].abs().sum()) == 0
 
     def test_by_the_order_of_tokens(self, flow):
@@ -229,13 +236,15 @@ class TestUnchanged:
             scores = found(images, dataclasses.replace(empty, tokens=tokens), flow)
             assert all((x[:, 1] == 0).all() and torch.isfinite(x).all() for x in scores)
             (gradient,) = torch.autograd.grad(scores[0].sum() + scores[1].sum(), tokens)
-            assert torch.isfinite(gradient).all() and float(gradient[1].abs().sum()) == 0
+            assert torch.isfinite(gradient).all()
+            assert float(gradient[1].abs().sum()) == 0
 
 
 def test_equal_bests_share_the_flow():
     images, texts = side([[1, 0]]), side([[1, 0], [0, 1], [1, 0]])
     to_text, to_image = token_flow(images, texts, MaxFlow())
-    assert to_text[0].tolist() == [[0.5, 0, 0.5]] and to_image[0].tolist() == [[pytest.approx(1 / 3)] * 3]
+    assert to_text[0].tolist() == [[0.5, 0, 0.5]]
+    assert to_image[0].tolist() == [[pytest.approx(1 / 3)] * 3]
     assert math.isclose(float(to_text.sum()), 1)
 
 
@@ -262,7 +271,9 @@ def test_blocks_change_nothing_forward_and_gradient(flow, budget):
 @pytest.mark.parametrize("flow", [MaxFlow(), SoftFlow()], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_lower_precision_keeps_to_the_slow_way(flow, dtype):
-    images, texts = (x.map(lambda y: y.to(dtype) if y.is_floating_point() else y) for x in (drawn(5, 4, 1), drawn(7, 6, 2)))
+    images, texts = (
+        x.map(lambda y: y.to(dtype) if y.is_floating_point() else y) for x in (drawn(5, 4, 1), drawn(7, 6, 2))
+    )
     inputs = [x.clone().requires_grad_() for x in (images.tokens, texts.tokens)]
     sides = Encoded(images.pooled, inputs[0], images.token_mask), Encoded(texts.pooled, inputs[1], texts.token_mask)
     with torch.autocast("cpu", torch.bfloat16):
@@ -277,4 +288,5 @@ def test_lower_precision_keeps_to_the_slow_way(flow, dtype):
     for a, b in zip(fast, slow, strict=True):
         assert torch.allclose(a.double(), b, atol=1e-6)
     for a, b in zip(gradients_of(fast, inputs), gradients_of(slow, exact), strict=True):
-        assert a.dtype == dtype and torch.allclose(a.double(), b, atol=1e-5 if dtype == torch.float32 else 2e-2)
+        assert a.dtype == dtype
+        assert torch.allclose(a.double(), b, atol=1e-5 if dtype == torch.float32 else 2e-2)

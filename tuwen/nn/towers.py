@@ -69,6 +69,10 @@ class ImageTower(Lockable):
         x = self.pre_norm(x + self._positions(grid))
         return self.stack(x, record=record, layers=layers)
 
+    def grid(self, tokens: Tensor) -> Tensor:
+        """[B, N, W]: the patches alone, row by row, without the class token."""
+        return tokens if self.class_token is None else tokens[:, 1:]
+
     def pool(self, tokens: Tensor) -> Tensor:
         """[B, W]: the class token, or the mean or greatest of the patches, as `pool` says ("map": the mean)."""
         if self.class_token is not None:

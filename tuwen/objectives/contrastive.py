@@ -71,6 +71,21 @@ def contrastive(
     return (image_to_text + text_to_image) / 2
 
 
+def directional_contrastive(
+    image_logits: Tensor, text_logits: Tensor, same: Tensor, smoothing: float = 0.0, bound: float | None = None
+) -> Tensor:
+    """Contrast where the two directions score differently (FILIP, Yao et al. 2022, eq. 2; Wukong card, section 4.2).
+
+    image_logits: [B, N] of this process's pictures against all texts; text_logits: [B, N] of its texts against all
+    pictures. same: [B, N] bool. Half the sum of both cross entropies, targets (1 - smoothing) same/count + smoothing/N.
+    bound: logits are cut to -bound..bound first.
+    """
+    targets = (1 - smoothing) * targets_of(same.to(image_logits.dtype)) + smoothing / same.shape[1]
+    if bound is not None:
+        image_logits, text_logits = image_logits.clamp(-bound, bound), text_logits.clamp(-bound, bound)
+    return (soft_cross_entropy(image_logits, targets) + soft_cross_entropy(text_logits, targets)) / 2
+
+
 def softened(targets: Tensor, teacher_logits: Tensor, alpha: float, real: Tensor | None = None) -> Tensor:
     """[B, N]: alpha softmax(teacher) + (1 - alpha) targets, without gradient (ALBEF section 4.1)."""
     with torch.no_grad():

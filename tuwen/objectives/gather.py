@@ -1,8 +1,12 @@
 """Gathering rows from all processes, with gradient: the one place a loss's inputs cross processes."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from tuwen.nn.encoded import Encoded
 
 
 class _Gather(torch.autograd.Function):
@@ -51,3 +55,25 @@ def gather_padded(x: Tensor) -> Tensor:
 def first_row(rows: int) -> int:
     """Where this process's rows start among the gathered ones."""
     return dist.get_rank() * rows if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_tokens(encoded: Encoded) -> Encoded:
+    """Vectors and tokens of the rows of all processes; `encoded` itself in a single process."""
+    pooled = None if encoded.pooled is None else gather(encoded.pooled)
+    tokens, mask = (None if x is None else gather_padded(x) for x in (encoded.tokens, encoded.token_mask))
+    alone = pooled is encoded.pooled and tokens is encoded.tokens
+    return encoded if alone else Encoded(pooled, tokens, mask)
+
+
+def against_all(
+    images: Encoded, texts: Encoded, score: Callable[[Encoded, Encoded], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """i2t [B, N] of this process's pictures with the texts of all, t2i [B, N] of its texts with the pictures of all.
+
+    score: (S_i2t, S_t2i), each [I, T], of pictures with texts.
+    """
+    all_images, all_texts = gather_tokens(images), gather_tokens(texts)
+    if all_images is images:
+        to_text, to_image = score(images, texts)
+        return to_text, to_image.T
+    return score(images, all_texts)[0], score(all_images, texts)[1].T

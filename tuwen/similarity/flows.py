@@ -1,6 +1,6 @@
-"""Every score of a picture and a text by their tokens is a sum of flow times similarity; a method is a choice of flow.
+"""A score of a picture and a text by their tokens is a sum of flow times similarity; a method is a choice of flow.
 
-With unit tokens v_n of a picture, w_l of a text, and c_nl = v_n . w_l:  S = sum_nl F_nl c_nl  (TokenFlow, Zou et al. 2022).
+With unit tokens v_n of a picture, w_l of a text, and c_nl = v_n . w_l:  S = sum_nl F_nl c_nl  (TokenFlow, Zou 2022).
 A flow comes in two directions: F of S_i2t, which ranks the texts of a picture, and F of S_t2i, which ranks pictures.
 
 | method                        | class       | F of S_i2t                                         |
@@ -171,7 +171,8 @@ class Transport:
         return score, score
 
     def flows(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        assert pairs.image_mass is not None and pairs.text_mass is not None
+        assert pairs.image_mass is not None
+        assert pairs.text_mass is not None
         rows, some = _log_shares(pairs.image_mass, pairs.image_real)
         columns, others = _log_shares(pairs.text_mass, pairs.text_real)
         kernel = pairs.c / self.regulariser

@@ -23,16 +23,12 @@ def token_scores(images: Encoded, texts: Encoded, flow: Flow | None = None, budg
     flow weighs tokens by whole vectors. flow: `MaxFlow()`, FILIP's, if not given.
 
     The [I, T, N, L] similarities are made in blocks of at most `budget` and made anew in the backward pass, so that
-    memory grows with the two sides alone. On a GPU a Triton kernel does the same without leaving the chip.
+    memory grows with the two sides alone.
     Padding takes no part. A picture or text without a single real token scores 0 with everything.
     """
     flow = flow or MaxFlow()
     sides = *_sides(images, texts, flow), images.token_mask, texts.token_mask
     with torch.autocast(sides[0].device.type, enabled=False):
-        if _on_chip(sides[0], sides[1], flow):
-            from tuwen.similarity import token_wise_cuda
-
-            return token_wise_cuda.token_scores(*sides, flow)
         if _pairs_of(sides[0], sides[1]) * len(sides[0]) * len(sides[1]) <= budget:
             return _block(flow, *sides)
         return _Blocks.apply(flow, budget, *sides)
@@ -47,7 +43,9 @@ def token_scores_slow(images: Encoded, texts: Encoded, flow: Flow | None = None)
     if v_whole is not None:
         assert w_whole is not None
         cross = flow.masses == "cross"
-        image_mass = torch.einsum("ind,td->itn", v, w_whole) if cross else torch.einsum("ind,id->in", v, v_whole)[:, None]
+        image_mass = (
+            torch.einsum("ind,td->itn", v, w_whole) if cross else torch.einsum("ind,id->in", v, v_whole)[:, None]
+        )
         text_mass = torch.einsum("tld,id->itl", w, v_whole) if cross else torch.einsum("tld,td->tl", w, w_whole)[None]
     image_real = None if images.token_mask is None else images.token_mask[:, None]
     text_real = None if texts.token_mask is None else texts.token_mask[None]
@@ -77,7 +75,8 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flow: Flow, budget: int, *sides: Tensor | None):
         v, w = sides[0], sides[1]
-        assert v is not None and w is not None
+        assert v is not None
+        assert w is not None
         ctx.flow, ctx.budget = flow, budget
         ctx.save_for_backward(*sides)
         to_text, to_image = (v.new_empty(len(v), len(w)) for _ in range(2))
@@ -90,7 +89,7 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, to_text: Tensor, to_image: Tensor):
         sides = ctx.saved_tensors
         wanted = [k for k in range(4) if ctx.needs_input_grad[k + 2]]
-        grads: list[Tensor | None] = [torch.zeros_like(sides[k]) if k in wanted else None for k in range(4)]
+        grads = {k: torch.zeros_like(sides[k]) for k in wanted}
         for i, t in _blocks(sides[0], sides[1], ctx.budget):
             part = list(_cut(sides, i, t))
             for k in wanted:
@@ -103,7 +102,7 @@ class _Blocks(torch.autograd.Function):
             for k, gradient in zip(wanted, found, strict=True):
                 if gradient is not None:
                     grads[k][i if k in (0, 2) else t] += gradient
-        return None, None, *grads, None, None
+        return None, None, *(grads.get(k) for k in range(4)), None, None
 
 
 def _block(
@@ -153,17 +152,16 @@ def _pairs_of(v: Tensor, w: Tensor) -> int:
 
 def _sides(images: Encoded, texts: Encoded, flow: Flow) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Tokens and, where the flow needs them, whole vectors of both sides, in float32 at least."""
-    assert images.tokens is not None and texts.tokens is not None, "token-wise scores need the tokens of both sides"
+    if images.tokens is None or texts.tokens is None:
+        raise ValueError("token-wise scores need the tokens of both sides")
     whole = (images.pooled, texts.pooled) if flow.masses else (None, None)
-    assert not flow.masses or None not in whole, "these flows need both sides' whole vectors as well"
+    if flow.masses and (whole[0] is None or whole[1] is None):
+        raise ValueError("these flows weigh tokens by whole vectors: give `pooled` of both sides as well")
     v, w, v_whole, w_whole = (
         x if x is None or x.dtype == torch.float64 else x.float() for x in (images.tokens, texts.tokens, *whole)
     )
-    assert v is not None and w is not None
+    assert v is not None
+    assert w is not None
     if isinstance(flow, MaxFlow) and flow.padding == "zeros" and texts.token_mask is not None:
         w = w * texts.token_mask[..., None]
     return v, w, v_whole, w_whole
-
-
-def _on_chip(v: Tensor, w: Tensor, flow: Flow) -> bool:
-    return False

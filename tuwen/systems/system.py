@@ -6,6 +6,7 @@ capabilities its paper has. Everything here is a default that lets a simple syst
 Shape legend: B rows of the batch, I pictures, T texts, N pairs, H heads, D shared embedding width.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -268,6 +269,33 @@ class System(nn.Module):
         """Where in picture n is what text n says."""
         raise self.lacks("locate", "it has no way to point into a picture")
 
+    def flow(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
+        """(F of i2t, F of t2i), each [B, N, L]: which image token is matched with which text token in pair b.
+
+        For systems that score by tokens: score = sum of flow times similarity (`tuwen.similarity`).
+        """
+        raise self.lacks("flow", "it scores by one vector each")
+
+    def image_places(self, images: Images) -> Tensor:
+        """[B, N, h, w]: where on a grid over the picture each of `Encoded.tokens` lies; shares that sum to 1 a token.
+
+        By default the tokens are the cells of a square grid, row by row.
+        """
+        tokens = self.encode_images(images).tokens
+        if tokens is None or math.isqrt(tokens.shape[1]) ** 2 != tokens.shape[1]:
+            raise self.lacks("image_places", "its image tokens are no square grid")
+        side = math.isqrt(tokens.shape[1])
+        cells = torch.eye(side * side, device=tokens.device).view(side * side, side, side)
+        return cells.expand(len(tokens), -1, -1, -1)
+
+    def text_places(self, texts: Texts) -> Tensor:
+        """[B, M, L] bool: which of the L tokens of `Texts` each of the M `Encoded.tokens` stands for.
+
+        By default one stands for one, in order.
+        """
+        length = texts.ids.shape[1]
+        return torch.eye(length, dtype=torch.bool, device=texts.ids.device).expand(len(texts), -1, -1)
+
     def adapt(self, task: Any) -> nn.Module:
         """The paper's own head and losses for a task."""
         raise self.lacks("adapt", f"its paper gives no head for {task}")
@@ -279,7 +307,7 @@ class System(nn.Module):
 
     @classmethod
     def capabilities(cls) -> tuple[str, ...]:
-        names = ("encode_images", "encode_texts", "match", "fuse", "generate", "likelihood", "locate", "adapt")
+        names = ("encode_images", "encode_texts", "match", "fuse", "generate", "likelihood", "locate", "flow", "adapt")
         return tuple(name for name in names if cls.can(name))
 
     def lacks(self, capability: str, why: str) -> UserError:

@@ -1,0 +1,151 @@
+"""Word maps of a system whose tokens are colours, by hand; Grad-CAM against loops over what a system's parts record."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.systems.common import build
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.explain import explain, word_maps
+from tuwen.model import Model
+from tuwen.nn.encoded import Encoded
+from tuwen.similarity.token_wise import token_flow, token_scores
+from tuwen.systems.system import Scores, System
+
+COLOURS = {"red": [1.0, 0, 0], "绿色": [0, 1.0, 0], "blue": [0, 0, 1.0]}
+
+
+class Colours(System):
+    """Image tokens are the colours of 2 x 2 cells, a word's token its colour; other words are nothing."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.meaning = torch.zeros(tokenizer.vocabulary.size, 3)
+        for word, colour in COLOURS.items():
+            for i in tokenizer.ids([word])[0]:
+                self.meaning[i] = torch.tensor(colour)
+        self.config, self.vocabulary = SimpleNamespace(), tokenizer.vocabulary
+
+    def encode_images(self, images):
+        cells = nn.functional.adaptive_avg_pool2d(images.pixels.float() / 255, 2)
+        return Encoded(tokens=cells.flatten(2).mT * self.scale)
+
+    def encode_texts(self, texts):
+        tokens = self.meaning[texts.ids]
+        return Encoded(tokens=tokens, token_mask=tokens.sum(-1) > 0)
+
+    def scores(self, images, texts):
+        return Scores(*token_scores(images, texts))
+
+    def flow(self, images, texts):
+        return token_flow(images, texts)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["a red and a blue square of things", "红色绿色的方块"] * 3, size=200)
+
+
+def model(system: System, tokenizer: Tokenizer, side: int, length: int = 16) -> Model:
+    shapes = SimpleNamespace(image=SimpleNamespace(side=side), text=SimpleNamespace(length=length))
+    return Model(system, tokenizer, SimpleNamespace(model=shapes), ("en", "zh"))
+
+
+def picture() -> torch.Tensor:
+    """Red and blue above; below green, and half red half blue."""
+    x = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    x[0, :2, :2] = 255
+    x[2, :2, 2:] = 255
+    x[1, 2:, :2] = 255
+    x[0, 2:, 2], x[2, 2:, 3] = 255, 255
+    return x
+
+
+def test_maps_by_hand(tokenizer):
+    found = explain(model(Colours(tokenizer), tokenizer, 4), picture(), "Red, and 绿色 blue!")
+    assert found.words == ["Red", "绿色", "blue"]  # "and" means nothing to this system, signs are no words
+    red, green, blue = found.maps.tolist()
+    assert (red, green, blue) == ([[1, 0], [0, 0.5]], [[0, 0], [1, 0]], [[0, 1], [0, 0.5]])
+    assert found.score == pytest.approx(1.0)
+    assert found.flow.T.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]]
+    assert found.how == "tokens"
+
+
+def test_word_maps_are_scaled_word_by_word(tokenizer):
+    asked = model(Colours(tokenizer), tokenizer, 4)
+    dim = (picture() // 5).to(torch.uint8)
+    words, maps = word_maps(asked, dim, "blue red")
+    assert words == ["blue", "red"]
+    assert torch.allclose(maps[0], torch.tensor([[0, 1], [0, 0.5]]), atol=0.02)
+    assert maps.amax((1, 2)).tolist() == [1, 1]
+    flat = word_maps(asked, torch.full((3, 4, 4), 255, dtype=torch.uint8), "red").maps
+    assert flat.tolist() == [[[0, 0], [0, 0]]]
+
+
+def test_what_cannot_be_explained_is_told(tokenizer):
+    asked = model(Colours(tokenizer), tokenizer, 4)
+    for text in ("", " ", "!?", "。"):
+        with pytest.raises(UserError, match="no word in the text"):
+            explain(asked, picture(), text)
+    with pytest.raises(UserError, match="takes part in its score"):
+        explain(asked, picture(), "things of squares")
+    with pytest.raises(UserError, match="cannot be read"):
+        explain(asked, b"no picture", "red")
+    with pytest.raises(UserError, match="no language 'fr'"):
+        explain(asked, picture(), "red", language="fr")
+    with pytest.raises(UserError, match="no explanation by 'magic'"):
+        explain(asked, picture(), "red", how="magic")
+    with pytest.raises(UserError, match="looks at no places"):
+        explain(asked, picture(), "red", how="attention")
+    clip = model(build("clip"), tokenizer, 32)
+    with pytest.raises(UserError, match="cannot explain"):
+        explain(clip, torch.zeros(3, 32, 32, dtype=torch.uint8), "red")
+
+
+@pytest.mark.parametrize("name", ["albef", "r2d2"])
+def test_grad_cam_is_attention_times_positive_gradient(name, tokenizer):
+    system = build(name).eval()
+    asked = model(system, tokenizer, 32)
+    system.encoders.text.words = nn.Embedding(tokenizer.vocabulary.size, 32)
+    pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    found = explain(asked, pixels, "red square 绿色")
+    assert found.words == ["red", "square", "绿色"]
+    assert found.maps.shape == (3, 4, 4)
+
+    ids, mask = tokenizer.encode(["red square 绿色"], 16)
+    with torch.no_grad():
+        image = system.encoders.encode_images(pixels[None]).states["last"]
+        text = system.encoders.encode_texts(ids, mask).states["last"]
+    records: list = []
+    if name == "albef":
+        logits = system.match_head(system.fusion(text, mask, image, None, records)[:, 0])
+    else:
+        logits = system.text_match_head(system.text_queries(text, mask, image, None, records)[:, 0])
+    weights = [record.weights for record in records if record.cross]
+    gradients = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), weights)
+    spans = [np.flatnonzero(row) + 1 for row in word_of_token(tokenizer, "red square 绿色")]
+    for word, places in enumerate(spans):
+        for cell in range(16):
+            shares = [
+                max(0.0, float(g[0, head, place, cell + 1])) * float(w[0, head, place, cell + 1].detach())
+                for w, g in zip(weights, gradients, strict=True)
+                for head in range(w.shape[1])
+                for place in places
+            ]
+            assert float(found.maps[word].flatten()[cell]) == pytest.approx(
+                sum(shares) / len(shares), rel=1e-4, abs=1e-9
+            )
+
+
+def word_of_token(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """[words, tokens] bool, from the tokens' places among the characters; words lie between white space."""
+    places = tokenizer.places([text])[0]
+    starts = [0, 4, 11]
+    return np.array(
+        [[start <= place[0] < start + 6 and (start != 0 or place[0] < 4) for place in places] for start in starts]
+    )
