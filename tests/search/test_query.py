@@ -251,3 +251,23 @@ def test_exact_search_is_the_sorted_list(monkeypatch, k, filtered):
         expected = slow_nearest(vectors, query, k, allowed)
         assert places[n].tolist() == expected[0]
         assert scores[n].tolist() == expected[1]
+
+
+def test_lance_s_own_index_beyond_a_limit(run, tmp_path):
+    pictures = [Picture(jpeg(n), id=f"p{n}", columns={"n": n}) for n in range(300)]
+    told = []
+    index = Index.build(run, pictures[:290], tmp_path / "many", exact=200, say=told.append)
+    assert any("of the ten nearest are found" in line for line in told)
+    assert index.about["lance"]["recall"] > 0.9
+    assert index.snapshot.vectors is None
+    index.add(pictures[290:])  # not yet in Lance's index, and found all the same
+    searcher = Searcher(Index.open(tmp_path / "many"))
+    assert [r.id for r in searcher.search([Query(image=jpeg(295))], top=1)[0].results] == ["p295"]
+    exactly = Searcher(Index.build(run, pictures, tmp_path / "exact"))
+    for filters in (None, {"n": {"max": 100}}):
+        expected = exactly.search([Query("blue")], top=10, candidates=0, filters=filters)[0]
+        found = searcher.search([Query("blue")], top=10, candidates=0, filters=filters)[0]
+        scores = {r.id: r.score for r in expected.results}
+        assert len(scores.keys() & {r.id for r in found.results}) >= 8
+        assert all(r.score == scores[r.id] for r in found.results if r.id in scores)
+    assert searcher.similar("p295", top=3).results[0].id == exactly.similar("p295", top=3).results[0].id

@@ -41,6 +41,12 @@ def _add_index(commands) -> None:
     budget = "keep at most N tokens a picture, pooled; 0: none, encode again at each query (default: all)"
     index.add_argument("--token-budget", metavar="N", type=whole, help=budget)
     index.add_argument("--prune", action="store_true", help="take out pictures that are not among PICTURES")
+    exact = "search vectors exactly in memory up to so many pictures, by Lance's index beyond (default 1000000)"
+    index.add_argument("--exact", metavar="N", type=positive, default=1_000_000, help=exact)
+    index.add_argument(
+        "--milvus", metavar="URL", help="put the vectors into this Milvus server, e.g. http://host:19530"
+    )
+    _add_token(index)
     index.add_argument("--remove", metavar="ID", nargs="+", help="take these pictures out; nothing else is done")
     index.add_argument("--batch-size", metavar="N", type=positive, default=64, help="pictures embedded at once")
     index.add_argument("--json", action="store_true", help="print one JSON object")
@@ -58,9 +64,15 @@ def _add_search(commands) -> None:
     search.add_argument("--budget-ms", metavar="MS", type=positive, help="stop re-ranking when this time is up")
     where = "metadata: name=value, name=a|b (one of them), name=5..10, 5.. or ..10 (numbers)"
     search.add_argument("--where", metavar="NAME=VALUE", nargs="+", default=[], help=where)
+    _add_token(search)
     moved = "where the run is, if it moved since the index was built"
     search.add_argument("--run", metavar="RUN", dest="run_folder", type=Path, help=moved)
     search.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_token(command) -> None:
+    token = "token of the Milvus server, user:password (default: environment TUWEN_MILVUS_TOKEN)"
+    command.add_argument("--token", metavar="T", help=token)
 
 
 def whole(text: str) -> int:
@@ -75,7 +87,7 @@ def run_index(args) -> None:
     if args.remove:
         if args.run_folder or args.pictures:
             args.parser.error("--remove goes with --out alone")
-        gone = Index.open(args.out).remove(args.remove)
+        gone = Index.open(args.out, token=args.token).remove(args.remove)
         print_json({"removed": gone}) if args.json else print(f"{gone} of {len(args.remove)} pictures taken out")
         return
     if args.pictures is None:
@@ -90,6 +102,9 @@ def run_index(args) -> None:
             tokens=args.tokens,
             token_budget=args.token_budget,
             prune=args.prune,
+            exact=args.exact,
+            milvus=args.milvus,
+            token=args.token,
             batch_size=args.batch_size,
             device=str(device("auto")),
             progress=True,
@@ -125,7 +140,7 @@ def run_search(args) -> None:
     if (args.similar is not None) == (args.query is not None or args.image is not None):
         args.parser.error("give a QUERY, --image, or both; or else --similar")
     with only_json(args.json):
-        index = Index.open(args.index, run=args.run_folder, device=str(device("auto")))
+        index = Index.open(args.index, run=args.run_folder, device=str(device("auto")), token=args.token)
         searcher = Searcher(index)
         filters = parse_where(args.where, index.columns())
         if args.similar is not None:

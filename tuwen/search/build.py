@@ -2,6 +2,7 @@
 
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.errors import UserError
+from tuwen.search import nearest
 from tuwen.search.index import Index, weights_mark
 from tuwen.search.ingest import Ingest, first_stage_vectors, schema_of
 from tuwen.search.measure import LossProbe
@@ -52,6 +54,9 @@ def build(
     tokens: str | None = None,
     token_budget: int | None = None,
     prune: bool = False,
+    exact: int = 1_000_000,
+    milvus: str | None = None,
+    token: str | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     progress: bool = False,
@@ -66,7 +71,9 @@ def build(
     prefix: set before ids. tokens: "float16" or "int8", how parts for re-ranking are kept (default: float16).
     token_budget: most tokens a picture that are kept, pooled where it has more; 0 keeps none, and the k that are
     re-ranked are encoded again for each query; None: all. Both are settled when the index is made. prune: take out
-    pictures that are not among the given. say: is told lines worth reading (sizes, losses).
+    pictures that are not among the given. exact: most pictures whose vectors are searched exactly in memory; beyond,
+    Lance's own index is built and its recall measured. milvus: URL of a Milvus server to hold the vectors instead, with
+    its token; settled when the index is made. say: is told lines worth reading (sizes, losses).
 
     Raises:
         UserError: no such run or pictures; the index is of another run, or keeps tokens otherwise; another process is
@@ -76,17 +83,17 @@ def build(
     source = open_pictures(pictures, split, prefix) if isinstance(pictures, str | PathLike) else pictures
     record = Record.open(out)
     if record is None:
-        record = Record.create(out, *_plan(models.load(run, device), run, tokens, token_budget))
-    index = Index(record, run, device)
-    _check_settings(index, tokens, token_budget)
+        about, schema = _plan(models.load(run, device), run, tokens, token_budget)
+        record = Record.create(out, about | _at_milvus(milvus, about), schema)
+    index = Index(record, run, device, token)
+    _check_settings(index, tokens, token_budget, milvus)
     probe = LossProbe(index.model, index.layout)
     say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
     counts, broken, ingest = _take_in(index, record, source, batch_size, probe, progress)
     if prune and _prune(record, ingest, counts):
         again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
         counts["added"] = counts.get("added", 0) + again.get("added", 0)
-    record.tidy()
-    index.refresh()
+    _finish(index, record, exact, say)
     loss = probe.result()
     if loss:
         record.tell({"loss": loss})
@@ -124,7 +131,34 @@ def _plan(model: models.Model, run: str | PathLike, tokens: str | None, budget: 
     return about, schema_of(layout, width, keep_pixels)
 
 
-def _check_settings(index: Index, tokens: str | None, budget: int | None) -> None:
+def _at_milvus(url: str | None, about: dict) -> dict:
+    """Where the vectors will be, for `about`; a collection of its own for every index."""
+    if url is None:
+        return {}
+    if not about["width"]:
+        raise UserError(f"system {about['system']} has no first-stage vectors to put into Milvus")
+    return {"milvus": {"url": url, "collection": f"tuwen_{uuid.uuid4().hex}"}}
+
+
+def _finish(index: Index, record: Record, exact: int, say: Callable[[str], None]) -> None:
+    """After the last commit: the first stage's own store is brought up to date, files are joined."""
+    record.tidy()
+    if index.milvus is not None:
+        with record.writing():
+            index.milvus.sync(record)
+    elif index.about["width"] and record.table.count_rows() > exact:
+        known = record.about.get("lance")
+        if known is None or record.table.count_rows() > 2 * known["rows"]:
+            found = nearest.make(record)
+            record.tell({"lance": found})
+            share, probes = found["recall"], found["probes"]
+            say(f"Lance's index: {share:.1%} of the ten nearest are found, looking into {probes} partitions")
+    index.refresh()
+
+
+def _check_settings(index: Index, tokens: str | None, budget: int | None, milvus: str | None) -> None:
+    if milvus is not None and milvus != index.about.get("milvus", {}).get("url"):
+        raise UserError(f"{index.path}: keeps its vectors elsewhere than at {milvus}; choose another --out")
     layout = index.layout
     if tokens not in (None, layout.precision):
         raise UserError(f"{index.path}: keeps tokens as {layout.precision}, not {tokens}; choose another --out")

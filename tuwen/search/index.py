@@ -21,6 +21,7 @@ from tuwen.data.images import resize
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.search.ingest import Added, Ingest, part_field
+from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
 from tuwen.search.record import Record, Snapshot, field_of
@@ -29,6 +30,7 @@ from tuwen.training import checkpoint
 if TYPE_CHECKING:
     from tuwen.search.build import Built
 
+CHANGED = ("added", "replaced", "updated")
 VALUES = 50  # most values of a column that are listed
 
 
@@ -40,18 +42,27 @@ class Index:
     from several threads.
     """
 
-    def __init__(self, record: Record, run: str | os.PathLike | None = None, device: str = "cpu"):
-        self._record, self._run, self._device = record, run, device
+    def __init__(
+        self, record: Record, run: str | os.PathLike | None = None, device: str = "cpu", token: str | None = None
+    ):
+        self._record, self._run, self._device, self._token = record, run, device, token
         self._lock = threading.Lock()
         self.built: Built | None = None
         self.layout = Layout.from_json(record.about["layout"])
-        self.snapshot: Snapshot = record.snapshot(self.about["width"] > 0)
+        self.snapshot: Snapshot = record.snapshot(self.in_memory)
 
     @classmethod
-    def open(cls, path: str | os.PathLike, run: str | os.PathLike | None = None, device: str = "cpu") -> "Index":
+    def open(
+        cls,
+        path: str | os.PathLike,
+        run: str | os.PathLike | None = None,
+        device: str = "cpu",
+        token: str | None = None,
+    ) -> "Index":
         """The index at a folder or object-store URL. The model is loaded when it is first needed.
 
-        run: where the run is now, if it has moved since the index was built.
+        run: where the run is now, if it has moved since the index was built. token: of the Milvus server that holds
+        its vectors, if one does (default: the environment's TUWEN_MILVUS_TOKEN).
 
         Raises:
             UserError: no index there, or a damaged one.
@@ -59,7 +70,7 @@ class Index:
         record = Record.open(path)
         if record is None:
             raise UserError(f"{path}: no index there; make one with `tuwen index RUN PICTURES --out {path}`")
-        return cls(record, run, device)
+        return cls(record, run, device, token)
 
     @classmethod
     def build(cls, run: str | os.PathLike, pictures, out: str | os.PathLike, **options) -> "Index":
@@ -162,6 +173,21 @@ class Index:
             raise UserError(f"{self.path}: built with other weights than {run} has now; build an index anew with them")
         return model
 
+    @cached_property
+    def milvus(self) -> Milvus | None:
+        """The server that has the vectors, if one has.
+
+        Raises:
+            UserError: it does not answer, or does not let us in.
+        """
+        told = self.about.get("milvus")
+        return None if told is None else Milvus(told["url"], told["collection"], self.about["width"], self._token)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the first stage is an exact search over vectors in memory."""
+        return self.about["width"] > 0 and not {"lance", "milvus"} & set(self.about)
+
     @property
     def keeps_pixels(self) -> bool:
         """Whether pictures are kept in place of tokens, to be encoded again for each query that re-ranks them."""
@@ -194,9 +220,11 @@ class Index:
             UserError: another process or thread is writing.
         """
         with self._record.writing():
-            said = [
-                one for part in Ingest(self._record, self.model, self.layout, batch_size).run(pictures) for one in part
-            ]
+            ingest = Ingest(self._record, self.model, self.layout, batch_size)
+            said = [one for part in ingest.run(pictures) for one in part]
+            if self.milvus is not None:
+                self.milvus.put(self._record.snapshot(False), [one.id for one in said if one.state in CHANGED])
+                self.milvus.remove(ingest.gone)
         self.refresh()
         return said
 
@@ -210,13 +238,15 @@ class Index:
             before = self._record.table.count_rows()
             self._record.delete(list(ids))
             gone = before - self._record.table.count_rows()
+            if self.milvus is not None:
+                self.milvus.remove(ids)
         self.refresh()
         return gone
 
     def refresh(self) -> None:
         """Makes searches see the newest version, whoever wrote it."""
         with self._lock:
-            self.snapshot = self._record.snapshot(self.about["width"] > 0, self.snapshot)
+            self.snapshot = self._record.snapshot(self.in_memory, self.snapshot)
 
     # ---- pieces
 

@@ -27,6 +27,7 @@ from tuwen.search.pictures import Content, Picture, Unreadable, check_id, digest
 from tuwen.search.record import KINDS, Record, field_of, vector_column
 
 WINDOW = 64  # pictures read ahead
+SHORTEST = 1.0  # seconds between commits; a fiftieth of the time so far where that is more
 COMMIT_BYTES = 1 << 28  # most bytes of a commit
 THUMBNAIL = 256  # shorter side of a thumbnail in pixels
 PIXELS_QUALITY = 95  # of the JPEG kept where pictures are encoded again on demand
@@ -96,7 +97,6 @@ class Ingest:
     """One run of adding pictures. The caller holds `Record.writing`.
 
     watch: called with (pictures, encoded) of every batch, before anything is cut or rounded.
-    after: called after every commit with its new rows, their vectors [B, D], and the ids removed.
     """
 
     def __init__(
@@ -106,10 +106,9 @@ class Ingest:
         layout: Layout,
         batch_size: int,
         watch: Callable[[list[Picture], Encoded], None] | None = None,
-        after: Callable[[list["_Row"], Tensor | None, list[str]], None] | None = None,
     ):
         self.record, self.model, self.layout, self.batch_size = record, model, layout, batch_size
-        self.watch, self.after = watch, after
+        self.watch = watch
         self.side = model.config.model.image.side
         self.keep_pixels = "pixels" in record.table.schema.names
         self.kinds = record.columns()
@@ -120,6 +119,7 @@ class Ingest:
         self.owner = {content: name for name, (content, _) in self.known.items()}
         self.stored = set(self.known)  # ids that a commit has already
         self.seen: set[str] = set()  # ids of entries that this run's pictures are
+        self.gone: list[str] = []  # ids that were there and are no more
         self.alias: dict[str, str] = {}  # entry -> another id that this run gave the same content
         self.pending = _Pending()
         self.waiting: list[tuple[_Row, Picture]] = []
@@ -138,7 +138,7 @@ class Ingest:
                 while len(self.waiting) >= self.batch_size:
                     self._embed(pool, self.batch_size)
                     elapsed = time.monotonic() - committed
-                    longest = min(60.0, max(1.0, (time.monotonic() - began) / 50))
+                    longest = min(60.0, max(SHORTEST, (time.monotonic() - began) / 50))
                     if elapsed > longest or self.pending.bytes > COMMIT_BYTES:
                         yield self._commit()
                         committed = time.monotonic()
@@ -195,6 +195,7 @@ class Ingest:
         if name in self.known:
             self.owner.pop(self.known.pop(name)[0], None)
             self.pending.removed.append(name)
+            self.gone.append(name)
             self.waiting = [(row, picture) for row, picture in self.waiting if row.id != name]
         self.said.append(Added(holder, "duplicate"))
 
@@ -283,8 +284,6 @@ class Ingest:
         if now.removed:
             self.record.delete(now.removed)
             self.stored.difference_update(now.removed)
-        if self.after is not None and (now.rows or now.updates or now.removed):
-            self.after(now.rows, torch.cat(now.vectors) if now.vectors else None, now.removed)
         said, self.said = self.said, []
         return said + [Added(row.id, row.state) for row in (*now.rows, *now.updates)]
 

@@ -122,9 +122,9 @@ class Searcher:
         if not queries:
             return []
         snapshot = self.index.snapshot
-        condition = sql(filters, self.index.columns())
+        sql(filters, self.index.columns())  # told of before any work
         asked = [self._encode(query) for query in queries]
-        self._first_stage(snapshot, asked, max(top, candidates), condition)
+        self._first_stage(snapshot, asked, max(top, candidates), filters)
         if candidates and self.reranks:
             limit = None if budget_ms is None else began + budget_ms / 1000
             self._rerank(snapshot, asked, candidates, limit)
@@ -146,7 +146,7 @@ class Searcher:
         if not self.index.about["width"]:
             raise self.system.lacks("compare pictures", "it has no first-stage vectors")
         one = _Asked(None, self.index.vectors(snapshot, np.array([place]))[0])
-        self._nearest(snapshot, [one], top + 1, sql(filters, self.index.columns()))
+        self._nearest(snapshot, [one], top + 1, filters)
         own = one.near != place
         one.near, one.first = one.near[own][:top], one.first[torch.from_numpy(own)][:top]
         results, _, _ = self._found(snapshot, one, top)
@@ -181,29 +181,36 @@ class Searcher:
 
     # ---- first stage
 
-    def _first_stage(self, snapshot: Snapshot, asked: list[_Asked], k: int, condition: str | None) -> None:
+    def _first_stage(self, snapshot: Snapshot, asked: list[_Asked], k: int, filters: Filters | None) -> None:
         if not self.index.about["width"]:
+            condition = sql(filters, self.index.columns())
             every = np.arange(len(snapshot)) if condition is None else np.sort(snapshot.where(condition))
             for one in asked:
                 one.near, one.first = every, torch.zeros(len(every))
             return
-        self._nearest(snapshot, asked, k, condition)
+        self._nearest(snapshot, asked, k, filters)
         if self.system.can("scores"):
             for one in asked:
                 if one.text is not None and len(one.near):
                     self._rescore(snapshot, one, one.text)
 
-    def _nearest(self, snapshot: Snapshot, asked: list[_Asked], k: int, condition: str | None) -> None:
-        """Sets `near` and `first` by the vectors."""
-        allowed = None
-        if condition is not None:
-            allowed = np.zeros(len(snapshot), dtype=bool)
-            allowed[snapshot.where(condition)] = True
+    def _nearest(self, snapshot: Snapshot, asked: list[_Asked], k: int, filters: Filters | None) -> None:
+        """Sets `near` and `first` by the vectors: exactly in memory, by Lance's index, or by Milvus."""
+        condition = sql(filters, self.index.columns())
         queries = torch.stack([one.vector for one in asked if one.vector is not None])
-        assert snapshot.vectors is not None
-        near, scores = nearest.exact(snapshot.vectors, queries, k, allowed)
-        for one, places, first in zip(asked, near.numpy(), scores, strict=True):
-            one.near, one.first = places, first
+        if self.index.milvus is not None:
+            found = self.index.milvus.nearest(snapshot, queries, k, filters, self.index.columns())
+        elif snapshot.vectors is None:
+            probes = self.index.about["lance"]["probes"]
+            found = [nearest.approximate(snapshot, query, k, probes, condition) for query in queries]
+        else:
+            allowed = None
+            if condition is not None:
+                allowed = np.zeros(len(snapshot), dtype=bool)
+                allowed[snapshot.where(condition)] = True
+            found = list(zip(*nearest.exact(snapshot.vectors, queries, k, allowed), strict=True))
+        for one, (near, first) in zip(asked, found, strict=True):
+            one.near, one.first = near.numpy(), first
 
     def _rescore(self, snapshot: Snapshot, one: _Asked, text: Encoded) -> None:
         """Token-wise (or whatever) scores of the shortlist, by which it is sorted anew."""

@@ -71,6 +71,10 @@ class Snapshot:
         found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
         return self.positions(found["_rowid"].to_numpy())
 
+    def among(self, ids: Sequence[str]) -> np.ndarray:
+        """Positions of the pictures of these ids that are there, in no certain order."""
+        return self.where(f"id IN ({', '.join(map(literal, ids))})")
+
     def find(self, picture: str) -> int:
         """Position of a picture by its id.
 
@@ -108,27 +112,29 @@ class Record:
         if "://" not in str(location) and not Path(location).is_dir():
             return None
         database = _connect(location)
-        names = set(database.table_names(limit=100))
-        if "about" not in names:
-            for unfinished in names & {"pictures"}:
-                database.drop_table(unfinished)
+        told, pictures = (_table(database, name) for name in ("about", "pictures"))
+        if told is None and (pictures is None or pictures.count_rows() == 0):
+            database.drop_all_tables()  # whoever was making it was stopped
             return None
+        if told is None or pictures is None:
+            raise UserError(f"{location}: damaged; build the index again")
         try:
-            about = json.loads(database.open_table("about").to_arrow()["json"][0].as_py())
-            if about["version"] != VERSION:
-                raise UserError(f"{location}: written by another version of tuwen; build the index again")
-            return cls(location, database, database.open_table("pictures"), about)
+            about = json.loads(told.to_arrow()["json"][0].as_py())
+            if about["version"] == VERSION:
+                return cls(location, database, pictures, about)
         except (KeyError, IndexError, ValueError, OSError, RuntimeError) as error:
             raise UserError(f"{location}: damaged ({error}); build the index again") from None
+        raise UserError(f"{location}: written by another version of tuwen; build the index again")
 
     def tell(self, about: Mapping[str, Any]) -> None:
         """Puts new entries into `about`."""
         self.about = {**self.about, **about}
         told = pa.table({"json": [json.dumps(self.about, ensure_ascii=False)]})
-        if "about" in self.database.table_names(limit=100):
-            self.database.open_table("about").add(told, mode="overwrite")
-        else:
+        table = _table(self.database, "about")
+        if table is None:
             self.database.create_table("about", told)
+        else:
+            table.add(told, mode="overwrite")
 
     @property
     def local(self) -> Path | None:
@@ -184,6 +190,10 @@ class Record:
         self.dataset().add_columns([pa.field(field_of(name), KINDS[kind]) for name, kind in kinds.items()])
         self.table = self.database.open_table("pictures")
 
+    def index_ids(self) -> None:
+        """Makes pictures be found by id without reading all ids."""
+        self.dataset().create_scalar_index("id", "BTREE", replace=True)
+
     def tidy(self) -> None:
         """Joins small files and deletes what no version needs."""
         dataset = self.dataset()
@@ -192,6 +202,8 @@ class Record:
         target = max(1024, FRAGMENT_BYTES // max(1, self.about.get("bytes", 1024)))
         if files > max(8, 2 * rows // target):
             dataset.optimize.compact_files(target_rows_per_fragment=target)
+        if dataset.list_indices():
+            self.dataset().optimize.optimize_indices()
         self.dataset().cleanup_old_versions(older_than=timedelta(0))
         self.table = self.database.open_table("pictures")
 
@@ -231,6 +243,14 @@ def _connect(location: str | os.PathLike) -> Any:
     return lancedb.connect(str(location))
 
 
+def _table(database: Any, name: str) -> Any:
+    """A table, or None where it was never finished."""
+    try:
+        return database.open_table(name)
+    except (ValueError, FileNotFoundError):
+        return None
+
+
 def _vectors(dataset: Any, row_ids: np.ndarray, old: Snapshot | None) -> Tensor:
     """[N, D] float32 of the rows in the dataset's order, copied from the older snapshot where it has them."""
     width = dataset.schema.field("vector").type.list_size
@@ -241,16 +261,16 @@ def _vectors(dataset: Any, row_ids: np.ndarray, old: Snapshot | None) -> Tensor:
         if held.mean() > 0.5:
             out[torch.from_numpy(held)] = old.vectors[torch.from_numpy(old.order[place[held]])]
             for part in np.array_split(np.flatnonzero(~held), len(held) // CHUNK + 1):
-                out[torch.from_numpy(part)] = _matrix(dataset.take(part.tolist(), columns=["vector"]), width)
+                out[torch.from_numpy(part)] = as_matrix(dataset.take(part.tolist(), columns=["vector"])["vector"])
             return out
     begin = 0
     for batch in dataset.scanner(columns=["vector"]).to_batches():
-        out[begin : begin + len(batch)] = _matrix(batch, width)
+        out[begin : begin + len(batch)] = as_matrix(batch["vector"])
         begin += len(batch)
     return out
 
 
-def _matrix(rows: pa.Table | pa.RecordBatch, width: int) -> Tensor:
-    column = rows["vector"]
+def as_matrix(column: pa.Array | pa.ChunkedArray) -> Tensor:
+    """[B, D] float32 of Arrow's lists of fixed size."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, width)
+    return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, column.type.list_size)
