@@ -387,7 +387,6 @@ def test_texts_to_translate_are_those_of_the_texts_drawn():
         ({"columns": ("depth",)}, "row r0: has no column 'depth'"),
         ({"columns": ("name",)}, "row r0: column 'name' must hold numbers, got 'cat'"),
         ({"spans": ("letters",)}, "needs letters spans"),
-        ({"sources": {"texts": 1.0}}, "mixes texts"),
         ({"languages": 4}, "needs texts in 4 languages"),
     ],
 )

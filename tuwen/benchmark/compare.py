@@ -131,7 +131,7 @@ def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -
     begun = any((run / "config.yaml").exists() for run in configs)
     if not (begun and path.exists()):
         out.mkdir(parents=True, exist_ok=True)
-        start.make_tokenizer(next(iter(configs.values())), pairs).save(path)
+        start.make_tokenizer(next(iter(configs.values())), [pairs]).save(path)
     Tokenizer.load(path)  # a damaged file is told before any work
     for run, config in configs.items():
         configs[run] = override(config, {"tokenizer.file": str(path)})

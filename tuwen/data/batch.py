@@ -131,7 +131,7 @@ class Batch:
     text_id: [B] int64; equal ids are one text.
     index: [B] int64, row in the corpus, for samplers, noise estimates and reports of bad samples.
     columns: what a system asked the corpus for (boxes, concepts, noise, parallel texts); tensors have B rows.
-    source: name of the source the whole batch was drawn from, for systems that mix unpaired sources.
+    source: what the whole batch was drawn from: "pairs", or "images" or "texts" alone, whose other identity is 0.
     """
 
     images: Images | None

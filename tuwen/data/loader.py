@@ -6,7 +6,7 @@ broken pictures included. To resume, ask for the steps that remain.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +36,8 @@ class DataConfig:
     languages: those that texts are drawn from; none: all the corpus has.
     augment: what is done to training pictures beside resizing. There is no flip: captions say left and right.
     crop_scale: least and greatest share of the picture's area that a crop keeps.
+    sources: corpora of pictures alone ("images") and of texts alone ("texts"), by location, for systems that mix them
+        with pairs; what is not named is read from the pairs, one side of them.
     workers: processes that prepare batches, 0: the training process itself; None: by the number of cores.
     on_bad: a row whose picture cannot be read or that has no text: "skip" takes another row, "stop" ends the run.
     """
@@ -44,6 +46,7 @@ class DataConfig:
     languages: tuple[str, ...] = ()
     augment: Literal["crop", "crop+randaugment", "none"] = "crop"
     crop_scale: tuple[float, float] = (0.5, 1.0)
+    sources: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
     on_bad: Literal["skip", "stop"] = "skip"
 
@@ -55,6 +58,8 @@ class DataConfig:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale must be two shares of the area, 0 < low <= high <= 1, got {low}, {high}")
+        if set(self.sources) - {"images", "texts"}:
+            raise ValueError(f"sources may name images and texts, got {', '.join(self.sources)}")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
 
@@ -73,7 +78,10 @@ class _Unusable(Exception):
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a batch, drawn. views[""] is the picture itself; texts are (text, language index); further by name."""
+    """One row of a batch, drawn. views[""] is the picture itself; texts are (text, language index); further by name.
+
+    A row of pictures alone has no texts and no text identity (0); one of texts alone no views and no image identity.
+    """
 
     index: int
     image_id: int
@@ -86,6 +94,7 @@ class _Row:
 class Loader:
     """The batches of a corpus by step.
 
+    source: "pairs", or one side of the rows alone: "images" or "texts".
     plan: rows of the epoch in order, in place of the permutation (see `Order.batch`); columns: further columns by
     name, one entry a corpus row. Both may be set between two calls of `run`.
     skipped: corpus row -> why it was replaced; texts, truncated: texts tokenized, and cut to fit. They count
@@ -102,17 +111,21 @@ class Loader:
         seed: int,
         side: int | Fit,
         length: int,
+        source: str = "pairs",
+        table: tuple[str, ...] = (),
     ):
         """order: over `entries(corpus, config)` rows. side: pictures' side in pixels, or how they are
-        brought to it. length: most tokens a text.
+        brought to it. length: most tokens a text. table: the languages that `Texts.language` indexes; none: the
+        corpus's.
 
         Raises:
             UserError: the corpus lacks what the config or the system asks for.
         """
-        check_needs(corpus, needs, config.languages)
+        check_needs(corpus, needs, config.languages, source)
+        self.source = source
         self.corpus, self.tokenizer, self.order, self.config = corpus, tokenizer, order, config
         self.needs, self.seed, self.side, self.length = needs, seed, side, length
-        self.languages = config.languages or corpus.languages
+        self.languages, self.table = config.languages or corpus.languages, table or corpus.languages
         self.every_text = every_text(corpus, self.languages) if config.texts == "all" else None
         held = len(corpus) if self.every_text is None else len(self.every_text)
         if order.rows != held:
@@ -123,9 +136,13 @@ class Loader:
         self.texts = 0
         self.truncated = 0
 
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.order.steps_per_epoch
+
     def __getitem__(self, step: int) -> Batch:
         """The global batch of a step."""
-        return self._noted(self.load(step))
+        return self.noted(self.load(step))
 
     def run(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """The batches of steps start..stop-1, process `rank`'s share of each.
@@ -135,7 +152,7 @@ class Loader:
         """
         workers = default_workers() if self.config.workers is None else self.config.workers
         for made in in_workers(_Steps(self, rank, world), range(start, stop), min(workers, max(stop - start, 0))):
-            yield self._noted(made)
+            yield self.noted(made)
 
     def load(self, step: int, rank: int = 0, world: int = 1) -> tuple[Batch, Notes]:
         """A process's share of a step's batch, and what happened on the way; changes nothing in this object."""
@@ -147,7 +164,8 @@ class Loader:
         batch = self._batch(rows)
         return batch, Notes(skipped, self.tokenizer.seen - seen, self.tokenizer.truncated - truncated)
 
-    def _noted(self, made: tuple[Batch, Notes]) -> Batch:
+    def noted(self, made: tuple[Batch, Notes]) -> Batch:
+        """The batch `load` made; what happened on the way is counted here."""
         batch, notes = made
         self.skipped.update(notes.skipped)
         self.texts += notes.texts
@@ -179,17 +197,27 @@ class Loader:
     def _draw(self, row: int, place: int | None, epoch: int, entry: int) -> _Row:
         """The row's texts and views; place: of its text among those `texts_of` lists, None: drawn."""
         record = self.corpus.record(row)
-        texts, parallel = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
-        image = self.corpus.image(row)
+        texts: list[tuple[str, int]] = []
+        further: dict[str, tuple[str, int]] = {}
+        if self.source != "images":
+            texts, further = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
+        if self.source == "texts":
+            return _Row(row, 0, {}, texts, {}, {})
+        views = self._views(self.corpus.image(row), epoch, entry)
+        if self.source == "images":
+            return _Row(row, record.image_id, views, [], {}, {})
+        columns = {name: numbers(record, name) for name in self.needs.columns}
+        further = further_texts(record, self.needs, self.table, texts[0]) | further
+        return _Row(row, record.image_id, views, texts, further, columns)
+
+    def _views(self, image: Tensor, epoch: int, entry: int) -> dict[str, Tensor]:
         views = {"": self._augmented(image, self.side, epoch, entry, "crop")}
         for name, side in self.needs.views.items():
             if name == "plain":
                 views[name] = resize(image, side)
             else:  # any view but "second" is the same crop at another size
                 views[name] = self._augmented(image, side, epoch, entry, "second" if name == "second" else "crop")
-        columns = {name: numbers(record, name) for name in self.needs.columns}
-        further = further_texts(record, self.needs, self.corpus.languages, texts[0]) | parallel
-        return _Row(row, record.image_id, views, texts, further, columns)
+        return views
 
     def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
         """([(text, language index)] as many as needed, a text in another language or None)."""
@@ -205,7 +233,7 @@ class Loader:
         own = spoken.pop(language)
         others = generator.permutation([k for k in range(len(own)) if k != first]).tolist()
         chosen = [([first, *others])[k % len(own)] for k in range(self.needs.texts)]
-        number = self.corpus.languages.index
+        number = self.table.index
         texts = [(own[k], number(language)) for k in chosen]
         if self.needs.languages < 2:
             return texts, {}
@@ -225,9 +253,20 @@ class Loader:
     # ---- a batch
 
     def _batch(self, rows: list[_Row]) -> Batch:
-        views = {name: torch.stack([row.views[name] for row in rows]) for name in rows[0].views}
-        images = Images(views.pop(""), None, views)
+        images = self._images(rows) if self.source != "texts" else None
+        texts = self._encoded([row.texts for row in rows], self.needs.texts == 1) if self.source != "images" else None
         index = torch.tensor([row.index for row in rows])
+        columns = self._columns(rows, index) if self.source == "pairs" else {}
+        image_ids = torch.tensor([row.image_id for row in rows])
+        text_ids = torch.tensor([text_id(row.texts[0][0]) if row.texts else 0 for row in rows])
+        return Batch(images, texts, image_ids, text_ids, index, columns, self.source)
+
+    @staticmethod
+    def _images(rows: list[_Row]) -> Images:
+        views = {name: torch.stack([row.views[name] for row in rows]) for name in rows[0].views}
+        return Images(views.pop(""), None, views)
+
+    def _columns(self, rows: list[_Row], index: Tensor) -> dict[str, Tensor | Texts]:
         columns: dict[str, Tensor | Texts] = {name: _stacked(rows, name) for name in self.needs.columns}
         columns |= {name: values[index] for name, values in self.columns.items()}
         if self.needs.sentences:
@@ -235,10 +274,7 @@ class Loader:
             columns["sentences"] = self._encoded(pieces)
         for name in sorted({name for row in rows for name in row.further}):  # a row without has its own text there
             columns[name] = self._encoded([[row.further.get(name, row.texts[0])] for row in rows], one=True)
-        texts = self._encoded([row.texts for row in rows], one=self.needs.texts == 1)
-        image_ids = torch.tensor([row.image_id for row in rows])
-        text_ids = torch.tensor([text_id(row.texts[0][0]) for row in rows])
-        return Batch(images, texts, image_ids, text_ids, index, columns)
+        return columns
 
     def _encoded(self, texts: list[list[tuple[str, int]]], one: bool = False) -> Texts:
         """The (text, language) of every row as tokens; one: each row has exactly one."""

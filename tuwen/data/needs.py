@@ -36,14 +36,16 @@ class DataNeeds(Protocol):
     def sources(self) -> Mapping[str, float]: ...
 
 
-def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = ()) -> None:
+def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (), source: str = "pairs") -> None:
     """Refuses a corpus that lacks what a system needs, before any work.
 
-    languages: those texts are drawn from; none: all of the corpus.
+    languages: those texts are drawn from; none: all of the corpus. source: "images" and "texts" ask one side alone.
 
     Raises:
         UserError: naming what is missing.
     """
+    if source == "images":
+        return
     where = f"corpus {corpus.name}, split {corpus.split}"
     unknown = [language for language in languages if language not in corpus.languages]
     if unknown:
@@ -54,11 +56,9 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
         raise UserError(f"{where}: the system needs texts in {needs.languages} languages a row; give more languages")
     if set(needs.spans) - set(KINDS):
         raise UserError(f"{where}: the system needs {', '.join(needs.spans)} spans; there are {', '.join(KINDS)}")
-    if needs.sources:
-        raise UserError(f"{where}: the system mixes {', '.join(needs.sources)}; several sources cannot be loaded yet")
-    if needs.tags and len(corpus) and "tags" not in corpus.record(0).columns:
+    if needs.tags and source == "pairs" and len(corpus) and "tags" not in corpus.record(0).columns:
         raise UserError(f'{where}: the system needs a column "tags", names of what each picture shows; add it')
-    if needs.columns:
+    if needs.columns and source == "pairs":
         for row in sorted({int(row) for row in np.linspace(0, len(corpus) - 1, _LOOKED_AT)} if len(corpus) else ()):
             record = corpus.record(row)
             for name in needs.columns:

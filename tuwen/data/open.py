@@ -11,6 +11,8 @@ from tuwen.data.corpora.folder import FolderSource
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.scenes.corpus import SPLITS
 from tuwen.data.corpora.table import NAMES, table_source
+from tuwen.data.corpora.texts import SPLITS as TEXT_SPLITS
+from tuwen.data.corpora.texts import TextLines
 from tuwen.data.corpus import Corpus
 from tuwen.data.shards import open_shards
 from tuwen.errors import UserError
@@ -28,8 +30,9 @@ def open_corpus(
     """One split of the corpus at a location.
 
     location: "scenes", or "scenes:count=1000,seed=1" with any option of `Scenes`; a folder of shards (corpus.json); a
-        folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path; or a folder
-        of pictures with texts beside them; or "NAME:DIR", a public corpus as it was downloaded (`tuwen data list`).
+        folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path; a folder
+        of pictures with texts beside them, or of pictures alone; a .txt file of texts alone, one a line; or "NAME:DIR",
+        a public corpus as it was downloaded (`tuwen data list`).
     on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
     missing: is told of rows whose pictures are not there. progress: whether to show a bar while pictures are read.
 
@@ -40,6 +43,8 @@ def open_corpus(
         return Scenes(split, **_scenes_options(str(location)))
     if (Path(location) / _SHARDS).is_file():
         return open_shards(location, split)
+    if _is_text(location):
+        return TextLines(location, split, on_bad)
     return files.FileCorpus(source_of(location), split, on_bad, missing, progress)
 
 
@@ -54,6 +59,8 @@ def splits_of(location: str | Path) -> tuple[str, ...]:
         return SPLITS
     if (Path(location) / _SHARDS).is_file():
         return _built_splits(Path(location) / _SHARDS)
+    if _is_text(location):
+        return TEXT_SPLITS
     return files.splits_of(source_of(location))
 
 
@@ -66,6 +73,10 @@ def _built_splits(path: Path) -> tuple[str, ...]:
 
 def _is_scenes(location: str | Path) -> bool:
     return str(location).split(":", 1)[0] == "scenes" and not Path(location).exists()
+
+
+def _is_text(location: str | Path) -> bool:
+    return Path(location).is_file() and Path(location).suffix.lower() == ".txt"
 
 
 def source_of(location: str | Path) -> files.Source:

@@ -13,9 +13,8 @@ import torch
 
 from tuwen import systems
 from tuwen.data.corpus import Corpus
-from tuwen.data.loader import Loader, entries
 from tuwen.data.open import open_corpus
-from tuwen.data.order import Order
+from tuwen.data.sources import PAIRS, languages_of, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.systems.system import Progress, System
@@ -59,6 +58,8 @@ def train(
     config = replace(config, train=replace(config.train, precision=precision(config.train)))
     if Path(config.corpus).exists():
         config = replace(config, corpus=str(Path(config.corpus).absolute()))
+    sources = {k: str(Path(v).absolute()) if Path(v).exists() else v for k, v in config.data.sources.items()}
+    config = replace(config, data=replace(config.data, sources=sources))
     return _run(run, config, evaluate, corpus, quiet, new=True)
 
 
@@ -110,7 +111,8 @@ def _run(
         torch.set_num_threads(config.train.threads)
     with parallel.group(place):
         pairs = open_corpus(config.corpus, "train", config.data.on_bad) if corpus is None else corpus
-        _Trainer(run, config, evaluate, pairs, place, quiet, new).go()
+        others = {name: open_corpus(where, "train", config.data.on_bad) for name, where in config.data.sources.items()}
+        _Trainer(run, config, evaluate, {PAIRS: pairs, **others}, place, quiet, new).go()
     return run
 
 
@@ -118,29 +120,38 @@ class _Trainer:
     """One run: everything the steps use, and where it stands."""
 
     def __init__(
-        self, run: Path, config: RunConfig, evaluate, corpus: Corpus, place: torch.device, quiet: bool, new: bool
+        self,
+        run: Path,
+        config: RunConfig,
+        evaluate,
+        corpora: Mapping[str, Corpus],
+        place: torch.device,
+        quiet: bool,
+        new: bool,
     ):
-        self.run, self.config, self.evaluate, self.corpus, self.place = run, config, evaluate, corpus, place
+        self.run, self.config, self.evaluate, self.place = run, config, evaluate, place
+        self.corpus, self.languages = corpora[PAIRS], languages_of(corpora)
         self.writes = parallel.rank() == 0
         train = config.train
-        order = Order(entries(corpus, config.data), train.batch_size, train.seed)
-        order.slice_of(parallel.rank(), parallel.world())
         share = train.batch_size // parallel.world()
         if share % train.accumulation:
             raise UserError(
                 f"config field train.accumulation: a process's {share} rows do not divide into "
                 f"{train.accumulation} micro-batches"
             )
-        self.tokenizer = start.make_tokenizer(config, corpus) if new else Tokenizer.load(run / "tokenizer.json")
+        self.tokenizer = (
+            start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / "tokenizer.json")
+        )
         needs = systems.find(config.system).needs(config.model)
         sides = (config.model.image.fit, config.model.text.length)
-        self.loader = Loader(corpus, self.tokenizer, order, config.data, needs, train.seed, *sides)
-        self.steps_per_epoch = order.steps_per_epoch
-        self.total = train.steps or max(1, round(train.epochs * order.steps_per_epoch))
+        self.loader = make_loader(corpora, self.tokenizer, config.data, needs, train.batch_size, train.seed, *sides)
+        self.loader.order.slice_of(parallel.rank(), parallel.world())
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.total = train.steps or max(1, round(train.epochs * self.steps_per_epoch))
 
         self.line = log.Line(f"{config.system} {run.name}", self.total, self.writes and not quiet)
         self.system = start.build_system(config, self.tokenizer).to(place)
-        start.prepare(run, config, corpus, self.tokenizer if new else None, place)  # all checked: now write
+        start.prepare(run, config, corpora, self.tokenizer if new else None, place)  # all checked: now write
         start.first_weights(run, config, self.system, self.line.say)
         self.optimizer = optim.build(self.system, train)
         self.schedule = optim.schedule(train, self.total)
@@ -252,7 +263,7 @@ class _Trainer:
             return
         if self.metrics and not self.metrics.has_evaluation(self.state.step):
             self.system.eval()
-            trained = Trained(self.system, self.tokenizer, self.config, tuple(self.corpus.languages))
+            trained = Trained(self.system, self.tokenizer, self.config, self.languages)
             with self.signals.at_once(parallel.world() == 1), torch.no_grad():
                 values = self.evaluate(trained, self.state.step)
             self.system.train()

@@ -1,7 +1,7 @@
 """How a run begins: its folder, its tokenizer, its first weights."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tuwen import systems
 from tuwen.config import dump
 from tuwen.data.corpus import Corpus, all_texts
+from tuwen.data.sources import PAIRS, languages_of
 from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
@@ -22,15 +23,22 @@ from tuwen.training.config import RunConfig
 START = "start.safetensors"  # in state/: the first weights of a run that averages with them at its end
 
 
-def prepare(run: Path, config: RunConfig, corpus: Corpus, tokenizer: Tokenizer | None, place: torch.device) -> None:
-    """Makes a new run's folder with what must be known of it; or checks that an old one is of this very corpus.
+def prepare(
+    run: Path, config: RunConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer | None, place: torch.device
+) -> None:
+    """Makes a new run's folder with what must be known of it; or checks that an old one is of these very corpora.
 
-    tokenizer: of a new run; None for an old one.
+    corpora: "pairs" and the further sources of the run. tokenizer: of a new run; None for an old one.
 
     Raises:
         UserError: if the corpus has changed since the run began.
     """
-    origin = log.provenance(corpus, config.train.precision, place)
+    origin = log.provenance(corpora[PAIRS], config.train.precision, place)
+    origin["corpus"]["languages"] = list(languages_of(corpora))
+    others = {name: corpus for name, corpus in corpora.items() if name != PAIRS}
+    origin["sources"] = {
+        name: {"name": c.name, "fingerprint": c.fingerprint, "rows": len(c)} for name, c in others.items()
+    }
     parallel.barrier()  # no process looks at the folder any more: it may now be filled
     if tokenizer is not None and parallel.rank() == 0:
         run.mkdir(parents=True, exist_ok=True)
@@ -42,19 +50,22 @@ def prepare(run: Path, config: RunConfig, corpus: Corpus, tokenizer: Tokenizer |
         return
     path = run / "provenance.json"
     before = json.loads(path.read_text(encoding="utf-8"))
-    then, now = before["corpus"]["fingerprint"], corpus.fingerprint
-    if then != now:
-        raise UserError(
-            f"{run}: the corpus {config.corpus} has changed since the run began (fingerprint {then} then, {now} now), "
-            f"so the run cannot go on exactly; bring the old corpus back, or start a new run with --init {run}"
-        )
+    for name, corpus in corpora.items():
+        then = (before["corpus"] if name == PAIRS else before.get("sources", {}).get(name, {})).get("fingerprint")
+        if then != corpus.fingerprint:
+            where = config.corpus if name == PAIRS else config.data.sources[name]
+            raise UserError(
+                f"{run}: the corpus {where} has changed since the run began (fingerprint {then} then, "
+                f"{corpus.fingerprint} now), so the run cannot go on exactly; bring the old corpus back, or start a "
+                f"new run with --init {run}"
+            )
     if parallel.rank() == 0:
         before.setdefault("resumed", []).append(origin)
         checkpoint.write(path, json.dumps(before, indent=1, ensure_ascii=False) + "\n")
     parallel.barrier()
 
 
-def make_tokenizer(config: RunConfig, corpus: Corpus) -> Tokenizer:
+def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
     """The tokenizer a config names, that of the run it starts from, or one trained on the corpus."""
     wanted = config.tokenizer
     if wanted.file:
@@ -62,7 +73,7 @@ def make_tokenizer(config: RunConfig, corpus: Corpus) -> Tokenizer:
     elif config.init:
         tokenizer = Tokenizer.load(_of_run(config.init, "tokenizer.json"))
     else:
-        tokenizer = Tokenizer.train(_texts(corpus), wanted.kind, wanted.size, wanted.lowercase)
+        tokenizer = Tokenizer.train(_texts(corpora), wanted.kind, wanted.size, wanted.lowercase)
     if wanted.dictionary:
         tokenizer.dictionary = read_dictionary(wanted.dictionary)
     return tokenizer
@@ -149,9 +160,10 @@ def _of_run(run: str, name: str) -> str:
     return str(path)
 
 
-def _texts(corpus: Corpus) -> Iterator[str]:
+def _texts(corpora: Iterable[Corpus]) -> Iterator[str]:
     """Every text a run may read, those to translate included."""
-    for row in range(len(corpus)):
-        record = corpus.record(row)
-        yield from all_texts(record)
-        yield from (text for texts in record.columns.get("ambiguous", {}).values() for text in texts)
+    for corpus in corpora:
+        for row in range(len(corpus)):
+            record = corpus.record(row)
+            yield from all_texts(record)
+            yield from (text for texts in record.columns.get("ambiguous", {}).values() for text in texts)
