@@ -1,16 +1,16 @@
-"""`tuwen data`: list public corpora; build one as shards, check one, show one."""
+"""`tuwen data`: list public corpora; build one as shards, check, clean and show one, select by clicks."""
 
 import sys
 from pathlib import Path
 
 from tuwen.cli.output import only_json, print_json, print_table
-from tuwen.cli.parser import add_command, positive
+from tuwen.cli.parser import add_command, positive, share
 from tuwen.errors import UserError
 
 CORPUS = (
     "`scenes` or `scenes:seed=1,noise=0.2` (made up, no download), a folder written by `tuwen data build`, a folder "
     "with pairs.jsonl, a folder of pictures with .txt files beside them, a .csv, .tsv, .parquet or .jsonl table, or "
-    "NAME:DIR, a public corpus as it was downloaded (`tuwen data list`)"
+    "NAME:DIR, a public corpus as it was downloaded (`tuwen data list`), or mix:A=2;B=1, of these with their weights"
 )
 BUILD = """\
   tuwen data build scenes --out data/scenes --count 20000
@@ -23,18 +23,27 @@ LIST = """\
   tuwen data list coco-cn"""
 CHECK = """\
   tuwen data check photos
-  tuwen data check data/photos --json"""
+  tuwen data check data/photos --json
+  tuwen data check coco-cn:downloads --against data/zero --page findings.html --tokenizer vocab.txt --length 32"""
+CLEAN = """\
+  tuwen data clean photos --out data/photos --drop leak,small\\ picture,similar\\ picture
+  tuwen data clean photos --out data/photos --drop similar_picture,other_language --simplify"""
+CLICKS = """\
+  tuwen data clicks log.csv --out pairs.jsonl --floor 10 --least 0.2
+  tuwen data clicks scenes:clicks=true,noise=0.5 --out data/clicked --share 0.5"""
 SHOW = """\
   tuwen data show data/photos --out photos.html"""
 
 
 def add_to(commands) -> None:
-    summary = "list, build, check and show corpora"
+    summary = "list, build, check, clean and show corpora, select pairs by clicks"
     group = add_command(commands, "data", None, summary)
     actions = group.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
     _add_list(actions)
     _add_build(actions)
     _add_check(actions)
+    _add_clean(actions)
+    _add_clicks(actions)
     _add_show(actions)
 
 
@@ -55,15 +64,58 @@ def _add_build(actions) -> None:
     side = "shrink pictures to this shorter side (default 288); scenes are drawn at it (default 128)"
     build.add_argument("--side", metavar="PIXELS", type=positive, help=side)
     build.add_argument("--count", metavar="N", type=positive, help="scenes: how many in the train split")
-    build.add_argument("--seed", metavar="S", type=int, help="scenes: which ones")
+    build.add_argument("--seed", metavar="S", type=int, help="scenes: which ones; --fraction: which rows")
+    build.add_argument("--fraction", metavar="F", type=share, help="this share of the train split, drawn by --seed")
+    build.add_argument("--ids", metavar="FILE", type=Path, help="only the rows whose ids the file lists, one a line")
     build.add_argument("--strict", action="store_true", help="stop at the first bad row instead of skipping it")
 
 
 def _add_check(actions) -> None:
-    summary = "find broken pictures, empty or duplicate texts, leaks between splits (status 1 if any)"
+    summary = (
+        "find broken pictures, empty texts, leaks between splits (status 1 if any); remark on copies, other languages, "
+        "small, extreme, grey and empty pictures"
+    )
     check = add_command(actions, "check", run_check, summary, CHECK)
-    check.add_argument("corpus", metavar="DIR", help=CORPUS)
+    _add_what_is_checked(check)
+    check.add_argument("--page", metavar="FILE", type=Path, help="write a page with examples of each finding")
     check.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_what_is_checked(command) -> None:
+    command.add_argument("corpus", metavar="DIR", help=CORPUS)
+    other = "another corpus in which its pictures are looked for; may be given again"
+    command.add_argument("--against", metavar="DIR", action="append", default=[], help=other)
+    command.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, vocab.txt or run: count tokens")
+    command.add_argument("--length", metavar="N", type=positive, help="most tokens a text: remark on longer ones")
+    command.add_argument("--min-side", metavar="PIXELS", type=positive, default=64, help="small picture (default 64)")
+    command.add_argument("--max-aspect", metavar="R", type=float, default=3.0, help="extreme picture (default 3)")
+
+
+def _add_clean(actions) -> None:
+    summary = "check a corpus and write it as shards without chosen findings; removed.jsonl there lists what went"
+    clean = add_command(actions, "clean", run_clean, summary, CLEAN)
+    _add_what_is_checked(clean)
+    clean.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
+    kinds = "findings to act on, joined by commas, as `tuwen data check` calls them (blanks may be _)"
+    clean.add_argument("--drop", metavar="KINDS", default="", help=kinds)
+    clean.add_argument(
+        "--simplify", action="store_true", help="write traditional Chinese characters as simplified ones"
+    )
+    clean.add_argument("--half-width", action="store_true", help="write full-width letters, digits and signs as ASCII")
+    clean.add_argument("--side", metavar="PIXELS", type=positive, default=288, help="shrink pictures (default 288)")
+
+
+def _add_clicks(actions) -> None:
+    summary = "keep the pairs that users clicked: impressions floor, Wilson lower bound, best pictures a query"
+    clicks = add_command(actions, "clicks", run_clicks, summary, CLICKS)
+    log = "a click log (.csv, .tsv, .jsonl: query, image, impressions, clicks), or a corpus with a column clicks"
+    clicks.add_argument("log", metavar="LOG", help=log)
+    out = "for a log: the .jsonl table to write, in the folder its picture paths start at; for a corpus: a folder"
+    clicks.add_argument("--out", metavar="FILE", type=Path, required=True, help=out)
+    clicks.add_argument("--floor", metavar="N", type=positive, default=5, help="fewest impressions (default 5)")
+    clicks.add_argument("--least", metavar="RATE", type=float, default=0.0, help="lowest Wilson bound (default 0)")
+    clicks.add_argument("--top", metavar="K", type=positive, help="at most so many pictures a query")
+    clicks.add_argument("--share", metavar="F", type=share, help="only this share of all pairs, the best")
 
 
 def _add_show(actions) -> None:
@@ -112,6 +164,7 @@ def run_build(args) -> None:
             for url, caption in source_of(args.corpus).absent():
                 missing.write(url, caption)
         print(f"{args.missing}: {missing.count:,} pictures to fetch", file=sys.stderr)
+    corpora = _chosen(args, corpora)
     written = write(corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty())
     rows = []
     for split, corpus in corpora.items():
@@ -121,6 +174,23 @@ def run_build(args) -> None:
         told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         rows.append((split, str(written[split]["count"]), ", ".join(corpus.languages), told or "-"))
     print_table(f"{args.out}", ("split", "rows", "languages", "left out"), rows)
+
+
+def _chosen(args, corpora: dict) -> dict:
+    """What --ids and --fraction leave."""
+    from tuwen.data.subset import by_ids, fraction
+
+    if args.ids is not None:
+        try:
+            wanted = set(filter(None, map(str.strip, args.ids.read_text(encoding="utf-8").splitlines())))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{args.ids}: cannot be read: {error}; a text file with an id a line") from None
+        corpora = by_ids(corpora, wanted)
+    if args.fraction is not None:
+        if "train" not in corpora:
+            raise UserError(f"--fraction is of the split train; there are: {', '.join(corpora)}")
+        corpora = corpora | {"train": fraction(corpora["train"], args.fraction, args.seed or 0)}
+    return corpora
 
 
 def _opened(args, locations: dict[str, str], missing) -> dict:
@@ -145,8 +215,8 @@ def _opened(args, locations: dict[str, str], missing) -> dict:
 def location_of(args, split: str) -> str:
     """The corpus to build, with the command line's options for made-up scenes in it; --count is of the train split."""
     if args.corpus.split(":")[0] != "scenes" or Path(args.corpus).exists():
-        if args.count is not None or args.seed is not None:
-            raise UserError("--count and --seed are for scenes; a corpus of your own is written whole")
+        if args.count is not None or (args.seed is not None and args.fraction is None):
+            raise UserError("--count and --seed are for scenes; for part of a corpus of your own give --fraction")
         return args.corpus
     given = {"count": args.count if split == "train" else None, "seed": args.seed, "side": args.side}
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
@@ -154,10 +224,12 @@ def location_of(args, split: str) -> str:
 
 
 def run_check(args) -> int:
-    from tuwen.data.check import check
-
     with only_json(args.json):
-        findings = check(args.corpus)
+        findings = _checked(args)
+    if args.page:
+        from tuwen.data.check_page import write_page
+
+        print(write_page(findings, args.page), file=sys.stderr)
     if args.json:
         print_json(findings.to_json())
     else:
@@ -165,6 +237,47 @@ def run_check(args) -> int:
 
         Console(highlight=False, soft_wrap=True).print(findings)  # a fault stays one line
     return 1 if findings else 0
+
+
+def _checked(args):
+    from tuwen.data.check import check
+    from tuwen.data.quality import Limits
+    from tuwen.data.text import Tokenizer
+
+    tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
+    if args.length and tokenizer is None:
+        raise UserError("--length counts tokens; give the --tokenizer too")
+    limits = Limits(side=args.min_side, aspect=args.max_aspect)
+    return check(args.corpus, tokenizer, length=args.length, against=args.against, limits=limits)
+
+
+def run_clean(args) -> None:
+    from tuwen.data.clean import clean
+
+    kinds = [kind.strip().replace("_", " ") for kind in args.drop.split(",") if kind.strip()]
+    if not kinds and not args.simplify and not args.half_width:
+        raise UserError("nothing to do; give --drop KINDS, --simplify or --half-width")
+    findings = _checked(args)
+    progress = sys.stderr.isatty()
+    removed = clean(findings, args.out, kinds, args.simplify, args.half_width, args.side, progress)
+    rows = [(split, ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "-") for split, counts in removed.items()]
+    print_table(f"{args.out}", ("split", "removed"), rows)
+
+
+def run_clicks(args) -> None:
+    from tuwen.data.clicks import Rule, by_clicks, select_log
+    from tuwen.data.open import open_corpus, splits_of
+    from tuwen.data.shards import write
+
+    rule = Rule(args.floor, args.least, args.top, args.share)
+    if Path(args.log).suffix.lower() in (".csv", ".tsv", ".jsonl", ".json") and Path(args.log).is_file():
+        seen, kept, faulty = select_log(args.log, args.out, rule)
+        told = ", ".join(f"{count} {reason}" for reason, count in faulty.items())
+        print(f"{args.out}: {kept:,} of {seen:,} pairs" + (f"; lines left out: {told}" if told else ""))
+        return
+    corpora = {split: by_clicks(open_corpus(args.log, split, "skip"), rule) for split in splits_of(args.log)}
+    written = write(corpora, args.out, progress=sys.stderr.isatty())
+    print_table(f"{args.out}", ("split", "rows"), [(split, str(told["count"])) for split, told in written.items()])
 
 
 def run_show(args) -> None:

@@ -15,6 +15,7 @@ from tuwen.data.corpora.texts import SPLITS as TEXT_SPLITS
 from tuwen.data.corpora.texts import TextLines
 from tuwen.data.corpus import Corpus
 from tuwen.data.shards import open_shards
+from tuwen.data.subset import MixedCorpus
 from tuwen.errors import UserError
 
 _SHARDS = "corpus.json"
@@ -31,8 +32,8 @@ def open_corpus(
 
     location: "scenes", or "scenes:count=1000,seed=1" with any option of `Scenes`; a folder of shards (corpus.json); a
         folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path; a folder
-        of pictures with texts beside them, or of pictures alone; a .txt file of texts alone, one a line; or "NAME:DIR",
-        a public corpus as it was downloaded (`tuwen data list`).
+        of pictures with texts beside them, or of pictures alone; a .txt file of texts alone, one a line; "NAME:DIR",
+        a public corpus as it was downloaded (`tuwen data list`); or "mix:A=2;B=1", of any of these with their weights.
     on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
     missing: is told of rows whose pictures are not there. progress: whether to show a bar while pictures are read.
 
@@ -41,6 +42,8 @@ def open_corpus(
     """
     if _is_scenes(location):
         return Scenes(split, **_scenes_options(str(location)))
+    if _is_mixture(location):
+        return _mixture(str(location), split, on_bad)
     if (Path(location) / _SHARDS).is_file():
         return open_shards(location, split)
     if _is_text(location):
@@ -57,6 +60,8 @@ def splits_of(location: str | Path) -> tuple[str, ...]:
     if _is_scenes(location):
         _scenes_options(str(location))
         return SPLITS
+    if _is_mixture(location):
+        return tuple(sorted({split for part, _ in _parts(str(location)) for split in splits_of(part)}))
     if (Path(location) / _SHARDS).is_file():
         return _built_splits(Path(location) / _SHARDS)
     if _is_text(location):
@@ -102,6 +107,32 @@ def source_of(location: str | Path) -> files.Source:
         looked = ", ".join((_SHARDS, *NAMES))
         raise UserError(f"{path}: no corpus in this folder: neither {looked} nor a picture; put one there")
     return pictures
+
+
+def _is_mixture(location: str | Path) -> bool:
+    return str(location).startswith("mix:") and not Path(location).exists()
+
+
+def _parts(location: str) -> list[tuple[str, float]]:
+    """(location, weight) of the corpora of "mix:A=2;B=1"."""
+    found = []
+    for part in location.removeprefix("mix:").split(";"):
+        name, _, weight = part.rpartition("=")
+        try:
+            found.append((name, float(weight)))
+        except ValueError:
+            name = ""
+        if not name:
+            raise UserError(f"{location}: {part!r} is no corpus with its weight; write mix:data/a=2;data/b=1")
+    return found
+
+
+def _mixture(location: str, split: str, on_bad: str) -> Corpus:
+    """Those of the corpora that have the split."""
+    parts = [(part, weight) for part, weight in _parts(location) if split in splits_of(part)]
+    if not parts:
+        raise UserError(f"{location}: no split {split!r}; there are: {', '.join(splits_of(location))}")
+    return MixedCorpus([open_corpus(part, split, on_bad) for part, _ in parts], [weight for _, weight in parts])
 
 
 def _scenes_options(location: str) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Which row is seen when: pure arithmetic of (seed, epoch, step)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tuwen.data import draws
+from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError
 
 _ROUNDS = 24  # many, so that a handful of rows is as well mixed as millions
@@ -87,6 +90,56 @@ class Order:
         if rows.min() < 0 or rows.max() >= self.rows:
             raise UserError(f"the plan of an epoch names a row outside 0..{self.rows - 1} near position {first}")
         return rows
+
+
+class MixedOrder(Order):
+    """The rows of several corpora that lie one after the other, each with its share of every epoch.
+
+    An epoch has as many places as there are rows; part k takes `places[k]` of them, as near to its weight as whole
+    numbers allow. Each part is gone through in permutations of its own that go on from epoch to epoch, so that none of
+    its rows comes a second time before all have come once (but for the places that fill no batch).
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], batch_size: int, seed: int):
+        """Raises:
+        UserError: as `Order`, or a weight so small that its part gets no place.
+        """
+        super().__init__(sum(lengths), batch_size, seed)
+        self.lengths = np.array(lengths, dtype=np.int64)
+        shares = np.array(weights, dtype=np.float64) / sum(weights) * self.rows
+        self.places = np.floor(shares).astype(np.int64)
+        left = np.argsort(self.places - shares, kind="stable")[: self.rows - int(self.places.sum())]
+        self.places[left] += 1
+        if self.places.min() < 1:
+            raise UserError(f"a weight of {min(weights)} among {weights} gives its corpus no row; make it larger")
+
+    def permutation(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        slots = super().permutation(epoch, positions)
+        ends, starts = np.cumsum(self.places), np.cumsum(self.lengths) - self.lengths
+        part = np.searchsorted(ends, slots, side="right")
+        visit = epoch * self.places[part] + slots - (ends - self.places)[part]
+        found = np.empty_like(slots)
+        for k in np.unique(part):
+            for cycle in np.unique(visit[part == k] // self.lengths[k]):
+                chosen = np.flatnonzero((part == k) & (visit // self.lengths[k] == cycle))
+                own = Order(int(self.lengths[k]), 1, draws.key(self.seed, "part", int(k)))
+                found[chosen] = starts[k] + own.permutation(int(cycle), visit[chosen] % self.lengths[k])
+        return found
+
+
+def order_of(corpus: Corpus, entries: int, batch_size: int, seed: int) -> Order:
+    """The order of a corpus, or of a mixture by its weights. entries: how many it runs over (`loader.entries`).
+
+    Raises:
+        UserError: as `Order`; or a mixture of which every text is to be an entry.
+    """
+    weights = getattr(corpus, "weights", None)
+    if weights is None:
+        return Order(entries, batch_size, seed)
+    lengths = [len(part) for part in corpus.parts]  # type: ignore[attr-defined]
+    if sum(lengths) != entries:
+        raise UserError(f"{corpus.name} mixes corpora by rows; set data.texts to one")
+    return MixedOrder(lengths, weights, batch_size, seed)
 
 
 def _feistel(x: np.ndarray, small: int, large: int, keys: list[np.uint64]) -> np.ndarray:

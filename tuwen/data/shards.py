@@ -106,7 +106,7 @@ def _start(folder: Path, plan: dict) -> None:
             if folder.exists() and any(folder.iterdir()) and not building.exists():
                 raise UserError(f"{folder} is not empty; choose another folder for the shards")
             building.mkdir(parents=True, exist_ok=True)
-            _write_whole(building / "plan.json", json.dumps(plan).encode())
+            write_whole(building / "plan.json", json.dumps(plan).encode())
         for stale in building.glob("*.part"):
             stale.unlink()
     except OSError as error:
@@ -148,7 +148,7 @@ def _write_shard(corpus, rows, folder, split, shard, side, quality, advance) -> 
             file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
             file.flush()
             os.fsync(file.fileno())
-        _write_whole(_sidecar(folder, split, shard), json.dumps({"index": index, "broken": broken}).encode())
+        write_whole(_sidecar(folder, split, shard), json.dumps({"index": index, "broken": broken}).encode())
         os.replace(part, _tar(folder, split, shard))
     except OSError as error:
         raise UserError(f"shard {_tar(folder, split, shard)} cannot be written: {error}") from None
@@ -205,12 +205,12 @@ def _finish(corpora: Mapping[str, Corpus], folder: Path, plan: dict) -> dict[str
         }
     if lost:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lost)
-        _write_whole(folder / "broken.jsonl", lines.encode())
+        write_whole(folder / "broken.jsonl", lines.encode())
     first = next(iter(corpora.values()))
     languages = list(dict.fromkeys(language for corpus in corpora.values() for language in corpus.languages))
     meta = {"name": first.name, "version": VERSION, "languages": languages, "splits": splits, "notice": first.notice}
     meta |= {"truth": getattr(first, "truth", "identity"), "plan": plan}
-    _write_whole(folder / "corpus.json", json.dumps(meta, ensure_ascii=False, indent=1).encode())
+    write_whole(folder / "corpus.json", json.dumps(meta, ensure_ascii=False, indent=1).encode())
     shutil.rmtree(folder / "building", ignore_errors=True)
     return _report(meta)
 
@@ -240,7 +240,7 @@ def _report(meta: dict) -> dict[str, dict]:
     return {split: {"count": s["count"], "broken": s["broken"]} for split, s in meta["splits"].items()}
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Writes a file under another name, flushes, renames: it is there whole or not at all."""
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:

@@ -64,16 +64,17 @@ def _figure(corpus: Corpus, row: int) -> str:
         for text in several
     )
     label = f'<p class="id">{escape(one_line(record.id))} · row {row}</p>'
-    return f"<figure>{_thumbnail(corpus, row)}<figcaption>{texts}{label}</figcaption></figure>"
+    return f"<figure>{thumbnail(corpus, row)}<figcaption>{texts}{label}</figcaption></figure>"
 
 
-def _thumbnail(corpus: Corpus, row: int) -> str:
+def thumbnail(corpus: Corpus, row: int, side: int = _SIDE) -> str:
+    """The picture of a row as HTML, its longer side at most `side` pixels; a broken one as its fault."""
     try:
         image = corpus.image(row)
     except BrokenImage as error:
         return f'<p class="broken">{escape(one_line(str(error)))}</p>'
     height, width = image.shape[1:]
-    scale = min(1.0, _SIDE / max(height, width))
+    scale = min(1.0, side / max(height, width))
     image = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
     data = base64.b64encode(encode_jpeg(image, quality=85)).decode()
     return f'<img alt="" loading="lazy" width="{image.shape[2]}" src="data:image/jpeg;base64,{data}">'

@@ -18,7 +18,7 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.fit import Fit
 from tuwen.data.loader import DataConfig, Loader, Notes, entries
 from tuwen.data.needs import DataNeeds
-from tuwen.data.order import Order
+from tuwen.data.order import order_of
 from tuwen.data.text import Tokenizer
 from tuwen.data.workers import default_workers, in_workers
 from tuwen.errors import UserError
@@ -173,7 +173,7 @@ def make_loader(
     if unused:
         raise UserError(f"config field data.sources: this system does not learn from {', '.join(unused)} alone")
     if not needs.sources:
-        order = Order(entries(corpora[PAIRS], config), batch_size, seed)
+        order = order_of(corpora[PAIRS], entries(corpora[PAIRS], config), batch_size, seed)
         return Loader(corpora[PAIRS], tokenizer, order, config, needs, seed, side, length)
     mixture, table = Mixture(needs.sources, seed), languages_of(corpora)
     loaders = {}
@@ -181,7 +181,7 @@ def make_loader(
         corpus = corpora.get(name, corpora[PAIRS])
         how = _config(config, name, corpus)
         try:
-            order = Order(entries(corpus, how), batch_size, seed if name == PAIRS else draws.key(seed, name))
+            order = order_of(corpus, entries(corpus, how), batch_size, seed if name == PAIRS else draws.key(seed, name))
         except UserError as error:
             raise UserError(f"source {name}, corpus {corpus.name}: {error}") from None
         loaders[name] = Loader(corpus, tokenizer, order, how, needs, seed, side, length, name, table)

@@ -182,6 +182,10 @@ class FileCorpus(Corpus):
         """The file and line the row comes from."""
         return self._source.place(self._entry(row))
 
+    def picture_name(self, row: int) -> str:
+        """What the row calls its picture; rows that call one the same are no copies of each other."""
+        return self._entry(row).image
+
     def _entry(self, row: int) -> Entry:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
