@@ -291,9 +291,11 @@ class Shards(Corpus):
         self.name, self.split, self.languages = meta["name"], split, tuple(meta["languages"])
         self.fingerprint, self.notice, self.truth = found["fingerprint"], meta["notice"], meta["truth"]
         self._count: int = found["count"]
+        with os.scandir(self.folder) as files:  # once for all: a large corpus has tens of thousands
+            sizes = {file.name: file.stat().st_size for file in files if file.name.endswith(".tar")}
         for shard, size in enumerate(found["shards"]):
             path = _tar(self.folder, split, shard)
-            if not path.is_file() or path.stat().st_size != size:
+            if sizes.get(path.name) != size:
                 raise UserError(f"{path} is missing or not of {size:,} bytes; build or copy the corpus again")
         self._files: dict[int, int] = {}
         if len(self._index) != self._count:
