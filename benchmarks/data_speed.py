@@ -21,7 +21,6 @@ import io
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tarfile
@@ -229,6 +228,7 @@ def scale(folder: Path, built: Shards, sizes: list[int], seen: int = 4) -> dict[
 def probe(location: str, steps: int) -> None:
     """Opens a corpus and reads the pictures and records of its first batches; prints seconds and megabytes."""
     torch.set_num_threads(1)
+    before = peak_megabytes()
     start = time.process_time()
     corpus = open_corpus(location, "train")
     order = Order(len(corpus), 64, 0)
@@ -238,9 +238,14 @@ def probe(location: str, steps: int) -> None:
         for row in order.batch(step).tolist():
             corpus.image(row), corpus.record(row)
     batch = (time.process_time() - start) / steps
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told = {"open_seconds": round(opened, 3), "batch_seconds": round(batch, 3), "peak_megabytes": round(peak, 1)}
-    print(json.dumps(told))
+    told = {"open_seconds": round(opened, 3), "batch_seconds": round(batch, 3)}
+    print(json.dumps(told | {"megabytes_before": before, "peak_megabytes": peak_megabytes()}))
+
+
+def peak_megabytes() -> float:
+    """Of this process since it was started; `getrusage` would count what its parent had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024, 1)
 
 
 def demand(steps: int, batch: int = 64) -> float:
