@@ -77,7 +77,7 @@ def experiment(folder: Path, seed: int, rows: int, steps: int, limit: int) -> di
     corpus = Scenes("train", count=rows, seed=seed, noise=0.5, clicks=True, **EASY)
     noisy = np.mean([corpus.record(row).columns["noisy"] for row in range(rows)])
     clicked = by_clicks(corpus, Rule(share=float(1 - noisy)))
-    count, true, every = truth(corpus, clicked)
+    count, _, every = truth(corpus, clicked)
     arms = {"clicks": clicked, "random": at_random(corpus, count, seed)}
     found: dict = {"seed": seed, "pairs_of_each_arm": count, "true_pairs_in_all": every}
     found["true_pairs_kept"] = {name: round(truth(corpus, arm)[1] / every, 4) for name, arm in arms.items()}
