@@ -1,0 +1,183 @@
+"""BagFormer: pictures are matched with words and entities instead of single characters."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.spans import KINDS
+from tuwen.data.text import Vocabulary
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.fusion import CrossEncoder
+from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.towers import DualEncoder, unit
+from tuwen.objectives.contrastive import contrastive, same_pair, soft_cross_entropy, targets_of
+from tuwen.objectives.gather import gather, gather_padded
+from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.similarity.bag import bag_of, shuffled_bag_of, sum_bags
+from tuwen.similarity.flows import MaxFlow
+from tuwen.similarity.token_wise import token_scores
+from tuwen.systems.system import Fused, Losses, Needs, Paper, Progress, Scores, System
+
+
+@dataclass(frozen=True)
+class BagFormerConfig:
+    """The published model is size "base" with `text.layers` 6 and pictures of 256 pixels.
+
+    bags: what is matched with image tokens: "entity" (or "word", "phrase") spans with single tokens between them;
+        "token", every token by itself; "shuffled", bags as long as the entities in a drawn order, the control that
+        tells knowledge of entities from mere pooling. Nothing else differs between these arms.
+    reduce: "mean" divides scores by patches or bags and learns one scale for both directions; "sum" is the official
+        code's: no division, no temperature, and padded bags that can be the best at 0.
+    """
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
+    embed: int = 256
+    bags: Literal["entity", "word", "phrase", "token", "shuffled"] = "entity"
+    reduce: Literal["mean", "sum"] = "mean"
+
+    @classmethod
+    def sized(cls, name: str) -> "BagFormerConfig":
+        towers = size(name)
+        return cls(towers.image, towers.text, towers.fusion, towers.embed)
+
+
+class BagFormer(System):
+    """Contrast of class vectors, contrast of bags with patches, matching; equal weights (Hou et al. 2022).
+
+    Followed from the official fine-tuning code (the paper's pre-training is not public); sections are the method
+    card's. Ours differs where the code is at fault or its arms differ by more than the bags: a text's bags do not
+    depend on the batch, all arms share negatives, losses and masks, rows of one picture or text are positives of each
+    other. [CLS] and padding take no part in bags, [SEP] does, as in the code. `reduce` "mean" is a [choice] for
+    comparing arms; "sum" is the code's. Without a dictionary (`tokenizer.dictionary`), entities are runs of nouns.
+    """
+
+    paper = Paper(
+        title="BagFormer: Better Cross-Modal Retrieval via bag-wise interaction",
+        venue="EAAI 2024",
+        arxiv="2212.14322",
+        code="github.com/howard-hou/BagFormer (fine-tuning only)",
+        idea="tokens of one entity are summed into a bag before they are matched with patches",
+        fidelity="code",
+        image_encoder="ViT",
+        text_encoder="BERT (lower layers)",
+        interaction="best patch a bag, best bag a patch; then text queries over image tokens",
+        objectives=("image-text contrast", "bag-wise contrast", "image-text matching"),
+    )
+    Config = BagFormerConfig
+    index_fields = ("pooled", "tokens", "token_mask", "states.last")
+
+    @classmethod
+    def needs(cls, config: BagFormerConfig) -> Needs:
+        return Needs(spans=(_kind(config),))
+
+    def __init__(self, config: BagFormerConfig, vocabulary: Vocabulary):
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
+        self.fusion = CrossEncoder(config.fusion, config.image.width)
+        self.match_head = nn.Linear(config.fusion.width, 2)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.flow = MaxFlow(config.reduce, "zeros" if config.reduce == "sum" else "discard")
+        if config.reduce == "mean":
+            self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @torch.no_grad()
+    def before_step(self, progress: Progress) -> None:
+        self.temperature.clamp_(0.05, 0.5)
+        if self.config.reduce == "mean":
+            self.log_scale.clamp_(0, math.log(100))
+
+    def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        images, texts = encoded["images"], encoded["texts"]
+        everywhere = gather(batch.image_id), gather(batch.text_id)
+        same = same_pair(batch.image_id, batch.text_id, *everywhere)
+        keys = gather(images.pooled), gather(texts.pooled)
+        contrast = contrastive(images.pooled, texts.pooled, *keys, same, self.temperature)
+        bags = self.bag_contrast(images, texts, same)
+        matching, accuracy = self.matching(images, texts, batch, progress)
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
+        return Losses({"contrast": contrast, "bags": bags, "matching": matching}, metrics=metrics)
+
+    def bag_contrast(self, images: Encoded, texts: Encoded, same: Tensor) -> Tensor:
+        """Section 4: each direction ranks by its own score, half the sum of both."""
+        every_image = Encoded(tokens=gather(images.tokens))
+        every_text = Encoded(tokens=gather_padded(texts.tokens), token_mask=gather_padded(texts.token_mask))
+        to_text, to_image = token_scores(images, every_text, self.flow)  # [B, N]; and, in one process, [N, B]
+        if every_image.tokens is not images.tokens:
+            to_image = token_scores(every_image, texts, self.flow)[1]
+        targets = targets_of(same.to(to_text.dtype))
+        scale = self.scale()
+        return (soft_cross_entropy(to_text * scale, targets) + soft_cross_entropy(to_image.T * scale, targets)) / 2
+
+    def scale(self) -> Tensor | float:
+        """What a bag score is multiplied with to be a logit."""
+        return self.log_scale.exp() if self.config.reduce == "mean" else 1.0
+
+    def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
+        """Section 4: B matched pairs, B with a wrong picture, B with a wrong text, all wrong ones equally likely."""
+        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        draws = progress.uniform(batch, 2, "negatives")
+        even = torch.zeros_like(same, dtype=torch.float32)
+        wrong_image, exists_image = hard_negatives(even, same, draws[:, 0])
+        wrong_text, exists_text = hard_negatives(even, same, draws[:, 1])
+        own = torch.arange(len(batch), device=batch.device)
+        logits = self.match_logits(
+            images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
+        )
+        labels = matching_labels(len(batch), exists_image, exists_text)
+        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
+        return matching_loss(logits, labels), right
+
+    def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
+        """[N, 2] logits (no match, match) of pairs (image n, text n)."""
+        return self.match_head(self.fuse([images], texts).pooled)
+
+    def encode_images(self, images: Images) -> Encoded:
+        """tokens: all of the tower's, the class token among them, as in the code."""
+        encoded = self.encoders.encode_images(images.pixels)
+        return replace(encoded, tokens=unit(self.encoders.image_projection(encoded.states["last"])))
+
+    def encode_texts(self, texts: Texts) -> Encoded:
+        """tokens: a unit vector a bag, the projection of the sum of its states; token_mask: bags that take part."""
+        encoded = self.encoders.encode_texts(texts.ids, texts.mask)
+        sums, real = sum_bags(encoded.states["last"], self.bags(texts), texts.ids == self.vocabulary.cls)
+        tokens = unit(self.encoders.text_projection(sums)) * real[..., None]
+        return replace(encoded, tokens=tokens, token_mask=real)
+
+    def bags(self, texts: Texts) -> Tensor:
+        """[S, L] the bag each token lies in; L for padding."""
+        if texts.spans is None:
+            raise self.lacks("encode_texts", f"the texts come without spans of kind {_kind(self.config)}")
+        kind = -1 if self.config.bags == "token" else KINDS.index(_kind(self.config))
+        spans = texts.spans.of(kind)
+        shuffled = self.config.bags == "shuffled"
+        return shuffled_bag_of(spans, texts.ids, texts.mask) if shuffled else bag_of(spans, texts.mask)
+
+    def scores(self, images: Encoded, texts: Encoded) -> Scores:
+        """Bag-wise scores, each direction's own (section 6)."""
+        return Scores(*token_scores(images, texts, self.flow))
+
+    def match(self, images: Encoded, texts: Encoded) -> Tensor:
+        return log_odds(self.match_logits(images, texts).float())[:, None]
+
+    def rerank(self, match: Tensor, first: Tensor) -> Tensor:
+        """The code's merged score: log-odds of a match plus the bag score (section 6)."""
+        return match.float().mean(-1) + self.scale() * first
+
+    def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
+        """Text states after cross-attention over the tokens of all pictures; pooled is the first token's."""
+        memory = torch.cat([image.states["last"] for image in images], 1)
+        states = self.fusion(texts.states["last"], texts.state_mask, memory, None)
+        return Fused(states[:, 0], states, texts.state_mask)
+
+
+def _kind(config: BagFormerConfig) -> str:
+    """The kind of span bags are made of."""
+    return "entity" if config.bags in ("token", "shuffled") else config.bags

@@ -1,0 +1,250 @@
+"""SLAN: regions picked and placed for each text, without a box ever seen in training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.spans import KINDS
+from tuwen.data.text import Vocabulary
+from tuwen.nn.boxes import corners, hot_box
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.fusion import CrossEncoder
+from tuwen.nn.locator import Candidates, Locator, Regions
+from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.towers import DualEncoder
+from tuwen.objectives.contrastive import contrastive, logits_of, same_pair, soft_cross_entropy, targets_of
+from tuwen.objectives.gather import gather, gather_padded
+from tuwen.objectives.location import assign, progressive_regression, repulsion
+from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.similarity.region import phrase_scores, region_word_scores
+from tuwen.similarity.token_wise import token_scores
+from tuwen.systems.survey.axes import Axes
+from tuwen.systems.system import Fused, Located, Losses, Needs, Paper, Progress, System
+from tuwen.teachers.momentum import Momentum
+
+
+@dataclass(frozen=True)
+class SLANConfig:
+    """regions N and steps L of the locator; weights of the terms that need one (card section 4)."""
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
+    embed: int = 256
+    regions: int = 32
+    steps: int = 3
+    boxes: float = 0.1  # weight of the regression, reached after a fifth of the run; 0: boxes learn by pooling alone
+    repulsion: float = 0.05
+    peak: float = 0.2  # least height of a heat map's peak over its mean, in cosine, for its box to be a reference
+    momentum: float = 0.995
+
+    @classmethod
+    def sized(cls, name: str) -> "SLANConfig":
+        towers = size(name)
+        regions = 16 if name in ("tiny", "demo") else 32
+        return cls(towers.image, towers.text, towers.fusion, towers.embed, regions)
+
+
+class SLAN(System):
+    """Contrast, region filter, region adaptor, region-word alignment, matching over regions (Zhai et al., ICCV 2023).
+
+    RECONSTRUCTED ("R-SLAN" of the method card): the abstract alone could be verified; sections are the card's. Boxes
+    come from a momentum teacher's heat maps of words (source a of section 4), never from data. [choice]s beyond the
+    card's: words that look for regions are those of noun phrases where a text has any; filter and alignment share one
+    space of unit vectors; the alignment's features are the picture's alone, so that a text cannot match itself;
+    the filter learns by a contrast of the whole batch over text-free candidates (best candidate a word), the
+    located regions by one against the two wrong partners that matching reads; a heat map's box is the spot
+    that hangs together with its peak. Left out: the captioning decoder.
+    """
+
+    paper = Paper(
+        title="SLAN: Self-Locator Aided Network for Vision-Language Understanding",
+        venue="ICCV 2023",
+        arxiv="2211.16208",
+        code="github.com/scok30/SLAN (empty)",
+        idea="a region filter and a region adaptor find the boxes a text speaks of, without gold boxes",
+        fidelity="reconstructed",
+        image_encoder="ViT with a pyramid of maps",
+        text_encoder="BERT",
+        interaction="cosine, then text queries over image tokens and located regions",
+        objectives=("image-text contrast", "region-word contrast", "image-text matching", "progressive boxes"),
+        axes=Axes(
+            text="bert",
+            vision=("patch", "region"),
+            interaction=("stacked",),
+            objectives=("cmcl", "fine_contrast", "itm", "location"),
+            parts=("locator", "phrases", "teacher"),
+            data=("private",),
+        ),
+    )
+    Config = SLANConfig
+    index_fields = ("pooled", "states.last", "states.words")
+
+    @classmethod
+    def needs(cls, config: SLANConfig) -> Needs:
+        return Needs(spans=("phrase",))
+
+    def __init__(self, config: SLANConfig, vocabulary: Vocabulary):
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
+        self.locator = Locator(
+            config.image.width, config.text.width, config.embed, config.fusion.heads, config.regions, config.steps
+        )
+        self.region_to_fusion = nn.Linear(config.embed + 4, config.image.width)  # states and their boxes
+        self.fusion = CrossEncoder(config.fusion, config.image.width)
+        self.match_head = nn.Linear(config.fusion.width, 2)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of region-word scores
+        self.teacher = Momentum(self, ("encoders", "locator"), config.momentum)
+
+    @torch.no_grad()
+    def before_step(self, progress: Progress) -> None:
+        self.temperature.clamp_(0.001, 0.5)
+        self.log_scale.clamp_(0, math.log(100))
+        self.teacher.update(self, progress.step)
+
+    def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        images, texts, rows = encoded["images"], encoded["texts"], len(batch)
+        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
+        keys = gather(images.pooled), gather(texts.pooled)
+        contrast = contrastive(images.pooled, texts.pooled, *keys, same, self.temperature)
+        candidates = self.locator.candidates(self.patches(images))
+        words = self.locator.words(texts.states["last"])
+        significance = self.filter_contrast(candidates, words, texts.states["words"], same)
+
+        image, text, labels = self.partners(images, texts, batch, progress)  # 3B: matched, wrong picture, wrong text
+        pairs = texts.select(text)
+        regions = self.locate_regions(candidates.select(image), pairs)
+        logits = self.match_head(self.fused(images.select(image), pairs, regions)[:, 0])
+        scores = region_word_scores(words[text], pairs.states["words"], regions.features, regions.gates)
+        terms = {
+            "contrast": contrast,
+            "words": significance,
+            "regions": self.region_contrast(scores, labels),
+            "matching": matching_loss(logits, labels),
+        }
+        if self.config.repulsion:
+            terms["repulsion"] = self.config.repulsion * repulsion(regions.boxes[:rows])
+        metrics = {"box_area": regions.boxes[..., 2:].detach().prod(-1).mean()}
+        if self.config.boxes:
+            located, share = self.regression([step[:rows] for step in regions.steps], batch)
+            warm = min(1.0, progress.step / (0.2 * progress.total_steps))
+            terms["boxes"] = self.config.boxes * warm * located
+            metrics["references"] = share
+        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
+        return Losses(terms, metrics=metrics | {"matching_accuracy": right})
+
+    def filter_contrast(self, candidates: Candidates, words: Tensor, real: Tensor, same: Tensor) -> Tensor:
+        """Section 4, L_rw over the whole batch: a text's words, each at its best candidate, against all pictures."""
+        here = Encoded(tokens=candidates.features[:, candidates.middle])
+        every_image = Encoded(tokens=gather(here.tokens))
+        every_text = Encoded(tokens=gather_padded(words), token_mask=gather_padded(real))
+        targets, scale = targets_of(same.to(words.dtype)), self.log_scale.exp()
+        to_text = token_scores(here, every_text)[1]  # the words' scores both ways: places need no word
+        to_image = to_text.T
+        if every_image.tokens is not here.tokens:
+            to_image = token_scores(every_image, Encoded(tokens=words, token_mask=real))[1].T
+        return (soft_cross_entropy(to_text * scale, targets) + soft_cross_entropy(to_image * scale, targets)) / 2
+
+    def partners(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress):
+        """(picture [3B], text [3B], labels [3B]) of the matched pairs, and of each row with a wrong picture or text."""
+        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        draws = progress.uniform(batch, 2, "hard negatives")
+        scores = logits_of(images.pooled, texts.pooled, self.temperature)
+        wrong_image, exists_image = hard_negatives(scores.T, same, draws[:, 0])
+        wrong_text, exists_text = hard_negatives(scores, same, draws[:, 1])
+        own = torch.arange(len(batch), device=batch.device)
+        labels = matching_labels(len(batch), exists_image, exists_text)
+        return torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text]), labels
+
+    def region_contrast(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Section 4, L_rw on located regions: the matched pair against its wrong picture and wrong text."""
+        matched, wrong_image, wrong_text = (scores * self.log_scale.exp()).chunk(3)
+        _, exists_image, exists_text = (labels >= 0).chunk(3)
+        apart = torch.cat([wrong_image - matched, wrong_text - matched])
+        exists = torch.cat([exists_image, exists_text])
+        return (nn.functional.softplus(apart) * exists).sum() / exists.sum().clamp(min=1)
+
+    def regression(self, steps: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Section 4, L_reg: towards the boxes of the teacher's heat maps; and the share of words that gave one."""
+        with torch.no_grad():
+            real = self.content(batch.texts)
+            patches = self.patches(self.teacher.encoders.encode_images(batch.images.pixels))
+            states = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask).states["last"]
+            candidates = self.teacher.locator.candidates(patches)
+            heat = self.heat(candidates, self.teacher.locator.words(states))  # [B, L, h, w]
+            high = heat.amax((2, 3)) - heat.mean((2, 3)) >= self.config.peak
+            sound, share = (real & high).clone(), real.new_zeros(real.shape, dtype=heat.dtype)
+            boxes = heat.new_full((*real.shape, 4), 0.5)
+            boxes[sound], share[sound] = hot_box(heat[sound])
+            sound &= (share > 0.01) & (share < 0.9)
+            references, has = assign(steps[0], boxes, sound)
+        return progressive_regression(steps, references, has), sound.sum() / real.sum().clamp(min=1)
+
+    def heat(self, candidates: Candidates, words: Tensor) -> Tensor:
+        """[R, L, 2h, 2w] cosine of each word with each place of the middle level, smoothly between places."""
+        cosine = words @ candidates.features[:, candidates.middle].mT
+        side = round(cosine.shape[-1] ** 0.5)
+        maps = cosine.unflatten(-1, (side, side)).float()
+        return nn.functional.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+
+    # ---- use
+
+    def encode_images(self, images: Images) -> Encoded:
+        return self.encoders.encode_images(images.pixels)
+
+    def encode_texts(self, texts: Texts) -> Encoded:
+        """states "words" [B, L] bool: the words that look for regions."""
+        encoded = self.encoders.encode_texts(texts.ids, texts.mask)
+        return replace(encoded, states={**encoded.states, "words": self.content(texts)})
+
+    def content(self, texts: Texts) -> Tensor:
+        """[S, L] bool: tokens of noun phrases; of a text without any, all but the special ones."""
+        if texts.spans is None:
+            raise self.lacks("encode_texts", "the texts come without spans of kind phrase")
+        spans, place = texts.spans.of(KINDS.index("phrase")), torch.arange(texts.ids.shape[1], device=texts.ids.device)
+        inside = (place >= spans.start[:, None]) & (place < spans.end[:, None])
+        held = torch.zeros_like(texts.ids).index_add_(0, spans.sequence, inside.long()) > 0
+        plain = texts.mask & (texts.ids != self.vocabulary.cls) & (texts.ids != self.vocabulary.sep)
+        return torch.where(held.any(1, keepdim=True), held, plain)
+
+    def patches(self, images: Encoded) -> Tensor:
+        """[B, h w, W] the tower's tokens without a class token."""
+        return images.states["last"][:, int(self.encoders.image.class_token is not None) :]
+
+    def locate_regions(self, candidates: Candidates, texts: Encoded) -> Regions:
+        """The regions of pairs (picture n, text n)."""
+        return self.locator(candidates, texts.states["last"], texts.state_mask, texts.states["words"].bool())
+
+    def fused(self, images: Encoded, texts: Encoded, regions: Regions) -> Tensor:
+        """[R, L, W] text states over image tokens and regions with their boxes (section 3.6)."""
+        placed = self.region_to_fusion(torch.cat([regions.states, regions.boxes.to(regions.states.dtype)], -1))
+        memory = torch.cat([images.states["last"], placed], 1)
+        return self.fusion(texts.states["last"], texts.state_mask, memory, None)
+
+    def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
+        """Of one picture a text, its regions located for that very text."""
+        (image,) = images
+        regions = self.locate_regions(self.locator.candidates(self.patches(image)), texts)
+        states = self.fused(image, texts, regions)
+        return Fused(states[:, 0], states, texts.state_mask)
+
+    def match(self, images: Encoded, texts: Encoded) -> Tensor:
+        return log_odds(self.match_head(self.fuse([images], texts).pooled).float())[:, None]
+
+    def locate(self, images: Images, texts: Texts) -> Located:
+        """Boxes, best first by fit with all words (section 6), and the mean heat of the words."""
+        encoded, pictures = self.encode_texts(texts), self.encode_images(images)
+        candidates = self.locator.candidates(self.patches(pictures))
+        regions = self.locate_regions(candidates, encoded)
+        words, real = self.locator.words(encoded.states["last"]), encoded.states["words"]
+        fit = phrase_scores(words, real, regions.features, regions.gates)
+        scores, order = torch.sort(fit, dim=1, descending=True, stable=True)
+        boxes = corners(regions.boxes).gather(1, order[..., None].expand(-1, -1, 4)).clamp(0, 1)
+        heat = self.heat(candidates, words) * real[..., None, None]
+        return Located(boxes, scores, heat.sum(1) / real.sum(1).clamp(min=1)[:, None, None])
