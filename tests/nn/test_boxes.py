@@ -53,7 +53,7 @@ def test_pooling_is_grid_samples_value_and_gradient(size):
     span = held[..., 2:].prod(-1).sqrt()
     which = torch.stack([(span * level.shape[-1] / 4).log().abs() for level in levels]).argmin(0)
     assert 0 < which.sum() < which.numel()
-    steps = (torch.arange(size) + 0.5) / size - 0.5
+    steps = (torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5
 
     def slowly(maps, one):
         rows = []

@@ -15,12 +15,13 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder, unit
-from tuwen.objectives.contrastive import contrastive, same_pair, soft_cross_entropy, targets_of
-from tuwen.objectives.gather import gather, gather_padded
+from tuwen.objectives.contrastive import contrastive, directional_contrastive, same_pair
+from tuwen.objectives.gather import against_all, gather
 from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
 from tuwen.similarity.bag import bag_of, shuffled_bag_of, sum_bags
 from tuwen.similarity.flows import MaxFlow
-from tuwen.similarity.token_wise import token_scores
+from tuwen.similarity.token_wise import token_flow, token_scores
+from tuwen.systems.survey.axes import Axes
 from tuwen.systems.system import Fused, Losses, Needs, Paper, Progress, Scores, System
 
 
@@ -69,6 +70,14 @@ class BagFormer(System):
         text_encoder="BERT (lower layers)",
         interaction="best patch a bag, best bag a patch; then text queries over image tokens",
         objectives=("image-text contrast", "bag-wise contrast", "image-text matching"),
+        axes=Axes(
+            text="bert",
+            vision=("patch",),
+            interaction=("token_wise", "stacked"),
+            objectives=("cmcl", "fine_contrast", "itm"),
+            parts=("phrases",),
+            data=("private",),
+        ),
     )
     Config = BagFormerConfig
     index_fields = ("pooled", "tokens", "token_mask", "states.last")
@@ -84,7 +93,7 @@ class BagFormer(System):
         self.fusion = CrossEncoder(config.fusion, config.image.width)
         self.match_head = nn.Linear(config.fusion.width, 2)
         self.temperature = nn.Parameter(torch.tensor(0.07))
-        self.flow = MaxFlow(config.reduce, "zeros" if config.reduce == "sum" else "discard")
+        self.similarity = MaxFlow(config.reduce, "zeros" if config.reduce == "sum" else "discard")
         if config.reduce == "mean":
             self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
@@ -107,14 +116,12 @@ class BagFormer(System):
 
     def bag_contrast(self, images: Encoded, texts: Encoded, same: Tensor) -> Tensor:
         """Section 4: each direction ranks by its own score, half the sum of both."""
-        every_image = Encoded(tokens=gather(images.tokens))
-        every_text = Encoded(tokens=gather_padded(texts.tokens), token_mask=gather_padded(texts.token_mask))
-        to_text, to_image = token_scores(images, every_text, self.flow)  # [B, N]; and, in one process, [N, B]
-        if every_image.tokens is not images.tokens:
-            to_image = token_scores(every_image, texts, self.flow)[1]
-        targets = targets_of(same.to(to_text.dtype))
-        scale = self.scale()
-        return (soft_cross_entropy(to_text * scale, targets) + soft_cross_entropy(to_image.T * scale, targets)) / 2
+        to_text, to_image = against_all(images, texts, self.similarities)  # [B, N] each
+        return directional_contrastive(self.scale() * to_text, self.scale() * to_image, same)
+
+    def similarities(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
+        """(S_I2T, S_T2I), each [I, T] (section 4)."""
+        return token_scores(images, texts, self.similarity)
 
     def scale(self) -> Tensor | float:
         """What a bag score is multiplied with to be a logit."""
@@ -146,8 +153,11 @@ class BagFormer(System):
 
     def encode_texts(self, texts: Texts) -> Encoded:
         """tokens: a unit vector a bag, the projection of the sum of its states; token_mask: bags that take part."""
-        encoded = self.encoders.encode_texts(texts.ids, texts.mask)
-        sums, real = sum_bags(encoded.states["last"], self.bags(texts), texts.ids == self.vocabulary.cls)
+        ids, mask = self.encoders.text.padded(texts.ids, texts.mask)
+        encoded = self.encoders.encode_texts(ids, mask)
+        sums, real = sum_bags(
+            encoded.states["last"], self.bags(replace(texts, ids=ids, mask=mask)), ids == self.vocabulary.cls
+        )
         tokens = unit(self.encoders.text_projection(sums)) * real[..., None]
         return replace(encoded, tokens=tokens, token_mask=real)
 
@@ -162,7 +172,19 @@ class BagFormer(System):
 
     def scores(self, images: Encoded, texts: Encoded) -> Scores:
         """Bag-wise scores, each direction's own (section 6)."""
-        return Scores(*token_scores(images, texts, self.flow))
+        return Scores(*(score.float() for score in self.similarities(images, texts)))
+
+    def flow(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
+        return token_flow(images, texts, self.similarity)
+
+    def image_places(self, images: Images) -> Tensor:
+        """The class token lies everywhere, patches in their cells."""
+        tower = self.encoders.image
+        tokens = tower(images.pixels)
+        count, cells = tokens.shape[1], tower.grid(tokens).shape[1]
+        side = math.isqrt(cells)
+        places = torch.cat([torch.full((count - cells, cells), 1 / cells), torch.eye(cells)])
+        return places.view(1, count, side, side).expand(len(tokens), -1, -1, -1).to(tokens.device)
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(images, texts).float())[:, None]

@@ -12,7 +12,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
-from tuwen.nn.towers import ImageTower, TextTower, unit
+from tuwen.nn.towers import image_tower, text_tower, unit
 from tuwen.nn.transformer import Stack
 from tuwen.objectives.contrastive import contrastive, same_pair
 from tuwen.objectives.gather import first_row, gather, gather_padded
@@ -89,7 +89,7 @@ class COOKIE(System):
     def __init__(self, config: COOKIEConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
-        image, text = ImageTower(config.image), TextTower(config.text, vocabulary)
+        image, text = image_tower(config.image), text_tower(config.text, vocabulary)
         self.encoders = nn.ModuleDict({"image": image, "text": text})
         self.image_input, self.text_input = (
             nn.Linear(w, config.width) for w in (config.image.width, config.text.width)
@@ -173,9 +173,10 @@ class COOKIE(System):
         return self.read(x, None, getattr(self, "image_summary", None), self.head)
 
     def encode_texts(self, texts: Texts) -> Encoded:
-        x = self.text_norm(self.text_input(self.encoders["text"](texts.ids, texts.mask)))
+        ids, mask = self.encoders["text"].padded(texts.ids, texts.mask)
+        x = self.text_norm(self.text_input(self.encoders["text"](ids, mask)))
         head = self.head if self.config.shared else self.text_head
-        return self.read(x, texts.mask, getattr(self, "text_summary", None), head)
+        return self.read(x, mask, getattr(self, "text_summary", None), head)
 
     def read(self, x: Tensor, mask: Tensor | None, summary: Tensor | None, head: Stack) -> Encoded:
         """pooled [B, D] from a side's tokens [B, N, W] through the head; states "last" are the head's."""

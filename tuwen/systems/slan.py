@@ -16,8 +16,8 @@ from tuwen.nn.fusion import CrossEncoder
 from tuwen.nn.locator import Candidates, Locator, Regions
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import contrastive, logits_of, same_pair, soft_cross_entropy, targets_of
-from tuwen.objectives.gather import gather, gather_padded
+from tuwen.objectives.contrastive import contrastive, directional_contrastive, logits_of, same_pair
+from tuwen.objectives.gather import against_all, gather
 from tuwen.objectives.location import assign, progressive_regression, repulsion
 from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
 from tuwen.similarity.region import phrase_scores, region_word_scores
@@ -132,7 +132,7 @@ class SLAN(System):
             terms["repulsion"] = self.config.repulsion * repulsion(regions.boxes[:rows])
         metrics = {"box_area": regions.boxes[..., 2:].detach().prod(-1).mean()}
         if self.config.boxes:
-            located, share = self.regression([step[:rows] for step in regions.steps], batch)
+            located, share = self.regression([step[:rows] for step in regions.steps], texts.states["words"], batch)
             warm = min(1.0, progress.step / (0.2 * progress.total_steps))
             terms["boxes"] = self.config.boxes * warm * located
             metrics["references"] = share
@@ -141,15 +141,10 @@ class SLAN(System):
 
     def filter_contrast(self, candidates: Candidates, words: Tensor, real: Tensor, same: Tensor) -> Tensor:
         """Section 4, L_rw over the whole batch: a text's words, each at its best candidate, against all pictures."""
-        here = Encoded(tokens=candidates.features[:, candidates.middle])
-        every_image = Encoded(tokens=gather(here.tokens))
-        every_text = Encoded(tokens=gather_padded(words), token_mask=gather_padded(real))
-        targets, scale = targets_of(same.to(words.dtype)), self.log_scale.exp()
-        to_text = token_scores(here, every_text)[1]  # the words' scores both ways: places need no word
-        to_image = to_text.T
-        if every_image.tokens is not here.tokens:
-            to_image = token_scores(every_image, Encoded(tokens=words, token_mask=real))[1].T
-        return (soft_cross_entropy(to_text * scale, targets) + soft_cross_entropy(to_image * scale, targets)) / 2
+        places = Encoded(tokens=candidates.features[:, candidates.middle])
+        scale = self.log_scale.exp()
+        to_text, to_image = against_all(places, Encoded(tokens=words, token_mask=real), best_place)
+        return directional_contrastive(scale * to_text, scale * to_image, same)
 
     def partners(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress):
         """(picture [3B], text [3B], labels [3B]) of the matched pairs, and of each row with a wrong picture or text."""
@@ -170,10 +165,9 @@ class SLAN(System):
         exists = torch.cat([exists_image, exists_text])
         return (nn.functional.softplus(apart) * exists).sum() / exists.sum().clamp(min=1)
 
-    def regression(self, steps: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def regression(self, steps: list[Tensor], real: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Section 4, L_reg: towards the boxes of the teacher's heat maps; and the share of words that gave one."""
         with torch.no_grad():
-            real = self.content(batch.texts)
             patches = self.patches(self.teacher.encoders.encode_images(batch.images.pixels))
             states = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask).states["last"]
             candidates = self.teacher.locator.candidates(patches)
@@ -200,8 +194,9 @@ class SLAN(System):
 
     def encode_texts(self, texts: Texts) -> Encoded:
         """states "words" [B, L] bool: the words that look for regions."""
-        encoded = self.encoders.encode_texts(texts.ids, texts.mask)
-        return replace(encoded, states={**encoded.states, "words": self.content(texts)})
+        ids, mask = self.encoders.text.padded(texts.ids, texts.mask)
+        encoded = self.encoders.encode_texts(ids, mask)
+        return replace(encoded, states={**encoded.states, "words": self.content(replace(texts, ids=ids, mask=mask))})
 
     def content(self, texts: Texts) -> Tensor:
         """[S, L] bool: tokens of noun phrases; of a text without any, all but the special ones."""
@@ -215,7 +210,7 @@ class SLAN(System):
 
     def patches(self, images: Encoded) -> Tensor:
         """[B, h w, W] the tower's tokens without a class token."""
-        return images.states["last"][:, int(self.encoders.image.class_token is not None) :]
+        return self.encoders.image.grid(images.states["last"])
 
     def locate_regions(self, candidates: Candidates, texts: Encoded) -> Regions:
         """The regions of pairs (picture n, text n)."""
@@ -248,3 +243,9 @@ class SLAN(System):
         boxes = corners(regions.boxes).gather(1, order[..., None].expand(-1, -1, 4)).clamp(0, 1)
         heat = self.heat(candidates, words) * real[..., None, None]
         return Located(boxes, scores, heat.sum(1) / real.sum(1).clamp(min=1)[:, None, None])
+
+
+def best_place(images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
+    """[I, T] mean over words of the best place, for both directions: a place need not have a word."""
+    score = token_scores(images, texts)[1]
+    return score, score
