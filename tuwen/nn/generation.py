@@ -24,7 +24,7 @@ class Generation:
     method: "greedy" takes the likeliest word each time; "beam" keeps the `beams` likeliest beginnings and gives the
         ended text of greatest log-likelihood / words^length_penalty; "nucleus" draws each word from the fewest that
         together have probability `top_p` (Holtzman et al. 2020), at `temperature`.
-    most: words a text, none: as many as the decoder has positions.
+    most: tokens a text, none: as many as the decoder has positions.
     seed: of the nucleus's draws.
     """
 
