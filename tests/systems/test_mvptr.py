@@ -163,11 +163,12 @@ def slow_terms(system, batch: Batch, concepts: str, ground: str, regions: str) -
         other = others[int(which[row][3] * len(others))]
         if places[row][0]:
             pool = seen if ground == "single" else [h[len(states[k]) :] for k, h in enumerate(joint)]
+            said = states[row] if ground == "single" else joint[row]
             near = {}
             for j in (row, other):
                 taken = []
                 for rank, place in enumerate(places[row][0]):
-                    cosines = [(unit(joint[row][place]) * unit(region)).sum() for region in pool[j]]
+                    cosines = [(unit(said[place]) * unit(region)).sum() for region in pool[j]]
                     best = sorted(cosines, key=lambda x: -float(x.detach()))[:3]
                     taken.append(best[int(which[row][rank] * 3)] if regions == "top3" else best[0])
                 near[j] = sum(taken) / len(taken)
@@ -310,10 +311,10 @@ def test_heat_is_the_cosine_of_phrases_and_regions(ground):
     texts = system.encode_texts(batch.texts)
     joint = system.fused(regions, texts)
     count = texts.states["last"].shape[1]
-    pool = joint[:, count:] if ground == "fused" else regions
+    pool, said = (joint[:, count:], joint) if ground == "fused" else (regions, texts.states["last"])
     places = {0: [8, 9, 10], 1: [3, 4], 3: [0]}  # text 3 has no phrase: [CLS]
     for row, where in places.items():
-        meant = unit(sum(unit(joint[row, k]) for k in where))
+        meant = unit(sum(unit(said[row, k]) for k in where))
         cosine = torch.stack([(unit(region) * meant).sum() for region in pool[row, 1:]])
         torch.testing.assert_close(heat[row].flatten(), cosine, rtol=0, atol=1e-9)
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuwen.cli import compare, data, evaluate, search, systems, train
+from tuwen.cli import compare, data, evaluate, generate, search, systems, train
 from tuwen.cli.parser import Parser
 from tuwen.errors import UserError
 
@@ -23,6 +23,7 @@ examples:
   tuwen compare clip albef r2d2 --corpus scenes --budget steps=500 --seeds 3 --out runs/compare
   tuwen index runs/r2d2 photos --out photos.index      pictures made searchable
   tuwen search photos.index "a red bird"
+  tuwen generate runs/unix2 cat.jpg --language zh      a caption, by a run with a decoder
 
 `tuwen COMMAND --help` says more."""
 
@@ -32,7 +33,7 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (systems, data, train, evaluate, compare, search):
+    for group in (systems, data, train, evaluate, compare, search, generate):
         group.add_to(commands)
     return root
 

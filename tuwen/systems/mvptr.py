@@ -36,7 +36,8 @@ class MVPTRConfig:
     places: for concepts, in tokens. phrases: most a text. rows: of the table of phrases of several tokens.
     regions: of a phrase, "top3" takes one of its three nearest at random while training (the official code), "max"
         the nearest (as printed).
-    ground: "fused" compares fused phrases with fused regions (the code); "single" with regions before fusion.
+    ground: "fused" compares fused phrases with fused regions (the code), which a sign of the pair in both may satisfy;
+        "single" compares them as the uni-modal stage gives them.
     negatives: "hardest" (the code) or "drawn" by softmax of the scores.
     """
 
@@ -238,7 +239,7 @@ class MVPTR(System):
             "contrast": contrastive(images.pooled, texts.pooled, *columns, same, temperature),
             "masked_words": self.word_loss(self.word_head, joint[:, : labels.shape[1]], labels),
             "matching": matching,
-            "grounding": self.grounding(joint, images, text, batch, progress),
+            "grounding": self.grounding(joint, images, texts, text, batch, progress),
         }
         return Losses(terms, metrics={"temperature": temperature.detach(), "matching_accuracy": accuracy})
 
@@ -270,11 +271,10 @@ class MVPTR(System):
         right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
         return matching_loss(logits, labels), right
 
-    def grounding(self, joint: Tensor, images: Encoded, text: WithPhrases, batch: Batch, progress: Progress) -> Tensor:
+    def grounding(self, joint: Tensor, images: Encoded, texts: Encoded, text: WithPhrases, batch: Batch, progress):
         """WPG: the phrases of a text lie nearer to the regions of its picture than to those of another row's."""
-        count = text.ids.shape[1]
-        phrases, mask = text.phrases_in(joint[:, :count], self.config.phrases)
-        regions = joint[:, count:] if self.config.ground == "fused" else images.states["last"]
+        words, regions = self.grounded(joint, images, texts)
+        phrases, mask = text.phrases_in(words, self.config.phrases)
         drawn = progress.uniform(batch, self.config.phrases + 1, "grounding")
         same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
         other, exists = hard_negatives(torch.zeros_like(same, dtype=torch.float32), same, drawn[:, -1])
@@ -291,6 +291,13 @@ class MVPTR(System):
         real = torch.cat([texts.state_mask, torch.ones_like(regions[..., 0], dtype=torch.bool)], 1)
         return self.joint(torch.cat([texts.states["last"], regions], 1), real)
 
+    def grounded(self, joint: Tensor, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
+        """States of words and phrases [B, A, W] and of regions [B, N, W] that are compared."""
+        if self.config.ground == "single":
+            return texts.states["last"], images.states["last"]
+        count = texts.states["last"].shape[1]
+        return joint[:, :count], joint[:, count:]
+
     def match_logits(self, first: Tensor) -> Tensor:
         """[N, 2] (no match, match) from the fused states of [CLS]."""
         return self.match_head(torch.tanh(self.pool(first)))
@@ -300,7 +307,8 @@ class MVPTR(System):
     def encode_images(self, images: Images) -> Encoded:
         """With every place for concepts masked."""
         unknown = torch.full((len(images), self.config.places), self.vocabulary.mask, device=images.pixels.device)
-        return self.see(images, unknown)
+        seen = self.see(images, unknown)
+        return replace(seen, states={"last": seen.states["last"]})
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.read(with_phrases(texts, self.vocabulary, self.config.phrases, self.config.rows))
@@ -316,15 +324,12 @@ class MVPTR(System):
 
     def locate(self, images: Images, texts: Texts) -> Located:
         """Heat over the regions: their cosine with the mean of the text's phrases, or with [CLS] where it has none."""
-        seen, read = (
-            self.encode_images(images),
-            with_phrases(texts, self.vocabulary, self.config.phrases, self.config.rows),
-        )
-        joint, count = self.fused(seen.states["last"], self.read(read)), read.ids.shape[1]
-        regions = joint[:, count:] if self.config.ground == "fused" else seen.states["last"]
-        phrases, mask = read.phrases_in(joint[:, :count], self.config.phrases)
+        text = with_phrases(texts, self.vocabulary, self.config.phrases, self.config.rows)
+        seen, read = self.encode_images(images), self.read(text)
+        words, regions = self.grounded(self.fused(seen.states["last"], read), seen, read)
+        phrases, mask = text.phrases_in(words, self.config.phrases)
         meant = (unit(phrases) * mask[..., None]).sum(1)
-        meant = torch.where(mask.any(1, keepdim=True), meant, joint[:, 0].to(meant.dtype))
+        meant = torch.where(mask.any(1, keepdim=True), meant, words[:, 0].to(meant.dtype))
         patches = regions[:, 1:] if self.config.image.pool == "class" else regions
         heat = (unit(patches) @ unit(meant)[..., None])[..., 0]
         height = images.pixels.shape[2] // self.config.image.patch
