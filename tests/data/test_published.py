@@ -187,6 +187,27 @@ class TestTraps:
         assert held(f"huggingface:{tmp_path}") == {"validation": [(n, {"zh": [f"灰 {n}"]}) for n in (30, 60, 90)]}
         assert open_corpus(f"huggingface:{tmp_path}", "validation").record(2).columns == {"n": 90}
 
+    def test_far_rows_of_parquet_read_no_others(self, tmp_path, monkeypatch):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [{"image": {"bytes": picture(n), "path": None}, "text": f"grey {n}"} for n in range(20, 40)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet", row_group_size=3)
+        corpus = open_corpus(f"huggingface:{tmp_path}", "train")
+        read = []
+        whole = pq.ParquetFile.read_row_group
+        monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, k: (read.append(k), whole(self, k))[1])
+        assert int(corpus.image(16)[0, 0, 0]) == 36
+        assert int(corpus.image(15)[0, 0, 0]) == 35
+        assert read == [5]
+
+    def test_json_of_img2dataset_is_no_annotation_of_zero(self, tmp_path):
+        MAKERS["zero"](tmp_path)
+        put(tmp_path, "00000/000000000.jpg", picture(77))
+        put(tmp_path, "00000/000000000.json", json.dumps({"ImageKey": "k9", "ImageUrl": "http://i/9.jpg"}, indent=1))
+        corpus = open_corpus(f"zero:{tmp_path}", "train", "skip")
+        assert (len(corpus), corpus.skipped) == (2, {"missing": 1})
+
     def test_texts_of_tars_in_several_members(self, tmp_path):
         files = [("a/1.png", picture(30, "PNG")), ("a/1.zh.txt", "猫\n白猫".encode()), ("a/1.en.txt", b"cat")]
         tar(tmp_path, "val-000.tar", [*files, ("a/2.txt", b"no picture"), ("a/3.jpg", picture(60))])

@@ -6,6 +6,8 @@ Read by pyarrow alone, so nothing of the data set's own code runs. The columns m
 of a Parquet file's name (train-00000-of-00005.parquet).
 """
 
+import bisect
+import itertools
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -107,29 +109,38 @@ class HuggingFace(Source):
 
     def _tables(self, number: int) -> Iterator[pa.Table]:
         """The rows of a file in pieces: an Arrow file at once, as it is mapped and not read; Parquet group by group."""
+        return (self._piece(number, piece) for piece in range(len(self._starts[number]) - 1))
+
+    @cached_property
+    def _starts(self) -> list[list[int]]:
+        """For each file, the first row of every piece, and the number of rows."""
+        found = []
+        for number, (path, _) in enumerate(self.files):
+            if path.suffix == ".arrow":
+                found.append([0, self._piece(number, 0).num_rows])
+            else:
+                told = self._opened(path).metadata
+                counts = [told.row_group(group).num_rows for group in range(told.num_row_groups)]
+                found.append([0, *itertools.accumulate(counts)])
+        return found
+
+    def _piece(self, number: int, piece: int) -> pa.Table:
         path = self.files[number][0]
         file = self._opened(path)
         try:
-            if path.suffix == ".arrow":
-                yield file.read_all()
-                return
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+            return file.read_all() if path.suffix == ".arrow" else file.read_row_group(piece)
         except (pa.ArrowException, OSError) as error:
             what = one_line(str(error).splitlines()[0], 120)
             raise UserError(f"{path}: cut short or damaged ({what}); write or download it anew") from None
 
     def _row(self, number: int, row: int) -> pa.Table:
         """One row as a table; the piece it lies in is kept until another is asked for."""
+        starts = self._starts[number]
+        piece = bisect.bisect_right(starts, row) - 1
         held = self._held
-        if held is None or held[0][0] != number or not 0 <= row - held[0][1] < held[1].num_rows:
-            start = 0
-            for table in self._tables(number):
-                if row < start + table.num_rows:
-                    break
-                start += table.num_rows
-            self._held = held = ((number, start), table)
-        return held[1].slice(row - held[0][1], 1)
+        if held is None or held[0] != (number, piece):
+            self._held = held = ((number, piece), self._piece(number, piece))
+        return held[1].slice(row - starts[piece], 1)
 
 
 FORMATS = (

@@ -78,6 +78,9 @@ def cleaned(text: str) -> str:
 
 
 def _holds_records(path: Path) -> bool:
+    """Whether its first lines look like records; img2dataset's .json beside a picture is none, whatever it repeats."""
+    if any(path.with_suffix(ending).exists() for ending in (".jpg", ".png", ".webp")):
+        return False
     with open(path, "rb") as file:
         head = file.read(65536)
     return b'"ImageKey"' in head or b'"ImageUrl"' in head
