@@ -117,6 +117,8 @@ def chinese_clip(folder):
         {"text_id": 2, "text": "白色连衣裙", "image_ids": [3]},
     ]
     put(folder, "train_texts.jsonl", json_lines(*texts))
+    put(folder, "valid_imgs.tsv", f"7\t{base64.b64encode(picture(150)).decode()}\n")
+    put(folder, "valid_texts.jsonl", json_lines({"text_id": 9, "text": "蓝帽", "image_ids": [7]}))
     put(folder, "test_imgs.tsv", f"4\t{base64.b64encode(picture(120)).decode()}\n")
     put(folder, "test_texts.jsonl", json_lines({"text_id": 3, "text": "红鞋", "image_ids": []}))
 

@@ -24,6 +24,7 @@ MATCHING = {
 RETRIEVAL = {"train": [(40, {"zh": ["白猫", "猫在沙发上"]}), (80, {"zh": ["雪山"]})], "val": [(120, {"zh": ["海边"]})]}
 CLIP = {
     "train": [(30, {"zh": ["高级感托特包斜挎"]}), (60, {"zh": ["高级感托特包斜挎"]}), (90, {"zh": ["白色连衣裙"]})],
+    "val": [(150, {"zh": ["蓝帽"]})],
     "test": [(120, {})],
 }
 EXPECTED = {
@@ -184,8 +185,8 @@ class TestTraps:
 
         rows = [{"image": {"bytes": picture(n), "path": "x"}, "text_zh": f"灰 {n}", "n": n} for n in (30, 60, 90)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "validation-00000-of-00001.parquet", row_group_size=2)
-        assert held(f"huggingface:{tmp_path}") == {"validation": [(n, {"zh": [f"灰 {n}"]}) for n in (30, 60, 90)]}
-        assert open_corpus(f"huggingface:{tmp_path}", "validation").record(2).columns == {"n": 90}
+        assert held(f"huggingface:{tmp_path}") == {"val": [(n, {"zh": [f"灰 {n}"]}) for n in (30, 60, 90)]}
+        assert open_corpus(f"huggingface:{tmp_path}", "val").record(2).columns == {"n": 90}
 
     def test_far_rows_of_parquet_read_no_others(self, tmp_path, monkeypatch):
         import pyarrow as pa
@@ -260,6 +261,8 @@ class TestCommands:
         told = json.loads(capsys.readouterr().out)["corpora"]
         assert [one["name"] for one in told] == list(formats())
         assert set(told[0]) == {"name", "title", "languages", "needs", "ask", "licence", "records"}
+        assert main(["data", "build", "muge", "--out", "x"]) == 1
+        assert "say where it was downloaded, muge:DIR" in capsys.readouterr().err
         assert main(["data", "list", "coco-cm"]) == 1
         assert "did you mean coco-cn" in capsys.readouterr().err
 

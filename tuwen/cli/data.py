@@ -26,7 +26,7 @@ CHECK = """\
   tuwen data check data/photos --json
   tuwen data check coco-cn:downloads --against data/zero --page findings.html --tokenizer vocab.txt --length 32"""
 CLEAN = """\
-  tuwen data clean photos --out data/photos --drop leak,small\\ picture,similar\\ picture
+  tuwen data clean photos --out data/photos --drop leak,small_picture,similar_picture
   tuwen data clean photos --out data/photos --drop similar_picture,other_language --simplify"""
 CLICKS = """\
   tuwen data clicks log.csv --out pairs.jsonl --floor 10 --least 0.2

@@ -96,6 +96,8 @@ def source_of(location: str | Path) -> files.Source:
         return published.find(name).source(folder)
     if path.is_file():
         return table_source(path)
+    if str(location) in published.formats() and not path.exists():
+        raise UserError(f"{location} is a public corpus; say where it was downloaded, {location}:DIR")
     if not path.is_dir():
         raise UserError(
             f"{location}: no such file or folder; name a folder of pictures, shards or pairs.jsonl, a table, or scenes"

@@ -206,6 +206,11 @@ class CaptionSet(Held):
         return texts
 
 
+def split_name(name: str) -> str:
+    """The name a split has here: what others call valid, validation or dev is val, which training watches."""
+    return "val" if name in ("valid", "validation", "dev") else name
+
+
 def checked(text: Any) -> str:
     """The text without white space around it.
 

@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuwen.data.corpora.captions import Held, checked
+from tuwen.data.corpora.captions import Held, checked, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.files import Entry
 from tuwen.data.corpora.json_text import field, objects
@@ -40,7 +40,8 @@ class ChineseClip(Held):
             for number, offset, size, line in _pictures(path, faults):
                 image = f"{path.relative_to(self.root).as_posix()}:{offset}:{size}"
                 told = texts.pop(number, {})
-                yield self.keep(path, line, id=f"{split}/{number}", image=image, texts=told, split=split)
+                name = f"{split}/{number}"
+                yield self.keep(path, line, id=name, image=image, texts=told, split=split_name(split))
             for number in sorted(texts):
                 what = f"picture {number} has texts but no line here; add it, or take it out of its texts' image_ids"
                 faults.add(Fault(path, 0, "missing", what))

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.corpora.captions import Held, checked
+from tuwen.data.corpora.captions import Held, checked, split_name
 from tuwen.data.corpora.chinese_clip import decode_base64
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry
@@ -61,7 +61,8 @@ class ChineseClipLmdb(Held):
                     faults.add(Fault(folder / "pairs", 0, error.reason, f"pair {shown!r}: {error}"))
             for number, told in sorted(texts.items()):
                 name = f"{split}/{number}"
-                yield self.keep(folder / "imgs", 0, id=name, image=f"{split}:{number}", texts=told, split=split)
+                image = f"{split}:{number}"
+                yield self.keep(folder / "imgs", 0, id=name, image=image, texts=told, split=split_name(split))
 
     def read(self, image: str) -> bytes:
         split, number = image.split(":")

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tuwen.data.corpora.captions import Folder
+from tuwen.data.corpora.captions import Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry, Source
 from tuwen.data.corpora.published import Format
@@ -81,7 +81,7 @@ class HuggingFace(Source):
         raise BrokenImage("missing", "neither bytes nor a path")
 
     def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
-        columns, split = self._columns(number), self.files[number][1]
+        columns, split = self._columns(number), split_name(self.files[number][1] or "")
         told = columns.row({**cells, columns.image: f"{number}:{row}"}, row + 1)
         told["id"] = f"{split or 'row'}/{number}-{row}"
         return entry_of(told | ({"split": split} if split else {}), number << _BITS | row, row + 1)

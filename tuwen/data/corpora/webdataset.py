@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.data import images
-from tuwen.data.corpora.captions import Folder, checked
+from tuwen.data.corpora.captions import Folder, checked, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.fetched import fetched_rows, members
 from tuwen.data.corpora.files import Entry, Source
@@ -174,7 +174,7 @@ def _split(name: str) -> str | None:
     folder, _, base = name.rpartition("/")
     found = re.match(r"[a-z]+", base)
     named = [part for part in (*folder.split("/"), found[0] if found else "") if part in SPLITS]
-    return named[-1] if named else None
+    return split_name(named[-1]) if named else None
 
 
 FORMATS = (
