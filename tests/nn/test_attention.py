@@ -205,3 +205,22 @@ def test_pooling_by_class_token_mean_and_greatest():
     for pool, value in expected.items():
         tower = ImageTower(ImageTowerConfig(side=8, patch=4, width=2, layers=1, heads=1, pool=pool))
         assert torch.equal(tower.pool(tokens), torch.tensor(value))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_position_alone_is_that_position_of_the_whole_stack(norm, causal):
+    stack = shaken(Stack(6, 2, 2, norm, eps=1e-5, memory_width=4, causal=causal))
+    x, memory = numbers(2, 5, 6).requires_grad_(), numbers(2, 3, 4, seed=3).requires_grad_()
+    place = torch.tensor([2, 4])  # the last real position of each row
+    alone = stack(x, MASK, memory, None, only=place)
+    assert alone.shape == (2, 1, 6)
+    whole = stack(x, MASK, memory, None)[torch.arange(2), place][:, None]
+    # a key's bias shifts all scores of a query alike and so has no gradient but rounding
+    wanted = [x, memory, *(p for p in stack.parameters())]
+    torch.testing.assert_close(alone, whole, rtol=0, atol=1e-12)
+    direction = numbers(2, 1, 6, seed=7)
+    ours = torch.autograd.grad((alone * direction).sum(), wanted)
+    theirs = torch.autograd.grad((whole * direction).sum(), wanted)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)

@@ -138,7 +138,7 @@ def test_prd2_is_r2d2s_distilled_contrast_on_the_masked_text(monkeypatch):
         losses = system(batch, Progress(3, 5, 10, 6))
         seen = masks[0][1][0] if masks else batch.texts
         teacher = system.teacher.encoders
-        images, texts = system.encode_images(batch.images), system.encode_texts(seen)
+        images, texts = system.encode_images(batch.images), system.encoders.encode_texts(seen.ids, seen.mask)
         with torch.no_grad():
             keys = teacher.encode_images(batch.images.pixels).pooled
             clean = teacher.encode_texts(batch.texts.ids, batch.texts.mask)

@@ -102,11 +102,16 @@ def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (pixels.float() / 255 - mean) / std if pixels.dtype == torch.uint8 else pixels
 
 
+def pool_kind(config: TextTowerConfig) -> str:
+    """How a text tower pools: "first", "last" or "mean"."""
+    if config.pool != "auto":
+        return config.pool
+    return "first" if config.kind == "bert" else "last"
+
+
 def pool_text(states: Tensor, mask: Tensor, config: TextTowerConfig) -> Tensor:
     """[B, W] of states [B, L, W]: the first token, the last real one or the mean of the real ones."""
-    pool = config.pool
-    if pool == "auto":
-        pool = "first" if config.kind == "bert" else "last"
+    pool = pool_kind(config)
     if pool == "first":
         return states[:, 0]
     if pool == "last":

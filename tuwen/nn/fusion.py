@@ -33,6 +33,11 @@ class CrossEncoder(nn.Module):
         """[B, L, W] from x [B, L, W], mask [B, L], memory [B, S, M], memory_mask [B, S] (masks True on real tokens)."""
         return self.stack(x, mask, memory, memory_mask, record)
 
+    def first(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """[B, W]: the first position of `forward`, for which the last layer works alone."""
+        place = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return self.stack(x, mask, memory, memory_mask, only=place)[:, 0]
+
 
 class WordHead(nn.Module):
     """BERT's masked-language head: dense, GELU, norm, then the word embeddings as decoder plus a bias."""

@@ -31,6 +31,11 @@ class Lockable(nn.Module):
     def run(self, *inputs, **options) -> Tensor:
         raise NotImplementedError
 
+    def alone(self, *inputs) -> Tensor | None:
+        """[B] int64: the one position that pooling reads, so that `run(..., only=...)` does for a vector without
+        states; None where pooling reads several or the output may be cached."""
+        return None
+
     def forward(self, *inputs, **options) -> Tensor:
         """What `run` says."""
         if not self.locked:

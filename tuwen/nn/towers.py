@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
-from tuwen.nn.backbones import ImageBackbone, TextBackbone, normalised, pool_text
+from tuwen.nn.backbones import ImageBackbone, TextBackbone, normalised, pool_kind, pool_text
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.locked import Lockable
 from tuwen.nn.sizes import CLIP_MEAN, CLIP_STD, ImageTowerConfig, TextTowerConfig
@@ -54,10 +54,11 @@ class ImageTower(Lockable):
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         self.lock()
 
-    def run(self, pixels: Tensor, record=None, layers=None) -> Tensor:
+    def run(self, pixels: Tensor, record=None, layers=None, only: Tensor | None = None) -> Tensor:
         """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised).
 
         H and W must be multiples of the patch; positions are interpolated when the grid is another one.
+        only: [B] int64, the one token a row that is asked for; gives [B, 1, W].
         """
         x = self.patches(normalised(pixels, self.mean, self.std))
         grid = (x.shape[2], x.shape[3])
@@ -67,7 +68,12 @@ class ImageTower(Lockable):
         if self.class_token is not None:
             x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], 1)
         x = self.pre_norm(x + self._positions(grid))
-        return self.stack(x, record=record, layers=layers)
+        return self.stack(x, record=record, layers=layers, only=only)
+
+    def alone(self, pixels: Tensor) -> Tensor | None:
+        if self.class_token is None or self.locked:
+            return None
+        return torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
 
     def grid(self, tokens: Tensor) -> Tensor:
         """[B, N, W]: the patches alone, row by row, without the class token."""
@@ -141,17 +147,33 @@ class TextTower(Lockable):
             self.transform = nn.Sequential(norm, nn.Linear(config.width, config.transform))
         self.lock()
 
-    def run(self, ids: Tensor, mask: Tensor, record=None, layers=None, places: Tensor | None = None) -> Tensor:
+    def run(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        record=None,
+        layers=None,
+        places: Tensor | None = None,
+        only: Tensor | None = None,
+    ) -> Tensor:
         """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens).
 
         places: [L] int64, the position of each token where it is not its place in the row (two texts, one row).
+        only: [B] int64, the one token a row that is asked for; gives [B, 1, W].
         """
         x = self.words(ids) + (self.positions[: ids.shape[1]] if places is None else self.positions[places])
-        return self.read(x, mask, record, layers)
+        return self.read(x, mask, record, layers, only)
 
-    def read(self, x: Tensor, mask: Tensor, record=None, layers=None) -> Tensor:
+    def read(self, x: Tensor, mask: Tensor, record=None, layers=None, only: Tensor | None = None) -> Tensor:
         """[B, L, W] states from embeddings x [B, L, W], positions included."""
-        return self.stack(self.dropout(self.embedding_norm(x)), mask, record=record, layers=layers)
+        return self.stack(self.dropout(self.embedding_norm(x)), mask, record=record, layers=layers, only=only)
+
+    def alone(self, ids: Tensor, mask: Tensor) -> Tensor | None:
+        pool = pool_kind(self.config)
+        if self.locked or pool == "mean":
+            return None
+        last = mask.sum(1) - 1
+        return torch.zeros_like(last) if pool == "first" else last
 
     def padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Ids and mask as this tower reads them: SigLIP's takes padding up to its length for text."""
@@ -196,17 +218,28 @@ class DualEncoder(nn.Module):
         self.image_projection = _projection(self.image.pooled_width, embed, image.projection, "image")
         self.text_projection = _projection(self.text.pooled_width, embed, text.projection, "text")
 
-    def encode_images(self, pixels: Tensor) -> Encoded:
-        """pooled [B, D], states "last" [B, N, W]; pixels [B, 3, H, W], or a locked tower's cached tokens [B, N, W]."""
+    def encode_images(self, pixels: Tensor, states: bool = True) -> Encoded:
+        """pooled [B, D], states "last" [B, N, W]; pixels [B, 3, H, W], or a locked tower's cached tokens [B, N, W].
+
+        states: False gives the vectors alone, for which a tower's last block need not work on every token.
+        """
+        if not states:
+            only = self.image.alone(pixels)
+            tokens = self.image(pixels) if only is None else self.image(pixels, only=only)
+            return Encoded(unit(self.image_projection(self.image.pooled(tokens))))
         tokens = self.image(pixels)
         return Encoded(unit(self.image_projection(self.image.pooled(tokens))), states={"last": tokens})
 
-    def encode_texts(self, ids: Tensor, mask: Tensor) -> Encoded:
-        """pooled [B, D], states "last" [B, L, W] with their mask."""
+    def encode_texts(self, ids: Tensor, mask: Tensor, states: bool = True) -> Encoded:
+        """pooled [B, D], states "last" [B, L, W] with their mask, unless the vectors alone are wanted."""
         ids, mask = self.text.padded(ids, mask)
-        states = self.text(ids, mask)
-        pooled = unit(self.text_projection(self.text.pooled(states, mask)))
-        return Encoded(pooled, states={"last": states}, state_mask=mask)
+        only = None if states else self.text.alone(ids, mask)
+        if only is None:
+            last = self.text(ids, mask)
+            pooled = unit(self.text_projection(self.text.pooled(last, mask)))
+            return Encoded(pooled, states={"last": last}, state_mask=mask) if states else Encoded(pooled)
+        last = self.text(ids, mask, only=only)
+        return Encoded(unit(self.text_projection(self.text.pooled(last, torch.ones_like(mask[:, :1])))))
 
 
 def _projection(width: int, embed: int, kind: str, tower: str) -> nn.Module:

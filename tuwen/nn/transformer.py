@@ -109,6 +109,7 @@ class Attention(nn.Module):
         causal: bool = False,
         record: list[AttentionRecord] | None = None,
         cache: Cache | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
         """[B, L, D] from x [B, L, D] over itself or over memory [B, S, M].
 
@@ -117,10 +118,14 @@ class Attention(nn.Module):
         record: a list to append an `AttentionRecord` to.
         cache: of the positions before x, which it then holds too (S counts all of them), or of the memory, which is
             then read once.
+        only: [B] int64, of self-attention: the one query a row that is asked for; gives [B, 1, D].
         """
-        q, k, v = self._projected(x, memory, cache)
+        q, k, v = self._projected(x, memory, cache, only)
         allowed = None if mask is None else mask[:, None, None, :]
-        if causal and q.shape[2] > 1:
+        if causal and only is not None:
+            seen = (torch.arange(k.shape[2], device=x.device) <= only[:, None])[:, None, None, :]
+            allowed = seen if allowed is None else allowed & seen
+        elif causal and q.shape[2] > 1:
             past = k.shape[2] - q.shape[2]
             order = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(past)
             allowed = order if allowed is None else allowed & order
@@ -131,8 +136,15 @@ class Attention(nn.Module):
             record.append(AttentionRecord(q, k, weights, self.cross))
         return self.out(out.transpose(1, 2).flatten(2))
 
-    def _projected(self, x: Tensor, memory: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(
+        self, x: Tensor, memory: Tensor | None, cache: Cache | None, only: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, H, L, d], keys and values [B, H, S, d]."""
+        if only is not None:
+            parts = self.query_key_value
+            (w_query, w_rest), (b_query, b_rest) = (y.tensor_split([x.shape[-1]]) for y in (parts.weight, parts.bias))
+            k, v = (self._by_head(y) for y in F.linear(x, w_rest, b_rest).chunk(2, -1))
+            return self._by_head(F.linear(picked(x, only), w_query, b_query)), k, v
         if not self.cross:
             q, k, v = (self._by_head(y) for y in self.query_key_value(x).chunk(3, -1))
             return (q, k, v) if cache is None else (q, *cache.extended(k, v))
@@ -146,6 +158,11 @@ class Attention(nn.Module):
 
     def _by_head(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def picked(x: Tensor, only: Tensor) -> Tensor:
+    """[B, 1, D]: of each row of x [B, L, D] the position that `only` [B] names."""
+    return x[torch.arange(len(x), device=x.device), only][:, None]
 
 
 def _short_bf16_on_cpu(q: Tensor, k: Tensor) -> bool:
@@ -191,21 +208,26 @@ class Block(nn.Module):
         causal: bool = False,
         record: list[AttentionRecord] | None = None,
         caches: tuple[Cache, Cache] | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
         """[B, L, D] from x [B, L, D], mask [B, L], memory [B, S, M], memory_mask [B, S].
 
         caches: of self-attention and of cross-attention, see `Attention.forward`.
+        only: [B] int64, the one position a row whose output is asked for; gives [B, 1, D].
         """
         own, other = caches or (None, None)
-        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, record, own))
+        x = self._residual(
+            x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, record, own, only), only
+        )
         if memory is not None:
             x = self._residual(x, self.cross_norm, lambda y: self.cross(y, memory, memory_mask, False, record, other))
         return self._residual(x, self.feed_forward_norm, self.feed_forward)
 
-    def _residual(self, x: Tensor, norm: nn.LayerNorm, function) -> Tensor:
+    def _residual(self, x: Tensor, norm: nn.LayerNorm, function, only: Tensor | None = None) -> Tensor:
+        kept = x if only is None else picked(x, only)
         if self.post:
-            return norm(x + self.dropout(function(x)))
-        return x + self.dropout(function(norm(x)))
+            return norm(kept + self.dropout(function(x)))
+        return kept + self.dropout(function(norm(x)))
 
 
 class Stack(nn.Module):
@@ -241,13 +263,18 @@ class Stack(nn.Module):
         record: list[AttentionRecord] | None = None,
         layers: list[Tensor] | None = None,
         caches: Sequence[tuple[Cache, Cache]] | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
         """[B, L, D]; `layers`, a list, receives the output of every block (before the final norm).
 
         caches: of every block, see `Block.forward`; mask then covers the positions before x too.
+        only: [B] int64, the one position a row that is asked for; gives [B, 1, D], for which the last block's
+            queries and feed-forward run on that position alone. The numbers are those of the whole stack.
         """
         for number, block in enumerate(self.blocks):
-            x = block(x, mask, memory, memory_mask, self.causal, record, None if caches is None else caches[number])
+            wanted = only if number == len(self.blocks) - 1 else None
+            cache = None if caches is None else caches[number]
+            x = block(x, mask, memory, memory_mask, self.causal, record, cache, wanted)
             if layers is not None:
                 layers.append(x)
         return self.norm(x)

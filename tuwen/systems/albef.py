@@ -163,7 +163,8 @@ class ALBEF(System):
 
     def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] logits (no match, match) of pairs (image n, text n)."""
-        return self.match_head(self.fuse([images], texts).pooled)
+        first = self.fusion.first(texts.states["last"], texts.state_mask, images.states["last"], None)
+        return self.match_head(first)
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
         self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])

@@ -72,7 +72,7 @@ class CLIP(System):
         self.log_scale.clamp_(0, math.log(100))
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels)
+        return self.encoders.encode_images(images.pixels, states=False)
 
     def encode_texts(self, texts: Texts) -> Encoded:
-        return self.encoders.encode_texts(texts.ids, texts.mask)
+        return self.encoders.encode_texts(texts.ids, texts.mask, states=False)

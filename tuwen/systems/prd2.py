@@ -89,12 +89,15 @@ class PRD2(System):
         if self.config.feature_guided != "off":
             draws = progress.uniform(batch, 3 * texts.ids.shape[1], "mask")
             texts, _ = mask_words(texts, self.vocabulary, draws, self.config.mask_share)
-        return {"images": self.encode_images(batch.images), "texts": self.encode_texts(texts)}
+        return {
+            "images": self.encode_images(batch.images),
+            "texts": self.encoders.encode_texts(texts.ids, texts.mask),  # FgD reads their states
+        }
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
         with torch.no_grad():
-            taught_images = self.teacher.encoders.encode_images(batch.images.pixels)
+            taught_images = self.teacher.encoders.encode_images(batch.images.pixels, states=False)
             taught_texts = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask)
         now = (taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
         keys = self.queue.read(progress.past(self.config.queue_from)).behind(*(gather(x) for x in now))
@@ -120,7 +123,7 @@ class PRD2(System):
         self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels)
+        return self.encoders.encode_images(images.pixels, states=False)
 
     def encode_texts(self, texts: Texts) -> Encoded:
-        return self.encoders.encode_texts(texts.ids, texts.mask)
+        return self.encoders.encode_texts(texts.ids, texts.mask, states=False)

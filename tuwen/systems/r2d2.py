@@ -46,6 +46,7 @@ class R2D2Config:
     momentum: float = 0.995
     alpha: float = 0.4  # [choice] of the card: ALBEF's
     mask_share: float = 0.15
+    harden: float = 0.0  # epochs over which negatives go from uniform to hard [choice], for untrained cross encoders
 
     @classmethod
     def sized(cls, name: str) -> "R2D2Config":
@@ -147,7 +148,7 @@ class R2D2(System):
                 taught_texts = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask)
         if config.target_guided:
             with torch.no_grad():
-                taught_images = self.teacher.encoders.encode_images(batch.images.pixels)
+                taught_images = self.teacher.encoders.encode_images(batch.images.pixels, states=False)
             terms["contrast"] = self.target_guided(images, texts, taught_images, taught_texts, batch, progress)
             keep = {"images": taught_images.pooled, "texts": taught_texts.pooled}
             keep |= {"image_id": batch.image_id, "text_id": batch.text_id}
@@ -199,7 +200,7 @@ class R2D2(System):
 
         Returns the loss, the text-query states of the matched pairs [B, L, W], and the matching accuracy.
         """
-        rows = len(batch)
+        rows, config = len(batch), self.config
         same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
         draws = progress.uniform(batch, 2, "hard negatives")
         all_images = Encoded(gather(images.pooled), states={"last": gather(images.states["last"])})
@@ -208,24 +209,31 @@ class R2D2(System):
             states={"last": gather_padded(texts.states["last"])},
             state_mask=gather_padded(texts.state_mask),
         )
-        text_scores = logits_of(texts.pooled, all_images.pooled, self.temperature)
-        image_scores = logits_of(images.pooled, all_texts.pooled, self.temperature)
+        hard = progress.ramp(1.0, config.harden) if config.harden else 1.0
+        text_scores = hard * logits_of(texts.pooled, all_images.pooled, self.temperature)
+        image_scores = hard * logits_of(images.pooled, all_texts.pooled, self.temperature)
         wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
         wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
 
         pairs_images = Encoded.cat([images, all_images.select(wrong_image), images])
         pairs_texts = Encoded.cat([texts, texts, all_texts.select(wrong_text)])
-        text_states = self.text_over_image(pairs_images, pairs_texts)
-        text_logits = self.text_match_head(text_states[:, 0])
+        wrong = torch.arange(rows, 3 * rows, device=same.device)
+        matched_states = self.text_over_image(images, texts)
+        wrong_first = self.text_over_image_first(pairs_images.select(wrong), pairs_texts.select(wrong))
+        text_logits = self.text_match_head(torch.cat([matched_states[:, 0], wrong_first]))
         image_logits = self.image_match_head(self.image_over_text(pairs_images, pairs_texts))
         labels = matching_labels(rows, exists_image, exists_text)
         loss = (matching_loss(text_logits, labels, 2) + matching_loss(image_logits, labels, 2)) / 2
         right = ((text_logits + image_logits).detach().argmax(1) == labels)[labels >= 0].float().mean()
-        return loss, text_states[:rows], right
+        return loss, matched_states, right
 
     def text_over_image(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, L, W]: text queries over image tokens."""
         return self.text_queries(texts.states["last"], texts.state_mask, images.states["last"], None)
+
+    def text_over_image_first(self, images: Encoded, texts: Encoded) -> Tensor:
+        """[N, W]: the first token of `text_over_image`, all that matching reads."""
+        return self.text_queries.first(texts.states["last"], texts.state_mask, images.states["last"], None)
 
     def image_over_text(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, W]: image queries over text states, pooled."""
@@ -246,7 +254,7 @@ class R2D2(System):
         """[N, 2] log-odds by the text-query and by the image-query cross encoder."""
         if not self.config.ranking:
             raise self.lacks("match", "model.ranking is off in this run")
-        by_text = log_odds(self.text_match_head(self.text_over_image(images, texts)[:, 0]))
+        by_text = log_odds(self.text_match_head(self.text_over_image_first(images, texts)))
         by_image = log_odds(self.image_match_head(self.image_over_text(images, texts)))
         return torch.stack([by_text, by_image], 1).float()
 

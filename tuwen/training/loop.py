@@ -156,6 +156,8 @@ class _Trainer:
         self.optimizer = optim.build(self.system, train)
         self.schedule = optim.schedule(train, self.total)
         self.state = checkpoint.load(run, self.system, self.optimizer)
+        if train.compile:
+            start.compile_blocks(self.system, place)
         self.model = parallel.wrap(self.system)
         self.rates = log.Rates(self.state.seconds)
         self.metrics = log.Metrics(run, self.state.step) if self.writes else None

@@ -1,6 +1,7 @@
 """How a run begins: its folder, its tokenizer, its first weights."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
 from tuwen.nn.towers import ImageTower
+from tuwen.nn.transformer import Block
 from tuwen.systems.system import System
 from tuwen.training import checkpoint, log, parallel
 from tuwen.training.config import RunConfig
@@ -63,6 +65,19 @@ def prepare(
         before.setdefault("resumed", []).append(origin)
         checkpoint.write(path, json.dumps(before, indent=1, ensure_ascii=False) + "\n")
     parallel.barrier()
+
+
+def compile_blocks(system: System, place: torch.device) -> None:
+    """Compiles every transformer block in place; names and values of weights stay as they are.
+
+    Raises:
+        UserError: on a CPU without a C++ compiler.
+    """
+    if place.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise UserError("config field train.compile: a CPU needs a C++ compiler for it; install g++, or leave it out")
+    for module in system.modules():
+        if isinstance(module, Block):
+            module.compile()
 
 
 def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
