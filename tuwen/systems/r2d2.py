@@ -46,7 +46,6 @@ class R2D2Config:
     momentum: float = 0.995
     alpha: float = 0.4  # [choice] of the card: ALBEF's
     mask_share: float = 0.15
-    harden: float = 0.0  # epochs over which negatives go from uniform to hard [choice], for untrained cross encoders
 
     @classmethod
     def sized(cls, name: str) -> "R2D2Config":
@@ -200,7 +199,7 @@ class R2D2(System):
 
         Returns the loss, the text-query states of the matched pairs [B, L, W], and the matching accuracy.
         """
-        rows, config = len(batch), self.config
+        rows = len(batch)
         same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
         draws = progress.uniform(batch, 2, "hard negatives")
         all_images = Encoded(gather(images.pooled), states={"last": gather(images.states["last"])})
@@ -209,9 +208,8 @@ class R2D2(System):
             states={"last": gather_padded(texts.states["last"])},
             state_mask=gather_padded(texts.state_mask),
         )
-        hard = progress.ramp(1.0, config.harden) if config.harden else 1.0
-        text_scores = hard * logits_of(texts.pooled, all_images.pooled, self.temperature)
-        image_scores = hard * logits_of(images.pooled, all_texts.pooled, self.temperature)
+        text_scores = logits_of(texts.pooled, all_images.pooled, self.temperature)
+        image_scores = logits_of(images.pooled, all_texts.pooled, self.temperature)
         wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
         wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
 
