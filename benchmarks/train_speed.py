@@ -6,7 +6,8 @@
 
 One step of `clip` (tuwen's own `train_step`: forward, backward, clipping, finite check, AdamW) against transformers'
 CLIPModel of the same shape (forward with its loss, backward, the same clipping, torch's AdamW), in its defaults (SDPA
-attention) and with its best flags (eager attention, fused AdamW; compiled where asked, and then ours compiled too). All stand in one process and
+attention) and with its best flags (eager attention, fused AdamW; compiled where asked, and then ours compiled too). All
+stand in one process and
 take a step in turn, the order turning too, so that a busy moment of the machine hits all alike; a ratio is the median
 over rounds of the other's seconds over ours in the same round. Ours is given bytes and normalises them in the step;
 the other is given normalised floats. Pairs a second are of the median step.
