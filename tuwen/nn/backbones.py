@@ -106,7 +106,7 @@ def pool_kind(config: TextTowerConfig) -> str:
     """How a text tower pools: "first", "last" or "mean"."""
     if config.pool != "auto":
         return config.pool
-    return "first" if config.kind == "bert" else "last"
+    return "first" if config.kind in ("bert", "flava") else "last"
 
 
 def pool_text(states: Tensor, mask: Tensor, config: TextTowerConfig) -> Tensor:

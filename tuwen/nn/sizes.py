@@ -63,7 +63,8 @@ class TextTowerConfig:
     """A text encoder, by `kind`.
 
     kind: "bert" (bidirectional, post-norm, first token), "clip" (causal, pre-norm, end token), "siglip" (bidirectional,
-        pre-norm, always padded to `length` with padding read as text, last token).
+        pre-norm, always padded to `length` with padding read as text, last token), "flava" (bidirectional, pre-norm, a
+        norm on the embeddings, first token).
     pool: "first", "last" (real token) or "mean" (over real tokens); "auto": as the kind says.
     hidden, pooler, projection, backbone, locked: as in `ImageTowerConfig`.
     transform: width after a norm and a linear layer on the pooled state (AltCLIP); None: no such layers.

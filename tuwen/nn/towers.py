@@ -54,15 +54,25 @@ class ImageTower(Lockable):
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         self.lock()
 
-    def run(self, pixels: Tensor, record=None, layers=None, only: Tensor | None = None) -> Tensor:
+    def run(
+        self,
+        pixels: Tensor,
+        record=None,
+        layers=None,
+        only: Tensor | None = None,
+        hidden: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised).
 
         H and W must be multiples of the patch; positions are interpolated when the grid is another one.
         only: [B] int64, the one token a row that is asked for; gives [B, 1, W].
+        hidden: (which patches are hidden [B, h, w] bool, the token [W] in their place).
         """
         x = self.patches(normalised(pixels, self.mean, self.std))
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
+        if hidden is not None:
+            x = torch.where(hidden[0].flatten(1)[:, :, None], hidden[1].to(x.dtype), x)
         if self.config.registers:
             x = torch.cat([self.register_tokens.to(x.dtype).expand(len(x), -1, -1), x], 1)
         if self.class_token is not None:
@@ -119,16 +129,17 @@ class MapHead(nn.Module):
 
 
 class TextTower(Lockable):
-    """A text encoder: BERT-like (bidirectional, post-norm), CLIP-like (causal, pre-norm), or SigLIP's."""
+    """A text encoder: BERT-like (bidirectional, post-norm), CLIP-like (causal, pre-norm), SigLIP's or FLAVA's."""
 
     def __init__(self, config: TextTowerConfig, vocabulary: Vocabulary):
         super().__init__(config.locked)
         self.config, self.pad_id = config, vocabulary.pad
         self.pooled_width = config.transform or config.width
         bert = config.kind == "bert"
+        normed = bert or config.kind == "flava"
         self.words = nn.Embedding(vocabulary.size, config.width)
         self.positions = nn.Parameter(torch.zeros(config.length, config.width))
-        self.embedding_norm = nn.LayerNorm(config.width, config.eps) if bert else nn.Identity()
+        self.embedding_norm = nn.LayerNorm(config.width, config.eps) if normed else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.stack = Stack(
             config.width,

@@ -205,6 +205,9 @@ class System(nn.Module):
         """The system's objectives on one (micro-)batch."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Once, before step 0 of a new run: takes in the weights of parts that were trained elsewhere."""
+
     def before_step(self, progress: Progress) -> None:
         """Once an optimizer step, before its first forward: momentum updates, clamps."""
 

@@ -99,7 +99,7 @@ def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:
     return systems.find(config.system)(config.model, tokenizer.vocabulary)
 
 
-def first_weights(run: Path, config: RunConfig, system: nn.Module, say: Callable[[str], None]) -> None:
+def first_weights(run: Path, config: RunConfig, system: System, say: Callable[[str], None]) -> None:
     """The weights of step 0: a function of (seed, name), and over them those of the run that `init` names.
 
     Kept in the run's state where the final weights are averaged with them. A run with a checkpoint needs none.
@@ -107,6 +107,7 @@ def first_weights(run: Path, config: RunConfig, system: nn.Module, say: Callable
     if checkpoint.steps(run):
         return
     initialise(system, config.train.seed)
+    system.begin()
     if config.init:
         take_weights(system, Path(_of_run(config.init, checkpoint.WEIGHTS)), say)
     if config.train.average < 1 and parallel.rank() == 0:
