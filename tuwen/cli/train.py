@@ -128,7 +128,7 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
         from tuwen.tasks.retrieval import retrieve
 
         if not opened:
-            opened.append(held_out(trained.config.corpus))
+            opened.append(held_out(trained.config.corpus) if ranks(trained.config.system) else None)
         if opened[0] is None:
             return {}
         side, length = trained.config.model.image.fit, trained.config.model.text.length
@@ -137,6 +137,13 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
         return {language: {"first": stages["first"]} for language, stages in found.items() if "first" in stages}
 
     return evaluate
+
+
+def ranks(system: str) -> bool:
+    """Whether a system can rank pictures and texts at all (a tokenizer of pictures cannot)."""
+    from tuwen.systems import find, tasks_of
+
+    return "retrieval" in tasks_of(find(system))
 
 
 def held_out(location: str):
@@ -156,7 +163,8 @@ def finish(folder: Path) -> None:
     from tuwen.benchmark.report import write_report
     from tuwen.training.config import RunConfig
 
-    corpus = held_out(RunConfig.read(folder / "config.yaml").corpus)
+    config = RunConfig.read(folder / "config.yaml")
+    corpus = held_out(config.corpus) if ranks(config.system) else None
     if corpus is not None:
         print_found(measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES)))
     print(f"report: {write_report(folder)}")

@@ -87,11 +87,19 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
         tokenizer = Tokenizer.load(wanted.file)
     elif config.init:
         tokenizer = Tokenizer.load(_of_run(config.init, "tokenizer.json"))
-    else:
+    elif _reads_texts(config):
         tokenizer = Tokenizer.train(_texts(corpora), wanted.kind, wanted.size, wanted.lowercase)
+    else:
+        tokenizer = Tokenizer.train(["no text"], wanted.kind, wanted.size, wanted.lowercase)
     if wanted.dictionary:
         tokenizer.dictionary = read_dictionary(wanted.dictionary)
     return tokenizer
+
+
+def _reads_texts(config: RunConfig) -> bool:
+    """Whether a run draws anything but pictures alone."""
+    sources = systems.find(config.system).needs(config.model).sources
+    return not sources or any(weight > 0 for name, weight in sources.items() if name != "images")
 
 
 def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:
