@@ -63,8 +63,8 @@ class FLAVA(System):
     to the cosine (the paper ranks by the cosine alone); and towers start from scratch unless told otherwise, whereas
     the published model starts from DINO and a masked language model.
 
-    Without `tokenizer` the targets are codes of an encoder that nobody trained: a fixed random map from patches to
-    codes. That is enough to learn from, but not the published method.
+    Without `tokenizer` the targets are codes of an encoder that nobody trained: a fixed random map from patches to a
+    few codes (4 to 11 in use on scenes). That is enough to run, but not the published method.
     """
 
     paper = Paper(

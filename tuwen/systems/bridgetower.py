@@ -1,0 +1,227 @@
+"""BridgeTower: every layer of the cross encoder reads one more layer of both towers through a bridge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.text import Vocabulary, mask_words
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.fusion import BridgedEncoder
+from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.towers import DualEncoder, unit
+from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
+from tuwen.objectives.gather import gather
+from tuwen.objectives.masked_language import masked_language, masked_positions
+from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.systems.survey import Axes
+from tuwen.systems.system import Fused, Losses, Paper, Progress, System
+
+
+@dataclass(frozen=True)
+class BridgeTowerConfig:
+    """fusion.layers cross layers are bridged to as many last layers of both towers.
+
+    contrast: image-text contrast with hard negatives for matching, as in the retrieval fine-tuning (and the official
+        code's optional pre-training); off, as the published pre-training, there is no first stage and retrieval
+        matches every pair.
+    bridges: off, only the towers' last layers are read, by the first cross layer (METER, the paper's control).
+    """
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
+    embed: int = 256
+    contrast: bool = True
+    bridges: bool = True
+    mask_share: float = 0.15
+
+    @classmethod
+    def sized(cls, name: str) -> "BridgeTowerConfig":
+        towers = size(name)
+        return cls(towers.image, towers.text, towers.fusion, towers.embed)
+
+
+class BridgeTower(System):
+    """Masked words and matching, each with a pass of its own: masked text with its picture, clean text with its own or
+    a wrong picture (Xu et al., AAAI 2023; sections are the method card's).
+
+    Without `contrast`, floor(B / 2) rows keep their picture and the others get another row's (section 4). With it,
+    the fine-tuning's losses: contrast over the global batch, every right pair a positive, and matching of B pairs and
+    2 B hard negatives. Ours differs by choice: a wrong picture is another row's of the batch (theirs: of the data set),
+    and never the same picture or one with the same text; hard negatives are of this process's rows; and `contrast` is
+    on by default, for a first stage to search by.
+    """
+
+    paper = Paper(
+        title="BridgeTower: Building Bridges Between Encoders in Vision-Language Representation Learning",
+        venue="AAAI 2023",
+        arxiv="2206.08657",
+        code="github.com/microsoft/BridgeTower",
+        idea="bridges from the upper layers of both towers to every layer of the cross encoder",
+        fidelity="code",
+        image_encoder="ViT (CLIP)",
+        text_encoder="RoBERTa",
+        interaction="cosine, then co-attention of both streams with bridges",
+        objectives=("masked language", "image-text matching", "image-text contrast"),
+        axes=Axes(
+            text="roberta",
+            vision=("patch",),
+            interaction=("dot_product", "dual_stream"),
+            objectives=("mlm", "itm", "cmcl"),
+            data=("coco", "vg_data", "sbu", "cc3m"),
+        ),
+    )
+    Config = BridgeTowerConfig
+    index_fields = ("pooled", "states")
+
+    def __init__(self, config: BridgeTowerConfig, vocabulary: Vocabulary):
+        super().__init__()
+        layers = config.fusion.layers
+        if layers > min(config.image.layers, config.text.layers):
+            raise UserError(
+                f"model.fusion.layers is {layers}: each needs a layer of both towers, which have "
+                f"{config.image.layers} and {config.text.layers}"
+            )
+        self.config, self.vocabulary = config, vocabulary
+        self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
+        width = config.fusion.width
+        self.fusion = BridgedEncoder(config.fusion, config.image.width, config.text.width, config.bridges)
+        self.text_pooler, self.image_pooler = nn.Linear(width, width), nn.Linear(width, width)
+        self.word_dense, self.word_norm = nn.Linear(width, width), nn.LayerNorm(width, config.fusion.eps)
+        self.word_decoder = nn.Linear(width, vocabulary.size)
+        self.match_head = nn.Linear(2 * width, 2)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+
+    @torch.no_grad()
+    def before_step(self, progress: Progress) -> None:
+        self.temperature.clamp_(0.001, 0.5)
+
+    def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        images, texts = encoded["images"], encoded["texts"]
+        terms = {"masked_words": self.masked_words(images, batch, progress)}
+        if self.config.contrast:
+            terms["contrast"] = self.contrast(images, texts, batch)
+            pairs = self.hard_pairs(images, texts, batch, progress)
+        else:
+            pairs = self.half_pairs(images, texts, batch, progress)
+        logits = self.match_logits(pairs[0], pairs[1])
+        terms["matching"] = matching_loss(logits, pairs[2])
+        right = (logits.detach().argmax(1) == pairs[2])[pairs[2] >= 0].float().mean()
+        return Losses(terms, metrics={"temperature": self.temperature.detach(), "matching_accuracy": right})
+
+    def masked_words(self, images: Encoded, batch: Batch, progress: Progress) -> Tensor:
+        """15% of the tokens, told from the text stream's last states, the picture being their own."""
+        draws = progress.uniform(batch, 3 * batch.texts.ids.shape[1], "mask")
+        masked, labels = mask_words(batch.texts, self.vocabulary, draws, self.config.mask_share)
+        states = self.fused(images, self.encode_texts(masked))[0]
+        index, words = masked_positions(labels)
+        return masked_language(self.word_logits(states.flatten(0, 1)[index]), words)
+
+    def contrast(self, images: Encoded, texts: Encoded, batch: Batch) -> Tensor:
+        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
+        columns = gather(images.pooled), gather(texts.pooled)
+        return contrastive(images.pooled, texts.pooled, *columns, same, self.temperature)
+
+    def half_pairs(self, images, texts, batch, progress) -> tuple[Encoded, Encoded, Tensor]:
+        """B pairs, exactly floor(B / 2) of them right; the others have another row's picture (where there is one)."""
+        draws = progress.uniform(batch, 2, "wrong picture")
+        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        wanted = (draws[:, 1] * (~same).sum(1)).long()  # the so-many-th of the row's wrong pictures
+        other = ((~same).cumsum(1) > wanted[:, None]).int().argmax(1)
+        place = draws[:, 0].argsort(stable=True).argsort(stable=True)
+        labels = (place < len(batch) // 2).long()
+        own = torch.arange(len(batch), device=batch.device)
+        labels = labels.masked_fill((labels == 0) & same.all(1), -100)
+        return images.select(torch.where(labels == 0, other, own)), texts, labels
+
+    def hard_pairs(self, images, texts, batch, progress) -> tuple[Encoded, Encoded, Tensor]:
+        """B right pairs, B with a wrong picture, B with a wrong text, drawn by the contrast's scores."""
+        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        draws = progress.uniform(batch, 2, "hard negatives")
+        scores = logits_of(images.pooled, texts.pooled, self.temperature)
+        wrong_image, exists_image = hard_negatives(scores.T, same, draws[:, 0])
+        wrong_text, exists_text = hard_negatives(scores, same, draws[:, 1])
+        own = torch.arange(len(batch), device=batch.device)
+        pairs = images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
+        return *pairs, matching_labels(len(batch), exists_image, exists_text)
+
+    # ---- the encoders
+
+    def encode_images(self, images: Images) -> Encoded:
+        """states "layer-k": the final norm of the k-th last layers' tokens, all by one norm (section 3)."""
+        layers: list[Tensor] = []
+        last = self.encoders.image(images.pixels, layers=layers)
+        norm = self.encoders.image.stack.norm
+        upper = [norm(x) for x in layers[-self.config.fusion.layers : -1]] + [last]
+        pooled = (
+            unit(self.encoders.image_projection(self.encoders.image.pooled(last))) if self.config.contrast else None
+        )
+        return Encoded(pooled, states=_named(upper))
+
+    def encode_texts(self, texts: Texts) -> Encoded:
+        layers: list[Tensor] = []
+        last = self.encoders.text(texts.ids, texts.mask, layers=layers)
+        upper = [*layers[-self.config.fusion.layers : -1], last]
+        pooled = unit(self.encoders.text_projection(self.encoders.text.pooled(last, texts.mask)))
+        return Encoded(pooled if self.config.contrast else None, states=_named(upper), state_mask=texts.mask)
+
+    def fused(self, images: Encoded, texts: Encoded, kind: int = 1) -> tuple[Tensor, Tensor]:
+        """Last states of the text stream [N, L, W] and of the image stream [N, I, W]; kind: the picture's type."""
+        return self.fusion(_layers(images), _layers(texts), texts.state_mask, kind)
+
+    def pooled(self, words: Tensor, patches: Tensor) -> Tensor:
+        """[N, 2W]: each stream's first token through its pooler."""
+        return torch.cat([self.text_pooler(words[:, 0]).tanh(), self.image_pooler(patches[:, 0]).tanh()], -1)
+
+    def word_logits(self, states: Tensor) -> Tensor:
+        return self.word_decoder(self.word_norm(nn.functional.gelu(self.word_dense(states))))
+
+    def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
+        """[N, 2] logits (no match, match)."""
+        return self.match_head(self.pooled(*self.fused(images, texts)))
+
+    def match(self, images: Encoded, texts: Encoded) -> Tensor:
+        return log_odds(self.match_logits(images, texts).float())[:, None]
+
+    def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
+        """Each picture with the text in a pass of its own, the second of another type (NLVR2); pooled [B, 2W P]."""
+        passes = [self.fused(image, texts, 1 + min(k, 1)) for k, image in enumerate(images)]
+        mask = texts.state_mask
+        assert mask is not None
+        whole = torch.cat([torch.cat([mask, mask.new_ones(p.shape[:2])], 1) for _, p in passes], 1)
+        states = torch.cat([x for both in passes for x in both], 1)
+        return Fused(torch.cat([self.pooled(*both) for both in passes], 1), states, whole)
+
+    def adapt(self, task: str, classes: int = 2) -> nn.Module:
+        """The paper's head on `fuse(...).pooled`: "vqa" and "entailment" (one picture), "nlvr" (two, and the second
+        picture's type starts as the first's)."""
+        width = self.config.fusion.width
+        if task == "nlvr":
+            with torch.no_grad():
+                self.fusion.types.weight[2] = self.fusion.types.weight[1]
+            return _head(4 * width, 3 * width, classes, 0.1)
+        if task in ("vqa", "entailment"):
+            return _head(2 * width, 4 * width, classes, 0.0)
+        raise self.lacks("adapt", f"its paper gives no head for {task}")
+
+
+def vqa_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross entropy of soft answer scores [B, A], times the number of answers (section 6)."""
+    return nn.functional.binary_cross_entropy_with_logits(logits, targets) * targets.shape[1]
+
+
+def _head(inputs: int, hidden: int, classes: int, dropout: float) -> nn.Module:
+    layers = nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
+    return nn.Sequential(nn.Dropout(dropout), *layers)
+
+
+def _named(layers: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {f"layer{k}": x for k, x in enumerate(layers)}
+
+
+def _layers(encoded: Encoded) -> list[Tensor]:
+    return [encoded.states[f"layer{k}"] for k in range(len(encoded.states))]
