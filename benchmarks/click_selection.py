@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, a few steps")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     seeds, rows, steps = ([0], 300, 4) if options.quick else ([0, 1, 2], options.rows, options.steps)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [experiment(Path(folder), seed, rows, steps, 100 if options.quick else 200) for seed in seeds]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
+        limit = 100 if options.quick else 200
+        runs = list(pool.map(lambda seed: experiment(Path(folder), seed, rows, steps, limit), seeds))
     gains = [run["clicks"][language] - run["random"][language] for run in runs for language in run["clicks"]]
     result = {
         "command": " ".join(["python", *sys.argv]),
