@@ -57,6 +57,7 @@ def needs(**asked):
         "languages": 1,
         "spans": (),
         "tags": False,
+        "clips": False,
         "columns": (),
         "sources": {},
     }

@@ -57,6 +57,7 @@ class Corpus:
     languages: tuple[str, ...]
     fingerprint: str
     notice: str = ""  # licence or attribution that built copies must carry
+    frames: int = 1  # pictures a row; more than one: rows are clips
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -71,6 +72,14 @@ class Corpus:
             BrokenImage: missing, truncated, too large, or not a picture.
         """
         raise NotImplementedError
+
+    def clip(self, row: int) -> Tensor:
+        """[frames, 3, H, W] uint8 RGB: the row's pictures in order.
+
+        Raises:
+            BrokenImage: as `image`.
+        """
+        return self.image(row)[None]
 
     def relevance(self, rows: Sequence[int], texts: Sequence["Caption"]) -> "Relevance":
         """Which of the given rows' pictures each text is right for; by default those it was written for.

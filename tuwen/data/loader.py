@@ -78,7 +78,7 @@ class _Unusable(Exception):
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a batch, drawn. views[""] is the picture itself; texts are (text, language index); further by name.
+    """One row of a batch, drawn. views[""] are its pictures; texts are (text, language index); further by name.
 
     A row of pictures alone has no texts and no text identity (0); one of texts alone no views and no image identity.
     """
@@ -203,7 +203,8 @@ class Loader:
             texts, further = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
         if self.source == "texts":
             return _Row(row, 0, {}, texts, {}, {})
-        views = self._views(self.corpus.image(row), epoch, entry)
+        shown = [self._views(picture, epoch, entry) for picture in self.corpus.clip(row)]
+        views = {name: torch.stack([one[name] for one in shown]) for name in shown[0]}
         if self.source == "images":
             return _Row(row, record.image_id, views, [], {}, {})
         columns = {name: numbers(record, name) for name in self.needs.columns}
@@ -263,8 +264,10 @@ class Loader:
 
     @staticmethod
     def _images(rows: list[_Row]) -> Images:
-        views = {name: torch.stack([row.views[name] for row in rows]) for name in rows[0].views}
-        return Images(views.pop(""), None, views)
+        views = {name: torch.cat([row.views[name] for row in rows]) for name in rows[0].views}
+        frames = [len(row.views[""]) for row in rows]
+        owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(frames)) if max(frames) > 1 else None
+        return Images(views.pop(""), owner, views)
 
     def _columns(self, rows: list[_Row], index: Tensor) -> dict[str, Tensor | Texts]:
         columns: dict[str, Tensor | Texts] = {name: _stacked(rows, name) for name in self.needs.columns}
@@ -313,11 +316,12 @@ def images_of(corpus: Corpus, rows: Sequence[int], side: int | Fit) -> tuple[Ima
     pixels, kept, faults = [torch.empty(0, 3, side_of(side), side_of(side), dtype=torch.uint8)], [], Counter[str]()
     for row in rows:
         try:
-            pixels.append(fitted(corpus.image(row), side)[None])
+            pixels.append(torch.stack([fitted(picture, side) for picture in corpus.clip(row)]))
             kept.append(row)
         except BrokenImage as error:
             faults[error.reason] += 1
-    return Images(torch.cat(pixels)), kept, faults
+    owner = torch.arange(len(kept)).repeat_interleave(corpus.frames) if corpus.frames > 1 else None
+    return Images(torch.cat(pixels), owner), kept, faults
 
 
 def image_batches(

@@ -33,6 +33,8 @@ class DataNeeds(Protocol):
     @property
     def columns(self) -> tuple[str, ...]: ...
     @property
+    def clips(self) -> bool: ...
+    @property
     def sources(self) -> Mapping[str, float]: ...
 
 
@@ -54,6 +56,7 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
         )
     if len(languages or corpus.languages) < needs.languages:
         raise UserError(f"{where}: the system needs texts in {needs.languages} languages a row; give more languages")
+    refuse_clips(corpus, needs)
     if set(needs.spans) - set(KINDS):
         raise UserError(f"{where}: the system needs {', '.join(needs.spans)} spans; there are {', '.join(KINDS)}")
     if needs.tags and source == "pairs" and len(corpus) and "tags" not in corpus.record(0).columns:
@@ -63,6 +66,19 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
             record = corpus.record(row)
             for name in needs.columns:
                 numbers(record, name)
+
+
+def refuse_clips(corpus: Corpus, needs: DataNeeds) -> None:
+    """Refuses a corpus of clips to a system that reads one picture a row.
+
+    Raises:
+        UserError: naming both.
+    """
+    if corpus.frames > 1 and not needs.clips:
+        raise UserError(
+            f"corpus {corpus.name}, split {corpus.split}: its rows are clips of {corpus.frames} pictures, "
+            "and the system reads one picture a row; clip, cookie and tokenflow read clips"
+        )
 
 
 def sentences(text: str) -> list[str]:

@@ -3,13 +3,17 @@
 import inspect
 import json
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tuwen.data.corpora import files, published
+from tuwen.data.corpora.clips import LAYOUTS, open_clips
+from tuwen.data.corpora.clips import SPLITS as CLIP_SPLITS
 from tuwen.data.corpora.folder import FolderSource
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.scenes.corpus import SPLITS
+from tuwen.data.corpora.scenes.moving import Moving
 from tuwen.data.corpora.table import NAMES, table_source
 from tuwen.data.corpora.texts import SPLITS as TEXT_SPLITS
 from tuwen.data.corpora.texts import TextLines
@@ -19,6 +23,7 @@ from tuwen.data.subset import MixedCorpus
 from tuwen.errors import UserError
 
 _SHARDS = "corpus.json"
+_MADE: dict[str, Callable[..., Corpus]] = {"scenes": Scenes, "moving": Moving}  # drawn, not read
 
 
 def open_corpus(
@@ -30,8 +35,9 @@ def open_corpus(
 ) -> Corpus:
     """One split of the corpus at a location.
 
-    location: "scenes", or "scenes:count=1000,seed=1" with any option of `Scenes`; a folder of shards (corpus.json); a
-        folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path; a folder
+    location: "scenes", or "scenes:count=1000,seed=1" with any option of `Scenes`; "moving", clips, likewise;
+        "msrvtt:DIR", "msvd:DIR" or "lsmdc:DIR", videos (`tuwen.data.corpora.clips`); a folder of shards
+        (corpus.json); a folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path; a folder
         of pictures with texts beside them, or of pictures alone; a .txt file of texts alone, one a line; "NAME:DIR",
         a public corpus as it was downloaded (`tuwen data list`); or "mix:A=2;B=1", of any of these with their weights.
     on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
@@ -40,8 +46,10 @@ def open_corpus(
     Raises:
         UserError: nothing there that is a corpus, no such split, or what the corpus itself finds wrong.
     """
-    if _is_scenes(location):
-        return Scenes(split, **_scenes_options(str(location)))
+    if _is_made(location):
+        return _maker(location)(split, **_options(str(location)))
+    if _is_clips(location):
+        return open_clips(str(location), split)
     if _is_mixture(location):
         return _mixture(str(location), split, on_bad)
     if (Path(location) / _SHARDS).is_file():
@@ -57,9 +65,11 @@ def splits_of(location: str | Path) -> tuple[str, ...]:
     Raises:
         UserError: as `open_corpus`.
     """
-    if _is_scenes(location):
-        _scenes_options(str(location))
+    if _is_made(location):
+        _options(str(location))
         return SPLITS
+    if _is_clips(location):
+        return CLIP_SPLITS
     if _is_mixture(location):
         return tuple(sorted({split for part, _ in _parts(str(location)) for split in splits_of(part)}))
     if (Path(location) / _SHARDS).is_file():
@@ -76,8 +86,16 @@ def _built_splits(path: Path) -> tuple[str, ...]:
         raise UserError(f"{path}: damaged; build the corpus again") from None
 
 
-def _is_scenes(location: str | Path) -> bool:
-    return str(location).split(":", 1)[0] == "scenes" and not Path(location).exists()
+def _is_made(location: str | Path) -> bool:
+    return str(location).split(":", 1)[0] in _MADE and not Path(location).exists()
+
+
+def _maker(location: str | Path) -> Callable[..., Corpus]:
+    return _MADE[str(location).split(":", 1)[0]]
+
+
+def _is_clips(location: str | Path) -> bool:
+    return str(location).split(":", 1)[0] in LAYOUTS and ":" in str(location) and not Path(location).exists()
 
 
 def _is_text(location: str | Path) -> bool:
@@ -137,15 +155,16 @@ def _mixture(location: str, split: str, on_bad: str) -> Corpus:
     return MixedCorpus([open_corpus(part, split, on_bad) for part, _ in parts], [weight for _, weight in parts])
 
 
-def _scenes_options(location: str) -> dict[str, Any]:
-    """Options of `Scenes` from "scenes:count=1000,seed=1"."""
-    known = inspect.signature(Scenes).parameters
+def _options(location: str) -> dict[str, Any]:
+    """Options of `Scenes` or `Moving` from "scenes:count=1000,seed=1"."""
+    kind = location.split(":", 1)[0]
+    known = inspect.signature(_maker(location)).parameters
     options: dict[str, Any] = {}
     for part in filter(None, location.partition(":")[2].split(",")):
         name, _, value = part.partition("=")
         if name not in known or name == "split":
             names = ", ".join(name for name in known if name != "split")
-            raise UserError(f"{location}: scenes has no option {name!r}; it has {names}")
+            raise UserError(f"{location}: {kind} has no option {name!r}; it has {names}")
         options[name] = _value(location, name, value, known[name].annotation)
     return options
 
@@ -161,4 +180,4 @@ def _value(location: str, name: str, value: str, kind: Any) -> Any:
     try:
         return int(value) if int in kinds else float(value)
     except ValueError:
-        raise UserError(f"{location}: {name}={value!r} is no number; write e.g. scenes:{name}=1") from None
+        raise UserError(f"{location}: {name}={value!r} is no number; write e.g. {name}=1") from None

@@ -63,6 +63,9 @@ def write(
     Raises:
         UserError: the folder holds another build, cannot be written, or a column is no JSON.
     """
+    for corpus in corpora.values():
+        if corpus.frames > 1:
+            raise UserError(f"corpus {corpus.name}: rows are clips, which shards cannot hold; read it where it is")
     folder = Path(out)
     plan = _plan(corpora, side, quality, shard_size)
     if (folder / "corpus.json").exists():

@@ -8,13 +8,14 @@ from torch import nn
 
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
+from tuwen.nn.clips import merged
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import contrastive, same_pair
 from tuwen.objectives.gather import gather
 from tuwen.systems.survey import Axes
-from tuwen.systems.system import Losses, Paper, Progress, System
+from tuwen.systems.system import Losses, Needs, Paper, Progress, System
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class CLIP(System):
     )
     Config = CLIPConfig
 
+    @classmethod
+    def needs(cls, config: CLIPConfig) -> Needs:
+        return Needs(clips=True)
+
     def __init__(self, config: CLIPConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
@@ -72,7 +77,8 @@ class CLIP(System):
         self.log_scale.clamp_(0, math.log(100))
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels, states=False)
+        """Of a clip the mean of its frames' vectors (CLIP4Clip's "meanP")."""
+        return merged(self.encoders.encode_images(images.pixels, states=False), images.owner)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.encoders.encode_texts(texts.ids, texts.mask, states=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
+from tuwen.nn.clips import merged
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import image_tower, text_tower, unit
@@ -84,7 +85,7 @@ class COOKIE(System):
     @classmethod
     def needs(cls, config: COOKIEConfig) -> Needs:
         views = {"second": config.image.side} if config.pictures else {}
-        return Needs(views=views, texts=2 if config.texts else 1)
+        return Needs(views=views, texts=2 if config.texts else 1, clips=True)
 
     def __init__(self, config: COOKIEConfig, vocabulary: Vocabulary):
         super().__init__()
@@ -169,8 +170,9 @@ class COOKIE(System):
         return (rows[:, None] == every).all(2)
 
     def encode_images(self, images: Images) -> Encoded:
+        """Of a clip the mean of its frames' vectors (section 6)."""
         x = self.image_norm(self.image_input(self.encoders["image"](images.pixels)))
-        return self.read(x, None, getattr(self, "image_summary", None), self.head)
+        return merged(self.read(x, None, getattr(self, "image_summary", None), self.head), images.owner)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         ids, mask = self.encoders["text"].padded(texts.ids, texts.mask)

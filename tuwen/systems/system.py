@@ -56,6 +56,7 @@ class Needs:
     spans: kinds of spans over the text ("word", "phrase", "entity").
     tags: names of what a picture shows, from the corpus's column "tags", as texts (MVPTR).
     columns: columns of the corpus, by name.
+    clips: rows may have several pictures; `encode_images` makes one row of them (`tuwen.nn.clips.merged`).
     sources: name -> weight; a step draws one source for the whole global batch (FLAVA). Empty: pairs only.
     """
 
@@ -66,6 +67,7 @@ class Needs:
     spans: tuple[str, ...] = ()
     tags: bool = False
     columns: tuple[str, ...] = ()
+    clips: bool = False
     sources: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
+from tuwen.nn.clips import FrameOrder, merged
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder, unit
@@ -17,7 +18,7 @@ from tuwen.objectives.gather import against_all, gather
 from tuwen.similarity.flows import Flow, SoftFlow, Transport
 from tuwen.similarity.token_wise import token_flow, token_scores
 from tuwen.systems.survey.axes import Axes
-from tuwen.systems.system import Losses, Paper, Progress, Scores, System
+from tuwen.systems.system import Losses, Needs, Paper, Progress, Scores, System
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class TokenFlowConfig:
 
     sharpness: of the softmax that spreads a token's mass. normalize: divide by the sum of the masses, see `SoftFlow`.
     mass: "cross", "own" or "uniform". signed: negative masses are kept. detach: no gradient through masses.
+    clips: of a clip, one token a frame or all patches of all frames. frame_layers: of self-attention over a clip's
+        frames, which then know their order; 0 leaves them as they are, and the order unknown.
     exact: both marginals, by Sinkhorn with `regulariser`, instead of one. whole: share of the plain contrast of whole
     vectors in the loss.
     """
@@ -41,6 +44,8 @@ class TokenFlowConfig:
     exact: bool = False
     regulariser: float = 0.05
     whole: float = 0.0
+    clips: Literal["frame", "patches"] = "frame"
+    frame_layers: int = 0
 
     def __post_init__(self):
         if not 0 <= self.whole <= 1:
@@ -85,10 +90,16 @@ class TokenFlow(System):
     Config = TokenFlowConfig
     index_fields = ("pooled", "tokens", "token_mask")
 
+    @classmethod
+    def needs(cls, config: TokenFlowConfig) -> Needs:
+        return Needs(clips=True)
+
     def __init__(self, config: TokenFlowConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
+        layers, heads = config.frame_layers, config.image.heads
+        self.order = FrameOrder(config.embed, heads, layers) if layers else None
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.similarity: Flow = SoftFlow(config.sharpness, config.mass, config.signed, config.normalize, config.detach)
         if config.exact:
@@ -123,9 +134,10 @@ class TokenFlow(System):
         return token_flow(images, texts, self.similarity)
 
     def encode_images(self, images: Images) -> Encoded:
-        """tokens: the patches [B, N, D]."""
+        """tokens: the patches [B, N, D]; of a clip, its frames' vectors [B, F, D] or all their patches [B, F N, D]."""
         encoded, tower = self.encoders.encode_images(images.pixels), self.encoders.image
-        return Encoded(encoded.pooled, unit(self.encoders.image_projection(tower.grid(encoded.states["last"]))))
+        patches = unit(self.encoders.image_projection(tower.grid(encoded.states["last"])))
+        return merged(Encoded(encoded.pooled, patches), images.owner, self.config.clips, self.order)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         """tokens: all [B, L, D], of which words alone are real."""

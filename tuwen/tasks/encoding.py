@@ -12,6 +12,7 @@ from torch import Tensor
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
 from tuwen.data.fit import Fit
 from tuwen.data.loader import default_workers, image_batches, text_batches
+from tuwen.data.needs import refuse_clips
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import System
@@ -51,6 +52,7 @@ def encode_pictures(system: System, corpus: Corpus, rows: Sequence[int], side: i
     Raises:
         UserError: if none can be read.
     """
+    refuse_clips(corpus, system.needs(system.config))
     parts, read = [], []
     broken: Counter[str] = Counter()
     for images, kept, faults in image_batches(corpus, rows, side, batch_size, default_workers()):

@@ -1,0 +1,58 @@
+"""Frames of a row become one row: by hand, whatever the order frames lie in, and the order told where it is asked."""
+
+import pytest
+import torch
+
+from tests.systems.common import random, units
+from tuwen.nn.clips import FrameOrder, merged, places_of
+from tuwen.nn.encoded import Encoded
+
+
+def frames() -> tuple[Encoded, torch.Tensor]:
+    """Three frames each of two rows, mixed."""
+    return Encoded(units(6, 4, 1), units(12, 4, 2).view(6, 2, 4)), torch.tensor([1, 0, 0, 1, 0, 1])
+
+
+def test_places_keep_the_order_of_each_rows_frames():
+    assert places_of(torch.tensor([1, 0, 0, 1, 0, 1])).tolist() == [[1, 2, 4], [0, 3, 5]]
+    with pytest.raises(AssertionError, match="differ in their frames"):
+        places_of(torch.tensor([0, 0, 1]))
+
+
+def test_by_hand():
+    held, owner = frames()
+    one = merged(held, owner)
+    mean = held.pooled[[1, 2, 4]].mean(0)
+    torch.testing.assert_close(one.pooled[0], mean / mean.norm())
+    torch.testing.assert_close(one.tokens[1], held.pooled[[0, 3, 5]])
+    all_ = merged(held, owner, "patches")
+    torch.testing.assert_close(all_.tokens[0], held.tokens[[1, 2, 4]].flatten(0, 1))
+    assert merged(held, None) is held
+
+
+def test_one_frame_a_row_is_a_picture():
+    held, _ = frames()
+    one = merged(held, torch.arange(6), "patches")
+    torch.testing.assert_close(one.pooled, held.pooled)
+    torch.testing.assert_close(one.tokens, held.tokens)
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it():
+    held, owner = frames()
+    order = FrameOrder(4, 2, 1).double()
+    for tokens in ("frame", "patches"):
+        both = merged(held, owner, tokens, order)
+        alone = merged(held.select(torch.tensor([0, 3, 5])), torch.zeros(3, dtype=torch.int64), tokens, order)
+        torch.testing.assert_close(alone.pooled[0], both.pooled[1])
+        torch.testing.assert_close(alone.tokens[0], both.tokens[1])
+
+
+def test_the_order_of_frames_counts_where_layers_read_it_and_else_not():
+    held, owner = frames()
+    back = held.select(torch.arange(5, -1, -1)), owner.flip(0)
+    torch.testing.assert_close(merged(held, owner).pooled, merged(*back).pooled)
+    order = FrameOrder(4, 2, 1).double()
+    with torch.no_grad():
+        order.positions.copy_(random(64, 4, seed=3))
+    apart = merged(held, owner, order=order).pooled - merged(*back, order=order).pooled
+    assert apart.abs().max() > 1e-3

@@ -1,0 +1,70 @@
+"""Clips: several frames a row become one row, in order.
+
+Shape legend: R rows, F frames a row, N tokens a frame, W a tower's width, D shared embedding width.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.towers import unit
+from tuwen.nn.transformer import Stack
+
+
+def places_of(owner: Tensor) -> Tensor:
+    """[R, F] int64: where the frames of each row stand, in their order, from the row each belongs to (int64 [P]).
+
+    Every row has as many frames as any other.
+    """
+    rows = int(owner.max()) + 1
+    order = owner.sort(stable=True).indices
+    counts = torch.bincount(owner, minlength=rows)
+    assert bool((counts == counts[0]).all()), "rows of a batch of clips differ in their frames"
+    return order.view(rows, -1)
+
+
+class FrameOrder(nn.Module):
+    """What a frame's vector gains from its place and its neighbours (CLIP4Clip's "seqTransf", Luo et al. 2021).
+
+    A mean of frames forgets their order: a drawing that grows and one that shrinks are then one clip. Positions and
+    layers of self-attention over the frames' vectors are added to them. frames: most a row.
+    """
+
+    def __init__(self, width: int, heads: int, layers: int, frames: int = 64):
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(frames, width))
+        self.stack = Stack(width, layers, heads, "pre")
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[R, F, D] from frames [R, F, D]."""
+        return frames + self.stack(frames + self.positions[: frames.shape[1]])
+
+
+def merged(
+    frames: Encoded,
+    owner: Tensor | None,
+    tokens: Literal["frame", "patches"] = "frame",
+    order: FrameOrder | None = None,
+) -> Encoded:
+    """One row a clip from one a frame; what it is given where there is one picture a row (owner None).
+
+    pooled: the mean of the frames' vectors, scaled to length 1 (TokenFlow card, section 3). tokens: a vector a frame
+    [R, F, D], or all patches of all frames [R, F N, D], as asked. States are not kept: no system fuses clips.
+    order: changes the frames' vectors by their place; a frame's patches change by as much as its vector.
+    """
+    if owner is None:
+        return frames
+    places = places_of(owner)
+    assert frames.pooled is not None
+    vectors = frames.pooled[places]  # [R, F, D]
+    moved = vectors if order is None else order(vectors)
+    pooled = unit(moved.mean(1))
+    if tokens == "frame":
+        return Encoded(pooled, unit(moved))
+    assert frames.tokens is not None, "all patches are asked of a tower that gives one vector a frame"
+    patches = frames.tokens[places]  # [R, F, N, D]
+    patches = unit(patches + (moved - vectors)[:, :, None])
+    mask = None if frames.token_mask is None else frames.token_mask[places].flatten(1)
+    return Encoded(pooled, patches.flatten(1, 2), mask)
