@@ -39,7 +39,8 @@ def open_corpus(
         "msrvtt:DIR", "msvd:DIR" or "lsmdc:DIR", videos (`tuwen.data.corpora.clips`); a folder of shards
         (corpus.json); a folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path;
         a folder of pictures with texts beside them, or of pictures alone; a .txt file of texts alone, one a line;
-        "NAME:DIR", a public corpus as it was downloaded (`tuwen data list`); or "mix:A=2;B=1", of any of these with their weights.
+        "NAME:DIR", a public corpus as it was downloaded (`tuwen data list`); or "mix:A=2;B=1", of any of these with
+        their weights.
     on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
     missing: is told of rows whose pictures are not there. progress: whether to show a bar while pictures are read.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.spans import KINDS
 from tuwen.data.text import Vocabulary
-from tuwen.nn.boxes import corners, hot_box
+from tuwen.nn.boxes import corners, hot_box, overlap
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder
 from tuwen.nn.locator import Candidates, Locator, Regions
@@ -233,16 +233,22 @@ class SLAN(System):
         return log_odds(self.match_head(self.fuse([images], texts).pooled).float())[:, None]
 
     def locate(self, images: Images, texts: Texts) -> Located:
-        """Boxes, best first by fit with all words (section 6), and the mean heat of the words."""
+        """Boxes, best first, and the mean heat of the words.
+
+        Ranked by overlap with the heat's own spot, then by the card's fit with all words (section 6) [choice]: fit
+        alone prefers small boxes deep inside a thing, which are purest.
+        """
         encoded, pictures = self.encode_texts(texts), self.encode_images(images)
         candidates = self.locator.candidates(self.patches(pictures))
         regions = self.locate_regions(candidates, encoded)
         words, real = self.locator.words(encoded.states["last"]), encoded.states["words"]
+        heat = (self.heat(candidates, words) * real[..., None, None]).sum(1) / real.sum(1).clamp(min=1)[:, None, None]
+        spot, _ = hot_box(heat)
         fit = phrase_scores(words, real, regions.features, regions.gates)
-        scores, order = torch.sort(fit, dim=1, descending=True, stable=True)
+        near = overlap(regions.boxes, spot[:, None].to(regions.boxes)) + 0.01 * fit
+        scores, order = torch.sort(near, dim=1, descending=True, stable=True)
         boxes = corners(regions.boxes).gather(1, order[..., None].expand(-1, -1, 4)).clamp(0, 1)
-        heat = self.heat(candidates, words) * real[..., None, None]
-        return Located(boxes, scores, heat.sum(1) / real.sum(1).clamp(min=1)[:, None, None])
+        return Located(boxes, scores, heat)
 
 
 def best_place(images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
