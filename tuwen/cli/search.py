@@ -1,4 +1,4 @@
-"""`tuwen index` and `tuwen search`: pictures made searchable, and searched."""
+"""`tuwen index`, `search` and `embed`: pictures made searchable, searched, and turned into vectors in bulk."""
 
 import json
 import sys
@@ -20,10 +20,15 @@ SEARCH = """\
   tuwen search goods.index --image query.jpg
   tuwen search goods.index "like this, but blue" --image query.jpg --budget-ms 200"""
 
+EMBED = """\
+  tuwen embed runs/r2d2 data/shop --out vectors
+  tuwen embed runs/r2d2 data/shop --out vectors --cluster auto"""
+
 
 def add_to(commands) -> None:
     _add_index(commands)
     _add_search(commands)
+    _add_embed(commands)
 
 
 def _add_index(commands) -> None:
@@ -68,6 +73,36 @@ def _add_search(commands) -> None:
     moved = "where the run is, if it moved since the index was built"
     search.add_argument("--run", metavar="RUN", dest="run_folder", type=Path, help=moved)
     search.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_embed(commands) -> None:
+    embed = add_command(commands, "embed", run_embed, "write first-stage vectors of very many pictures", EMBED)
+    embed.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
+    embed.add_argument("pictures", metavar="SHARDS", help=f"written by `tuwen data build`, or else {CORPUS}")
+    embed.add_argument(
+        "--out", metavar="VECTORS", type=Path, required=True, help="folder of Parquet files, one a shard"
+    )
+    embed.add_argument("--split", help="take this split alone (default: all there are)")
+    embed.add_argument("--batch-size", metavar="N", type=positive, default=64, help="pictures embedded at once")
+    cluster = "work on this Ray cluster: auto, HOST:PORT or ray://HOST:PORT; its nodes see the same paths"
+    embed.add_argument("--cluster", metavar="ADDRESS", help=cluster)
+    embed.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_embed(args) -> None:
+    import dataclasses
+
+    from tuwen.search.embed import embed
+    from tuwen.training.parallel import device
+
+    options = {"split": args.split, "batch_size": args.batch_size, "cluster": args.cluster}
+    with only_json(args.json):
+        told = embed(args.run_folder, args.pictures, args.out, device=str(device("auto")), progress=True, **options)
+    if args.json:
+        print_json(dataclasses.asdict(told))
+        return
+    left_out = "".join(f", {count:,} {reason}" for reason, count in told.broken.items())
+    print(f"{told.pictures:,} vectors in {told.parts:,} files, {told.made:,} of them made now{left_out}; {args.out}")
 
 
 def _add_token(command) -> None:

@@ -328,6 +328,11 @@ class Shards(Corpus):
         """[rows] int64, without reading a record."""
         return np.array(self._index["image_id"])
 
+    def shard_starts(self) -> list[int]:
+        """The first row of each shard that has any."""
+        shards = np.asarray(self._index["shard"])
+        return [] if not len(shards) else [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist()]
+
     def relevance(self, rows: Sequence[int], texts: Sequence[Caption]) -> Relevance:
         if self.truth == "identity":
             return super().relevance(rows, texts)

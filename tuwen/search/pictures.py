@@ -93,7 +93,7 @@ class CorpusPictures(Sequence):
             image = corpus.encoded(row) if hasattr(corpus, "encoded") else corpus.image(row)
         except BrokenImage as error:
             return Unreadable(self.prefix + record.id, error)
-        source = str(corpus.path(row)) if isinstance(corpus, FileCorpus) else ""
+        source = corpus.path(row) if isinstance(corpus, FileCorpus) else ""
         return Picture(image, self.prefix + record.id, record.texts, record.columns, source)
 
     def __iter__(self) -> Iterator:

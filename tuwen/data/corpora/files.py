@@ -174,9 +174,9 @@ class FileCorpus(Corpus):
         """[rows] int64, without reading a record."""
         return np.array(self._image_ids, dtype=np.int64)
 
-    def path(self, row: int) -> Path:
-        """The row's picture file, absolute."""
-        return (self._source.root / self._entry(row).image).resolve()
+    def path(self, row: int) -> str:
+        """Where the row's picture lies: its file, absolute, or its place in an archive."""
+        return str(self._source.root.resolve() / self._entry(row).image)
 
     def where(self, row: int) -> tuple[Path, int]:
         """The file and line the row comes from."""

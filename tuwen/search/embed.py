@@ -1,0 +1,274 @@
+"""First-stage vectors of very many pictures, part by part: on one machine, or on a Ray cluster.
+
+A part is a shard of a built corpus (or a run of rows of any other) and becomes one Parquet file, written under another
+name, flushed and renamed: a file that is there is done. So a run that was stopped goes on where it was, several
+processes may share the parts of one folder, and one machine and a cluster write the same files.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from tuwen import model as models
+from tuwen.data.batch import Images
+from tuwen.data.corpus import BrokenImage, Corpus
+from tuwen.data.images import load, resize
+from tuwen.data.shards import Shards
+from tuwen.errors import UserError
+from tuwen.search.index import weights_mark
+from tuwen.search.ingest import first_stage_vectors
+from tuwen.search.pictures import Picture, Unreadable, open_pictures
+from tuwen.search.record import vector_column
+
+ROWS = 4096  # of a part, where the corpus has no shards
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows start to stop (not included) of the pictures at a location; `name` of the file they become."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What is in the folder: parts, pictures with vectors, those left out by reason, and parts made by this run."""
+
+    parts: int
+    pictures: int
+    broken: dict[str, int]
+    made: int
+
+
+def embed(
+    run: str | os.PathLike,
+    shards: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    cluster: str | None = None,
+    progress: bool = False,
+) -> Embedded:
+    """Vectors of all pictures at `shards` as Parquet files in `out`: id, hash of the content, vector (float32).
+
+    cluster: address of a Ray cluster ("auto", or "ray://host:10001") whose nodes see run, shards and out under the same
+    paths; None: this process.
+
+    Raises:
+        UserError: no such run or pictures; a system without vectors; `out` holds vectors of something else.
+    """
+    folder = Path(out)
+    pictures = open_pictures(shards, split)
+    parts = parts_of(pictures.corpora)
+    _settle(folder, {"weights": weights_mark(run), "parts": [len(parts), len(pictures)]})
+    todo = [part for part in parts if not _file(folder, part).exists()]
+    task = Task(str(Path(run).resolve()), str(shards), str(folder.resolve()), split, batch_size, device)
+    if cluster is None:
+        worker = Worker(task) if todo else None
+        made = sum(worker(part) for part in _tracked(todo, progress)) if worker else 0
+    else:
+        made = _on_cluster(task, todo, cluster, progress)
+    return _told(folder, parts, made)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker on any machine must know."""
+
+    run: str
+    shards: str
+    out: str
+    split: str | None
+    batch_size: int
+    device: str
+
+
+class Worker:
+    """Makes parts; holds the model."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.pictures = open_pictures(task.shards, task.split)
+        self.model = models.load(task.run, task.device)
+        if self.model.embed(images=[torch.zeros(3, 8, 8, dtype=torch.uint8)]).images is None:
+            raise self.model.system.lacks("embed", "it has no first-stage vectors")
+
+    def __call__(self, part: Part) -> bool:
+        """Writes the part's file; False where another process has it in hand."""
+        target = _file(Path(self.task.out), part)
+        with _claimed(target) as ours:
+            if not ours:
+                return False
+            ids, hashes, vectors, broken = [], [], [], Counter[str]()
+            for start in range(part.start, part.stop, self.task.batch_size):
+                rows = range(start, min(start + self.task.batch_size, part.stop))
+                pixels = []
+                for picture in (self.pictures[row] for row in rows):
+                    try:
+                        name, content, image = self._read(picture)
+                    except BrokenImage as error:
+                        broken[error.reason] += 1
+                        continue
+                    ids.append(name)
+                    hashes.append(content)
+                    pixels.append(image)
+                if pixels:
+                    vectors.append(self._vectors(torch.stack(pixels)))
+            width = self.model.embed(texts=["a"]).texts.shape[1]  # type: ignore[union-attr]
+            matrix = torch.cat([torch.empty(0, width), *vectors])
+            table = pa.table({"id": pa.array(ids, pa.string()), "hash": pa.array(hashes, pa.string())})
+            table = table.append_column("vector", vector_column(matrix))
+            _write(target, table.replace_schema_metadata({"broken": json.dumps(broken)}))
+            return True
+
+    def _read(self, picture: Picture | Unreadable) -> tuple[str, str, torch.Tensor]:
+        if isinstance(picture, Unreadable):
+            raise picture.error
+        content = picture.content()
+        return picture.id or content.hash, content.hash, resize(load(content.data), self.model.config.model.image.side)
+
+    @torch.no_grad()
+    def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
+        encoded = self.model.system.encode_images(Images(pixels.to(self.model.device))).to("cpu")
+        vectors = first_stage_vectors(encoded)
+        assert vectors is not None
+        return vectors.float()
+
+
+def parts_of(corpora: Sequence[Corpus]) -> list[Part]:
+    """The shards of built corpora, or runs of rows of others, as rows of all corpora one after the other."""
+    parts, begin = [], 0
+    for corpus in corpora:
+        bounds = corpus.shard_starts() if isinstance(corpus, Shards) else list(range(0, len(corpus), ROWS))
+        for number, (start, stop) in enumerate(zip(bounds, [*bounds[1:], len(corpus)], strict=True)):
+            parts.append(Part(f"{corpus.split}-{number:05d}", begin + start, begin + stop))
+        begin += len(corpus)
+    return parts
+
+
+# ---- on a cluster
+
+
+class _RayWorker:
+    """`Worker` as Ray Data calls it: a batch of one part each."""
+
+    def __init__(self, task: Task):
+        torch.set_num_threads(1)
+        self.worker = Worker(task)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
+        rows = zip(batch["name"].tolist(), batch["start"].tolist(), batch["stop"].tolist(), strict=True)
+        return {"made": [self.worker(Part(*row)) for row in rows], "node": [os.uname().nodename] * len(batch["name"])}
+
+
+def _on_cluster(task: Task, todo: Sequence[Part], address: str, progress: bool) -> int:
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--cluster needs Ray: pip install 'tuwen[cluster]'") from None
+    if not todo:
+        return 0
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--cluster {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
+    try:
+        gpu = 1 if task.device.startswith("cuda") else 0
+        room = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))
+        told = [{"name": part.name, "start": part.start, "stop": part.stop} for part in todo]
+        made = ray.data.from_items(told, override_num_blocks=len(told)).map_batches(
+            _RayWorker,
+            fn_constructor_args=(task,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(room, len(told)))),
+            num_gpus=gpu,
+        )
+        return sum(row["made"] for row in _tracked(made.iter_rows(), progress, len(told)))
+    finally:
+        ray.shutdown()
+
+
+# ---- files
+
+
+def _file(folder: Path, part: Part) -> Path:
+    return folder / f"{part.name}.parquet"
+
+
+def _settle(folder: Path, plan: dict) -> None:
+    """The folder, told what its vectors are of.
+
+    Raises:
+        UserError: it holds vectors of other weights or pictures, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "vectors.json"
+        if not path.exists():
+            part = folder / f"vectors.json.{os.getpid()}.part"
+            part.write_text(json.dumps(plan))
+            os.replace(part, path)
+        if json.loads(path.read_text()) != plan:
+            raise UserError(f"{folder} holds vectors of another run or other pictures; choose another folder")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be used: {error}") from None
+
+
+@contextlib.contextmanager
+def _claimed(target: Path) -> Iterator[bool]:
+    """Whether this process may make the file; a claim ends with the process, however it ends."""
+    path = target.with_suffix(".lock")
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        try:
+            yield not target.exists()
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _write(target: Path, table: pa.Table) -> None:
+    part = target.with_suffix(".part")
+    pq.write_table(table, part, compression="none")
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)
+
+
+def _told(folder: Path, parts: Sequence[Part], made: int) -> Embedded:
+    broken, pictures, done = Counter[str](), 0, 0
+    for part in parts:
+        if _file(folder, part).exists():
+            found = pq.read_metadata(_file(folder, part))
+            pictures += found.num_rows
+            done += 1
+            broken.update(json.loads(found.metadata[b"broken"]))
+    return Embedded(done, pictures, dict(broken), made)
+
+
+def _tracked(items, shown: bool, total: int | None = None):
+    import sys
+
+    if not (shown and sys.stderr.isatty()):
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, "parts", total=total, console=Console(stderr=True))
