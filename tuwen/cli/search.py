@@ -20,6 +20,9 @@ SEARCH = """\
   tuwen search goods.index --image query.jpg
   tuwen search goods.index "like this, but blue" --image query.jpg --budget-ms 200"""
 
+RECALL = """\
+  tuwen recall goods.index
+  tuwen recall goods.index --queries 200 --json"""
 EMBED = """\
   tuwen embed runs/r2d2 data/shop --out vectors
   tuwen embed runs/r2d2 data/shop --out vectors --cluster auto"""
@@ -28,6 +31,7 @@ EMBED = """\
 def add_to(commands) -> None:
     _add_index(commands)
     _add_search(commands)
+    _add_recall(commands)
     _add_embed(commands)
 
 
@@ -73,6 +77,58 @@ def _add_search(commands) -> None:
     moved = "where the run is, if it moved since the index was built"
     search.add_argument("--run", metavar="RUN", dest="run_folder", type=Path, help=moved)
     search.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_recall(commands) -> None:
+    summary = "measure what a search loses by re-ranking only some candidates, and how long each number takes"
+    recall = add_command(commands, "recall", run_recall, summary, RECALL)
+    recall.add_argument("index", metavar="INDEX", help="made by `tuwen index` of pictures with texts")
+    recall.add_argument(
+        "--queries", metavar="N", type=positive, default=50, help="of the index's own texts (default 50)"
+    )
+    recall.add_argument("--run", metavar="RUN", dest="run_folder", type=Path, help="where the run is, if it moved")
+    recall.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_recall(args) -> None:
+    from tuwen.search.index import Index
+    from tuwen.search.measure import CANDIDATES, own_texts, two_stage_recall
+    from tuwen.search.query import Query, Searcher
+    from tuwen.training.parallel import device
+
+    with only_json(args.json):
+        searcher = Searcher(Index.open(args.index, run=args.run_folder, device=str(device("auto"))))
+        texts, right = own_texts(searcher, args.queries)
+        if not texts or not searcher.reranks:
+            raise UserError(f"{args.index}: recall needs pictures with texts and a system that re-ranks")
+        counts = [k for k in CANDIDATES if k < len(searcher.index)]
+        found = two_stage_recall(searcher, texts, right, counts, tracked("texts", len(texts)))
+        for k in counts:
+            times = [searcher.search([Query(text)], candidates=k)[0].ms for text in texts[:10]]
+            found["two_stage"][str(k)]["ms"] = sorted(times)[len(times) // 2]
+    if args.json:
+        print_json(found)
+        return
+    head = ("candidates", "R@1", "R@5", "R@10", "of full's 1", "its 5", "its 10", "ms")
+    names = ("r1", "r5", "r10", "kept1", "kept5", "kept10", "ms")
+    rows = [(k, *(f"{told[name]:.1f}" for name in names)) for k, told in found["two_stage"].items()]
+    full = found["full"]
+    rows.append(("all", *(f"{full[name]:.1f}" for name in names[:3]), "100.0", "100.0", "100.0", "-"))
+    print_table(f"{found['queries']} texts, {len(searcher.index):,} pictures; percent", head, rows)
+
+
+def tracked(what: str, total: int):
+    """Shows a progress bar over what it is called with, where someone may be watching."""
+
+    def track(items):
+        if not sys.stderr.isatty():
+            return iter(items)
+        from rich import progress
+        from rich.console import Console
+
+        return progress.track(items, what, total=total, console=Console(stderr=True), transient=True)
+
+    return track
 
 
 def _add_embed(commands) -> None:

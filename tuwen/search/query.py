@@ -152,6 +152,19 @@ class Searcher:
         results, _, _ = self._found(snapshot, one, top)
         return Found(results, True, (monotonic() - began) * 1000)
 
+    @torch.no_grad()
+    def scores(self, text: str) -> tuple[Tensor, Tensor]:
+        """([N] first-stage, [N] final) float32 scores of every picture for one text, by position in the snapshot.
+
+        The exact full re-ranking that a search with few candidates is measured against; it takes its time. Final
+        scores are the first stage's where the system has no second.
+        """
+        snapshot, one = self.index.snapshot, self._encode(Query(text))
+        self._first_stage(snapshot, [one], len(snapshot), None)
+        self._rerank(snapshot, [one], len(snapshot) if self.reranks else 0, None)
+        back = torch.from_numpy(np.argsort(one.near))
+        return one.first[back], (one.final if self.reranks else one.first)[back]
+
     # ---- queries
 
     def _encode(self, query: Query) -> _Asked:
