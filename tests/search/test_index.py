@@ -12,6 +12,7 @@ from tuwen.data.images import decode, encode_jpeg
 from tuwen.errors import UserError
 from tuwen.search.index import Index
 from tuwen.search.pictures import Picture
+from tuwen.search.query import Query, Searcher
 
 
 def vectors(index):
@@ -211,3 +212,19 @@ def test_others_changes_are_seen_after_a_refresh(run, tmp_path):
     assert vectors(one).keys() == {"p1", "p2", "p3", "p9"}
     for name, vector in vectors(one).items():
         assert torch.equal(vector, vectors(two)[name])
+
+
+def test_a_reader_survives_that_another_process_joins_files(run, tmp_path):
+    reader = Index.build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(5)], tmp_path / "out")
+    searcher, old = Searcher(reader), reader.snapshot.version
+    writer = Index.open(tmp_path / "out")
+    for n in range(5, 20):
+        writer.add([Picture(jpeg(n), id=f"p{n}")])
+    Index.build(run, [], tmp_path / "out")
+    assert len(list((tmp_path / "out/pictures.lance/data").iterdir())) == 1
+    assert decode(reader.thumbnail("p1")).shape == (3, 40, 40)
+    assert reader.snapshot.version > old
+    for n in range(20, 32):
+        writer.add([Picture(jpeg(n), id=f"p{n}")])
+    Index.build(run, [], tmp_path / "out")
+    assert len(searcher.search([Query("blue")], top=40)[0].results) == 32

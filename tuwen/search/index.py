@@ -5,10 +5,10 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from tuwen.training import checkpoint
 if TYPE_CHECKING:
     from tuwen.search.build import Built
 
+T = TypeVar("T")
 CHANGED = ("added", "replaced", "updated")
 VALUES = 50  # most values of a column that are listed
 
@@ -79,6 +80,20 @@ class Index:
 
         return build(run, pictures, out, **options)
 
+    def read(self, work: Callable[[Snapshot], T]) -> T:
+        """What `work` gives for the snapshot; done again with the newest version if files of an older one are gone.
+
+        They are, when another process has joined small files since.
+        """
+        snapshot = self.snapshot
+        try:
+            return work(snapshot)
+        except (OSError, ValueError):
+            self.refresh()
+            if self.snapshot.version == snapshot.version:
+                raise
+            return work(self.snapshot)
+
     # ---- what is in it
 
     @property
@@ -106,7 +121,8 @@ class Index:
         kind = self.columns().get(column)
         if kind is None:
             raise UserError(f"no column {column!r}; this index has {', '.join(self.columns()) or 'none'}")
-        held = self.snapshot.dataset.to_table(columns=[field_of(column)])[0].drop_null().to_pylist()
+        found = self.read(lambda snapshot: snapshot.dataset.to_table(columns=[field_of(column)])[0])
+        held = found.drop_null().to_pylist()
         if kind == "number":
             return {"min": min(held), "max": max(held)} if held else {}
         counted = Counter(tag for tags in held for tag in tags) if kind == "tags" else Counter(held)
@@ -135,8 +151,7 @@ class Index:
         Raises:
             KeyError: no such picture.
         """
-        snapshot = self.snapshot
-        return self.told(snapshot, np.array([snapshot.find(id) for id in ids], dtype=np.int64))
+        return self.read(lambda now: self.told(now, np.array([now.find(id) for id in ids], dtype=np.int64)))
 
     def told(self, snapshot: Snapshot, positions: np.ndarray) -> list[dict[str, Any]]:
         """`describe` by position."""
@@ -251,8 +266,7 @@ class Index:
     # ---- pieces
 
     def _one(self, id: str, column: str) -> bytes:
-        snapshot = self.snapshot
-        return snapshot.rows(np.array([snapshot.find(id)]), [column])[column][0]
+        return self.read(lambda now: now.rows(np.array([now.find(id)]), [column])[column][0])
 
 
 def weights_mark(run: str | os.PathLike) -> str:

@@ -121,14 +121,16 @@ class Searcher:
             raise UserError(f"top={top}, candidates={candidates}, budget_ms={budget_ms}: positive numbers, please")
         if not queries:
             return []
-        snapshot = self.index.snapshot
         sql(filters, self.index.columns())  # told of before any work
         asked = [self._encode(query) for query in queries]
-        self._first_stage(snapshot, asked, max(top, candidates), filters)
-        if candidates and self.reranks:
-            limit = None if budget_ms is None else began + budget_ms / 1000
-            self._rerank(snapshot, asked, candidates, limit)
-        found = [self._found(snapshot, one, top) for one in asked]
+
+        def answer(snapshot: Snapshot) -> list[tuple[list[Result], bool, int]]:
+            self._first_stage(snapshot, asked, max(top, candidates), filters)
+            if candidates and self.reranks:
+                self._rerank(snapshot, asked, candidates, None if budget_ms is None else began + budget_ms / 1000)
+            return [self._found(snapshot, one, top) for one in asked]
+
+        found = self.index.read(answer)
         ms = (monotonic() - began) * 1000
         return [Found(results, complete, ms, reranked) for results, complete, reranked in found]
 
@@ -141,16 +143,18 @@ class Searcher:
             UserError: a wrong filter, or a system without vectors.
         """
         began = monotonic()
-        snapshot = self.index.snapshot
-        place = snapshot.find(id)
         if not self.index.about["width"]:
             raise self.system.lacks("compare pictures", "it has no first-stage vectors")
-        one = _Asked(None, self.index.vectors(snapshot, np.array([place]))[0])
-        self._nearest(snapshot, [one], top + 1, filters)
-        own = one.near != place
-        one.near, one.first = one.near[own][:top], one.first[torch.from_numpy(own)][:top]
-        results, _, _ = self._found(snapshot, one, top)
-        return Found(results, True, (monotonic() - began) * 1000)
+
+        def answer(snapshot: Snapshot) -> list[Result]:
+            place = snapshot.find(id)
+            one = _Asked(None, self.index.vectors(snapshot, np.array([place]))[0])
+            self._nearest(snapshot, [one], top + 1, filters)
+            own = one.near != place
+            one.near, one.first = one.near[own][:top], one.first[torch.from_numpy(own)][:top]
+            return self._found(snapshot, one, top)[0]
+
+        return Found(self.index.read(answer), True, (monotonic() - began) * 1000)
 
     @torch.no_grad()
     def scores(self, text: str) -> tuple[Tensor, Tensor]:
