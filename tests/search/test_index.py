@@ -152,6 +152,8 @@ def test_broken_pictures_are_left_out_and_told(run, tmp_path):
         Picture(jpeg(3), id="bad\nid"),
         Picture(jpeg(4), id="price", columns={"price": 3}),
         Picture(jpeg(5), id="odd", columns={"price": "much"}),
+        Picture(jpeg(6), id="long", columns={"price": 2**60}),
+        Picture(jpeg(7), id="half", texts={"en": ["\ud800"]}),
     ]
     index = Index.build(run, pictures, tmp_path / "out")
     assert vectors(index).keys() == {"good", "price"}
@@ -162,6 +164,8 @@ def test_broken_pictures_are_left_out_and_told(run, tmp_path):
         "gone": "missing",
         "bad\nid": "bad row",
         "odd": "bad row",
+        "long": "bad row",
+        "half": "bad row",
     }
     assert [one.state for one in index.add([Picture(cut, id="good")])] == ["broken"]
     assert vectors(index).keys() == {"good", "price"}  # what was there stays
@@ -187,6 +191,14 @@ def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
         Index.build(clip_run, [], tmp_path / "out")
     with pytest.raises(UserError, match="no index there"):
         Index.open(tmp_path / "nothing")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="no index there"):
+        Index.open(tmp_path / "mine")
+    for place in ("mine", "mine/letter.txt"):
+        with pytest.raises(UserError, match="something else"):
+            Index.build(run, [], tmp_path / place)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     with pytest.raises(UserError, match="no column 'x'"):
         index.values("x")
     with index._record.writing(), pytest.raises(UserError, match="written elsewhere"):

@@ -80,7 +80,7 @@ def build(
             writing to it.
     """
     began = time.monotonic()
-    source = open_pictures(pictures, split, prefix) if isinstance(pictures, str | PathLike) else pictures
+    source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
     record = Record.open(out)
     if record is None:
         about, schema = _plan(models.load(run, device), run, tokens, token_budget)

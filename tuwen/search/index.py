@@ -24,7 +24,7 @@ from tuwen.search.ingest import Added, Ingest, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
-from tuwen.search.record import Record, Snapshot, field_of
+from tuwen.search.record import Record, Snapshot, columns_of, field_of
 from tuwen.training import checkpoint
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Index:
 
     def columns(self) -> dict[str, str]:
         """Metadata columns by name, with their kind: "text", "number", "flag", or "tags" (lists of strings)."""
-        return self._record.columns()
+        return columns_of(self.snapshot.dataset.schema)
 
     def values(self, column: str) -> list[Any] | dict[str, float]:
         """What to offer as filters: the most frequent values, or {"min", "max"} of numbers.

@@ -23,8 +23,8 @@ from tuwen.errors import UserError
 from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
 from tuwen.search.parts import Layout
-from tuwen.search.pictures import Content, Picture, Unreadable, check_id, digest, kind_of
-from tuwen.search.record import KINDS, Record, field_of, vector_column
+from tuwen.search.pictures import Content, Picture, Unreadable, as_number, check_id, digest, kind_of
+from tuwen.search.record import KINDS, Record, columns_of, field_of, vector_column
 
 WINDOW = 64  # pictures read ahead
 SHORTEST = 1.0  # seconds between commits; a fiftieth of the time so far where that is more
@@ -111,7 +111,7 @@ class Ingest:
         self.watch = watch
         self.side = model.config.model.image.side
         self.keep_pixels = "pixels" in record.table.schema.names
-        self.kinds = record.columns()
+        self.kinds = columns_of(record.table.schema)
         self.no_columns: set[str] = set()
         known = record.dataset().to_table(columns=["id", "hash", "digest"])
         columns = (known[name].to_pylist() for name in ("id", "hash", "digest"))
@@ -155,7 +155,7 @@ class Ingest:
         name = picture.id or content.hash
         try:
             told = self._told(check_id(name), picture, content)
-        except UserError as error:
+        except (UserError, UnicodeError) as error:
             self._broken(name, BrokenImage("bad row", str(error)))
             return
         holder = self.owner.get(content.hash)
@@ -221,7 +221,7 @@ class Ingest:
                 continue
             if self.kinds.setdefault(column, kind) != kind:
                 raise UserError(f"{name}: column {column!r} is {self.kinds[column]} in this index, not {value!r}")
-            columns[column] = float(value) if kind == "number" else value
+            columns[column] = as_number(column, value) if kind == "number" else value
         texts = {language: list(given) for language, given in picture.texts.items()}
         return {"texts": texts, "columns": columns, "digest": digest(texts, columns, content.source)}
 
@@ -269,7 +269,9 @@ class Ingest:
 
     def _commit(self) -> list[Added]:
         now, self.pending = self.pending, _Pending()
-        fresh = {column: kind for column, kind in self.kinds.items() if column not in self.record.columns()}
+        fresh = {
+            column: kind for column, kind in self.kinds.items() if column not in columns_of(self.record.table.schema)
+        }
         if fresh and (now.rows or now.updates):
             self.record.add_columns(fresh)
         if now.rows:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,10 +109,12 @@ class Unreadable:
     error: BrokenImage
 
 
-def open_pictures(location: str | os.PathLike, split: str | None = None, prefix: str = "") -> CorpusPictures:
+def open_pictures(
+    location: str | os.PathLike, split: str | None = None, prefix: str = "", progress: bool = False
+) -> CorpusPictures:
     """The pictures of a folder, pair table, shards, or any other corpus; texts beside them are welcome, not needed.
 
-    split: one split alone; None: all there are.
+    split: one split alone; None: all there are. progress: whether to show a bar while files are looked at.
 
     Raises:
         UserError: nothing there that is a corpus, no such split.
@@ -121,11 +124,11 @@ def open_pictures(location: str | os.PathLike, split: str | None = None, prefix:
     if path.is_dir() and not any((path / name).exists() for name in _MARKS):
         folder = FolderSource(path, wordless=True)
         if len(folder):
-            return CorpusPictures([FileCorpus(folder, split or EVERY, "skip")], prefix)
+            return CorpusPictures([FileCorpus(folder, split or EVERY, "skip", None, progress)], prefix)
     if path.exists() and not (path / "corpus.json").is_file():
-        return CorpusPictures([open_corpus(location, split or EVERY, "skip")], prefix)
+        return CorpusPictures([open_corpus(location, split or EVERY, "skip", None, progress)], prefix)
     splits = splits_of(location) if split is None else (split,)
-    return CorpusPictures([open_corpus(location, split, "skip") for split in splits], prefix)
+    return CorpusPictures([open_corpus(location, split, "skip", None, progress) for split in splits], prefix)
 
 
 _MARKS = ("corpus.json", "pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
@@ -142,6 +145,17 @@ def kind_of(value: Any) -> str | None:
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return "tags"
     return None
+
+
+def as_number(column: str, value: Any) -> float | None:
+    """The value as float64; None for what is not finite.
+
+    Raises:
+        UserError: a whole number that float64 cannot hold exactly.
+    """
+    if isinstance(value, int | np.integer) and abs(int(value)) > 2**53:
+        raise UserError(f"column {column!r}: {value} has too many digits for a number; write it as a string")
+    return float(value) if math.isfinite(value) else None
 
 
 def digest(texts: Mapping[str, Sequence[str]], columns: Mapping[str, Any], source: str) -> str:

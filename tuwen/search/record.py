@@ -95,16 +95,28 @@ class Record:
 
     @classmethod
     def create(cls, location: str | os.PathLike, about: Mapping[str, Any], schema: pa.Schema) -> "Record":
-        """An empty record. Creating one anew over one that was never finished is harmless."""
-        database = _connect(location)
-        table = database.create_table("pictures", schema=schema)
-        record = cls(location, database, table, {})
-        record.tell({"version": VERSION, **about})  # last: a record without it is not there yet
+        """An empty record, also where the making of one was stopped.
+
+        Raises:
+            UserError: other things are there, or nothing can be written there.
+        """
+        folder = None if "://" in str(location) else Path(location)
+        own = {"about.lance", "pictures.lance", "lock"}
+        if folder is not None and folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - own):
+            raise UserError(f"{location} holds something else than an index; choose another place")
+        try:
+            database = _connect(location)
+            for name in ("about", "pictures"):
+                database.drop_table(name, ignore_missing=True)
+            record = cls(location, database, database.create_table("pictures", schema=schema), {})
+            record.tell({"version": VERSION, **about})  # last: a record without it is not there yet
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{location}: no index can be written there ({error})") from None
         return record
 
     @classmethod
     def open(cls, location: str | os.PathLike) -> "Record | None":
-        """The record, or None where there is none yet.
+        """The record, or None where there is none, or none that was made to its end.
 
         Raises:
             UserError: damaged, or written by another version of tuwen.
@@ -114,7 +126,6 @@ class Record:
         database = _connect(location)
         told, pictures = (_table(database, name) for name in ("about", "pictures"))
         if told is None and (pictures is None or pictures.count_rows() == 0):
-            database.drop_all_tables()  # whoever was making it was stopped
             return None
         if told is None or pictures is None:
             raise UserError(f"{location}: damaged; build the index again")
@@ -207,16 +218,12 @@ class Record:
         self.dataset().cleanup_old_versions(older_than=timedelta(0))
         self.table = self.database.open_table("pictures")
 
-    # ---- metadata
 
-    def columns(self) -> dict[str, str]:
-        """Metadata columns by name, with their kind: "text", "number", "flag" or "tags"."""
-        kinds = {kind: name for name, kind in KINDS.items()}
-        return {
-            unquote(field.name.removeprefix(COLUMN)): kinds[field.type]
-            for field in self.table.schema
-            if field.name.startswith(COLUMN)
-        }
+def columns_of(schema: pa.Schema) -> dict[str, str]:
+    """Metadata columns by name, with their kind: "text", "number", "flag" or "tags"."""
+    kinds = {kind: name for name, kind in KINDS.items()}
+    own = [field for field in schema if field.name.startswith(COLUMN)]
+    return {unquote(field.name.removeprefix(COLUMN)): kinds[field.type] for field in own}
 
 
 def field_of(column: str) -> str:
