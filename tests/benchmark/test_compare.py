@@ -67,6 +67,23 @@ def test_systems_share_tokenizer_budget_seeds_and_settings(done):
         assert all((run / "tokenizer.json").read_bytes() == shared for run in runs)
 
 
+def test_arms_of_one_system_differ_in_their_own_settings_alone(tmp_path):
+    arms = ["wukong", "wukong:model.style=filip", "wukong:model.style=clip,model.smoothing=0"]
+    found = compare(arms, CORPUS, tmp_path, **OPTIONS | {"seeds": 1, "validation": 0})
+    assert list(found["systems"]) == arms
+    folders = ["wukong-seed0", "wukong-model.style=filip-seed0", "wukong-model.style=clip-model.smoothing=0-seed0"]
+    configs = [yaml.safe_load((tmp_path / run / "config.yaml").read_text()) for run in folders]
+    told = [(config["model"].pop("style"), config["model"].pop("smoothing")) for config in configs]
+    assert told == [("wukong", 0.1), ("filip", 0.1), ("clip", 0.0)]
+    assert configs[0] == configs[1] == configs[2]
+    assert [system["seeds"][0]["run"] for system in found["systems"].values()] == folders
+    assert next((one["of"], one["over"]) for one in found["differences"]) == (f"{arms[1]} first", "wukong first")
+    write_report(tmp_path)
+    for wrong in ("wukong:style", "wukong:style=filip"):
+        with pytest.raises(UserError, match="style"):
+            compare([wrong], CORPUS, tmp_path, **OPTIONS)
+
+
 def test_towers_start_alike_within_a_seed_and_not_across(tmp_path):
     """With a learning rate of 1e-30 the weights that come out are those that went in."""
     changes = CHANGES | {"train.lr": 1e-30, "train.min_lr": 0, "train.weight_decay": 0}

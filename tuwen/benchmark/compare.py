@@ -5,6 +5,7 @@ Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was s
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,8 @@ def compare(
 ) -> dict:
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
 
-    names: systems, in the order of all tables. steps: optimizer steps of every run (default: the config's).
+    names: systems, in the order of all tables; or arms of one, "wukong:model.style=filip", whose settings hold for that
+    arm alone. steps: optimizer steps of every run (default: the config's).
     seeds: runs a system, with seeds from `train.seed` on. towers: steps of a clip run trained first for each seed, in
     OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion systems start from trained
     encoders; 0: all start from the same drawn weights. changes: config by dotted or nested name for all systems;
@@ -66,6 +68,7 @@ def compare(
     """
     out, measure = Path(out), measure or MeasureConfig()
     configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {})
+    arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
     pairs = open_corpus(corpus, "train", first.data.on_bad)
     gallery = open_corpus(corpus, measure.split, first.data.on_bad)
@@ -77,7 +80,7 @@ def compare(
     for run, config in configs.items():
         _train_once(run, config, pairs, evaluate, quiet)
         result = measure_run(run, gallery, measure, progress=not quiet)
-        found[config.system].append({"seed": config.train.seed, **result, **_cost(run, result)})
+        found[arms[run]].append({"seed": config.train.seed, **result, **_cost(run, result)})
     comparison = {
         "systems": {name: summary(name, results) for name, results in found.items()},
         "differences": differences(found),
@@ -103,18 +106,38 @@ def _configs(
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated or not names:
         raise UserError(f"compare: {repeated[0]} is named twice" if repeated else "compare: name at least one system")
-    shared = {key: value for key, value in changes.items() if key.split(".")[0] not in names}
+    bases = {arm(name)[0] for name in names}
+    shared = {key: value for key, value in changes.items() if key.split(".")[0] not in bases}
     budget = {} if steps is None else {"train.steps": steps}
     configs = {}
     for turn in range(seeds):
         for name in names:
-            config = override(RunConfig.of(name, size, corpus, changes=shared), {**_own(changes, name), **budget})
+            system, settings = arm(name)
+            own = {**_own(changes, system), **settings, **budget}
+            config = override(RunConfig.of(system, size, corpus, changes=shared), own)
             seed = config.train.seed + turn
-            configs[out / f"{name}-seed{seed}"] = override(config, {"train.seed": seed})
+            folder = re.sub(r"[^\w.=-]+", "-", name)
+            configs[out / f"{folder}-seed{seed}"] = override(config, {"train.seed": seed})
     spent = {(config.train.batch_size, config.train.steps or config.train.epochs) for config in configs.values()}
     if len(spent) > 1:
         raise UserError("compare: systems differ in train.batch_size, steps or epochs; give all the same budget")
     return configs
+
+
+def arm(name: str) -> tuple[str, dict[str, str]]:
+    """("wukong", {"model.style": "filip"}) of "wukong:model.style=filip,...": a system and what is set for this arm.
+
+    Raises:
+        UserError: if a setting is not NAME=VALUE.
+    """
+    system, _, told = name.partition(":")
+    settings = {}
+    for setting in filter(None, told.split(",")):
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise UserError(f"compare: {name}: {setting!r} is not NAME=VALUE, as in {system}:model.embed=64")
+        settings[key] = value
+    return system, settings
 
 
 def _own(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -224,7 +247,7 @@ def summary(name: str, results: list[dict]) -> dict:
     first = results[0]
     kept = {key: value for key, value in first.items() if key not in ("seed", "run", "steps")}
     languages = {name: {**found, **mean["languages"][name]} for name, found in first["languages"].items()}
-    paper = systems.find(name).paper
+    paper = systems.find(arm(name)[0]).paper
     return {**kept, **mean, "languages": languages, "fidelity": paper.fidelity, "spread": spread, "seeds": results}
 
 

@@ -12,12 +12,18 @@ from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
-  tuwen compare clip r2d2 --corpus data/photos --budget steps=2000 --seeds 3 --out runs/photos --json"""
+  tuwen compare clip r2d2 --corpus data/photos --budget steps=2000 --seeds 3 --out runs/photos --json
+  tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles"""
 
 
 def add_to(commands) -> None:
     command = add_command(commands, "compare", run_compare, "train systems alike and compare them", EXAMPLES)
-    command.add_argument("systems", metavar="SYSTEM", nargs="+", help="names from `tuwen systems`")
+    command.add_argument(
+        "systems",
+        metavar="SYSTEM",
+        nargs="+",
+        help="names from `tuwen systems`; NAME:SETTING=VALUE,... for one arm of several",
+    )
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; finished runs in it are kept")
     command.add_argument("--budget", metavar="steps=N", type=budget, help="what every system may spend: steps=2000")
