@@ -1,0 +1,60 @@
+"""`tuwen explain`: where each word of a text is in a picture."""
+
+import sys
+from pathlib import Path
+
+from tuwen.cli.output import only_json, print_json, print_table
+from tuwen.cli.parser import add_command
+from tuwen.errors import UserError
+
+EXAMPLES = """\
+  tuwen explain runs/wukong photo.jpg "红色的连衣裙" --out words.png
+  tuwen explain runs/albef photo.jpg "a red dress" --out words.png --how attention"""
+
+
+def add_to(commands) -> None:
+    command = add_command(commands, "explain", run, "draw where each word of a text is in a picture", EXAMPLES)
+    command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
+    command.add_argument("image", metavar="IMAGE", type=Path, help="a picture")
+    command.add_argument("text", metavar="TEXT", help="what to look for")
+    command.add_argument("--out", metavar="FILE", type=Path, required=True, help="PNG file to write")
+    command.add_argument("--language", metavar="LANG", help="of the text (default: told from its script)")
+    command.add_argument(
+        "--how",
+        choices=("tokens", "attention"),
+        help="by tokens matched with words, or by a cross encoder's attention (default: what the system has)",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object with the maps")
+
+
+def run(args) -> None:
+    if args.out.suffix.lower() != ".png":
+        raise UserError(f"{args.out}: pictures are written as PNG; name a file that ends in .png")
+    if not args.image.is_file():
+        raise UserError(f"{args.image}: no such picture")
+    with only_json(args.json):
+        from tuwen.data.images import load as load_picture
+        from tuwen.explain import explain
+        from tuwen.explain.font import PACKAGE
+        from tuwen.explain.picture import draw
+        from tuwen.model import load
+        from tuwen.training.parallel import device
+
+        model = load(args.run_folder, device=str(device("auto")))
+        found = explain(model, args.image, args.text, args.language, args.how)
+        lacking = draw(found, load_picture(args.image), args.text, args.out)
+        if lacking:
+            told = f"no font on this machine has {lacking}: install one, as by `pip install {PACKAGE}`"
+            print(f"tuwen: {told} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)
+    if args.json:
+        found_maps = {"words": found.words, "maps": found.maps.tolist()}
+        print_json({"out": str(args.out), "how": found.how, "score": found.score, **found_maps})
+        return
+    rows = [(word, *_best(one)) for word, one in zip(found.words, found.maps, strict=True)]
+    print_table(f"by {found.how}, score {found.score:.3f}; picture: {args.out}", ("word", "row", "column", "value"), rows)
+
+
+def _best(one) -> tuple[str, str, str]:
+    """The strongest place of a map, counted from the top left, and its value."""
+    place = int(one.flatten().argmax())
+    return str(place // one.shape[1] + 1), str(place % one.shape[1] + 1), f"{float(one.max()):.3f}"

@@ -1,0 +1,109 @@
+"""An explanation as a picture: a panel a word with its heat map, and who was matched with whom."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from tuwen.data.images import shrink
+from tuwen.explain.font import font_for
+from tuwen.explain.maps import Explanation
+
+COLUMNS = 5  # panels in a row
+PANEL = 2.0  # inches
+LINES = 3  # the strongest matches of a word that are drawn
+COLOURS = ("#e0862b", "#3f7fe0", "#1f9d6b", "#d1495b", "#b05fc9", "#2a9fb5", "#8a8f2a", "#94694f")
+
+
+def draw(found: Explanation, image: Tensor, text: str, out: Path) -> str:
+    """Writes the picture as PNG; gives the characters no font was found for, which are drawn as boxes.
+
+    image: [3, H, W] uint8, as the file has it: maps are laid over the whole of it.
+    """
+    pixels = shrink(image, 256).permute(1, 2, 0).numpy()
+    font, lacking = font_for(text + "".join(found.words))
+    matched = found.flow is not None and found.places is not None
+    panels = 1 + len(found.words)
+    rows = -(-panels // COLUMNS)
+    aspect = min(2.0, max(0.5, pixels.shape[0] / pixels.shape[1]))
+    height = rows * (PANEL * aspect + 0.35) + 0.4 + (_match_height(found, aspect) if matched else 0)
+    figure = Figure(figsize=(COLUMNS * PANEL, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    parts = figure.subfigures(2, 1, height_ratios=[height - _match_height(found, aspect), _match_height(found, aspect)]) if matched else [figure]
+    parts[0].suptitle(f"{text}\n{found.how}, score {found.score:.3f}", fontproperties=font, fontsize=10)
+    axes = parts[0].subplots(rows, COLUMNS, squeeze=False).flatten()
+    for axis in axes:
+        axis.set_axis_off()
+    _show(axes[0], pixels)
+    _boxes(axes[0], found.located, pixels.shape, font)
+    for k, word in enumerate(found.words):
+        _show(axes[k + 1], pixels)
+        _heat(axes[k + 1], found.maps[k].numpy(), pixels.shape)
+        axes[k + 1].set_title(word, fontproperties=font, fontsize=11, color=COLOURS[k % len(COLOURS)])
+    if matched:
+        _matches(parts[1].subplots(), found, pixels, font)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, format="png", dpi=100)
+    return lacking
+
+
+def _match_height(found: Explanation, aspect: float) -> float:
+    return max(2.2 * PANEL * aspect, 0.24 * len(found.words))
+
+
+def _show(axis: Axes, pixels: np.ndarray) -> None:
+    axis.imshow(pixels, extent=(0, pixels.shape[1], pixels.shape[0], 0))
+
+
+def _heat(axis: Axes, heat: np.ndarray, shape: tuple[int, ...]) -> None:
+    """The map over the dimmed picture: strong where the word is."""
+    low, high = heat.min(), heat.max()
+    scaled = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
+    where = (0, shape[1], shape[0], 0)
+    axis.imshow(scaled, extent=where, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.45 * scaled, interpolation="nearest")
+
+
+def _boxes(axis: Axes, located: Any, shape: tuple[int, ...], font) -> None:
+    """Boxes [K, 4] or [1, K, 4] (x0, y0, x1, y1 in 0..1) that a system locates the text by."""
+    boxes = getattr(located, "boxes", located)
+    if not isinstance(boxes, Tensor) or boxes.shape[-1] != 4:
+        return
+    for k, (x0, y0, x1, y1) in enumerate(boxes.detach().reshape(-1, 4).tolist()):
+        colour, width, height = COLOURS[k % len(COLOURS)], shape[1], shape[0]
+        corner = (x0 * width, y0 * height)
+        axis.add_patch(Rectangle(corner, (x1 - x0) * width, (y1 - y0) * height, fill=False, color=colour, lw=1.5))
+
+
+def _matches(axis: Axes, found: Explanation, pixels: np.ndarray, font) -> None:
+    """Words on the left, the picture on the right, lines between: as wide as the share of the word's flow."""
+    assert found.flow is not None
+    assert found.places is not None
+    height, width = pixels.shape[:2]
+    axis.set_axis_off()
+    axis.imshow(pixels, extent=(width, 2 * width, height, 0))
+    axis.set_xlim(-0.2 * width, 2 * width)
+    axis.set_ylim(height, 0)
+    centres = _centres(found.places.numpy(), width, height)
+    for k, word in enumerate(found.words):
+        colour, y = COLOURS[k % len(COLOURS)], (k + 0.5) * height / len(found.words)
+        axis.text(0.3 * width, y, word, fontproperties=font, fontsize=11, color=colour, ha="right", va="center")
+        shares = np.abs(found.flow[:, k].numpy())
+        for token in np.argsort(-shares, kind="stable")[:LINES]:
+            if shares[token] > 0.02:
+                to = centres[token]
+                ends = [0.34 * width, width + to[0]], [y, to[1]]
+                axis.plot(*ends, color=colour, lw=0.5 + 3 * shares[token], alpha=0.8, solid_capstyle="round")
+                axis.plot(width + to[0], to[1], "o", color=colour, markersize=3 + 5 * shares[token])
+
+
+def _centres(places: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[N, 2] the mean place (x, y) of each token, in pixels."""
+    _, rows, columns = places.shape
+    x = (np.arange(columns) + 0.5) * width / columns
+    y = (np.arange(rows) + 0.5) * height / rows
+    return np.stack([places.sum(1) @ x, places.sum(2) @ y], 1)
