@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tests.systems.common import build
+from tuwen.data.fit import Fit
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.explain import explain, word_maps
@@ -52,7 +53,7 @@ def tokenizer() -> Tokenizer:
 
 
 def model(system: System, tokenizer: Tokenizer, side: int, length: int = 16) -> Model:
-    shapes = SimpleNamespace(image=SimpleNamespace(side=side), text=SimpleNamespace(length=length))
+    shapes = SimpleNamespace(image=SimpleNamespace(side=side, fit=Fit(side)), text=SimpleNamespace(length=length))
     return Model(system, tokenizer, SimpleNamespace(model=shapes), ("en", "zh"))
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuwen.cli import compare, data, evaluate, generate, search, systems, train
+from tuwen.cli import compare, data, evaluate, explain, generate, search, systems, train
 from tuwen.cli.parser import Parser
 from tuwen.errors import UserError
 
@@ -20,6 +20,7 @@ examples:
   tuwen data check data/photos                         what is wrong with it
   tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size small
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
+  tuwen explain runs/r2d2 photo.jpg "a red bird" --out words.png   where each word is in a picture
   tuwen compare clip albef r2d2 --corpus scenes --budget steps=500 --seeds 3 --out runs/compare
   tuwen index runs/r2d2 photos --out photos.index      pictures made searchable
   tuwen search photos.index "a red bird"
@@ -33,7 +34,7 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (systems, data, train, evaluate, compare, search, generate):
+    for group in (systems, data, train, evaluate, explain, compare, search, generate):
         group.add_to(commands)
     return root
 

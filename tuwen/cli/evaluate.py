@@ -11,6 +11,7 @@ from tuwen.cli.parser import add_command, positive
 EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json
+  tuwen eval runs/wukong --corpus data/caltech101 --task zero_shot --classes names.json
   tuwen eval runs/unix2 --corpus data/photos --task captioning --languages zh
   tuwen eval runs/unix2 --corpus data/photos/mmt.jsonl --task translation --languages en de"""
 
@@ -24,6 +25,9 @@ def add_to(commands) -> None:
     command.add_argument("--languages", metavar="LANG", nargs="+", help="measure these alone (default: all)")
     command.add_argument("--limit", metavar="N", type=positive, help="at most so many pictures")
     command.add_argument("--top-k", metavar="K", type=positive, help="candidates a query that are re-ranked")
+    command.add_argument(
+        "--classes", metavar="FILE", type=Path, help="names and prompts of classes for --task zero_shot (zeroshot.json)"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -33,6 +37,10 @@ def run(args) -> None:
         if args.task != "retrieval":
             args.parser.error(f"--top-k has no meaning for --task {args.task}")
         options["top_k"] = args.top_k
+    if args.classes:
+        if args.task != "zero_shot":
+            args.parser.error(f"--classes has no meaning for --task {args.task}")
+        options["classes"] = args.classes
     with only_json(args.json):
         found = measure(args.run_folder, args.corpus, args.split, args.task, options)
     if args.json:
@@ -61,6 +69,7 @@ def print_found(found: dict[str, Any]) -> None:
     printers = {
         "retrieval": print_retrieval,
         "matching": print_matching,
+        "zero_shot": print_zero_shot,
         "grounding": print_grounding,
         "captioning": print_captioning,
         "translation": print_translation,
@@ -92,6 +101,16 @@ def print_retrieval(title: str, found: dict[str, Any]) -> None:
 def print_matching(title: str, found: dict[str, Any]) -> None:
     rows = [(language, f"{one['auc']:.3f}", str(one["pairs"])) for language, one in found["languages"].items()]
     print_table(f"{title}, by {found['score']}; {found['labels']}", ("language", "ROC-AUC", "pairs"), rows)
+
+
+def print_zero_shot(title: str, found: dict[str, Any]) -> None:
+    cells = ("top1", "top5", "mean_per_class", "chance")
+    rows = [
+        (language, *(f"{one[cell]:.1f}" for cell in cells), str(one["prompts"]))
+        for language, one in found["languages"].items()
+    ]
+    head = ("language", "top-1", "top-5", "mean per class", "chance", "prompts")
+    print_table(f"{title}, {found['images']} images of {found['classes']} classes, percent", head, rows)
 
 
 def print_captioning(title: str, found: dict[str, Any]) -> None:

@@ -42,7 +42,8 @@ def run(args) -> None:
 
         model = load(args.run_folder, device=str(device("auto")))
         found = explain(model, args.image, args.text, args.language, args.how)
-        lacking = draw(found, load_picture(args.image), args.text, args.out)
+        whole = model.config.model.image.shorter_side is None  # else what was read is a part from the middle
+        lacking = draw(found, args.text, args.out, load_picture(args.image) if whole else None)
         if lacking:
             told = f"no font on this machine has {lacking}: install one, as by `pip install {PACKAGE}`"
             print(f"tuwen: {told} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)
@@ -51,7 +52,9 @@ def run(args) -> None:
         print_json({"out": str(args.out), "how": found.how, "score": found.score, **found_maps})
         return
     rows = [(word, *_best(one)) for word, one in zip(found.words, found.maps, strict=True)]
-    print_table(f"by {found.how}, score {found.score:.3f}; picture: {args.out}", ("word", "row", "column", "value"), rows)
+    print_table(
+        f"by {found.how}, score {found.score:.3f}; picture: {args.out}", ("word", "row", "column", "value"), rows
+    )
 
 
 def _best(one) -> tuple[str, str, str]:

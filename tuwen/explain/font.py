@@ -10,7 +10,16 @@ from matplotlib import font_manager, ft2font
 PACKAGE = "pylopdf-fonts-zh-cn"  # Noto Sans SC, SIL Open Font Licence
 _FILE = "NotoSansSC-Regular.otf"
 # asked first, in this order: plain, sans serif, made for simplified Chinese
-_LIKED = ("NotoSansCJK-Regular", "NotoSansSC", "SourceHanSans", "wqy", "msyh", "PingFang", "Hiragino", "DroidSansFallback")
+_LIKED = (
+    "NotoSansCJK-Regular",
+    "NotoSansSC",
+    "SourceHanSans",
+    "wqy",
+    "msyh",
+    "PingFang",
+    "Hiragino",
+    "DroidSansFallback",
+)
 
 
 def font_for(text: str) -> tuple[font_manager.FontProperties, str]:
@@ -37,7 +46,9 @@ def _fonts() -> Iterable[Path]:
     for folder in (found.submodule_search_locations if found else None) or ():
         yield Path(folder) / _FILE
     held = sorted(Path(path) for path in font_manager.findSystemFonts())
-    rank = {path: next((k for k, name in enumerate(_LIKED) if path.name.startswith(name)), len(_LIKED)) for path in held}
+    rank = {
+        path: next((k for k, name in enumerate(_LIKED) if path.name.startswith(name)), len(_LIKED)) for path in held
+    }
     yield from sorted(held, key=lambda path: rank[path])
 
 

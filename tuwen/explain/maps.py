@@ -5,7 +5,7 @@ Shape legend: W words, N image tokens, M text tokens, L tokens of the text, S im
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import BrokenImage, normalise
-from tuwen.data.images import load, resize
+from tuwen.data.images import load
 from tuwen.data.spans import find_spans
 from tuwen.errors import UserError
-from tuwen.model import Model, Picture, language_of
+from tuwen.model import Model, Picture
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.transformer import Attention, AttentionRecord
 
@@ -25,17 +25,19 @@ from tuwen.nn.transformer import Attention, AttentionRecord
 class Explanation:
     """What a system sees of a text in a picture.
 
-    words: of the text, in order. maps: [W, h, w] float32, row by row from the top left; by tokens the cosine of the
-    word with each place, by attention its share of the match's gradient (not negative). how: "tokens" or "attention".
-    score: how well the text fits the picture, as the system ranks pictures. flow: [N, W] share of each word's flow
-    that goes to each image token, columns of non-negative flows summing to 1; places: [N, h, w] where those tokens lie;
-    both None by attention. located: what `System.locate` gave, or None.
+    words: of the text, in order. maps: [W, h, w] float32 over what the system reads of the picture, row by row from the
+    top left: by tokens the cosine of the word with each place, by attention its share of the match's gradient (never
+    negative). how: "tokens" or "attention". score: how well the text fits the picture, as the system ranks pictures.
+    pixels: [3, H, W] uint8, what it reads of the picture. flow: [N, W] share of each word's flow that goes to each
+    image token, columns of non-negative flows summing to 1; places: [N, h, w] where those tokens lie; both None by
+    attention. located: what `System.locate` gave, or None.
     """
 
     words: list[str]
     maps: Tensor
     how: str
     score: float
+    pixels: Tensor
     flow: Tensor | None = None
     places: Tensor | None = None
     located: Any = None
@@ -74,9 +76,11 @@ def explain(
     if chosen is None or not can[chosen]:
         raise system.lacks("explain", "it has no tokens to match" if chosen == "tokens" else "it looks at no places")
     pictures, texts, words = _inputs(model, image, text, language)
-    if chosen == "tokens":
-        return _by_tokens(model, pictures, texts, words)
-    return _by_attention(model, pictures, texts, words)
+    found = (_by_tokens if chosen == "tokens" else _by_attention)(model, pictures, texts, words)
+    if not system.can("locate"):
+        return found
+    with torch.no_grad():
+        return replace(found, located=system.locate(pictures, texts))
 
 
 class _Word(NamedTuple):
@@ -89,17 +93,13 @@ class _Word(NamedTuple):
 
 def _inputs(model: Model, image: Picture, text: str, language: str | None) -> tuple[Images, Texts, list[_Word]]:
     try:
-        pixels = resize(load(image), model.config.model.image.side)
+        pixels = model.config.model.image.fit(load(image))
     except BrokenImage as error:
         raise UserError(f"the picture cannot be read: {error}") from None
     if language is not None and language not in model.languages:
         raise UserError(f"no language {language!r} in this run; it has {', '.join(model.languages)}")
-    length = model.config.model.text.length
-    ids, mask = model.tokenizer.encode([text], length)
-    spoken = torch.tensor([model.languages.index(language or language_of(text, model.languages))])
-    kinds = model.system.needs(model.system.config).spans
-    texts = Texts(ids, mask, spoken, None, find_spans([text], model.tokenizer, length, kinds))
-    return Images(pixels[None]).to(model.device), texts.to(model.device), _words(model, text, length)
+    words = _words(model, text, model.config.model.text.length)
+    return Images(pixels[None]).to(model.device), model.tokens([text], language), words
 
 
 def _words(model: Model, text: str, length: int) -> list[_Word]:
@@ -144,8 +144,7 @@ def _by_tokens(model: Model, pictures: Images, texts: Texts, words: list[_Word])
     sent = torch.stack(flows, 1)
     sent = sent / sent.abs().sum(0).clamp(min=1e-12)
     score = float(system.scores(image, sentence).t2i[0, 0])
-    located = system.locate(pictures, texts) if system.can("locate") else None
-    return Explanation(kept, maps.cpu(), "tokens", score, sent.cpu(), places.cpu(), located)
+    return Explanation(kept, maps.cpu(), "tokens", score, pictures.pixels[0].cpu(), sent.cpu(), places.cpu())
 
 
 def _real(sentence: Encoded) -> Tensor:
@@ -184,7 +183,7 @@ def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Wor
         first = image.pooled is not None or system.can("scores")
         cosine = system.scores(image, sentence).t2i[:, 0] if first else match.new_zeros(1)
         score = float(system.rerank(match.detach().float(), cosine))
-    return Explanation([word.text for word in words], maps.cpu(), "attention", score)
+    return Explanation([word.text for word in words], maps.cpu(), "attention", score, pictures.pixels[0].cpu())
 
 
 @contextmanager

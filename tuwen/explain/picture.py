@@ -16,16 +16,17 @@ from tuwen.explain.maps import Explanation
 
 COLUMNS = 5  # panels in a row
 PANEL = 2.0  # inches
+BOXES = 3  # the best boxes that are drawn
 LINES = 3  # the strongest matches of a word that are drawn
 COLOURS = ("#e0862b", "#3f7fe0", "#1f9d6b", "#d1495b", "#b05fc9", "#2a9fb5", "#8a8f2a", "#94694f")
 
 
-def draw(found: Explanation, image: Tensor, text: str, out: Path) -> str:
+def draw(found: Explanation, text: str, out: Path, image: Tensor | None = None) -> str:
     """Writes the picture as PNG; gives the characters no font was found for, which are drawn as boxes.
 
-    image: [3, H, W] uint8, as the file has it: maps are laid over the whole of it.
+    image: [3, H, W] uint8, the same picture in another size or shape to lay the maps over; None: as the system read it.
     """
-    pixels = shrink(image, 256).permute(1, 2, 0).numpy()
+    pixels = shrink(found.pixels if image is None else image, 256).permute(1, 2, 0).numpy()
     font, lacking = font_for(text + "".join(found.words))
     matched = found.flow is not None and found.places is not None
     panels = 1 + len(found.words)
@@ -34,19 +35,21 @@ def draw(found: Explanation, image: Tensor, text: str, out: Path) -> str:
     height = rows * (PANEL * aspect + 0.35) + 0.4 + (_match_height(found, aspect) if matched else 0)
     figure = Figure(figsize=(COLUMNS * PANEL, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    parts = figure.subfigures(2, 1, height_ratios=[height - _match_height(found, aspect), _match_height(found, aspect)]) if matched else [figure]
-    parts[0].suptitle(f"{text}\n{found.how}, score {found.score:.3f}", fontproperties=font, fontsize=10)
-    axes = parts[0].subplots(rows, COLUMNS, squeeze=False).flatten()
-    for axis in axes:
+    below = _match_height(found, aspect)
+    heights = [PANEL * aspect + 0.35] * rows + [below] * matched
+    layout = figure.add_gridspec(rows + matched, COLUMNS, height_ratios=heights)
+    figure.suptitle(f"{text}\n{found.how}, score {found.score:.3f}", fontproperties=font, fontsize=10)
+    for k in range(panels):
+        axis = figure.add_subplot(layout[k // COLUMNS, k % COLUMNS])
         axis.set_axis_off()
-    _show(axes[0], pixels)
-    _boxes(axes[0], found.located, pixels.shape, font)
-    for k, word in enumerate(found.words):
-        _show(axes[k + 1], pixels)
-        _heat(axes[k + 1], found.maps[k].numpy(), pixels.shape)
-        axes[k + 1].set_title(word, fontproperties=font, fontsize=11, color=COLOURS[k % len(COLOURS)])
+        _show(axis, pixels)
+        if k == 0:
+            _boxes(axis, found.located, pixels.shape)
+            continue
+        _heat(axis, found.maps[k - 1].numpy(), pixels.shape)
+        axis.set_title(found.words[k - 1], fontproperties=font, fontsize=11, color=COLOURS[(k - 1) % len(COLOURS)])
     if matched:
-        _matches(parts[1].subplots(), found, pixels, font)
+        _matches(figure.add_subplot(layout[rows, :]), found, pixels, font)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="png", dpi=100)
     return lacking
@@ -65,15 +68,17 @@ def _heat(axis: Axes, heat: np.ndarray, shape: tuple[int, ...]) -> None:
     low, high = heat.min(), heat.max()
     scaled = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
     where = (0, shape[1], shape[0], 0)
-    axis.imshow(scaled, extent=where, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.45 * scaled, interpolation="nearest")
+    axis.imshow(
+        scaled, extent=where, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.45 * scaled, interpolation="nearest"
+    )
 
 
-def _boxes(axis: Axes, located: Any, shape: tuple[int, ...], font) -> None:
-    """Boxes [K, 4] or [1, K, 4] (x0, y0, x1, y1 in 0..1) that a system locates the text by."""
-    boxes = getattr(located, "boxes", located)
-    if not isinstance(boxes, Tensor) or boxes.shape[-1] != 4:
+def _boxes(axis: Axes, located: Any, shape: tuple[int, ...]) -> None:
+    """The best boxes [1, K, 4] (x0, y0, x1, y1 in 0..1) that a system locates the text by."""
+    boxes = getattr(located, "boxes", None)
+    if not isinstance(boxes, Tensor):
         return
-    for k, (x0, y0, x1, y1) in enumerate(boxes.detach().reshape(-1, 4).tolist()):
+    for k, (x0, y0, x1, y1) in enumerate(boxes[0, :BOXES].detach().tolist()):
         colour, width, height = COLOURS[k % len(COLOURS)], shape[1], shape[0]
         corner = (x0 * width, y0 * height)
         axis.add_patch(Rectangle(corner, (x1 - x0) * width, (y1 - y0) * height, fill=False, color=colour, lw=1.5))

@@ -51,6 +51,10 @@ class ImageBackbone(Lockable):
                 module.eval()
         return self
 
+    def grid(self, tokens: Tensor) -> Tensor:
+        """[B, N, W]: the grid alone, row by row, without the class token of a network that pools by one."""
+        return tokens[:, 1:] if self.config.pool == "class" else tokens
+
     def pool(self, tokens: Tensor) -> Tensor:
         """[B, W]: the class token, or the mean or greatest over the grid, as `pool` says."""
         if self.config.pool == "class":

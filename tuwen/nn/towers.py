@@ -86,8 +86,8 @@ class ImageTower(Lockable):
         return torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
 
     def grid(self, tokens: Tensor) -> Tensor:
-        """[B, N, W]: the patches alone, row by row, without the class token."""
-        return tokens if self.class_token is None else tokens[:, 1:]
+        """[B, N, W]: the patches alone, row by row, without class token and registers."""
+        return tokens[:, self.first :]
 
     def pool(self, tokens: Tensor) -> Tensor:
         """[B, W]: the class token, or the mean or greatest of the patches, as `pool` says ("map": the mean)."""

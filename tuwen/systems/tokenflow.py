@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Texts
@@ -143,4 +144,5 @@ class TokenFlow(System):
         """tokens: all [B, L, D], of which words alone are real."""
         encoded = self.encoders.encode_texts(texts.ids, texts.mask)
         words = texts.mask & (texts.ids != self.vocabulary.cls) & (texts.ids != self.vocabulary.sep)
-        return Encoded(encoded.pooled, unit(self.encoders.text_projection(encoded.states["last"])), words)
+        tokens = unit(self.encoders.text_projection(encoded.states["last"]))
+        return Encoded(encoded.pooled, tokens, F.pad(words, (0, tokens.shape[1] - words.shape[1])))

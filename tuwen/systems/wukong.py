@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Texts
@@ -23,10 +24,9 @@ from tuwen.systems.system import Losses, Paper, Progress, Scores, System
 
 @dataclass(frozen=True)
 class WukongConfig:
-    """The published models are style "wukong" with `text.kind` "clip", embed 256 and 12 tokens (24 for ViT-L).
+    """The published models are style "wukong" with `image.locked`, `text.kind` "clip", embed 256, 12 tokens (ViT-L 24).
 
     style: "clip" (one vector a side), "filip" (all patches), "wukong" (patches reduced to `tokens`).
-    locked: the image tower stays as it starts (LiT); for towers that were trained before.
     specials: [CLS] and [SEP] count among a text's tokens, as published.
     padding: see `MaxFlow`; "zeros" is the official code's.
     scales: one temperature a direction, as the official code has, or one for both, as the papers say.
@@ -37,7 +37,6 @@ class WukongConfig:
     embed: int = 256
     style: Literal["clip", "filip", "wukong"] = "wukong"
     tokens: int = 12
-    locked: bool = False
     specials: bool = True
     padding: Literal["discard", "zeros"] = "discard"
     scales: int = 2
@@ -102,15 +101,6 @@ class Wukong(System):
             nn.Parameter(torch.tensor(config.log_scale)) for _ in range(config.scales)
         )  # of i2t and of t2i
         self.similarity = MaxFlow(padding=config.padding)
-        if config.locked:
-            self.encoders.image.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Wukong":
-        """A locked tower stays in evaluation mode: no dropout."""
-        super().train(mode)
-        if self.config.locked:
-            self.encoders.image.eval()
-        return self
 
     @torch.no_grad()
     def before_step(self, progress: Progress) -> None:
@@ -156,11 +146,11 @@ class Wukong(System):
     def encode_texts(self, texts: Texts) -> Encoded:
         if self.config.style == "clip":
             return self.encoders.encode_texts(texts.ids, texts.mask)
-        states = self.encoders.text(texts.ids, texts.mask)
+        states = self.encoders.encode_texts(texts.ids, texts.mask).states["last"]
         tokens = unit(self.encoders.text_projection(states))
         real = texts.mask if self.config.specials else self.content(texts)
-        whole = (tokens * real[..., None]).sum(1)
-        return Encoded(unit(whole), tokens, real)
+        real = F.pad(real, (0, tokens.shape[1] - real.shape[1]))  # a tower may read padding of its own
+        return Encoded(unit((tokens * real[..., None]).sum(1)), tokens, real)
 
     def content(self, texts: Texts) -> Tensor:
         """[B, L] bool: real tokens but [CLS] and [SEP]."""

@@ -159,6 +159,12 @@ class FileCorpus(Corpus):
         entry = self._entry(row)
         return Record(entry.id, entry.texts, self._image_ids[row], entry.columns)
 
+    @property
+    def zero_shot(self) -> Path | None:
+        """The file of class names and prompts beside the table, where there is one (`tuwen.data.classes`)."""
+        path = self._source.root / "zeroshot.json"
+        return path if path.is_file() else None
+
     def encoded(self, row: int) -> bytes:
         """The row's picture as it lies in its file, still encoded.
 
