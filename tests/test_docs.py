@@ -69,8 +69,9 @@ def test_shown_commands_parse_and_name_real_settings(where, words, capsys):
         return
     args = cli.parser().parse_args(words)
     named = {"train": lambda: [args.system], "compare": lambda: args.systems}.get(args.command, list)()
-    for system in filter(None, named):
-        RunConfig.of(system, args.size or "small", args.corpus, changes=settings_for(system, args.sets))
+    for name in filter(None, named):
+        system, own = compare.arm(name)
+        RunConfig.of(system, args.size or "small", args.corpus, changes=settings_for(system, args.sets) | own)
 
 
 def settings_for(system: str, sets: list[tuple[str, str]]) -> dict[str, str]:
