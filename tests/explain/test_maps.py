@@ -1,5 +1,6 @@
 """Word maps of a system whose tokens are colours, by hand; Grad-CAM against loops over what a system's parts record."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from tuwen.errors import UserError
 from tuwen.explain import explain, word_maps
 from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.sizes import size
 from tuwen.similarity.token_wise import token_flow, token_scores
 from tuwen.systems.system import Scores, System
 
@@ -110,13 +112,14 @@ def test_what_cannot_be_explained_is_told(tokenizer):
 
 @pytest.mark.parametrize("name", ["albef", "r2d2"])
 def test_grad_cam_is_attention_times_positive_gradient(name, tokenizer):
-    system = build(name).eval()
+    system = build(name, fusion=dataclasses.replace(size("tiny").fusion, layers=3)).eval()
     asked = model(system, tokenizer, 32)
     system.encoders.text.words = nn.Embedding(tokenizer.vocabulary.size, 32)
     pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     found = explain(asked, pixels, "red square 绿色")
     assert found.words == ["red", "square", "绿色"]
     assert found.maps.shape == (3, 4, 4)
+    assert (found.maps.amax((1, 2)) > 0).all()
 
     ids, mask = tokenizer.encode(["red square 绿色"], 16)
     with torch.no_grad():
@@ -127,7 +130,7 @@ def test_grad_cam_is_attention_times_positive_gradient(name, tokenizer):
         logits = system.match_head(system.fusion(text, mask, image, None, records)[:, 0])
     else:
         logits = system.text_match_head(system.text_queries(text, mask, image, None, records)[:, 0])
-    weights = [record.weights for record in records if record.cross]
+    weights = [record.weights for record in records if record.cross][:-1]  # what the last sees, the match does not read
     gradients = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), weights)
     spans = [np.flatnonzero(row) + 1 for row in word_of_token(tokenizer, "red square 绿色")]
     for word, places in enumerate(spans):
@@ -150,3 +153,10 @@ def word_of_token(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return np.array(
         [[start <= place[0] < start + 6 and (start != 0 or place[0] < 4) for place in places] for start in starts]
     )
+
+
+def test_one_fusion_layer_has_no_attention_to_show(tokenizer):
+    system = build("albef").eval()
+    system.encoders.text.words = nn.Embedding(tokenizer.vocabulary.size, 32)
+    with pytest.raises(UserError, match="two layers or more"):
+        explain(model(system, tokenizer, 32), torch.zeros(3, 32, 32, dtype=torch.uint8), "red")

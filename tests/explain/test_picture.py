@@ -67,7 +67,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     changes = {"train.steps": 1, "train.batch_size": 8, "data.workers": 0, "train.threads": 1}
     for name in ("wukong", "albef"):
-        config = RunConfig.of(name, "tiny", "scenes:count=16,side=32", changes=changes)
+        own = {"model.fusion.layers": 2} if name == "albef" else {}
+        config = RunConfig.of(name, "tiny", "scenes:count=16,side=32", changes=changes | own)
         loop.train(config, folder / name, quiet=True)
     to_pillow(Scenes(count=1, side=48).image(0)).save(folder / "picture.png")
     return folder

@@ -49,8 +49,7 @@ def compare(
 ) -> dict:
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
 
-    names: systems, in the order of all tables; or arms of one, "wukong:model.style=filip", whose settings hold for that
-    arm alone. steps: optimizer steps of every run (default: the config's).
+    names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip") with settings of their own. steps: optimizer steps of every run (default: the config's).
     seeds: runs a system, with seeds from `train.seed` on. towers: steps of a clip run trained first for each seed, in
     OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion systems start from trained
     encoders; 0: all start from the same drawn weights. changes: config by dotted or nested name for all systems;

@@ -162,21 +162,24 @@ def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Wor
     """Grad-CAM of the match's log-odds on cross-attention from words to places (Selvaraju 2017; ALBEF, section 6.1).
 
     A place's share is its attention weight times the weight's gradient where that is positive, averaged over heads and,
-    by choice, over all layers (ALBEF takes the third).
+    by choice, over all layers but the last (ALBEF takes the third of six): there the match reads the first token alone.
     """
     system = model.system
     with torch.no_grad():
         image, sentence = system.encode_images(pictures), system.encode_texts(texts)
     with torch.enable_grad(), _recorded(model, image) as records:
         match = system.match(image, sentence)
-        if not records:
-            raise system.lacks("explain", "its cross encoder has no attention from words to places")
-        gradients = torch.autograd.grad(match.sum(), [record.weights for record in records], allow_unused=True)
+        by_word = [record.weights for record in records if record.weights.shape[2] == texts.ids.shape[1]]
+        gradients = torch.autograd.grad(match.sum(), by_word, allow_unused=True) if by_word else ()
     shares = [
-        (record.weights.detach() * gradient.clamp(min=0))[0].mean(0)
-        for record, gradient in zip(records, gradients, strict=True)
+        (weights.detach() * gradient.clamp(min=0))[0].mean(0)
+        for weights, gradient in zip(by_word, gradients, strict=True)
         if gradient is not None
     ]
+    if not shares:
+        raise system.lacks(
+            "explain", "the match hangs on no attention from words to places; two layers or more have it"
+        )
     cam = torch.stack(shares).mean(0).float()  # [L, S]
     maps = torch.stack([_grid(cam[word.start : word.end].mean(0)) for word in words])
     with torch.no_grad():

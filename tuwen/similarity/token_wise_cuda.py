@@ -33,7 +33,7 @@ def fits(v: Tensor, w: Tensor, flow: Flow) -> bool:
 
 
 def token_scores(
-    flow: MaxFlow | SoftFlow,
+    flow: Flow,
     v: Tensor,
     w: Tensor,
     v_whole: Tensor | None,
