@@ -49,13 +49,12 @@ def compare(
 ) -> dict:
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
 
-    names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip") with settings of their own. steps: optimizer steps of every run (default: the config's).
-    seeds: runs a system, with seeds from `train.seed` on. towers: steps of a clip run trained first for each seed, in
-    OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion systems start from trained
-    encoders; 0: all start from the same drawn weights. changes: config by dotted or nested name for all systems;
-    under a system's own name for that one alone ({"albef": {"model.queue": 4096}}). measure: how runs are measured
-    at the end. validation: pictures of the "val" split (else of the measured one) whose first-stage recall is
-    followed while training; 0: none.
+    names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip"). steps: optimizer steps of
+    every run (default: the config's). seeds: runs a system, from `train.seed` on. towers: steps of a clip run trained
+    first for each seed, in OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion
+    systems start from trained encoders; 0: all start from the same drawn weights. changes: config by dotted or nested
+    name for all systems; under a system's own name for that one alone ({"albef": {"model.queue": 4096}}). measure: how
+    runs are measured at the end. validation: pictures of "val" (else of the measured split) that are followed; 0: none.
 
     Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
     "seeds" (each run's own), "spread" (standard deviation over seeds; None for one)}}`, with
