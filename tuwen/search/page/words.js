@@ -1,0 +1,48 @@
+// The words of the page in its two languages.
+
+const WORDS = {
+  en: {
+    placeholder: "Describe what you look for, or drop a picture", choose: "Search by a picture", forget: "Remove the picture",
+    search: "Search", filters: "Filters", any: "any", key: "API key", use: "Use", more: "More", copy: "Copy", copied: "Copied",
+    curl: "The same search with curl", drop: "Drop the picture here", words: "Where the words matched",
+    first: "first", score: "final", similar: "Similar", other: "中文",
+    ready: (n) => `${n.toLocaleString("en")} pictures`,
+    found: (n, ms) => `${n} result${n === 1 ? "" : "s"} in ${ms} ms`, none: "Nothing found",
+    incomplete: "time ran out before all were re-ranked", like: "Pictures like the chosen one",
+    searching: "Searching…", busy: "The service is busy; trying again…", unreachable: "The service does not answer",
+    noPicture: "That is no picture file", locked: "This service needs a key", result: (n, text) => `Result ${n}: ${text}`,
+  },
+  zh: {
+    placeholder: "描述要找的图片，或拖入一张图片", choose: "以图搜图", forget: "移除图片",
+    search: "搜索", filters: "筛选", any: "不限", key: "API 密钥", use: "使用", more: "更多", copy: "复制", copied: "已复制",
+    curl: "用 curl 进行同样的搜索", drop: "把图片放在这里", words: "各词在图中匹配的位置",
+    first: "初排", score: "精排", similar: "相似图片", other: "English",
+    ready: (n) => `共 ${n.toLocaleString("zh")} 张图片`,
+    found: (n, ms) => `${n} 个结果，用时 ${ms} 毫秒`, none: "没有找到",
+    incomplete: "时间已到，未全部精排", like: "与所选图片相似的图片",
+    searching: "正在搜索…", busy: "服务繁忙，正在重试…", unreachable: "服务没有响应",
+    noPicture: "这不是图片文件", locked: "此服务需要密钥", result: (n, text) => `结果 ${n}：${text}`,
+  },
+};
+
+let language = localStorage.getItem("language") ?? (/^zh/i.test(navigator.language) ? "zh" : "en");
+
+export const said = (name, ...values) => {
+  const word = WORDS[language][name];
+  return typeof word === "function" ? word(...values) : word;
+};
+
+export const spoken = () => language;
+
+export function turn() {
+  language = language === "zh" ? "en" : "zh";
+  localStorage.setItem("language", language);
+}
+
+// Fills in the words of everything below an element that asks for them.
+export function speak(root) {
+  for (const [attribute, property] of [["text", "textContent"], ["placeholder", "placeholder"], ["title", "title"]]) {
+    for (const element of root.querySelectorAll(`[data-${attribute}]`)) element[property] = said(element.dataset[attribute]);
+  }
+  for (const element of root.querySelectorAll("[data-label]")) element.setAttribute("aria-label", said(element.dataset.label));
+}

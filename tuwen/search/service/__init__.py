@@ -1,0 +1,1 @@
+"""Search over HTTP: routes, API keys, limits, batches across requests, metrics and logs."""

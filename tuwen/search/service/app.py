@@ -1,0 +1,81 @@
+"""The application: routes, page, guard and the form of refusals, put together."""
+
+import asyncio
+import contextlib
+import mimetypes
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+
+from tuwen.errors import UserError
+from tuwen.search.query import Searcher
+from tuwen.search.service import routes
+from tuwen.search.service.guard import Guard
+from tuwen.search.service.keys import Keys
+from tuwen.search.service.service import Service
+from tuwen.search.service.settings import Settings
+from tuwen.search.service.work import Full
+
+PAGE = Path(__file__).parent.parent / "page"
+
+
+def create_app(searcher: Searcher, settings: Settings, keys: Keys | None) -> FastAPI:
+    """The ASGI application of a searcher; `app.state.service` is what its routes share.
+
+    keys: None only where nobody but this machine can reach it (`settings.refuse_open_service`).
+    """
+    service = Service(searcher, settings, keys)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI):
+        fresh = asyncio.create_task(service.keep_fresh())
+        yield
+        fresh.cancel()
+        await service.close()
+
+    # without FastAPI's own pages of documentation: they load scripts from elsewhere
+    app = FastAPI(title="tuwen", version=version("tuwen"), docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
+    for router in (routes.public, routes.read, routes.write):
+        app.include_router(router)
+    for path in sorted(PAGE.iterdir()):
+        app.add_api_route(
+            f"/{path.name}".replace("index.html", ""), _file(path), methods=["GET"], include_in_schema=False
+        )
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(UserError, _mistaken)
+    app.add_exception_handler(Full, _full)
+    app.add_middleware(Guard, limits=settings.limits, metrics=service.metrics, local=keys is None)
+    MultiPartParser.spool_max_size = settings.limits.upload  # forms stay in memory: no request writes a file
+    return app
+
+
+def _file(path: Path) -> Callable[[], Response]:
+    """A route that gives a file of the page, read here and now: no address a client asks for becomes a path."""
+    data, kind = path.read_bytes(), mimetypes.guess_type(path.name)[0]
+    return lambda: Response(data, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return JSONResponse({"detail": routes.first_problem(error.errors())}, 422)
+
+
+async def _mistaken(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+async def _full(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "too many requests wait; try again"}, 429, {"Retry-After": "1"})

@@ -1,0 +1,69 @@
+"""What a service is told when it starts."""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from tuwen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may bring. Beyond it the answer is 408, 413 or 422, and nothing is decoded.
+
+    text: characters of a query or of a text beside a picture. json: bytes of a JSON body. upload: bytes of a form with
+    pictures. pixels: of one picture, read from its header. pictures: in one form. read_seconds: until the body is in.
+    """
+
+    text: int = 1000
+    json: int = 64 * 2**10
+    upload: int = 20 * 2**20
+    pixels: int = 50_000_000
+    pictures: int = 32
+    read_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A service: where it listens and how it works.
+
+    top: results where a request asks no number. candidates: pictures of the first stage that are re-ranked.
+    budget_ms: time for one search, its wait included; None: no bound. batch: searches done together.
+    queue: jobs that may wait; one more is answered 429. drain_seconds: for the requests in hand at the end.
+    refresh_seconds: between two looks whether another process changed the index.
+    log_queries: write the texts of queries into the log.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    top: int = 20
+    candidates: int = 64
+    budget_ms: int | None = None
+    batch: int = 16
+    queue: int = 128
+    drain_seconds: int = 30
+    refresh_seconds: float = 10.0
+    log_queries: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_open_service(host: str) -> None:
+    """A service without keys may listen on loopback only.
+
+    Raises:
+        UserError: if others could reach the host.
+    """
+    if not is_loopback(host):
+        raise UserError(
+            f"--no-keys with --host {host}: anyone who reaches {host} could read and change the index; "
+            "give --keys FILE (`tuwen key` makes one) or --host 127.0.0.1"
+        )
