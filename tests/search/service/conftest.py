@@ -3,7 +3,6 @@
 import contextlib
 
 import pytest
-import torch
 from starlette.testclient import TestClient
 
 from tuwen.data.corpora.scenes import Scenes
@@ -14,8 +13,6 @@ from tuwen.search.query import Searcher
 from tuwen.search.service.app import create_app
 from tuwen.search.service.keys import Keys, create
 from tuwen.search.service.settings import Settings
-from tuwen.training.config import RunConfig
-from tuwen.training.loop import train
 
 COUNT = 24
 LOCAL = "http://127.0.0.1"
@@ -34,17 +31,9 @@ def pictures(count: int = COUNT, seed: int = 0, start: int = 0) -> list[Picture]
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory):
-    torch.manual_seed(0)
-    changes = {"train.steps": 1, "train.batch_size": 8, "data.workers": 0}
-    config = RunConfig.of("albef", "tiny", "scenes:count=40", changes=changes)
-    return train(config, tmp_path_factory.mktemp("service") / "run", quiet=True)
-
-
-@pytest.fixture(scope="session")
-def index_folder(run_folder, tmp_path_factory):
+def index_folder(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service") / "index"
-    Index.build(run_folder, pictures(), folder)
+    Index.build(run, pictures(), folder)
     return folder
 
 

@@ -37,9 +37,9 @@ def png(width, height, rows=b""):
 
 
 @pytest.fixture(scope="module")
-def searcher(run_folder, tmp_path_factory):
+def searcher(run, tmp_path_factory):
     """An index of this file's own, which must be as it was after every test."""
-    return Searcher(Index.build(run_folder, pictures(), tmp_path_factory.mktemp("hostile") / "index"))
+    return Searcher(Index.build(run, pictures(), tmp_path_factory.mktemp("hostile") / "index"))
 
 
 JPEG, PNG = encoded(noise(), "JPEG"), encoded(noise(), "PNG")

@@ -85,14 +85,14 @@ def test_similar(client, searcher):
 def test_what_is_searched(client):
     about = client.get("/index").json()
     assert about["pictures"] == COUNT
-    assert about["system"] == "albef"
+    assert about["system"] == "r2d2"
     assert about["columns"]["price"] == {"kind": "number", "values": [], "min": 0.0, "max": COUNT - 1.0}
     assert sorted(about["columns"]["shelf"]["values"]) == ["a", "b", "c"]
     assert sorted(about["columns"]["tags"]["values"]) == ["a", "t0", "t1"]
 
 
-def test_pictures_come_and_go(run_folder, tmp_path, serve):
-    index = Index.build(run_folder, pictures(4), tmp_path / "index")
+def test_pictures_come_and_go(run, tmp_path, serve):
+    index = Index.build(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index))
     new = pictures(2, seed=1)
     records = [{"id": one.id, "texts": one.texts, "columns": {"shelf": "z"}} for one in new]
@@ -114,8 +114,8 @@ def test_pictures_come_and_go(run_folder, tmp_path, serve):
     assert client.get("/index").json()["pictures"] == 5
 
 
-def test_changes_of_another_process_are_seen(run_folder, tmp_path, serve):
-    index = Index.build(run_folder, pictures(4), tmp_path / "index")
+def test_changes_of_another_process_are_seen(run, tmp_path, serve):
+    index = Index.build(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index), refresh_seconds=0.02)
     Index.open(tmp_path / "index").add(pictures(1, seed=1))
     for _ in range(500):
@@ -124,8 +124,8 @@ def test_changes_of_another_process_are_seen(run_folder, tmp_path, serve):
     assert client.get("/similar", params={"id": "scene/1-0.jpg"}).status_code == 200
 
 
-def test_while_another_writes_changes_are_refused(run_folder, tmp_path, serve):
-    index = Index.build(run_folder, pictures(4), tmp_path / "index")
+def test_while_another_writes_changes_are_refused(run, tmp_path, serve):
+    index = Index.build(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index))
     with Index.open(tmp_path / "index")._record.writing():
         answer = client.delete("/pictures", params={"id": "scene/0-0.jpg"})

@@ -25,11 +25,8 @@ class Slow:
 
 def run(scene, **options):
     async def wrapped():
-        work = Work("test", **{"limit": 10, "batch": 4} | options)
-        try:
+        async with Work("test", **{"limit": 10, "batch": 4} | options) as work:
             return await scene(work)
-        finally:
-            await work.close()
 
     return asyncio.run(wrapped())
 
@@ -103,18 +100,17 @@ def test_jobs_nobody_waits_for_are_dropped():
     assert slow.calls == [[1], [3]]
 
 
-def test_closing_finishes_what_waits():
+def test_at_the_end_what_waits_is_done():
     slow = Slow()
 
     async def scene(work):
         tasks = await started(work, slow, "a", 1)
         tasks += await started(work, slow, "b", 2)
         slow.free.set()
-        await work.close()
-        assert slow.calls == [[1], [2]]
-        return await asyncio.gather(*tasks)
+        return tasks
 
-    assert run(scene) == [2, 4]
+    assert [task.result() for task in run(scene)] == [2, 4]
+    assert slow.calls == [[1], [2]]
 
 
 def test_alone_means_alone():

@@ -1,6 +1,5 @@
 """The application: routes, page, guard and the form of refusals, put together."""
 
-import asyncio
 import contextlib
 import mimetypes
 from collections.abc import Callable
@@ -34,10 +33,8 @@ def create_app(searcher: Searcher, settings: Settings, keys: Keys | None) -> Fas
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI):
-        fresh = asyncio.create_task(service.keep_fresh())
-        yield
-        fresh.cancel()
-        await service.close()
+        async with service.running():
+            yield
 
     # without FastAPI's own pages of documentation: they load scripts from elsewhere
     app = FastAPI(title="tuwen", version=version("tuwen"), docs_url=None, redoc_url=None, lifespan=lifespan)

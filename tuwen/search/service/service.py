@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -48,9 +48,13 @@ class Service:
             self.metrics.gauge(f"tuwen_waiting_{name}", f"Jobs that wait: {name}", work.__len__)
         self.metrics.gauge("tuwen_pictures", "Pictures in the index", lambda: len(searcher.index))
 
-    async def close(self) -> None:
-        for work in (self.searches, self.pictures, self.changes):
-            await work.close()
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """While it lasts, jobs are done and the index is kept fresh; at its end what waits is done still."""
+        async with self.searches, self.pictures, self.changes:
+            fresh = asyncio.create_task(self._keep_fresh())
+            yield
+            fresh.cancel()
 
     def admit(self, request: Request, scope: str) -> None:
         """Lets a request through, before anything of its body is read.
@@ -146,7 +150,7 @@ class Service:
         except UserError:
             raise HTTPException(409, "the index is being written elsewhere; try again") from None
 
-    async def keep_fresh(self) -> None:
+    async def _keep_fresh(self) -> None:
         """Sees from time to time what other processes changed in the index."""
         while True:
             await asyncio.sleep(self.settings.refresh_seconds)

@@ -21,7 +21,7 @@ class _Job:
 
 
 class Work:
-    """A bounded queue before one thread.
+    """A bounded queue before one thread, which lives while this is entered.
 
     Nothing waits for company: what has come in while the thread was busy is done together next, so a lone request
     loses no time and many share their passes.
@@ -32,11 +32,21 @@ class Work:
 
     def __init__(self, name: str, limit: int, batch: int = 1, seen: Callable[[int], None] = lambda size: None):
         self.limit, self.batch, self.seen = limit, batch, seen
+        self.name = name
         self._waiting: deque[_Job] = deque()
-        self._come = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._task: asyncio.Task | None = None
-        self._closing = False
+
+    async def __aenter__(self) -> "Work":
+        self._come, self._closing = asyncio.Event(), False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
+        self._task = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(self, *error) -> None:
+        """Ends the thread, once what waits is done."""
+        self._closing = True
+        self._come.set()
+        await self._task
+        await asyncio.to_thread(self._thread.shutdown)
 
     def __len__(self) -> int:
         """Jobs that wait."""
@@ -54,8 +64,6 @@ class Work:
         """
         if self.full:
             raise Full
-        if self._task is None:
-            self._task = asyncio.create_task(self._work())
         job = _Job(key, function, item, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._come.set()
@@ -68,14 +76,6 @@ class Work:
             Full: too many wait.
         """
         return await self.together(object(), lambda items: [function(*arguments)], None)
-
-    async def close(self) -> None:
-        """Ends the thread, once what waits is done."""
-        self._closing = True
-        self._come.set()
-        if self._task is not None:
-            await self._task
-        await asyncio.to_thread(self._thread.shutdown)
 
     async def _work(self) -> None:
         while True:
