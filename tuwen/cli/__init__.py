@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuwen.cli import compare, data, evaluate, explain, generate, search, systems, train
+from tuwen.cli import compare, data, evaluate, explain, generate, search, serve, systems, train
 from tuwen.cli.parser import Parser
 from tuwen.errors import UserError
 
@@ -25,6 +25,7 @@ examples:
   tuwen index runs/r2d2 photos --out photos.index      pictures made searchable
   tuwen search photos.index "a red bird"
   tuwen generate runs/unix2 cat.jpg --language zh      a caption, by a run with a decoder
+  tuwen serve photos.index --no-keys                   the same as a service with a page
 
 `tuwen COMMAND --help` says more."""
 
@@ -34,7 +35,7 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (systems, data, train, evaluate, explain, compare, search, generate):
+    for group in (systems, data, train, evaluate, explain, compare, search, serve, generate):
         group.add_to(commands)
     return root
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tuwen.cli.parser import add_command, positive
+from tuwen.cli.search import whole
 from tuwen.errors import UserError
 
 SERVE = """\
@@ -28,15 +29,12 @@ def _add_serve(commands) -> None:
     serve.add_argument("index", metavar="INDEX", help="made by `tuwen index`")
     keys = serve.add_mutually_exclusive_group(required=True)
     keys.add_argument("--keys", metavar="FILE", type=Path, help="of API keys, made by `tuwen key`")
-    keys.add_argument(
-        "--no-keys", action="store_true", help="anyone on this machine may do anything; on loopback alone"
-    )
+    keys.add_argument("--no-keys", action="store_true", help="on loopback alone: all on this machine may do anything")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0: a free one (default 8000)")
-    serve.add_argument(
-        "--run", metavar="RUN", type=Path, help="where the run is, if it moved since the index was built"
-    )
-    serve.add_argument("--candidates", metavar="K", type=positive, help="pictures a search re-ranks (default 64)")
+    moved = "where the run is, if it moved since the index was built"
+    serve.add_argument("--run", dest="run_folder", metavar="RUN", type=Path, help=moved)
+    serve.add_argument("--candidates", metavar="K", type=whole, help="pictures a search re-ranks (default 64)")
     serve.add_argument("--budget-ms", metavar="MS", type=positive, help="time of a search, its wait included")
     serve.add_argument("--batch", metavar="N", type=positive, help="searches done together (default 16)")
     serve.add_argument("--queue", metavar="N", type=positive, help="searches that may wait; beyond, 429 (default 128)")
@@ -54,16 +52,16 @@ def run_key(args) -> None:
 
 def run_serve(args) -> None:
     """Checks all that can be wrong before anything heavy is loaded."""
-    try:
-        from tuwen.search.service import run
-    except ImportError as error:
-        raise UserError(f"the service needs {error.name}: pip install 'tuwen[search]'") from None
     from tuwen.search.service.keys import Keys
     from tuwen.search.service.settings import refuse_open_service
 
     if args.no_keys:
         refuse_open_service(args.host)
     keys = None if args.no_keys else Keys.read(args.keys)
+    try:
+        from tuwen.search.service import run
+    except ImportError as error:
+        raise UserError(f"the service needs {error.name}: pip install 'tuwen[search]'") from None
     settings = settings_of(args)
     with run.bind(settings) as listening:
         searcher = _searcher(args)
@@ -91,6 +89,6 @@ def _searcher(args):
     from tuwen.search.query import Query, Searcher
     from tuwen.training.parallel import device
 
-    searcher = Searcher(Index.open(args.index, run=args.run, device=str(device("auto"))))
+    searcher = Searcher(Index.open(args.index, run=args.run_folder, device=str(device("auto"))))
     searcher.search([Query(text="?")], top=1)
     return searcher

@@ -19,7 +19,9 @@ from tuwen.search.service.settings import Settings
 @pytest.fixture(scope="module")
 def document(run, tmp_path_factory, key_file):
     index = Index.build(run, pictures(8), tmp_path_factory.mktemp("openapi") / "index")
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(Searcher(index), Settings(), Keys.read(key_file[0])))
+    return schemathesis.openapi.from_asgi(
+        "/openapi.json", create_app(Searcher(index), Settings(), Keys.read(key_file[0]))
+    )
 
 
 CHECKS = [checks.not_a_server_error, checks.status_code_conformance, checks.content_type_conformance]

@@ -1,7 +1,6 @@
 """What stands before every route: limits on the body, the Host of a service without keys, headers, log, metrics."""
 
 import json
-import logging
 import secrets
 import time
 from urllib.parse import urlsplit
@@ -50,7 +49,7 @@ class Guard:
             else:
                 await self.app(scope, body.receive, answer.send)
         except Exception as error:
-            log.note("failed", logging.ERROR, error, request=answer.id)
+            log.note_error("failed", error, request=answer.id)
             if not answer.status:
                 await answer.problem(500, f"the service failed; its log says where, at request {answer.id}")
         finally:

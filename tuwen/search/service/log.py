@@ -19,7 +19,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
+        line: dict[str, Any] = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
         line |= {"event": record.getMessage(), **getattr(record, "fields", {})}
         if record.exc_info and record.exc_info[0]:
             line["error"] = record.exc_info[0].__name__
@@ -28,9 +28,14 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def note(event: str, level: int = logging.INFO, error: BaseException | None = None, **fields: Any) -> None:
+def note(event: str, **fields: Any) -> None:
     """One line of the log."""
-    LOGGER.log(level, event, extra={"fields": fields}, exc_info=error)
+    LOGGER.info(event, extra={"fields": fields})
+
+
+def note_error(event: str, error: BaseException, **fields: Any) -> None:
+    """One line of the log about something that went wrong."""
+    LOGGER.error(event, extra={"fields": fields}, exc_info=error)
 
 
 def start() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 import unicodedata
@@ -20,7 +19,7 @@ from tuwen.errors import UserError
 from tuwen.explain import word_maps
 from tuwen.search.filters import sql
 from tuwen.search.query import Found, Query, Searcher
-from tuwen.search.service import log
+from tuwen.search.service import log, messages
 from tuwen.search.service.keys import Keys
 from tuwen.search.service.metrics import Metrics
 from tuwen.search.service.settings import Settings
@@ -73,8 +72,8 @@ class Service:
         if not key.may(scope):
             raise HTTPException(403, f"the key {key.name} may {key.scope}, not {scope}")
 
-    async def search(self, request: Request, query: Query, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON of a search, done together with others that wait and ask for the same."""
+    async def search(self, request: Request, query: Query, asked: Mapping[str, Any]) -> messages.Found:
+        """The answer to a search, done together with others that wait and ask for the same."""
         start, settings = time.monotonic(), self.settings
         top = asked["top"] or settings.top
         candidates = settings.candidates if asked["candidates"] is None else asked["candidates"]
@@ -91,37 +90,38 @@ class Service:
             self.metrics.incomplete.inc()
         return self.answer(request, found, start)
 
-    async def similar(self, request: Request, id: str, top: int | None) -> dict[str, Any]:
+    async def similar(self, request: Request, id: str, top: int | None) -> messages.Found:
         start = time.monotonic()
         with _known():
             found = await self.searches.alone(self.searcher.similar, id, top or self.settings.top)
         return self.answer(request, found, start)
 
-    def answer(self, request: Request, found: Found, start: float) -> dict[str, Any]:
-        """The JSON of what was found. Where on this machine a picture came from is not told."""
+    def answer(self, request: Request, found: Found, start: float) -> messages.Found:
+        """What was found. Where on this machine a picture came from is not told."""
         note(request, results=len(found.results), complete=found.complete)
         results = [
-            {
-                "id": result.id,
-                "texts": result.texts,
-                "columns": result.columns,
-                "first": _finite(result.first),
-                "score": _finite(result.score),
-                "thumbnail": f"pictures/thumbnail?id={quote(result.id, safe='')}",
-            }
+            messages.Result(
+                id=result.id,
+                texts=result.texts,
+                columns=result.columns,
+                first=_finite(result.first),
+                score=_finite(result.score),
+                thumbnail=f"pictures/thumbnail?id={quote(result.id, safe='')}",
+            )
             for result in found.results
         ]
         ms = round(1000 * (time.monotonic() - start), 1)
-        return {"results": results, "reranked": found.reranked, "complete": found.complete, "ms": ms}
+        return messages.Found(results=results, reranked=found.reranked, complete=found.complete, ms=ms)
 
-    async def explain(self, id: str, text: str) -> dict[str, Any]:
-        """The JSON of where each word matched."""
+    async def explain(self, id: str, text: str) -> messages.Explained:
+        """Where each word matched."""
 
         with _known():
             picture = await self.pictures.alone(self.searcher.index.picture, id)
         words, maps = await self.searches.alone(word_maps, self.searcher.model, picture, text)
         told = [[[round(value, 3) for value in row] for row in one] for one in maps.float().tolist()]
-        return {"words": [{"word": word, "map": one} for word, one in zip(words, told, strict=True)]}
+        pairs = zip(words, told, strict=True)
+        return messages.Explained(words=[messages.WordMap(word=word, map=one) for word, one in pairs])
 
     def thumbnail(self, id: str) -> bytes:
         with _known():
@@ -157,7 +157,7 @@ class Service:
             try:
                 await self.changes.alone(self.searcher.index.refresh)
             except Exception as error:  # the version at hand serves on
-                log.note("not refreshed", logging.WARNING, error)
+                log.note_error("not refreshed", error)
 
     def text(self, request: Request, text: str, where: str = "text") -> str:
         """The text, if it can be one of a query or of a picture.
