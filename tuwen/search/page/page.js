@@ -1,6 +1,7 @@
 // The page: what is looked for, in the box and in the address, and what was found.
 
 import { card } from "./card.js";
+import { showFilters } from "./filters.js";
 import { Refused, ask, curl, hasKey, request, useKey } from "./service.js";
 import { said, speak, spoken, turn } from "./words.js";
 
@@ -102,33 +103,19 @@ function choose(files) {
   if (files.length) say(said("noPicture"), true);
 }
 
-function showFilters() {
-  const labels = Object.entries(about.columns).map(([name, values]) => {
-    const select = document.createElement("select");
-    select.name = name;
-    select.add(new Option(said("any"), ""));
-    values.forEach((value, k) => select.add(new Option(String(value), k)));
-    const chosen = values.indexOf(wanted.filters[name]);
-    select.value = chosen < 0 ? "" : chosen;
-    select.addEventListener("change", () => {
-      delete wanted.filters[name];
-      if (select.value !== "") wanted.filters[name] = values[select.value];
-      wanted.top = STEP;
-      look();
-    });
-    const label = document.createElement("label");
-    label.append(`${name} `, select);
-    return label;
+function showFiltersOfIndex() {
+  if (!about) return;
+  showFilters(part("filters"), about.columns, wanted.filters, () => {
+    wanted.top = STEP;
+    look();
   });
-  part("filters").replaceChildren(...labels);
-  part("filters").hidden = !labels.length;
 }
 
 function showLanguage() {
   document.documentElement.lang = spoken() === "zh" ? "zh-CN" : "en";
   part("language").textContent = said("other");
   speak(document);
-  if (about) showFilters();
+  showFiltersOfIndex();
   if (found) showResults();
   else clearResults();
 }
@@ -138,7 +125,7 @@ async function begin() {
   try {
     about = await (await ask("index")).json();
     part("key").hidden = true;
-    showFilters();
+    showFiltersOfIndex();
     await fromAddress();
   } catch (error) {
     failed(error);

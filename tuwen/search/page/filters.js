@@ -1,0 +1,49 @@
+// What results are narrowed to: a list for columns of few values, two ends for columns of numbers.
+
+import { said } from "./words.js";
+
+// Fills an element with the filters of columns, as the service describes them; `chosen` is changed by them, `changed` called.
+export function showFilters(element, columns, chosen, changed) {
+  const made = Object.entries(columns).map(([name, column]) => {
+    const label = document.createElement("label");
+    label.append(`${name} `, ...(column.kind === "number" ? ends : list)(name, column, chosen, changed));
+    return label;
+  });
+  element.replaceChildren(...made);
+  element.hidden = !made.length;
+}
+
+function list(name, { values }, chosen, changed) {
+  const select = document.createElement("select");
+  select.name = name;
+  select.add(new Option(said("any"), ""));
+  values.forEach((value, k) => select.add(new Option(String(value), k)));
+  const at = values.indexOf(chosen[name]);
+  select.value = at < 0 ? "" : at;
+  select.addEventListener("change", () => {
+    if (select.value === "") delete chosen[name];
+    else chosen[name] = values[select.value];
+    changed();
+  });
+  return [select];
+}
+
+function ends(name, column, chosen, changed) {
+  const inputs = ["min", "max"].map((end) => {
+    const input = document.createElement("input");
+    Object.assign(input, { type: "number", step: "any", name: `${name} ${end}`, placeholder: column[end] ?? "" });
+    input.setAttribute("aria-label", `${name} ${end}`);
+    input.value = chosen[name]?.[end] ?? "";
+    return input;
+  });
+  for (const input of inputs) {
+    input.addEventListener("change", () => {
+      const [min, max] = inputs.map((one) => one.valueAsNumber);
+      const range = { ...(!Number.isNaN(min) && { min }), ...(!Number.isNaN(max) && { max }) };
+      if (Object.keys(range).length) chosen[name] = range;
+      else delete chosen[name];
+      changed();
+    });
+  }
+  return [inputs[0], " – ", inputs[1]];
+}
