@@ -4,6 +4,7 @@ About a minute on one idle core; needs Debian's `chromium` and `chromium-driver`
 """
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -113,9 +114,11 @@ def url(folder):
 
 @pytest.fixture
 def page(url):
-    yield from opened(url)
+    with opened(url) as page:
+        yield page
 
 
+@contextlib.contextmanager
 def opened(url, language="en-US"):
     driver = browser(language)
     try:
@@ -141,7 +144,7 @@ def opened(url, language="en-US"):
     ],
 )
 def test_search_in_the_browser_s_language(url, language, query, placeholder, ready, first):
-    for page in opened(url, language):
+    with opened(url, language) as page:
         page.until(lambda: page.one("#status").text == ready)
         assert page.script("return document.documentElement.lang").startswith(language[:2])
         assert page.one("#text").get_attribute("placeholder").startswith(placeholder)
@@ -298,7 +301,7 @@ def test_texts_are_never_markup(page):
 
 def test_a_service_with_keys_asks_for_one(folder, key_file):
     with serving(folder, "--keys", str(key_file[0])) as live:
-        for page in opened(live.url):
+        with opened(live.url) as page:
             page.until(lambda: page.one("#key").is_displayed())
             page.one("#key-text").send_keys("wrong\n")
             page.until(lambda: page.one("#status").text == "there is no such key")
