@@ -300,13 +300,12 @@ def test_texts_are_never_markup(page):
 
 
 def test_a_service_with_keys_asks_for_one(folder, key_file):
-    with serving(folder, "--keys", str(key_file[0])) as live:
-        with opened(live.url) as page:
-            page.until(lambda: page.one("#key").is_displayed())
-            page.one("#key-text").send_keys("wrong\n")
-            page.until(lambda: page.one("#status").text == "there is no such key")
-            page.one("#key-text").send_keys(key_file[1] + "\n")
-            page.until(lambda: "31" in page.one("#status").text)
-            page.search("a cat")
-            assert '-H "Authorization: Bearer $TUWEN_KEY"' in page.one("#curl").get_attribute("textContent")
-            assert key_file[1] not in page.driver.page_source
+    with serving(folder, "--keys", str(key_file[0])) as live, opened(live.url) as page:
+        page.until(lambda: page.one("#key").is_displayed())
+        page.one("#key-text").send_keys("wrong\n")
+        page.until(lambda: page.one("#status").text == "there is no such key")
+        page.one("#key-text").send_keys(key_file[1] + "\n")
+        page.until(lambda: "31" in page.one("#status").text)
+        page.search("a cat")
+        assert '-H "Authorization: Bearer $TUWEN_KEY"' in page.one("#curl").get_attribute("textContent")
+        assert key_file[1] not in page.driver.page_source
