@@ -5,8 +5,8 @@ from tests.search import common
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """A tiny r2d2 of random weights."""
-    return common.make_run(tmp_path_factory.mktemp("run") / "r2d2")
+    """A tiny r2d2 of random weights, deep enough for a match to hang on words."""
+    return common.make_run(tmp_path_factory.mktemp("run") / "r2d2", **{"model.fusion.layers": 2})
 
 
 @pytest.fixture(scope="session")
