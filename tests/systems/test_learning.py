@@ -12,6 +12,7 @@ from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
 from tuwen.nn.initial import initialise
 from tuwen.nn.sizes import size
+from tuwen.nn.towers import DualEncoder
 from tuwen.systems.system import Progress
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig
@@ -77,8 +78,10 @@ def test_towers_start_equal_in_every_system_of_one_seed(tokenizer):
     for name in systems.names():
         cls = systems.find(name)
         system = cls(cls.Config.sized("tiny"), tokenizer.vocabulary)
-        initialise(system, 7)
-        started[name] = dict(system.named_parameters())
+        if isinstance(getattr(system, "encoders", None), DualEncoder):
+            initialise(system, 7)
+            started[name] = dict(system.named_parameters())
+    assert {"clip", "albef", "r2d2", "prd2", "wukong", "tokenflow", "bagformer"} <= started.keys()
     first = started["clip"]
     towers = [name for name in first if name.startswith(("encoders.image.", "encoders.text."))]
     assert len(towers) > 40

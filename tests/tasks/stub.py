@@ -61,6 +61,7 @@ class DualStub(System):
     """First-stage scores looked up in a table; no cross encoder."""
 
     paper = Paper("", "", "", "", "", "paper", "", "", "", ())
+    config = None
 
     def __init__(self, table):
         super().__init__()
@@ -96,6 +97,7 @@ class MatchOnly(System):
     """No vectors: every pair must be matched."""
 
     paper = DualStub.paper
+    config = None
 
     def __init__(self, table):
         super().__init__()

@@ -91,7 +91,7 @@ def test_broken_pictures_leave_their_pairs_out():
 
 
 def test_the_registry_finds_tasks_by_exact_name():
-    assert tasks.names() == ["matching", "retrieval"]
+    assert {"matching", "retrieval"} <= set(tasks.names())
     assert tasks.find("matching") is evaluate_matching
     with pytest.raises(UserError, match="did you mean retrieval"):
         tasks.find("retreival")
