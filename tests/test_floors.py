@@ -23,7 +23,8 @@ FLOORS = {
     "explain": 6,
     "search": 7,
     "benchmark": 7,
-    "cli": 8,
+    "weights": 8,
+    "cli": 9,
 }
 FREE = {"errors", "config"}  # below every floor
 CLASHING = {"torchvision", "timm", "open_clip"}  # with the CPU build

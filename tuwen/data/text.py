@@ -1,10 +1,12 @@
 """Texts become token ids: normalisation, tokenizers, masking."""
 
 import functools
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -18,11 +20,15 @@ from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wo
 from tuwen.errors import UserError
 
 DICTIONARY = "dictionary.txt"  # beside a tokenizer.json
+RULES = "tokenizer_rules.json"  # beside that of published weights, what tokenizer.json does not say
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a system must know of a tokenizer: its size and the ids of its special tokens."""
+    """What a system must know of a tokenizer: its size and the ids of its special tokens.
+
+    cls, mask: -1 where a published model's tokenizer has none.
+    """
 
     size: int
     pad: int
@@ -40,22 +46,29 @@ class Tokenizer:
 
     vocabulary: size and special ids.
     dictionary: names of entities that spans look for (`tuwen.data.spans`).
+    rules: of published weights, where they differ: special tokens by role ("pad", "unknown", "cls", "sep", "mask"; None
+        for one that is not used); "normalise": false where texts go to the file's own normaliser as they are; "size":
+        entries of the word embeddings where there are more than pieces.
     seen, truncated: texts encoded so far by this object, and how many of them were cut to fit.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, source: str = "the tokenizer", dictionary: Sequence[str] = ()):
+    def __init__(
+        self, inner: tokenizers.Tokenizer, source: str = "the tokenizer", dictionary: Sequence[str] = (), rules=None
+    ):
         """inner: is taken over and changed.
 
         Raises:
             UserError: a special token is missing.
         """
-        self.vocabulary = _special_ids(inner, source)
+        self.rules: dict[str, Any] = dict(rules or {})
+        self.vocabulary = _special_ids(inner, source, self.rules)
         names = {inner.id_to_token(i) for i in self._specials()}
         inner.add_special_tokens(sorted(names))
         cls, sep = self.vocabulary.cls, self.vocabulary.sep
+        around = [(inner.id_to_token(i), i) for i in (cls, sep) if i >= 0]
+        first = [inner.id_to_token(cls)] if cls >= 0 else []
         inner.post_processor = processors.TemplateProcessing(
-            single=[inner.id_to_token(cls), "$A", inner.id_to_token(sep)],
-            special_tokens=[(inner.id_to_token(cls), cls), (inner.id_to_token(sep), sep)],
+            single=[*first, "$A", inner.id_to_token(sep)], special_tokens=around
         )
         inner.no_padding()
         inner.no_truncation()
@@ -106,18 +119,19 @@ class Tokenizer:
         if file.suffix != ".json":
             found = cls(_from_pieces(text.split("\n"), lowercase), str(file))
         else:
-            found = cls._from_json(text, str(file))
+            rules = file.parent / RULES
+            found = cls._from_json(text, str(file), (), json.loads(rules.read_bytes()) if rules.is_file() else None)
         beside = file.parent / DICTIONARY
         found.dictionary = read_dictionary(beside) if beside.is_file() else ()
         return found
 
     @classmethod
-    def _from_json(cls, text: str, source: str, dictionary: Sequence[str] = ()) -> "Tokenizer":
+    def _from_json(cls, text: str, source: str, dictionary: Sequence[str] = (), rules=None) -> "Tokenizer":
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"{source}: not a tokenizer.json of the tokenizers library: {error}") from None
-        return cls(inner, source, dictionary)
+        return cls(inner, source, dictionary, rules)
 
     def save(self, path: str | Path) -> None:
         """Writes a `tokenizer.json` that gives the same ids in any program that uses `tokenizers`.
@@ -125,6 +139,8 @@ class Tokenizer:
         The dictionary, where there is one, goes into `dictionary.txt` beside it.
         """
         Path(path).write_text(self.to_json(), encoding="utf-8")
+        if self.rules:
+            Path(path).with_name(RULES).write_text(json.dumps(self.rules, ensure_ascii=False), encoding="utf-8")
         if self.dictionary:
             Path(path).with_name(DICTIONARY).write_text("\n".join(self.dictionary) + "\n", encoding="utf-8")
 
@@ -132,7 +148,7 @@ class Tokenizer:
         return self._inner.to_str(pretty=True)
 
     def __reduce__(self):
-        return Tokenizer._from_json, (self._inner.to_str(), "the tokenizer", self.dictionary)
+        return Tokenizer._from_json, (self._inner.to_str(), "the tokenizer", self.dictionary, self.rules)
 
     # ---- using
 
@@ -142,7 +158,8 @@ class Tokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Each text's ids, int64, uncut and without special tokens."""
-        encodings = self._inner.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
+        clean = [normalise(text) for text in texts] if self.rules.get("normalise", True) else list(texts)
+        encodings = self._inner.encode_batch_fast(clean, add_special_tokens=False)
         found = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         special = [i for i in self._specials() if i != self.vocabulary.unknown]
         for ids in found:
@@ -172,17 +189,20 @@ class Tokenizer:
         if length < 3:
             raise UserError(f"a text length of {length} leaves no room between [CLS] and [SEP]; give at least 3")
         words = self.vocabulary
-        counts = np.array([min(len(i) + 2, length) for i in ids], dtype=np.int64)
-        longest = int(counts.max(initial=2))
+        begin = 1 if words.cls >= 0 else 0
+        around = begin + 1
+        counts = np.array([min(len(i) + around, length) for i in ids], dtype=np.int64)
+        longest = int(counts.max(initial=around))
         width = min(-(-longest // 8) * 8, length)
         out = np.full((len(ids), width), words.pad, dtype=np.int64)
         for row, (content, count) in enumerate(zip(ids, counts, strict=True)):
-            out[row, 1 : count - 1] = content[: count - 2]
+            out[row, begin : count - 1] = content[: count - around]
             out[row, count - 1] = words.sep
-        out[:, 0] = words.cls
+        if begin:
+            out[:, 0] = words.cls
         mask = np.arange(width) < counts[:, None]
         self.seen += len(ids)
-        self.truncated += sum(len(i) + 2 > length for i in ids)
+        self.truncated += sum(len(i) + around > length for i in ids)
         return torch.from_numpy(out), torch.from_numpy(mask)
 
     def decode(self, ids: Tensor) -> list[str]:
@@ -207,7 +227,7 @@ class Tokenizer:
 
     def _specials(self) -> tuple[int, ...]:
         words = self.vocabulary
-        return words.pad, words.unknown, words.cls, words.sep, words.mask
+        return tuple(i for i in (words.pad, words.unknown, words.cls, words.sep, words.mask) if i >= 0)
 
 
 def mask_words(
@@ -223,6 +243,8 @@ def mask_words(
     words: spans that are hidden whole or not at all, by the draw of their first token (whole word masking, Cui et al.,
         arXiv 1906.08101); what takes the place of each token is still drawn by itself. They must not overlap.
     """
+    if vocabulary.mask < 0:
+        raise UserError("this tokenizer has no mask token, so no words can be masked; use one that has, such as BERT's")
     sequences, length = texts.ids.shape
     draw = draws[:, : 3 * length].reshape(sequences, length, 3)
     whether, what, which = draw.unbind(-1)
@@ -291,13 +313,15 @@ def _find_file(path: Path) -> Path:
     return path
 
 
-def _special_ids(inner: tokenizers.Tokenizer, source: str) -> Vocabulary:
-    ids = {role: [inner.token_to_id(name) for name in names] for role, names in SPECIAL_NAMES.items()}
+def _special_ids(inner: tokenizers.Tokenizer, source: str, rules: Mapping[str, Any]) -> Vocabulary:
+    names_of = {role: (rules[role],) if rules.get(role) else names for role, names in SPECIAL_NAMES.items()}
+    ids = {role: [inner.token_to_id(name) for name in names] for role, names in names_of.items()}
+    ids |= {role: [-1] for role in ("cls", "mask") if rules.get(role, "") is None}
     found = {role: next((i for i in known if i is not None), None) for role, known in ids.items()}
-    missing = [" or ".join(SPECIAL_NAMES[role]) for role, i in found.items() if i is None]
+    missing = [" or ".join(names_of[role]) for role, i in found.items() if i is None]
     if missing:
         raise UserError(f"{source}: has no special token {', no '.join(missing)}; add it or use another tokenizer")
-    size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+    size = max(max(inner.get_vocab(with_added_tokens=True).values()) + 1, int(rules.get("size", 0)))
     return Vocabulary(size, **{role: int(i) for role, i in found.items() if i is not None})
 
 

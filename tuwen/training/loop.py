@@ -14,11 +14,12 @@ import torch
 from tuwen import systems
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus
+from tuwen.data.loader import Loader
 from tuwen.data.sources import PAIRS, languages_of, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.systems.system import Progress, System
-from tuwen.training import checkpoint, log, optim, parallel, start
+from tuwen.training import checkpoint, log, optim, parallel, start, towers
 from tuwen.training.config import RunConfig, TrainConfig
 from tuwen.training.signals import Interrupted, Signals, Stop
 from tuwen.training.step import train_step
@@ -152,16 +153,27 @@ class _Trainer:
         self.line = log.Line(f"{config.system} {run.name}", self.total, self.writes and not quiet)
         self.system = start.build_system(config, self.tokenizer).to(place)
         start.prepare(run, config, corpora, self.tokenizer if new else None, place)  # all checked: now write
-        start.first_weights(run, config, self.system, self.line.say)
+        start.first_weights(run, config, self.system, self.line.say, self.tokenizer)
         self.optimizer = optim.build(self.system, train)
         self.schedule = optim.schedule(train, self.total)
         self.state = checkpoint.load(run, self.system, self.optimizer)
         if train.compile:
             start.compile_blocks(self.system, place)
+        self._keep_features()
         self.model = parallel.wrap(self.system)
         self.rates = log.Rates(self.state.seconds)
         self.metrics = log.Metrics(run, self.state.step) if self.writes else None
         self.saved = time.monotonic()
+
+    def _keep_features(self) -> None:
+        """What locked towers give is computed once; the first process writes, the others read."""
+        if not self.writes:
+            parallel.barrier()
+        towers.text_features(self.system, self.tokenizer)
+        if isinstance(self.loader, Loader):
+            self.loader.features = towers.image_features(self.system, self.config, self.corpus, self.line.say)
+        if self.writes:
+            parallel.barrier()
 
     # ---- the steps
 

@@ -18,8 +18,9 @@ from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
 from tuwen.nn.towers import ImageTower
 from tuwen.nn.transformer import Block
+from tuwen.nn.weights.tokenizer import trimmed
 from tuwen.systems.system import System
-from tuwen.training import checkpoint, log, parallel
+from tuwen.training import checkpoint, log, parallel, towers
 from tuwen.training.config import RunConfig
 
 START = "start.safetensors"  # in state/: the first weights of a run that averages with them at its end
@@ -85,6 +86,9 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
     wanted = config.tokenizer
     if wanted.file:
         tokenizer = Tokenizer.load(wanted.file)
+    elif config.text_weights:
+        tokenizer = towers.read_text(config.text_weights).tokenizer
+        tokenizer = trimmed(tokenizer, _texts(corpora)) if wanted.trim else tokenizer
     elif config.init:
         tokenizer = Tokenizer.load(_of_run(config.init, "tokenizer.json"))
     elif _reads_texts(config):
@@ -107,8 +111,11 @@ def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:
     return systems.find(config.system)(config.model, tokenizer.vocabulary)
 
 
-def first_weights(run: Path, config: RunConfig, system: System, say: Callable[[str], None]) -> None:
-    """The weights of step 0: a function of (seed, name), and over them those of the run that `init` names.
+def first_weights(
+    run: Path, config: RunConfig, system: System, say: Callable[[str], None], tokenizer: Tokenizer
+) -> None:
+    """The weights of step 0: a function of (seed, name), over them those of the run that `init` names, and over
+    them the published towers'.
 
     Kept in the run's state where the final weights are averaged with them. A run with a checkpoint needs none.
     """
@@ -118,6 +125,7 @@ def first_weights(run: Path, config: RunConfig, system: System, say: Callable[[s
     system.begin()
     if config.init:
         take_weights(system, Path(_of_run(config.init, checkpoint.WEIGHTS)), say)
+    towers.take_towers(system, config, tokenizer, say)
     if config.train.average < 1 and parallel.rank() == 0:
         (run / "state").mkdir(exist_ok=True)
         checkpoint.save_tensors(run / "state" / START, system.state_dict())
@@ -139,12 +147,15 @@ def take_weights(system: nn.Module, path: Path, say: Callable[[str], None]) -> N
             full = f"{module_name}.{name}" if module_name else name
             value = held.get(full)
             if value is not None and name == "positions":
-                value = _fitted(value, parameter, module)
+                value = fitted_positions(value, parameter, module)
             if value is None or value.shape != parameter.shape:
                 left.append(full)
                 continue
             parameter.copy_(value)
             taken += 1
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for name, buffer in module.named_buffers(recurse=False):
+                buffer.copy_(held.get(f"{module_name}.{name}", buffer))
     if not taken:
         raise UserError(f"{path}: none of its weights fit this system by name and shape; is it of another system?")
     for module in system.modules():
@@ -163,7 +174,7 @@ def list_skipped(run: Path, corpus: Corpus, skipped: Mapping[int, str]) -> None:
     checkpoint.write(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
 
 
-def _fitted(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:
+def fitted_positions(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:
     """Positions of another size: an image's interpolated over its grid, a text's cut or lengthened with new ones."""
     if old.shape == new.shape or old.shape[1:] != new.shape[1:]:
         return old

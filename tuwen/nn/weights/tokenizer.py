@@ -1,0 +1,111 @@
+"""The tokenizer of published weights, as `tuwen.data.text.Tokenizer`; cut down to a corpus where asked."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from torch import Tensor
+
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.nn.backbones import transformers_package
+from tuwen.nn.weights.files import read_json
+
+ROLES = {
+    "pad": ("pad_token",),
+    "unknown": ("unk_token",),
+    "cls": ("cls_token", "bos_token"),
+    "sep": ("sep_token", "eos_token"),
+    "mask": ("mask_token",),
+}
+
+
+def tokenizer_of(folder: Path, words: int, starts: bool = True) -> Tokenizer:
+    """The tokenizer of a folder of transformers.
+
+    words: rows of the model's word embeddings. starts: whether texts begin with a token of their own (SigLIP's do not).
+
+    Raises:
+        UserError: none there, or one with more pieces than the model has words.
+    """
+    told = (read_json(folder / "special_tokens_map.json") or {}) | (read_json(folder / "tokenizer_config.json") or {})
+    if told.get("padding_side", "right") != "right" or told.get("truncation_side", "right") != "right":
+        raise UserError(f"{folder}: texts padded or cut on the left are not read here")
+    rules: dict[str, Any] = {"normalise": False, "size": words}
+    for role, names in ROLES.items():
+        found = next((told[name] for name in names if told.get(name)), None)
+        rules[role] = found["content"] if isinstance(found, dict) else found
+    if not starts:
+        rules["cls"] = None
+    rules["unknown"] = rules["unknown"] or rules["sep"]
+    rules["pad"] = rules["pad"] or rules["unknown"]
+    inner = _inner(folder, bool(told.get("do_lower_case", True)))
+    tokenizer = Tokenizer(inner, str(folder), (), rules)
+    if tokenizer.vocabulary.size > words:
+        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocabulary.size} pieces, the model {words} words")
+    return tokenizer
+
+
+def _inner(folder: Path, lowercase: bool) -> tokenizers.Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{folder / 'tokenizer.json'}: not of the tokenizers library: {error}") from None
+    if (folder / "vocab.txt").is_file():
+        return Tokenizer.load(folder / "vocab.txt", lowercase)._inner
+    slow = ("vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+    if not any((folder / name).is_file() for name in slow):
+        raise UserError(f"{folder}: no tokenizer there (tokenizer.json, vocab.txt or {', '.join(slow)})")
+    found = transformers_package().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if not hasattr(found, "backend_tokenizer"):
+        raise UserError(f"{folder}: the tokenizer cannot be read without tokenizer.json")
+    return tokenizers.Tokenizer.from_str(found.backend_tokenizer.to_str())
+
+
+def trimmed(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer with the pieces alone that the texts use, single characters of those, ASCII and special tokens.
+
+    Every given text gets the same pieces as before: those left out were in no best split of any.
+
+    Raises:
+        UserError: for a model of merges (BPE), whose pieces stand on each other.
+    """
+    state = json.loads(tokenizer.to_json())
+    kind = state["model"]["type"]
+    if kind not in ("Unigram", "WordPiece"):
+        raise UserError(f"a {kind} vocabulary cannot be cut down to a corpus; only Unigram and WordPiece can")
+    used: set[int] = set()
+    for text in texts:
+        used.update(tokenizer.ids([text])[0].tolist())
+    pieces = [tokenizer._inner.id_to_token(i) for i in sorted(used)]
+    singles = {letter for piece in pieces if piece for letter in piece} | {chr(k) for k in range(33, 127)}
+    specials = {tokenizer._inner.id_to_token(i) for i in tokenizer._specials()}
+    wanted = {piece for piece in pieces if piece} | singles | {f"##{letter}" for letter in singles} | specials
+    wanted |= {token["content"] for token in state["added_tokens"]}
+    old = state["model"]["vocab"]
+    if kind == "Unigram":
+        kept = [entry for entry in old if entry[0] in wanted]
+        state["model"]["vocab"] = kept
+        unknown = old[state["model"]["unk_id"]][0]
+        state["model"]["unk_id"] = next(k for k, entry in enumerate(kept) if entry[0] == unknown)
+        places = {entry[0]: k for k, entry in enumerate(kept)}
+    else:
+        kept = [piece for piece in sorted(old, key=old.get) if piece in wanted]
+        places = {piece: k for k, piece in enumerate(kept)}
+        state["model"]["vocab"] = places
+    for token in state["added_tokens"]:
+        token["id"] = places.setdefault(token["content"], len(places))
+    state["post_processor"] = None
+    rules = {name: value for name, value in tokenizer.rules.items() if name != "size"}
+    return Tokenizer._from_json(json.dumps(state), "the trimmed tokenizer", tokenizer.dictionary, rules)
+
+
+def rows_of(words: Tensor, before: Tokenizer, after: Tokenizer) -> Tensor:
+    """The word embeddings [V', W] of a trimmed tokenizer from those [V, W] of the tokenizer it was cut from."""
+    pieces = [after._inner.id_to_token(i) for i in range(after.vocabulary.size)]
+    ids = [before._inner.token_to_id(piece or "") for piece in pieces]
+    return words[torch.tensor([before.vocabulary.unknown if i is None else i for i in ids])]

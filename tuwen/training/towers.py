@@ -1,0 +1,184 @@
+"""Runs that start from published towers: their configs, their weights, and the features of locked ones."""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tuwen.config import to_dict
+from tuwen.data.corpus import BrokenImage, Corpus
+from tuwen.data.features import ImageFeatures
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.nn.backbones import ImageBackbone, TextBackbone
+from tuwen.nn.features import FeatureStore, TextFeatures
+from tuwen.nn.locked import Lockable
+from tuwen.nn.towers import ImageTower, TextTower
+from tuwen.nn.weights.tokenizer import rows_of
+from tuwen.nn.weights.towers import image_weights, text_weights
+from tuwen.training.config import RunConfig
+
+read_image = functools.lru_cache(maxsize=2)(image_weights)
+read_text = functools.lru_cache(maxsize=2)(text_weights)
+Say = Callable[[str], None]
+
+
+def model_changes(model: Any, image: str | None, text: str | None, lock: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Settings by dotted name that give a system's config the towers of published weights.
+
+    image, text: where they are (see `tuwen.nn.weights.towers`). lock: "image", "text". A cross encoder over the text's
+    states takes the text tower's width.
+
+    Raises:
+        UserError: nothing there, or a system without such a tower in its config.
+    """
+    for name, wanted in (("image", image or "image" in lock), ("text", text or "text" in lock)):
+        if wanted and not hasattr(model, name):
+            raise UserError(f"this system has no {name} tower to give weights to")
+    changes: dict[str, Any] = {f"model.{name}.locked": True for name in lock}
+    if image:
+        config = replace(read_image(image).config, dropout=model.image.dropout, locked="image" in lock)
+        changes |= {f"model.image.{name}": value for name, value in to_dict(config).items()}
+    if text:
+        found = read_text(text).config
+        length = min(found.length, model.text.length)
+        found = replace(found, length=length, dropout=model.text.dropout, locked="text" in lock)
+        changes |= {f"model.text.{name}": value for name, value in to_dict(found).items()}
+        if hasattr(model, "fusion"):
+            changes |= {"model.fusion.width": found.width, "model.fusion.heads": found.heads}
+    return changes
+
+
+@torch.no_grad()
+def take_towers(system: nn.Module, config: RunConfig, tokenizer: Tokenizer, say: Say) -> None:
+    """Fills the towers of a new run with the published weights its config names; teachers copy them.
+
+    Raises:
+        UserError: if the system has no such tower, or shapes differ.
+    """
+    if config.image_weights:
+        tower = first_tower(system, (ImageTower, ImageBackbone))
+        _fill(tower, dict(read_image(config.image_weights).tensors), config.image_weights, say)
+    if config.text_weights:
+        found = read_text(config.text_weights)
+        tensors = dict(found.tensors)
+        words = next(name for name in tensors if name.endswith(("words.weight", "word_embeddings.weight")))
+        if tokenizer.vocabulary.size != found.tokenizer.vocabulary.size:
+            tensors[words] = rows_of(tensors[words], found.tokenizer, tokenizer)
+        _fill(first_tower(system, (TextTower, TextBackbone)), tensors, config.text_weights, say)
+    for module in system.modules():
+        copy_student = getattr(module, "copy_student", None)
+        if callable(copy_student):
+            copy_student(system)
+
+
+def first_tower(system: nn.Module, kinds: tuple[type[Lockable], ...]) -> Lockable:
+    """The system's own tower of a kind: those of its teachers come after it.
+
+    Raises:
+        UserError: none there.
+    """
+    for module in system.modules():
+        if isinstance(module, kinds):
+            return module
+    raise UserError(f"{type(system).__name__} has no tower that published weights could go into")
+
+
+def _fill(tower: Lockable, tensors: dict, source: str, say: Say) -> None:
+    from tuwen.training.start import fitted_positions
+
+    state = tower.state_dict()
+    if "positions" in tensors:
+        tensors["positions"] = fitted_positions(tensors["positions"], state["positions"], tower)
+    faults = [
+        f"{name} is {list(value.shape)}, not {list(state[name].shape) if name in state else 'here'}"
+        for name, value in tensors.items()
+        if name not in state or state[name].shape != value.shape
+    ]
+    lacking = [name for name in state if name not in tensors and name not in ("mean", "std")]
+    if faults or lacking:
+        raise UserError(f"{source} does not fit the tower: {'; '.join([*faults, *lacking][:4])}; take its own settings")
+    for name, value in tensors.items():
+        state[name].copy_(value)
+    say(f"{len(tensors)} weights of the {'image' if hasattr(tower, 'mean') else 'text'} tower from {source}")
+
+
+# ---- features of locked towers, kept on disk
+
+
+def cache_folder() -> Path:
+    """Where features are kept: $TUWEN_CACHE, or tuwen in the user's cache folder."""
+    given = os.environ.get("TUWEN_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tuwen"
+
+
+def text_features(system: nn.Module, tokenizer: Tokenizer) -> None:
+    """Lets a locked text tower keep the states of the texts it meets, for this run and all after it."""
+    towers = [m for m in system.modules() if isinstance(m, TextTower | TextBackbone) and m.locked]
+    if not towers:
+        return
+    folder = cache_folder() / "features" / f"text-{fingerprint(towers[0])}"
+    store = FeatureStore(folder, towers[0].config.width)
+    for tower in towers:
+        tower.features = TextFeatures(store, tokenizer.vocabulary.mask)
+
+
+def image_features(system: nn.Module, config: RunConfig, corpus: Corpus, say: Say) -> ImageFeatures | None:
+    """Tokens of every picture of a corpus by a locked image tower, computed now where they are not on disk yet.
+
+    None where the tower is not locked, pictures are augmented, or the system asks for other views of them.
+    """
+    towers = [m for m in system.modules() if isinstance(m, ImageTower | ImageBackbone)]
+    needs = type(system).needs(config.model)  # type: ignore[attr-defined]
+    if not towers or not all(tower.locked for tower in towers) or config.data.augment != "none" or needs.views:
+        return None
+    tower = towers[0]
+    name = f"image-{fingerprint(tower)}-{corpus.name}-{corpus.split}-{corpus.fingerprint}".replace("/", "_")
+    with torch.no_grad():
+        blank = torch.zeros(1, 3, tower.config.side, tower.config.side, dtype=torch.uint8)
+        width = tower(blank.to(next(tower.parameters()).device)).shape[2]
+    store = FeatureStore(cache_folder() / "features" / name[:200], width)
+    missing = [row for row in range(len(corpus)) if row not in store]
+    if missing and store.writes:
+        say(f"features of {len(missing)} pictures by the locked image tower, kept in {store.folder}")
+        _compute(tower, config, corpus, store, missing)
+    return ImageFeatures(store)
+
+
+@torch.no_grad()
+def _compute(tower: Lockable, config: RunConfig, corpus: Corpus, store: FeatureStore, rows: list[int]) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    device = next(tower.parameters()).device
+    fit = config.model.image.fit
+    size = 32
+    console = Console(stderr=True)
+    chunks = [rows[k : k + size] for k in range(0, len(rows), size)]
+    for chunk in track(chunks, "features", console=console, transient=True, disable=not console.is_terminal):
+        pixels, read = [], []
+        for row in chunk:
+            try:
+                pixels.append(fit(corpus.image(row)))
+                read.append(row)
+            except BrokenImage:
+                continue  # the loader meets it again, and says why
+        if read:
+            tokens = tower(torch.stack(pixels).to(device)).float().cpu().numpy()
+            store.write(read, list(tokens))
+
+
+def fingerprint(tower: nn.Module) -> str:
+    """Of a tower's weights and settings: other ones, other features."""
+    digest = hashlib.blake2b(json.dumps(to_dict(tower.config), sort_keys=True).encode(), digest_size=8)
+    for name, value in sorted(tower.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Whole published models into run folders and back."""

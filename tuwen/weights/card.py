@@ -1,0 +1,71 @@
+"""The model card of an exported run: what it learnt from, how long, what it scored, what may be done with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tuwen.benchmark.measure import RESULT
+from tuwen.model import Model
+
+
+def card(run: Path, model: Model, origin: dict[str, Any], architecture: str) -> str:
+    """The text of README.md, of what the run folder holds alone; what is not known is said to be not known."""
+    config = model.config
+    corpus = origin["corpus"]
+    done = origin.get("finished", {})
+    imported = origin.get("imported")
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: zero-shot-image-classification",
+        "license: other",
+        "tags: [tuwen, image-text-retrieval]",
+        "---",
+        "",
+        f"# {run.name}",
+        "",
+        f"A `{config.system}` of tuwen, as `{architecture}` of transformers.",
+        "",
+        "## Training data",
+        "",
+    ]
+    if imported:
+        lines.append(f"Not trained here: imported from {imported['source']} ({imported['architecture']}).")
+    else:
+        lines.append(f"{corpus['name']}, in {', '.join(corpus['languages'])}; fingerprint {corpus['fingerprint']}.")
+    starts = {"run": config.init, "image tower": config.image_weights, "text tower": config.text_weights}
+    lines += [f"Started from ({what}): {where}." for what, where in starts.items() if where]
+    lines += ["", "## Budget", ""]
+    if done:
+        train = config.train
+        lines.append(
+            f"{done['step']} steps of {train.batch_size} pairs, learning rate {train.lr:g}, {train.precision}, seed "
+            f"{train.seed}, {done['seconds']:.0f} seconds."
+        )
+    else:
+        lines.append("Not known." if imported else "The run had not come to its end.")
+    lines += ["", "## Results", "", *_results(run), "", "## Licence", ""]
+    notice = corpus.get("notice")
+    lines.append(f"Of the training data: {notice}" if notice else "Of the training data: not told by the corpus.")
+    lines.append("Weights derived from published ones keep their licence; look it up at the source named above.")
+    return "\n".join(lines) + "\n"
+
+
+def _results(run: Path) -> list[str]:
+    path = run / RESULT
+    if not path.exists():
+        return ["Not measured (`tuwen eval`)."]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        f"Retrieval on {found['corpus']}, {found['split']}: {found['images']} images, {found['texts']} texts; percent.",
+        "",
+        "| language | stage | mean recall | image to text R@1 | text to image R@1 |",
+        "|---|---|---|---|---|",
+    ]
+    for language, stages in found["languages"].items():
+        for stage in ("first", "reranked"):
+            if stage in stages:
+                ways = [stages[stage].get(way, {}).get("r1") for way in ("image_to_text", "text_to_image")]
+                cells = ["-" if value is None else f"{value:.1f}" for value in ways]
+                lines.append(f"| {language} | {stage} | {stages[stage]['mean_recall']:.1f} | {' | '.join(cells)} |")
+    return lines
