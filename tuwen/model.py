@@ -22,7 +22,9 @@ from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.engines import Engine
 from tuwen.nn.generation import Generation
+from tuwen.nn.weights.languages import LANGUAGES
 from tuwen.systems.system import System
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
@@ -31,105 +33,6 @@ from tuwen.training.start import build_system
 Picture = str | os.PathLike | bytes | Image.Image | Tensor
 T = TypeVar("T")
 
-# of XLM-R (Conneau et al. 2020, table 6 [mem]): what a published multilingual text encoder is taken to know
-LANGUAGES = [
-    "en",
-    "zh",
-    "de",
-    "fr",
-    "es",
-    "it",
-    "pt",
-    "nl",
-    "ru",
-    "ja",
-    "ko",
-    "ar",
-    "af",
-    "am",
-    "as",
-    "az",
-    "be",
-    "bg",
-    "bn",
-    "br",
-    "bs",
-    "ca",
-    "cs",
-    "cy",
-    "da",
-    "el",
-    "eo",
-    "et",
-    "eu",
-    "fa",
-    "fi",
-    "fy",
-    "ga",
-    "gd",
-    "gl",
-    "gu",
-    "ha",
-    "he",
-    "hi",
-    "hr",
-    "hu",
-    "hy",
-    "id",
-    "is",
-    "jv",
-    "ka",
-    "kk",
-    "km",
-    "kn",
-    "ku",
-    "ky",
-    "la",
-    "lo",
-    "lt",
-    "lv",
-    "mg",
-    "mk",
-    "ml",
-    "mn",
-    "mr",
-    "ms",
-    "my",
-    "ne",
-    "no",
-    "om",
-    "or",
-    "pa",
-    "pl",
-    "ps",
-    "ro",
-    "sa",
-    "sd",
-    "si",
-    "sk",
-    "sl",
-    "so",
-    "sq",
-    "sr",
-    "su",
-    "sv",
-    "sw",
-    "ta",
-    "te",
-    "th",
-    "tl",
-    "tr",
-    "ug",
-    "uk",
-    "ur",
-    "uz",
-    "vi",
-    "xh",
-    "yi",
-    "zh-Hant",
-    "zh_TW",
-    "pt_BR",
-]
 LONG = 20  # batches from which on a progress bar is shown
 _NAMES = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "CJK": "zh", "CYRILLIC": "ru", "ARABIC": "ar"}
 
@@ -161,8 +64,10 @@ class Ranking:
     reranked: int
 
 
-def load(run: str | os.PathLike, device: str = "cpu") -> "Model":
+def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int8: bool = False) -> "Model":
     """The system of a run's folder with its newest weights and its tokenizer.
+
+    engine: "torch", or "onnx" or "openvino" for `embed` by what `tuwen export` wrote (int8: its 8-bit copies).
 
     Raises:
         UserError: if the folder holds no run, no weights yet, or damaged ones.
@@ -180,7 +85,8 @@ def load(run: str | os.PathLike, device: str = "cpu") -> "Model":
     languages = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["corpus"]["languages"]
     if config.text_weights:  # what the text tower read before the run, it may be asked in
         languages = [*languages, *(name for name in LANGUAGES if name not in languages)]
-    return Model(system.to(device), tokenizer, config, tuple(languages))
+    other = None if engine == "torch" else Engine(folder, engine, int8)
+    return Model(system.to(device), tokenizer, config, tuple(languages), other)
 
 
 class Model:
@@ -189,7 +95,10 @@ class Model:
     system, tokenizer, config: what the run was made of. languages: its table, which `Texts.language` indexes.
     """
 
-    def __init__(self, system: System, tokenizer: Tokenizer, config: RunConfig, languages: tuple[str, ...]):
+    def __init__(
+        self, system: System, tokenizer: Tokenizer, config: RunConfig, languages: tuple[str, ...], engine=None
+    ):
+        self.engine: Engine | None = engine
         self.system, self.tokenizer, self.config, self.languages = system.eval(), tokenizer, config, languages
         self.device = next((p.device for p in system.parameters()), torch.device("cpu"))
 
@@ -234,6 +143,8 @@ class Model:
         Raises:
             UserError: as `embed`, and for a `top_k` below 0.
         """
+        if self.engine is not None:
+            raise UserError("rank needs engine='torch': the others serve embed alone")
         if top_k < 0:
             raise UserError(f"top_k is {top_k}; give 0 (first stage alone) or more")
         fields = self.system.index_fields if top_k and self.system.can("match") else ("pooled", "tokens", "token_mask")
@@ -330,7 +241,7 @@ class Model:
                 kept.append(position)
             if pixels:
                 batch = Images(torch.stack(pixels).to(self.device))
-                parts.append(self._keep(self.system.encode_images(batch), fields))
+                parts.append(self._keep(self._image(batch), fields))
         return Encoded.cat(parts), kept
 
     @torch.no_grad()
@@ -351,12 +262,20 @@ class Model:
         starts = range(0, len(texts), batch_size)
         for start in _tracked(starts, len(starts), "texts", LONG):
             chosen = [texts[t] for t in order[start : start + batch_size]]
-            parts.append(self._keep(self.system.encode_texts(self.tokens(chosen, language)), fields))
+            parts.append(self._keep(self._text(self.tokens(chosen, language)), fields))
         back = torch.empty(len(texts), dtype=torch.int64)
         back[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(texts))
         return Encoded.cat(parts).select(back)
 
     # ---- pieces
+
+    def _image(self, images: Images) -> Encoded:
+        return self.system.encode_images(images) if self.engine is None else self.engine.encode_images(images.pixels)
+
+    def _text(self, texts: Texts) -> Encoded:
+        if self.engine is None:
+            return self.system.encode_texts(texts)
+        return self.engine.encode_texts(texts.ids, texts.mask)
 
     def tokens(self, texts: Sequence[str], language: str | None = None) -> Texts:
         """Texts as the system reads them, on its device; `language` as for `embed`."""

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuwen.cli import compare, data, evaluate, explain, generate, search, serve, systems, train, weights
+from tuwen.cli import compare, data, evaluate, explain, export, generate, search, serve, systems, train, weights
 from tuwen.cli.parser import Parser
 from tuwen.errors import UserError
 
@@ -35,7 +35,7 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (systems, data, train, evaluate, explain, compare, search, serve, generate, weights):
+    for group in (systems, data, train, evaluate, explain, compare, search, serve, generate, weights, export):
         group.add_to(commands)
     return root
 

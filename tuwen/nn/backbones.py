@@ -119,7 +119,7 @@ def pool_text(states: Tensor, mask: Tensor, config: TextTowerConfig) -> Tensor:
     if pool == "first":
         return states[:, 0]
     if pool == "last":
-        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+        return states[torch.arange(states.shape[0], device=states.device), mask.sum(1) - 1]
     real = mask[:, :, None].to(states.dtype)
     return (states * real).sum(1) / real.sum(1).clamp(min=1)
 

@@ -74,9 +74,9 @@ class ImageTower(Lockable):
         if hidden is not None:
             x = torch.where(hidden[0].flatten(1)[:, :, None], hidden[1].to(x.dtype), x)
         if self.config.registers:
-            x = torch.cat([self.register_tokens.to(x.dtype).expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.register_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], 1)
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
         x = self.pre_norm(x + self._positions(grid))
         return self.stack(x, record=record, layers=layers, only=only)
 
@@ -124,7 +124,7 @@ class MapHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, W] from tokens [B, N, W]."""
-        x = self.attention(self.probe.to(tokens.dtype).expand(len(tokens), 1, -1), tokens)[:, 0]
+        x = self.attention(self.probe.to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens)[:, 0]
         return x + self.feed_forward(self.norm(x))
 
 

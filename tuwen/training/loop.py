@@ -13,8 +13,8 @@ import torch
 
 from tuwen import systems
 from tuwen.data.corpus import Corpus
-from tuwen.data.open import open_corpus
 from tuwen.data.loader import Loader
+from tuwen.data.open import open_corpus
 from tuwen.data.sources import PAIRS, languages_of, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError

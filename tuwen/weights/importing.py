@@ -11,9 +11,9 @@ from tuwen import systems
 from tuwen.config import dump
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
-from tuwen.model import LANGUAGES
 from tuwen.nn.initial import initialise
 from tuwen.nn.weights.files import picture_settings, settings_of, tensors_of
+from tuwen.nn.weights.languages import LANGUAGES
 from tuwen.nn.weights.names import Report, inward
 from tuwen.nn.weights.tokenizer import tokenizer_of
 from tuwen.nn.weights.towers import located, shapes

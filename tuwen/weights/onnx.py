@@ -1,0 +1,188 @@
+"""`tuwen export --format onnx`: image tower, text tower, re-ranker as ONNX, each compared with torch when written."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.batch import Images, Texts
+from tuwen.errors import UserError
+from tuwen.model import Model, load
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.engines import ABOUT, FOLDER, digest
+from tuwen.training import checkpoint
+
+LARGEST = 1e-4  # most that a float32 export may differ from torch
+ROWS = (1, 3)  # batches it is compared on, other than the one it is traced with
+SPEED_ROWS = 8
+
+
+class ImagePart(nn.Module):
+    """First-stage vectors [B, D] of pixels [B, 3, H, W] uint8."""
+
+    def __init__(self, system: Any):
+        super().__init__()
+        self.system = system
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.system.encode_images(Images(pixels)).pooled
+
+
+class TextPart(nn.Module):
+    """First-stage vectors [B, D] of ids and mask [B, L]."""
+
+    def __init__(self, system: Any):
+        super().__init__()
+        self.system = system
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.system.encode_texts(Texts(ids, mask, torch.zeros_like(ids[:, 0]))).pooled
+
+
+class RankPart(nn.Module):
+    """Final scores [B] of pairs from what an index keeps: tokens, states with their mask, first-stage scores [B]."""
+
+    def __init__(self, system: Any):
+        super().__init__()
+        self.system = system
+
+    def forward(self, tokens: Tensor, states: Tensor, mask: Tensor, first: Tensor) -> Tensor:
+        images, texts = Encoded(states={"last": tokens}), Encoded(states={"last": states}, state_mask=mask)
+        return self.system.rerank(self.system.match(images, texts), first)
+
+
+def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
+    """Writes RUN/onnx and gives what is in export.json: by part the greatest difference from torch, and speeds.
+
+    int8: beside each part a copy with 8-bit weights (onnxruntime's dynamic quantisation), measured as well.
+
+    Raises:
+        UserError: packages missing, no first-stage vectors, or an export that differs from torch.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install 'tuwen[onnx]'") from None
+    model = load(run)
+    folder = Path(run) / FOLDER
+    folder.mkdir(exist_ok=True)
+    about: dict[str, Any] = {"weights": digest(Path(run) / checkpoint.WEIGHTS), "parts": {}}
+    for name, part, inputs in _parts(model):
+        path = folder / f"{name}.onnx"
+        _write(part, inputs(2), path)
+        about["parts"][name] = _compared(part, inputs, path, LARGEST)
+        if int8:
+            small = folder / f"{name}.int8.onnx"
+            _quantise(path, small)
+            about["parts"][f"{name}.int8"] = _compared(part, inputs, small, float("inf"))
+    checkpoint.write(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    return about
+
+
+Inputs = Callable[[int], dict[str, Tensor]]
+
+
+def _parts(model: Model) -> list[tuple[str, nn.Module, Inputs]]:
+    """Each part with inputs of so many rows."""
+    config = model.config.model
+    side, words = config.image.side, model.tokenizer.vocabulary
+
+    def pixels(rows: int) -> dict[str, Tensor]:
+        drawn = torch.Generator().manual_seed(rows)
+        return {"pixels": torch.randint(0, 256, (rows, 3, side, side), dtype=torch.uint8, generator=drawn)}
+
+    def texts(rows: int) -> dict[str, Tensor]:
+        length = min(8 * (rows + 1), config.text.length)
+        drawn = torch.Generator().manual_seed(rows)
+        ids = torch.randint(0, words.size, (rows, length), generator=drawn)
+        counts = torch.randint(3, length + 1, (rows,), generator=drawn)
+        mask = torch.arange(length) < counts[:, None]
+        return {"ids": ids.masked_fill(~mask, words.pad), "mask": mask}
+
+    parts: list[tuple[str, nn.Module, Inputs]] = [
+        ("image", ImagePart(model.system), pixels),
+        ("text", TextPart(model.system), texts),
+    ]
+    if model.system.can("match") and set(model.system.index_fields) <= {"pooled", "states.last"}:
+
+        def pairs(rows: int) -> dict[str, Tensor]:
+            with torch.no_grad():
+                images = model.system.encode_images(Images(pixels(rows)["pixels"]))
+                read = texts(rows)
+                found = model.system.encode_texts(
+                    Texts(read["ids"], read["mask"], torch.zeros(rows, dtype=torch.int64))
+                )
+            first = torch.linspace(-1, 1, rows)
+            states, mask = found.states["last"], found.state_mask
+            assert mask is not None
+            return {"tokens": images.states["last"], "states": states, "mask": mask, "first": first}
+
+        parts.append(("rerank", RankPart(model.system), pairs))
+    return parts
+
+
+def _write(part: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    length = torch.export.Dim("length", min=3, max=512)
+    shapes: dict[str, Any] = {name: {0: batch} for name in inputs}
+    for name in ("ids", "mask", "states"):
+        if name in inputs:
+            shapes[name] = {0: batch, 1: torch.export.Dim.AUTO if name != "ids" else length}
+    if "mask" in inputs and "ids" in inputs:
+        shapes["mask"] = {0: batch, 1: length}
+    program = torch.onnx.export(
+        part.eval(), kwargs=inputs, dynamic_shapes=shapes, input_names=list(inputs), dynamo=True, verbose=False
+    )
+    assert program is not None
+    program.save(path)
+
+
+def _compared(part: nn.Module, inputs: Inputs, path: Path, largest: float) -> dict[str, float]:
+    """The greatest difference over batches of other sizes, and rows a second of both.
+
+    Raises:
+        UserError: more than `largest`, or the export does not run on them.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(values: dict[str, Tensor]) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in values.items()})[0])
+
+    worst = 0.0
+    with torch.no_grad():
+        for rows in ROWS:
+            values = inputs(rows)
+            worst = max(worst, float((run(values) - part(**values)).abs().max()))
+        if not worst <= largest:
+            path.unlink()
+            raise UserError(f"{path.name} differs from torch by {worst:.2g}, more than {largest:g}; it was removed")
+        values = inputs(SPEED_ROWS)
+        torch_rate, onnx_rate = _rate(lambda: part(**values)), _rate(lambda: run(values))
+    return {"difference": worst, "torch_per_second": torch_rate, "onnx_per_second": onnx_rate}
+
+
+def _rate(step: Callable[[], Any]) -> float:
+    """Rows a second, the best of three."""
+    step()
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+    return round(SPEED_ROWS / min(seconds), 2)
+
+
+def _quantise(path: Path, small: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(str(path), str(small), weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
