@@ -75,7 +75,7 @@ def test_wrong_usage_is_status_2_with_the_nearest_right_word(arguments, hint, ca
     assert hint in usage(arguments, capsys)
 
 
-@pytest.mark.parametrize("command", ["claim x", "weights import x", "export x"])
+@pytest.mark.parametrize("command", ["claim x"])
 def test_commands_that_do_not_exist_yet_are_not_there(command, capsys):
     assert "invalid choice" in usage(command, capsys)
 
