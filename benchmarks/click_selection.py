@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,15 +37,18 @@ SETTINGS = ("train.batch_size=64", "train.lr=0.003", "train.warmup=0.1", "data.a
 
 
 def at_random(corpus: Corpus, count: int, seed: int) -> Subset:
-    """So many of the corpus's texts, drawn by the seed."""
-    pairs = [(row, text) for row in range(len(corpus)) for text in all_texts(corpus.record(row))]
-    kept = set(draws.generator("random pairs", seed).permutation(len(pairs))[:count].tolist())
-    dropped: dict[int, set[str]] = {}
-    for place, (row, text) in enumerate(pairs):
-        if place not in kept:
-            dropped.setdefault(row, set()).add(text)
-    rows = sorted({pairs[place][0] for place in kept})
-    return Subset(corpus, rows, {row: gone for row, gone in dropped.items() if row in set(rows)})
+    """So many of the corpus's texts, drawn by the seed; equal texts of a row stay or go together, as by clicks."""
+    copies = Counter((row, text) for row in range(len(corpus)) for text in all_texts(corpus.record(row)))
+    pairs, kept = list(copies), set()
+    for place in draws.generator("random pairs", seed).permutation(len(pairs)).tolist():
+        if copies[pairs[place]] <= count:
+            kept.add(pairs[place])
+            count -= copies[pairs[place]]
+    rows = sorted({row for row, _ in kept})
+    dropped: dict[int, set[str]] = {row: set() for row in rows}
+    for row, text in copies.keys() - kept:
+        dropped.get(row, set()).add(text)
+    return Subset(corpus, rows, dropped)
 
 
 def truth(corpus: Corpus, selected: Subset) -> tuple[int, int, int]:
@@ -80,9 +84,11 @@ def experiment(folder: Path, seed: int, rows: int, steps: int, limit: int) -> di
     clicked = by_clicks(corpus, Rule(share=float(1 - noisy)))
     count, _, every = truth(corpus, clicked)
     arms = {"clicks": clicked, "random": at_random(corpus, count, seed)}
-    found: dict = {"seed": seed, "pairs_of_each_arm": count, "true_pairs_in_all": every}
-    found["true_pairs_kept"] = {name: round(truth(corpus, arm)[1] / every, 4) for name, arm in arms.items()}
-    found["share_true_of_kept"] = {name: round(truth(corpus, arm)[1] / count, 4) for name, arm in arms.items()}
+    counted = {name: truth(corpus, arm) for name, arm in arms.items()}
+    found: dict = {"seed": seed, "true_pairs_in_all": every}
+    found["pairs"] = {name: pairs for name, (pairs, _, _) in counted.items()}
+    found["true_pairs_kept"] = {name: round(true / every, 4) for name, (_, true, _) in counted.items()}
+    found["share_true_of_kept"] = {name: round(true / pairs, 4) for name, (pairs, true, _) in counted.items()}
     for name, arm in arms.items():
         write({"train": arm}, folder / f"{name}-{seed}", side=None, progress=False)
         found[name] = trained(folder / f"{name}-{seed}", folder / f"run-{name}-{seed}", seed, steps, limit)
