@@ -222,6 +222,14 @@ class TestUnchanged:
         twice = token_scores(images.select(torch.tensor([2, 2])), texts, flow)
         assert all(torch.equal(x[0], x[1]) for x in twice)
 
+    def test_by_saying_every_token_twice(self, flow):
+        images, texts = drawn(3, 4, 1), drawn(5, 6, 2)
+        doubled = [Encoded(x.pooled, x.tokens.repeat(1, 2, 1), x.token_mask.repeat(1, 2)) for x in (images, texts)]
+        factor = 2 if flow == MaxFlow("sum") else 1  # a sum counts tokens
+        before, after = token_scores(images, texts, flow), token_scores(*doubled, flow)
+        for a, b in zip(before, after, strict=True):
+            assert torch.allclose(factor * a, b, atol=1e-12)
+
     def test_the_score_is_the_flow_times_the_similarity(self, flow):
         images, texts = drawn(4, 4, 1), drawn(4, 6, 2)
         c = images.tokens @ texts.tokens.mT

@@ -56,6 +56,22 @@ def test_order_of_regions_and_words_changes_nothing():
     torch.testing.assert_close(one, other)
 
 
+def test_saying_all_twice_and_batch_mates_change_nothing():
+    """Doubled regions share each word's attention; doubled words count alike; a pair alone is as in its batch."""
+    want = region_word_scores(WORDS, REAL, REGIONS, GATES)
+    twice = region_word_scores(WORDS, REAL, REGIONS.repeat(1, 2, 1), GATES.repeat(1, 2))
+    torch.testing.assert_close(twice, want)
+    words = region_word_scores(WORDS.repeat(1, 2, 1), REAL.repeat(1, 2), REGIONS, GATES)
+    torch.testing.assert_close(words, want)
+    phrases = phrase_scores(WORDS, REAL, REGIONS, GATES)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = region_word_scores(WORDS[one], REAL[one], REGIONS[one], GATES[one])
+        torch.testing.assert_close(alone, want[one], rtol=0, atol=1e-14)
+        alone = phrase_scores(WORDS[one], REAL[one], REGIONS[one], GATES[one])
+        torch.testing.assert_close(alone, phrases[one], rtol=0, atol=1e-14)
+
+
 def test_a_gate_shut_takes_its_region_out():
     gates = GATES.clone()
     gates[:, 2] = -1e9

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from tests.systems.common import PROGRESS, build, example, gradients, random, shaken
+from tests.weights.checkpoints import randomised, saved
 from tuwen.data.batch import Texts
+from tuwen.nn.backbones import normalised
 from tuwen.nn.sizes import size
+from tuwen.nn.weights.towers import image_weights
 from tuwen.objectives.contrastive import directional_contrastive
 from tuwen.similarity.reduced import TokenReduction
 from tuwen.training import optim
@@ -231,3 +234,32 @@ def test_gradient_is_that_of_finite_differences(name, changes):
             below = float(loss())
             weight.add_(step * way)
         assert float((exact[parameter] * way).sum()) == pytest.approx((above - below) / (2 * step), rel=0.02, abs=1e-4)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_locked_swin_from_a_folder_of_weights_is_its_image_tower(style, tmp_path):
+    """The published Wukong-Swin's shape, tiny: tokens are as transformers computes them, and none moves."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=2, embed_dim=8, depths=[1, 2], num_heads=[2, 2], window_size=4
+    )
+    theirs = randomised(transformers.SwinModel(config)).eval()
+    found = image_weights(str(saved(theirs, tmp_path / "swin")))
+    batch = example()
+    system = build("wukong", style=style, tokens=3, image=dataclasses.replace(found.config, locked=True))
+    system.encoders.image.load_state_dict(dict(found.tensors), strict=False)
+    before = {name: parameter.detach().clone() for name, parameter in system.named_parameters()}
+    trained_a_step(system, batch)
+    for name, parameter in system.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith("encoders.image."), name
+    tower = system.eval().encoders.image
+    pixels = normalised(batch.images.pixels, tower.mean, tower.std)
+    want = theirs(pixel_values=pixels).last_hidden_state
+    torch.testing.assert_close(tower(batch.images.pixels), want, rtol=1e-4, atol=1e-5)
+    encoded = system.encode_images(batch.images)
+    if style == "filip":
+        grid = torch.nn.functional.normalize(system.encoders.image_projection(want), dim=-1)
+        torch.testing.assert_close(encoded.tokens, grid, rtol=1e-4, atol=1e-5)
+    if style == "wukong":
+        places = system.image_places(batch.images)
+        torch.testing.assert_close(places.flatten(2).sum(2), torch.ones(6, 3))
