@@ -255,6 +255,27 @@ def imagenet(folder):
     put(folder, "LOC_val_solution.csv", "ImageId,PredictionString\nv_1,n01443537 1 2 3 4 \n")
 
 
+def tuxpaint(folder):
+    """Drawings with alpha, black on nothing; two of one text; a mirrored form without a text; a text untranslated."""
+    stamps = (("animals/frog", "A frog.", 20), ("animals/frog-1", "A frog.", 30), ("animals/cat", "A cat.", 10))
+    for place, english, width in stamps:
+        drawing = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+        drawing.paste((0, 0, 0, 255), (0, 0, width, 20))
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        drawing.save(folder / f"{place}.png")
+        lines = [
+            english,
+            "zh_CN.utf8=东西。",
+            "zh_TW.utf8=東西",
+            f"ga.utf8={english}",
+            "en_GB.utf8=Thing",
+            "pt_BR.utf8= ",
+        ]
+        put(folder, f"{place}.txt", "\n".join(lines))
+    drawing.save(folder / "animals/frog_mirror.png")
+    put(folder, "animals/frog.dat", "a setting")
+
+
 MAKERS = {
     "aic-icc": aic_icc,
     "chinese-clip": chinese_clip,
@@ -275,6 +296,7 @@ MAKERS = {
     "muge": chinese_clip,
     "multi30k-task1": multi30k_task1,
     "multi30k-task2": multi30k_task2,
+    "tuxpaint": tuxpaint,
     "webdataset": webdataset,
     "wukong": wukong,
     "zero": zero,

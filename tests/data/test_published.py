@@ -27,6 +27,7 @@ CLIP = {
     "val": [(150, {"zh": ["蓝帽"]})],
     "test": [(120, {})],
 }
+STAMP = {"zh": ["东西。"], "zh-tw": ["東西"], "en-gb": ["Thing"]}
 EXPECTED = {
     "aic-icc": {split: [(grey, {"zh": ["一个女人", "女人在走"]})] for split, grey in (("train", 70), ("val", 140))},
     "chinese-clip": CLIP,
@@ -72,6 +73,10 @@ EXPECTED = {
         "test_2016_flickr": [(120, {"en": ["dog 3.jpg"], "de": ["Hund 3.jpg"]})],
     },
     "multi30k-task2": {"train": [(40, {"en": ["dog 1", "dog 2"], "de": ["Hund 1", "Hund 2"]})]},
+    "tuxpaint": {
+        "train": [(grey, {"en": ["A frog."], **STAMP}) for grey in (64, 128)],
+        "test": [(191, {"en": ["A cat."], **STAMP})],
+    },
     "webdataset": {"train": [(40, {"en": ["a white cat", "title 0"]}), (90, {"zh": ["雪山"], "en": ["title 1"]})]},
     "wukong": {"train": [(40, {"zh": ["白猫, 沙发"]}), (90, {"zh": ["雪山"]})]},
     "zero": {"train": [(40, {"zh": ["白猫", "猫在家 里"]}), (80, {"zh": ["雪山日出", "雪山"]})]},
