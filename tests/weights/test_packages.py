@@ -60,7 +60,7 @@ L'été, nous mangeons des crêpes.
 دراجة
 ثلاث تفاحات من فضلك.
 naïve café   with   wide  spaces
-ﬁne ligature and ½""".split("\n")
+ﬁne ligature and ½""".splitlines()
 
 
 @pytest.fixture(scope="module")
