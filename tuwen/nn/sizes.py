@@ -27,6 +27,7 @@ class ImageTowerConfig:
     shorter_side, resample, mean, std: how a picture is made ready, see `Fit`; mean and std of values in 0..1.
     backbone: settings of a transformers model (its config.json) or of a package's, in place of the ViT.
     locked: never trained, always in evaluation mode (LiT, Zhai et al. 2022).
+    dropout: inside the ViT's blocks; of a locked tower, of the pooled vector that is projected.
     """
 
     side: int = 224

@@ -226,6 +226,9 @@ class DualEncoder(nn.Module):
     def __init__(self, image: ImageTowerConfig, text: TextTowerConfig, embed: int, vocabulary: Vocabulary):
         super().__init__()
         self.image, self.text = image_tower(image), text_tower(text, vocabulary)
+        # of a locked tower nothing is left out inside, so it is done to what is projected
+        self.image_dropout = nn.Dropout(image.dropout if image.locked else 0.0)
+        self.text_dropout = nn.Dropout(text.dropout if text.locked else 0.0)
         self.image_projection = _projection(self.image.pooled_width, embed, image.projection, "image")
         self.text_projection = _projection(self.text.pooled_width, embed, text.projection, "text")
 
@@ -237,9 +240,9 @@ class DualEncoder(nn.Module):
         if not states:
             only = self.image.alone(pixels)
             tokens = self.image(pixels) if only is None else self.image(pixels, only=only)
-            return Encoded(unit(self.image_projection(self.image.pooled(tokens))))
+            return Encoded(self._image_vector(tokens))
         tokens = self.image(pixels)
-        return Encoded(unit(self.image_projection(self.image.pooled(tokens))), states={"last": tokens})
+        return Encoded(self._image_vector(tokens), states={"last": tokens})
 
     def encode_texts(self, ids: Tensor, mask: Tensor, states: bool = True) -> Encoded:
         """pooled [B, D], states "last" [B, L, W] with their mask, unless the vectors alone are wanted."""
@@ -247,10 +250,13 @@ class DualEncoder(nn.Module):
         only = None if states else self.text.alone(ids, mask)
         if only is None:
             last = self.text(ids, mask)
-            pooled = unit(self.text_projection(self.text.pooled(last, mask)))
+            pooled = unit(self.text_projection(self.text_dropout(self.text.pooled(last, mask))))
             return Encoded(pooled, states={"last": last}, state_mask=mask) if states else Encoded(pooled)
         last = self.text(ids, mask, only=only)
         return Encoded(unit(self.text_projection(self.text.pooled(last, torch.ones_like(mask[:, :1])))))
+
+    def _image_vector(self, tokens: Tensor) -> Tensor:
+        return unit(self.image_projection(self.image_dropout(self.image.pooled(tokens))))
 
 
 def _projection(width: int, embed: int, kind: str, tower: str) -> nn.Module:
