@@ -11,6 +11,7 @@ from tuwen.nn.sizes import CLIP_MEAN, ImageTowerConfig, TextTowerConfig
 from tuwen.nn.weights.files import PILLOW
 from tuwen.nn.weights.names import outward
 from tuwen.training import checkpoint
+from tuwen.weights import foundation
 from tuwen.weights.card import card
 from tuwen.weights.models import model_of
 
@@ -22,6 +23,7 @@ _CLASSES = {
     "siglip": "SiglipModel",
     "vision-text-dual-encoder": "VisionTextDualEncoderModel",
     "blip": "BlipForImageTextRetrieval",
+    **foundation.CLASSES,
 }
 
 
@@ -39,12 +41,13 @@ def export_model(run: str | Path, out: str | Path) -> str:
     settings = settings_of(model)
     kind = settings["model_type"]
     ours = model.system.state_dict()
-    found = model_of(settings, _pooler_names(model.config.model), model.tokenizer.vocabulary, {})
+    found = model_of(settings, _names_held(kind, model.config.model), model.tokenizer.vocabulary, {})
     tensors = outward(found.entries, ours)
     if kind == "siglip":
         bias = float(origin.get("imported", {}).get("logit_bias", -10.0))
         tensors["logit_bias"] = ours["log_scale"].new_tensor([bias])
-    left = [name for name in ours if not _told(name, {mine for entry in found.entries for mine in entry.ours})]
+    named = {mine for entry in found.entries for mine in entry.ours}
+    left = [name for name in ours if not _told(name, named) and not name.startswith(found.new)]
     if left:
         raise UserError(f"{run}: {_CLASSES[kind]} has no place for {', '.join(left[:4])} ({len(left)} tensors)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +67,16 @@ def settings_of(model: Loaded) -> dict[str, Any]:
     """
     config: Any = model.config.model
     name = model.config.system
-    if name not in ("clip", "blip"):
-        raise UserError(f"transformers has no architecture of {name}; clip and blip are exported")
+    if name not in ("clip", "blip", *foundation.KINDS):
+        known = ", ".join(("clip", "blip", *foundation.KINDS))
+        raise UserError(f"transformers has no architecture of {name}; {known} are exported")
     image, text = config.image, config.text
     words = model.tokenizer.vocabulary
     ids = {"pad_token_id": words.pad, "bos_token_id": words.cls, "eos_token_id": words.sep}
+    if name == "flava":
+        return foundation.flava_settings(config, ids, words.size)
+    if name == "bridgetower":
+        return foundation.bridgetower_settings(config, ids, words.size)
     if name == "blip":
         inner = {"vision_config": _vision(image), "text_config": _bert(text, words.size) | ids}
         inner["text_config"]["encoder_hidden_size"] = image.width
@@ -140,9 +148,11 @@ def _bert(text: TextTowerConfig, words: int) -> dict[str, Any]:
     } | ({} if text.transform else {"type_vocab_size": 2})
 
 
-def _pooler_names(config: Any) -> dict[str, Any]:
-    """Names that tell `model_of` of poolers, as a file's tensors would."""
-    out: dict[str, Any] = {}
+def _names_held(kind: str, config: Any) -> dict[str, Any]:
+    """Names that tell `model_of` of poolers and heads, as a file's tensors would."""
+    out: dict[str, Any] = dict.fromkeys(foundation.MARKS.get(kind, ()))
+    if kind == "bridgetower" and config.contrast:
+        out[foundation.CONTRAST] = None
     if config.image.pooler:
         out["vision_model.pooler.dense.weight"] = None
     if config.text.pooler:

@@ -19,7 +19,7 @@ from tuwen.nn.weights.tokenizer import tokenizer_of
 from tuwen.nn.weights.towers import located, shapes
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
-from tuwen.weights.models import KNOWN, LAYOUTS, Model, model_of
+from tuwen.weights.models import LAYOUTS, Model, model_of
 
 # parts of a system that no published file has: they start anew, teachers as copies of their students
 _ANEW = ("teacher.", "queue.", "word_head.")
@@ -46,7 +46,7 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     found = model_of(settings, held, words.vocabulary, picture_settings(folder, side))
     system, config = _system(found, words, where)
     wanted = {name: shape for name, shape in shapes(system).items() if not _starts_anew(name, found)}
-    ours, report = inward(found.entries, held, wanted, KNOWN)
+    ours, report = inward(found.entries, held, wanted, found.known)
     report.refuse(where)
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,11 @@ def _starts_anew(name: str, found: Model) -> bool:
     if name.endswith(("image.mean", "image.std")):
         return True
     named = {ours for entry in found.entries for ours in entry.ours}
-    return (name.startswith(_ANEW) and name not in named) or (name == "temperature" and name not in named)
+    return (
+        name.startswith(found.new)
+        or (name.startswith(_ANEW) and name not in named)
+        or (name == "temperature" and name not in named)
+    )
 
 
 @torch.no_grad()
@@ -119,7 +123,9 @@ def _tokenizer(source: Path, settings, given: str | None, held) -> Tokenizer:
     if kind in LAYOUTS:
         words = next((len(v) for name, v in held.items() if name.endswith("embeddings.word_embeddings.weight")), 0)
         return tokenizer_of(folder, words)
-    return tokenizer_of(folder, int(settings["text_config"]["vocab_size"]), kind != "siglip")
+    usual = {"flava": 30522, "bridgetower": 50265}.get(kind, 0)
+    words = settings["text_config"].get("vocab_size", usual)
+    return tokenizer_of(folder, int(words), kind != "siglip")
 
 
 def _side(settings, held) -> int:
@@ -128,5 +134,7 @@ def _side(settings, held) -> int:
         positions = next(v for name, v in held.items() if name.endswith(("pos_embed", "position_embedding.weight")))
         patch = next(v.shape[-1] for name, v in held.items() if v.dim() == 4)
         return round((positions.shape[-2] - 1) ** 0.5) * patch
-    size = settings.get("vision_config", {}).get("image_size", 384 if settings["model_type"] == "blip" else 224)
+    kind = settings["model_type"]
+    usual = {"blip": 384, "bridgetower": 288}.get(kind, 224)
+    size = settings.get("image_config" if kind == "flava" else "vision_config", {}).get("image_size", usual)
     return size[0] if isinstance(size, list) else size

@@ -1,7 +1,7 @@
 """Which system a published model is here: its config from theirs, and the names of all its tensors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -9,10 +9,11 @@ from torch import Tensor
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
-from tuwen.nn.weights import text, vision
+from tuwen.nn.weights import bridgetower, flava, text, vision
 from tuwen.nn.weights.names import Entry, both, prefixed, same, shaped
 from tuwen.nn.weights.text import bert_layer
 from tuwen.nn.weights.towers import image_plan, text_plan
+from tuwen.weights import foundation
 
 DUAL = ("clip", "chinese_clip", "altclip", "siglip", "vision-text-dual-encoder")
 LAYOUTS = ("albef", "r2d2", "prd2")  # files of the papers' own code
@@ -38,11 +39,16 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Model:
-    """A published model as a system here: the fields of its config, and the names of its tensors."""
+    """A published model as a system here: the fields of its config, and the names of its tensors.
+
+    known: beginnings of names that are left out on purpose, with the reason. new: beginnings of ours without a source.
+    """
 
     system: str
     config: Mapping[str, Any]
     entries: list[Entry]
+    known: Mapping[str, str] = field(default_factory=lambda: KNOWN)
+    new: tuple[str, ...] = ()
 
 
 def model_of(
@@ -60,10 +66,19 @@ def model_of(
         return _dual(settings, held, vocabulary, picture)
     if kind == "blip":
         return _blip(settings, picture)
+    if kind == "flava":
+        return Model(kind, *_known(foundation.flava_parts(settings, held, picture), flava.KNOWN))
+    if kind == "bridgetower":
+        return Model(kind, *_known(foundation.bridgetower_parts(settings, held, picture), bridgetower.KNOWN))
     if kind in LAYOUTS:
         return _layout(kind, settings, held, picture)
-    known = ", ".join((*DUAL, "blip", *LAYOUTS))
+    known = ", ".join((*DUAL, "blip", *foundation.KINDS, *LAYOUTS))
     raise UserError(f"no system here is a {kind!r}; known are {known} (towers: see `tuwen train --image-weights`)")
+
+
+def _known(parts: foundation.Parts, known: Mapping[str, str]):
+    config, entries, new = parts
+    return config, entries, known, new
 
 
 def parts_of(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,20 +4,22 @@ import torch
 from torch import Tensor
 
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
-from tuwen.nn.weights.names import Entry, both, packed, prefixed, same
+from tuwen.nn.weights.names import Entry, both, prefixed, same
+from tuwen.nn.weights.text import bert_layer
 
-OFFSET = 2  # RoBERTa counts positions from behind the padding's
 # what transformers holds and nothing here reads
 KNOWN = {
     "text_model.pooler": "no loss uses it",
     "bridgetower.text_model.pooler": "no loss uses it",
     "itc_cross_modal_head": "a later variant's, not the paper's",
-    "logit_scale": "the inverse of the temperature",
 }
 
 
-def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig) -> list[Entry]:
-    """All of `BridgeTowerModel`, without a prefix."""
+def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig, offset: int = 2) -> list[Entry]:
+    """All of `BridgeTowerModel`, without a prefix.
+
+    offset: the row of the first position: RoBERTa counts from behind the padding's id.
+    """
     vision = [
         same("patches.weight", "embeddings.patch_embedding.weight"),
         same("class_token", "embeddings.class_embedding"),
@@ -39,8 +41,9 @@ def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoder
         Entry(
             ("positions",),
             ("embeddings.position_embeddings.weight", types),
-            lambda t: [t[0][OFFSET:] + t[1][0]],
-            _positions_out,
+            lambda t: [t[0][offset:] + t[1][0]],
+            # one token type of zero: it is part of our positions
+            lambda o: [torch.cat([o[0].new_zeros(offset, text.width), o[0]]), o[0].new_zeros(1, text.width)],
         ),
         *both("embedding_norm", "embeddings.LayerNorm"),
     ]
@@ -73,34 +76,35 @@ def heads(words: bool = False, match: bool = False, contrast: bool = False) -> l
         out += both("match_head", "itm_score.fc")
     if contrast:
         out += both("encoders.text_projection", "itc_text_head.fc")
-        out += both("encoders.image_projection", "itc_image_head.fc")
+        out += [_picture_head("bridgetower."), Entry(("temperature",), ("logit_scale",), _inverse, _scale_out)]
     return out
 
 
-def bert_layer(ours: str, theirs: str, cross: bool = False) -> list[Entry]:
-    """One post-norm layer, with the attention over the other stream where there is one."""
-    out: list[Entry] = []
-    own = packed(
-        f"{ours}.attention.query_key_value", [f"{theirs}.attention.self.{x}" for x in ("query", "key", "value")]
-    )
-    names = {
-        "attention.out": "attention.output.dense",
-        "attention_norm": "attention.output.LayerNorm",
-        "feed_forward.0": "intermediate.dense",
-        "feed_forward.2": "output.dense",
-        "feed_forward_norm": "output.LayerNorm",
-    }
-    if cross:
-        out += packed(f"{ours}.cross.key_value", [f"{theirs}.crossattention.self.{x}" for x in ("key", "value")])
-        names |= {
-            "cross.query": "crossattention.self.query",
-            "cross.out": "crossattention.output.dense",
-            "cross_norm": "crossattention.output.LayerNorm",
-        }
-    return own + out + [entry for mine, other in names.items() for entry in both(f"{ours}.{mine}", f"{theirs}.{other}")]
+def _picture_head(prefix: str) -> Entry:
+    """Theirs reads the picture's state through the cross encoder's transform and type; ours reads the state itself, so
+    the three linear maps are made one. Outwards the transform is undone (by least squares, where it has no inverse)."""
+    head = "itc_image_head.fc"
+    shift = ("cross_modal_image_transform.weight", "cross_modal_image_transform.bias", "token_type_embeddings.weight")
+    ours = ("fusion.image_transform.weight", "fusion.image_transform.bias", "fusion.types.weight")
+
+    def inward(t: list[Tensor]) -> list[Tensor]:
+        weight, bias, transform, added, types = (x.double() for x in t)
+        return [(weight @ transform).float(), (weight @ (added + types[1]) + bias).float()]
+
+    def outward(o: list[Tensor]) -> list[Tensor]:
+        weight, bias, transform, added, types = (x.double() for x in o)
+        back = weight @ torch.linalg.pinv(transform)
+        return [back.float(), (bias - back @ (added + types[1])).float()]
+
+    mine = ("encoders.image_projection.weight", "encoders.image_projection.bias")
+    theirs = (f"{head}.weight", f"{head}.bias")
+    return Entry(mine, theirs, inward, outward, read=(tuple(prefix + x for x in shift), ours))
 
 
-def _positions_out(ours: list[Tensor]) -> list[Tensor]:
-    """Positions with the padding's before them, and one token type of zero: it is part of our positions."""
-    width = ours[0].shape[1]
-    return [torch.cat([ours[0].new_zeros(OFFSET, width), ours[0]]), ours[0].new_zeros(1, width)]
+def _scale_out(o: list[Tensor]) -> list[Tensor]:
+    return [-o[0].log()]
+
+
+def _inverse(t: list[Tensor]) -> list[Tensor]:
+    """The temperature of the logarithm of a scale."""
+    return [(-t[0]).exp()]

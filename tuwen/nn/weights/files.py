@@ -103,6 +103,8 @@ def picture_settings(folder: Path, side: int) -> dict[str, Any]:
     found = read_json(path) or (read_json(folder / "processor_config.json") or {}).get("image_processor")
     if found is None:
         return {"mean": CLIP_MEAN, "std": CLIP_STD}
+    if found.get("size_divisor") and found.get("do_center_crop"):  # BridgeTower's: what is cropped needs no padding
+        found = found | {"do_pad": False, "crop_size": {"height": found["size"]["shortest_edge"]}}
     for name, wanted in (("do_resize", True), ("do_rescale", True), ("do_pad", False)):
         if bool(found.get(name, wanted)) != wanted:
             raise UserError(f"{path}: {name} is {found[name]}, which is not done here")

@@ -9,9 +9,11 @@ from tuwen.nn.weights.names import Entry, both, packed, prefixed, same, shaped
 
 # what transformers holds and nothing here reads: poolers that no loss uses, buffers, biases tied to the decoders'
 KNOWN = {
-    "flava.image_model.pooler": "no loss uses it",
-    "flava.text_model.pooler": "no loss uses it",
-    "flava.multimodal_model.pooler": "no loss uses it",
+    **{
+        f"{prefix}{side}_model.pooler": "no loss uses it"
+        for prefix in ("flava.", "")
+        for side in ("image", "text", "multimodal")
+    },
     "mim_head.bias": "the decoder's",
     "mlm_head.bias": "the decoder's",
     "mmm_image_head.bias": "the decoder's",

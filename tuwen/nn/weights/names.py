@@ -1,7 +1,7 @@
 """Names of published tensors and of ours, both ways, with a report of whatever does not fit."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,12 +16,16 @@ Lists = Callable[[list[Tensor]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Entry:
-    """Some of our tensors and those of theirs that say the same, with both directions."""
+    """Some of our tensors and those of theirs that say the same, with both directions.
+
+    read: further tensors (of theirs, of ours) that `inward` and `outward` are given after those, and do not make.
+    """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     inward: Lists
     outward: Lists
+    read: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 def same(ours: str, theirs: str) -> Entry:
@@ -101,13 +105,14 @@ def inward(
     ours: dict[str, Tensor] = {}
     missing, shapes, used = [], [], set[str]()
     for entry in entries:
-        lacking = [name for name in entry.theirs if name not in theirs]
+        needed = entry.theirs + entry.read[0]
+        lacking = [name for name in needed if name not in theirs]
         used.update(entry.theirs)
         if lacking:
             missing.append(f"{', '.join(entry.ours)} (from {', '.join(lacking)})")
             continue
         try:
-            values = entry.inward([theirs[name].float() for name in entry.theirs])
+            values = entry.inward([theirs[name].float() for name in needed])
         except RuntimeError as error:
             shapes.append(f"{', '.join(entry.ours)} cannot be made: {error}")
             continue
@@ -128,15 +133,22 @@ def outward(entries: Sequence[Entry], ours: Tensors) -> dict[str, Tensor]:
     return {
         name: value.contiguous()
         for entry in entries
-        for name, value in zip(entry.theirs, entry.outward([ours[mine] for mine in entry.ours]), strict=True)
+        for name, value in zip(
+            entry.theirs, entry.outward([ours[mine] for mine in entry.ours + entry.read[1]]), strict=True
+        )
     }
 
 
 def prefixed(entries: Sequence[Entry], ours: str, theirs: str) -> list[Entry]:
     """The entries with both sides' names under a prefix."""
     return [
-        Entry(tuple(ours + n for n in e.ours), tuple(theirs + n for n in e.theirs), e.inward, e.outward)
-        for e in entries
+        replace(
+            entry,
+            ours=tuple(ours + name for name in entry.ours),
+            theirs=tuple(theirs + name for name in entry.theirs),
+            read=(tuple(theirs + name for name in entry.read[0]), tuple(ours + name for name in entry.read[1])),
+        )
+        for entry in entries
     ]
 
 
