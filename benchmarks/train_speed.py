@@ -171,6 +171,7 @@ def in_turn(steps: dict[str, Step], rounds: int, warm: int) -> dict[str, list[fl
 
 
 def measure(name: str, precision: str, rows: int, rounds: int, compiled: bool) -> dict:
+    torch.compiler.reset()
     shape = SHAPES[name]
     batch = example(shape, rows)
     made = contenders(shape, batch, precision, compiled)
