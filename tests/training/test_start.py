@@ -33,11 +33,12 @@ def first(tmp_path_factory):
 
 def test_first_weights_are_a_function_of_the_seed(tmp_path):
     seen = {}
+    tokenizer = start.make_tokenizer(toy.config(), [toy.Memory()])
     for seed in (0, 0, 1):
         config = toy.config(train__seed=seed, train__steps=1)
         system = toy.Toy(config.model, VOCABULARY)
         torch.manual_seed(len(seen))
-        start.first_weights(tmp_path, config, system, print)
+        start.first_weights(tmp_path, config, system, print, tokenizer)
         seen.setdefault(seed, []).append(system.image.weight.detach().clone())
     assert torch.equal(seen[0][0], seen[0][1])
     assert not torch.equal(seen[0][0], seen[1][0])
