@@ -76,7 +76,7 @@ def compile_blocks(system: System, place: torch.device) -> None:
     """
     if place.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         raise UserError("config field train.compile: a CPU needs a C++ compiler for it; install g++, or leave it out")
-    # a block is compiled once a form it is called in: length of text, with a memory or without, with gradient or without
+    # a block is compiled once a form it is called in: length of text, with memory or without, with gradient or without
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for module in system.modules():
         if isinstance(module, Block):
