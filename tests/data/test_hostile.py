@@ -1,8 +1,14 @@
 """Every public format against hostile copies of it: a clear line, never a traceback, never a file read outside."""
 
+import functools
+import io
 import json
 import re
+import shutil
+import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data.published import MAKERS, picture, put
@@ -147,19 +153,100 @@ def test_links_that_lead_out_or_round(name, tmp_path):
     assert any("out of the folder" in line or "no file" in line or "no " in line for line in complaints)
 
 
-@pytest.mark.parametrize("name", ["icr", "icm", "coco-karpathy", "aic-icc", "flickr30k-cna", "zero", "multi30k-task1"])
+NAMED = {  # what an annotation calls its first picture
+    "aic-icc": "1a.jpg",
+    "coco-cn": "COCO_train2014_000000000101",
+    "coco-karpathy": "1.jpg",
+    "flickr30k-cn": "11",
+    "flickr30k-cna": "123",
+    "flickr8k-cn": "1_a.jpg",
+    "icm": "imgs/000001.jpg",
+    "icr": "imgs/000001.jpg",
+    "multi30k-task1": "1.jpg",
+    "multi30k-task2": "1.jpg",
+    "zero": "k1",
+}
+
+
+def rename(name, folder, wanted):
+    """The first picture called by another name, wherever the annotations name it."""
+    for path in annotations(folder):
+        if path.suffix in (".json", ".jsonl", ".txt"):
+            told = json.dumps(wanted)[1:-1] if path.suffix != ".txt" else wanted.replace("\0", "")
+            path.write_text(path.read_text().replace(NAMED[name], told))
+
+
+def rows_of_paths(folder, wanted):
+    """Parquet of the hub that names pictures by path and holds none."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    row = {"image": {"bytes": None, "path": wanted}, "caption": "a dog"}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "train-00000-of-00001.parquet")
+
+
+def fetched_elsewhere(folder, wanted):
+    """img2dataset's list with keys that are paths, and addresses that are places in files."""
+    shutil.rmtree(folder / "fetched")
+    (folder / "fetched/00000").mkdir(parents=True)
+    (folder / "http:/i").mkdir(parents=True)
+    told = {"url": "http://i/1.jpg", "key": wanted.removesuffix(".jpg"), "caption": "猫", "status": "success"}
+    pq.write_table(pa.Table.from_pylist([told]), folder / "fetched/00000.parquet")
+    put(folder, "wukong_100m_0.csv", f"url,caption\nhttp://i/1.jpg,猫\nhttp://i/../../{wanted},狗\n")
+
+
+def members_of_elsewhere(folder, wanted):
+    """A tar whose members are called by the path, and whose pictures are links to it."""
+    (folder / "00000.parquet").unlink()
+    with tarfile.open(folder / "00000.tar", "w") as file:
+        for stem, kind in (("1", tarfile.SYMTYPE), ("2", tarfile.LNKTYPE), (wanted[:-4].replace("\0", ""), None)):
+            info = tarfile.TarInfo(f"{stem}.jpg")
+            info.type, info.linkname = kind or tarfile.REGTYPE, wanted.replace("\0", "") if kind else ""
+            info.size = 0 if kind else len(picture(40))
+            file.addfile(info, io.BytesIO(b"" if kind else picture(40)))
+            text = tarfile.TarInfo(f"{stem}.txt")
+            text.size = 5
+            file.addfile(text, io.BytesIO(b"a dog"))
+
+
+HOSTILE = {name: functools.partial(rename, name) for name in NAMED}
+HOSTILE |= {"huggingface": rows_of_paths, "webdataset": members_of_elsewhere, "wukong": fetched_elsewhere}
+NAMELESS = {"chinese-clip", "chinese-clip-lmdb", "imagenet", "tuxpaint"}  # pictures in the file, or listed by us
+
+
+def test_every_format_is_among_those_below():
+    assert set(HOSTILE) | NAMELESS == set(READERS)
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE))
 def test_paths_that_leave_the_folder(name, tmp_path):
+    """Relative, absolute, by a link, as a part of a file; with and without the ending."""
     put(tmp_path, "secret.jpg", picture(SECRET))
-    for wanted in ("../secret.jpg", str(tmp_path / "secret.jpg"), "x/../../secret.jpg", "a\0b.jpg"):
-        folder = tmp_path / "in"
-        MAKERS[name](folder)
-        for path in annotations(folder):
-            if path.suffix in (".json", ".txt"):
-                stem = wanted.removesuffix(".jpg") if name == "flickr30k-cna" else wanted
-                named = json.dumps(wanted).replace("\\", "\\\\")
-                text = re.sub(r'"(imgs/000001|1|1a|k1)(\.jpg)?"', named, path.read_text())
-                path.write_text(re.sub(r"(?m)^(123#0|1\.jpg)", stem.replace("\0", ""), text))
-        everything(f"{name}:{folder}")
+    size = len(picture(SECRET))
+    absolute = str(tmp_path / "secret.jpg")
+    before = sorted(tmp_path.iterdir())
+    paths = [
+        "../secret.jpg",
+        "../../secret.jpg",
+        "x/../../secret.jpg",
+        absolute,
+        f"file://{absolute}",
+        "out/secret.jpg",
+    ]
+    paths += [f"../secret.jpg:0:{size}", f"{absolute}:0:{size}", f"out/secret.jpg:0:{size}", "a\0b.jpg", "y" * 300]
+    for number, wanted in enumerate(paths):
+        for stem in {wanted, wanted.removesuffix(".jpg")}:
+            folder = tmp_path / f"in{number}"
+            shutil.rmtree(folder, ignore_errors=True)
+            MAKERS[name](folder)
+            whole, _ = everything(f"{name}:{folder}")
+            HOSTILE[name](folder, stem)
+            (folder / "out").symlink_to(tmp_path)
+            count, complaints = everything(f"{name}:{folder}")
+            assert count < whole
+            assert complaints
+            assert all("\n" not in line and len(line) < 1200 for line in complaints)
+        shutil.rmtree(folder)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_no_line_is_lost_beside_a_spoilt_one(tmp_path):

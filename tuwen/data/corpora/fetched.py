@@ -38,6 +38,8 @@ class Fetched:
         return self._places.get(draws.key("url", url))
 
     def _file(self, shard: Path, key: str) -> str | None:
+        if not key.isalnum() or len(key) > 64:  # img2dataset numbers its pictures; a path is none of its keys
+            return None
         path = next((path for path in map(shard.joinpath, _names(key)) if path.is_file()), None)
         return path.relative_to(self.folder.root).as_posix() if path else None
 

@@ -6,7 +6,6 @@ cost a few arrays: a row is read and parsed again whenever it is asked for.
 
 import hashlib
 import json
-import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from tuwen.data import images
 from tuwen.data.corpora.faults import Fault, Faults, one_line
+from tuwen.data.corpora.parts import inside
 from tuwen.data.corpus import BrokenImage, Corpus, Record, hashed_split
 from tuwen.errors import UserError
 
@@ -338,14 +338,8 @@ def _digest(data: bytes) -> bytes:
 
 
 def _read(root: Path, image: str) -> bytes:
-    if "\0" in image or os.path.isabs(image) or "://" in image or image[1:2] == ":":
-        raise BrokenImage("outside", "not a path from the folder")
-    real = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(real, image))
-    if os.path.commonpath([real, path]) != real:
-        raise BrokenImage("outside", "the path leaves the folder")
     try:
-        return images.read_file(path)
+        return images.read_file(inside(root, image))
     except BrokenImage as error:
         if error.reason == "missing":
             hint = "; write / between folders, not \\" if "\\" in image else ""

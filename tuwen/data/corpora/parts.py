@@ -1,4 +1,4 @@
-"""Bytes within a larger file: "FILE:OFFSET:SIZE", as sources name pictures in tars and TSVs."""
+"""Files below a folder, and bytes within them: "FILE:OFFSET:SIZE", as sources name pictures in tars and TSVs."""
 
 import os
 import re
@@ -9,18 +9,33 @@ from tuwen.data.corpus import BrokenImage
 _PART = re.compile(r"(.+):(\d+):(\d+)")
 
 
+def inside(root: Path, name: str) -> str:
+    """The real path of a file named from the folder.
+
+    Raises:
+        BrokenImage: the name is no path from the folder, or leaves it, by a link or by "..".
+    """
+    if "\0" in name or os.path.isabs(name) or "://" in name or name[1:2] == ":":
+        raise BrokenImage("outside", "not a path from the folder")
+    real = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(real, name))
+    if os.path.commonpath([real, path]) != real:
+        raise BrokenImage("outside", "the path leaves the folder")
+    return path
+
+
 def read_part(root: Path, image: str) -> bytes | None:
     """The bytes; None if the name is not of this form.
 
     Raises:
-        BrokenImage: the file has gone, or has become shorter.
+        BrokenImage: the file has gone, has become shorter, or lies outside the folder.
     """
     found = _PART.fullmatch(image)
     if found is None:
         return None
     offset, size = int(found[2]), int(found[3])
     try:
-        with open(root / found[1], "rb") as file:
+        with open(inside(root, found[1]), "rb") as file:
             data = os.pread(file.fileno(), size, offset)
     except OSError as error:
         raise BrokenImage("unreadable", f"{found[1]}: {error.strerror}") from None
