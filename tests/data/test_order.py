@@ -121,7 +121,7 @@ def test_a_plan_replaces_the_permutation():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="5 rows do not fill a batch of 8; set batch_size to 5 or less"):
+    with pytest.raises(UserError, match="5 rows do not fill a batch of 8; take 5 or less"):
         Order(5, 8, 0)
     with pytest.raises(UserError, match="0 rows"):
         Order(0, 8, 0)

@@ -66,7 +66,8 @@ class Findings:
             parts.append(Text(f"{pair} share {', '.join(f'{n} {what}' for what, n in common.items())}"))
         if self.remarks:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.remarkable.items())
-            parts.append(Text(f"{len(self.remarks)} remarks: {counts}", style="yellow"))
+            word = "remark" if len(self.remarks) == 1 else "remarks"
+            parts.append(Text(f"{len(self.remarks)} {word}: {counts}", style="yellow"))
         if not self.faults:
             return Group(*parts, Text("no faults", style="green"))
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())

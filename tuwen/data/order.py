@@ -30,7 +30,8 @@ class Order:
             raise UserError(f"a batch of {batch_size} rows is empty; set batch_size to 1 or more")
         if rows < batch_size:
             raise UserError(
-                f"{rows} rows do not fill a batch of {batch_size}; set batch_size to {max(rows, 1)} or less"
+                f"{rows} rows do not fill a batch of {batch_size}; "
+                f"take {max(rows, 1)} or less (--set train.batch_size={max(rows, 1)})"
             )
         self.rows = rows
         self.batch_size = batch_size
