@@ -82,6 +82,9 @@ def test_faults(tmp_path):
     assert "no text in b.txt" in fault(open_folder, tmp_path, "all")
     paint(tmp_path / "b.png", 2, txt="fine\n照片".encode("gb18030"))
     assert "b.txt:2: not UTF-8" in fault(open_folder, tmp_path, "all")
+    paint(tmp_path / "b.png", 2, txt="照片".encode("utf-16"))
+    assert "b.txt:1: UTF-16" in fault(open_folder, tmp_path, "all")
+    assert dict(open_folder(tmp_path, "all", "skip").skipped) == {"UTF-16": 1, "empty text": 1}
     (tmp_path / "b.txt").write_text("a cat")
     (tmp_path / "b.png").write_bytes(b"text")
     assert "b.png: picture 'b.png': not a picture" in fault(open_folder, tmp_path, "all")

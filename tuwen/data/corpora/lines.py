@@ -48,7 +48,10 @@ class Lines:
                 continue
             self.mark = 0
             if self.start == 0:
-                bare = self._without_mark(raw)
+                if raw.startswith(_UTF16):
+                    self._fault("UTF-16", "UTF-16, not UTF-8; save it as UTF-8")
+                    break
+                bare = raw.removeprefix(codecs.BOM_UTF8)
                 self.mark, raw = len(raw) - len(bare), bare
             text = self._decoded(raw)
             if text is not None:
@@ -76,11 +79,6 @@ class Lines:
             self._next += len(rest)
             if rest.endswith(b"\n"):
                 break
-
-    def _without_mark(self, raw: bytes) -> bytes:
-        if raw.startswith(_UTF16):
-            raise UserError(f"{self._path}:1: UTF-16, not UTF-8; save it as UTF-8")
-        return raw.removeprefix(codecs.BOM_UTF8)
 
     def _decoded(self, raw: bytes) -> str | None:
         if b"\0" in raw:
