@@ -1,13 +1,15 @@
-"""The causal decoder against loops over blocks, and what must not change its outputs."""
+"""The decoders against loops over blocks, and what must not change their outputs."""
+
+import math
 
 import pytest
 import torch
 
-from tests.nn.test_attention import numbers, same_with_gradients, shaken, slow_block
+from tests.nn.test_attention import linear, numbers, same_with_gradients, shaken, slow_block
 from tests.reference import transformer as slow
 from tuwen.data.batch import Texts
 from tuwen.errors import UserError
-from tuwen.nn.decoder import CausalDecoder
+from tuwen.nn.decoder import CausalDecoder, PatchDecoder, sines
 from tuwen.nn.sizes import CrossEncoderConfig
 
 WIDTH, SIZE, LENGTH = 8, 11, 9
@@ -102,3 +104,32 @@ def test_a_language_beyond_the_table_is_told():
     model, (seen, mask) = decoder(), memory()
     with pytest.raises(UserError, match=r"set model\.languages to at least 6"):
         model(IDS, torch.tensor([0, 5, 1]), seen, mask, WORDS)
+
+
+# ---- of patches
+
+
+def test_patches_are_painted_as_by_the_loops():
+    model, kept = shaken(PatchDecoder(CrossEncoderConfig(WIDTH, 1, 2), 6, (2, 3), 1), 1), torch.tensor([[4, 0], [5, 2]])
+    states = numbers(2, 2, 6, seed=5).requires_grad_()
+    rows = []
+    for row in range(2):
+        x = []
+        for place in range(6):
+            at = [k for k in range(2) if kept[row, k] == place]
+            x.append((linear(model.enter, states[row, at]) if at else model.unseen[None]) + model.positions[place])
+        x = slow_block(model.stack.blocks[0], torch.cat(x)[None])
+        norm = model.stack.norm
+        rows.append(linear(model.paint, slow.layer_norm(x, norm.weight, norm.bias, norm.eps))[0])
+    same_with_gradients(model(states, kept), torch.stack(rows), [states, model.unseen, model.enter.weight])
+    swapped = model(states[:, [1, 0]], kept[:, [1, 0]])  # places, not order, tell which patch is which
+    torch.testing.assert_close(swapped, model(states, kept), rtol=0, atol=1e-12)
+
+
+def test_sines_by_hand():
+    """Width 4: sine and cosine of the column, then of the row; width 8 adds a hundredth of each."""
+    assert sines((2, 3), 4)[5].tolist() == pytest.approx([math.sin(2), math.cos(2), math.sin(1), math.cos(1)])
+    want = [f(x) for x in (2, 1) for f in (math.sin, math.cos)]
+    small = [f(x / 100) for x in (2, 1) for f in (math.sin, math.cos)]
+    found = sines((2, 3), 8)[5].tolist()
+    assert found == pytest.approx([x for pair in zip(want, small, strict=True) for x in pair])

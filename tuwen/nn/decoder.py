@@ -1,6 +1,6 @@
-"""Decoders that say one word after the other, reading a memory.
+"""Decoders that say one word after the other, reading a memory; and one that paints the patches of a picture.
 
-Shape legend: B rows, L words said so far ([CLS] first), S positions of the memory, W width, V vocabulary.
+Shape legend: B rows, L words said so far ([CLS] first), S positions of the memory, W width, V vocabulary, N patches.
 """
 
 from collections.abc import Sequence
@@ -136,3 +136,40 @@ class Speaker:
         """`select` among rows of equal memory and language: what was said moves, the memory stays."""
         for said, _ in self.caches or ():
             said.select(rows)
+
+
+class PatchDecoder(nn.Module):
+    """Pixels of every patch from the states of those that were seen (MAE, He et al. 2022, section 3).
+
+    Seen patches stand at their places, one learned vector at the others'; positions are fixed sines and cosines; then
+    pre-norm self-attention over all, and a linear layer to pixels. A class token's state is no patch: leave it out.
+    `tuwen.objectives.masked_pixels` holds the pixels against the picture.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: CrossEncoderConfig, memory_width: int, grid: tuple[int, int], patch: int):
+        """grid: patches down and across; patch: their side in pixels. config.width must divide by 4."""
+        super().__init__()
+        self.enter = nn.Linear(memory_width, config.width)
+        self.unseen = nn.Parameter(torch.zeros(config.width))
+        self.register_buffer("positions", sines(grid, config.width), persistent=False)
+        options = ("pre", config.activation, config.eps, config.dropout)
+        self.stack = Stack(config.width, config.layers, config.heads, *options)
+        self.paint = nn.Linear(config.width, 3 * patch * patch)
+
+    def forward(self, states: Tensor, kept: Tensor) -> Tensor:
+        """[B, N, 3 patch patch] from states [B, K, M] of the patches kept [B, K] (int64, their places in the grid)."""
+        seen = self.enter(states)
+        x = self.unseen.to(seen.dtype).expand(len(seen), len(self.positions), -1)
+        x = x.scatter(1, kept[..., None].expand_as(seen), seen)
+        return self.paint(self.stack(x + self.positions.to(x.dtype)))
+
+
+def sines(grid: tuple[int, int], width: int) -> Tensor:
+    """[h w, width]: sines and cosines of the column, then of the row, at width / 4 wavelengths (MAE's code)."""
+    rates = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = (torch.arange(count, dtype=torch.float64)[:, None] * rates for count in grid)
+    across = torch.cat([column.sin(), column.cos()], 1).expand(grid[0], -1, -1)
+    down = torch.cat([row.sin(), row.cos()], 1)[:, None].expand(-1, grid[1], -1)
+    return torch.cat([across, down], 2).flatten(0, 1).float()
