@@ -46,12 +46,12 @@ def example(rows: list[int] | None = None) -> Batch:
     return Batch(Images(every[rows]), Texts(ids, ids != 0, language), image_id, text_id, torch.tensor(rows) + 40)
 
 
-def build(name: str, seed: int = 0, **changes) -> System:
+def build(name: str, seed: int = 0, vocabulary: Vocabulary = VOCABULARY, **changes) -> System:
     """A system of size tiny as a run would start it."""
     cls = systems.find(name)
     config = cls.Config.sized("tiny")
     changes = {"queue_from": 0.0, **changes}  # as published: queued keys count from the first step
-    system = cls(dataclasses.replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)}), VOCABULARY)
+    system = cls(dataclasses.replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)}), vocabulary)
     initialise(system, seed)
     return system
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.systems.common import PROGRESS, VOCABULARY, build, example, gradients
+from tests.systems.common import PROGRESS, VOCABULARY, build, example, gradients, watched
 from tuwen.data.batch import Images
 from tuwen.nn.fusion import BridgedEncoder
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 from tuwen.nn.weights import bridgetower as names
 from tuwen.nn.weights.names import inward, outward
+from tuwen.objectives import contrastive as objective
 from tuwen.systems.bridgetower import BridgeTower, BridgeTowerConfig, vqa_loss
 
 transformers = pytest.importorskip("transformers")
@@ -265,6 +266,17 @@ def test_half_of_the_pairs_are_right(rows):
             assert batch.text_id[row] != batch.text_id[picture]
     assert set(system(batch, PROGRESS).terms) == {"masked_words", "matching"}
     assert set(build("bridgetower")(batch, PROGRESS).terms) == {"masked_words", "matching", "contrast"}
+
+
+def test_every_right_pair_is_a_target_of_the_contrast(monkeypatch):
+    """Check 9: a row's targets sum to 1, and rows of one picture have the same."""
+    seen = watched(monkeypatch, objective, "soft_cross_entropy")
+    build("bridgetower")(example(), PROGRESS)
+    assert len(seen) == 2
+    for (_, targets), _ in seen:
+        assert targets.sum(1).tolist() == pytest.approx([1] * 6)
+        assert torch.equal(targets[0], targets[2])
+        assert targets[0].tolist() == [0.5, 0, 0.5, 0, 0, 0]
 
 
 @torch.no_grad()

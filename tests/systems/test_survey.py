@@ -2,11 +2,20 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
+import torch
 
+from tests.systems.common import PROGRESS, VOCABULARY, build, example, shaken, units
 from tuwen import cli, systems
+from tuwen.data.batch import Batch, Images
+from tuwen.data.spans import Spans
 from tuwen.errors import UserError
+from tuwen.nn import transformer
+from tuwen.objectives.contrastive import contrastive
+from tuwen.objectives.matching import matching_loss
+from tuwen.systems.ernie_unix2 import Streams
 from tuwen.systems.survey import Axes
 from tuwen.systems.survey.axes import DATASETS, INTERACTIONS, OBJECTIVES, PARTS, TASKS, VISION_ENCODERS
 from tuwen.systems.survey.table import TABLE
@@ -83,6 +92,117 @@ def test_image_counts_and_pair_counts_are_kept_apart():
     """Section 3.4: the survey's table mixes both in one column."""
     assert (DATASETS["coco"].images, DATASETS["coco"].pairs) == (328.124, None)
     assert (DATASETS["redcaps"].images, DATASETS["redcaps"].pairs) == (None, 12_000)
+
+
+def test_albef_is_a_bert_split_in_two_with_cross_attention_in_the_upper_half():
+    """Check 3: its keys are the survey's row and what it is built from."""
+    system = systems.find("albef")
+    ours, row = system.paper.axes, TABLE["ALBEF"]
+    assert (ours.text, ours.vision, set(ours.data)) == (row.text, row.vision, set(row.data))
+    assert set(row.interaction) <= set(ours.interaction)
+    assert set(row.objectives) <= set(ours.objectives)
+    config = system.Config.sized("tiny")
+    six = {part: dataclasses.replace(getattr(config, part), layers=6) for part in ("text", "fusion")}
+    built = system(dataclasses.replace(config, **six), VOCABULARY)
+    blocks = [*built.encoders.text.stack.blocks, *built.fusion.stack.blocks]
+    assert [hasattr(block, "cross") for block in blocks] == [False] * 6 + [True] * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "single"),
+    [("flava", True), ("mvptr", True), ("ernie_unix2", True), ("albef", False), ("bridgetower", False)],
+)
+def test_one_stream_attends_to_all_and_two_streams_to_themselves_and_each_other(name, single, monkeypatch):
+    """Check 4: [n + m, n + m], closed to padding alone; or never anything as long as both."""
+    system, batch = build(name).eval(), example()
+    images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
+    seen, real = [], transformer.attend
+
+    def record(q, k, v, allowed, *rest):
+        seen.append((q.shape[2], k.shape[2], allowed))
+        return real(q, k, v, allowed, *rest)
+
+    monkeypatch.setattr(transformer, "attend", record)
+    system.match(images, texts) if system.can("match") else system.fuse([images], texts)
+    words, regions = texts.state_mask.shape[1], next(iter(images.states.values())).shape[1]
+    assert words != regions
+    whole = words + regions + (name == "flava")  # its joint class token
+    assert len(seen) >= system.config.fusion.layers
+    for queries, keys, allowed in seen:
+        if single:
+            assert (queries, keys) == (whole, whole)
+            assert int((~allowed).sum()) == int((~texts.state_mask).sum())
+            assert allowed.expand(6, 1, whole, whole)[:, 0].eq(allowed[:, 0]).all()  # the same for every query
+        else:
+            assert {queries, keys} <= {words, regions, 1}
+    assert single or {(q, k) for q, k, _ in seen} & {(words, regions), (1, regions)}
+
+
+def spanned(change: str = "") -> Batch:
+    """The common batch with a span of every kind a text, its pictures or its words changed for others."""
+    batch = example()
+    rows = torch.arange(6).repeat_interleave(3)
+    spans = Spans(rows, torch.ones_like(rows), torch.full_like(rows, 2), rows + 500, torch.arange(3).repeat(6))
+    ids = batch.texts.ids
+    if change == "texts":
+        ids = torch.where(ids > 4, 44 - ids, ids)
+    pixels = 255 - batch.images.pixels if change == "images" else batch.images.pixels
+    images = Images(pixels, views={"second": pixels})
+    return dataclasses.replace(batch, images=images, texts=dataclasses.replace(batch.texts, ids=ids, spans=spans))
+
+
+@pytest.mark.parametrize("name", [name for name in systems.names() if systems.find(name).can("encode_texts")])
+def test_vectors_of_one_side_do_not_depend_on_the_other_and_joint_states_do(name):
+    """Check 5, on the training step's own encoding."""
+    streams = {"streams": Streams(texts=0, parallel=0, both=0)} if name == "ernie_unix2" else {}
+    system = shaken(build(name, **streams)).eval()
+    plain, other_images, other_texts = (system.encode(spanned(x), PROGRESS) for x in ("", "images", "texts"))
+    for part in ("pooled", "tokens"):
+        images, texts = (getattr(plain[side], part) for side in ("images", "texts"))
+        if images is not None:
+            assert torch.equal(getattr(other_texts["images"], part), images)
+            assert (getattr(other_images["images"], part) != images).any()
+        if texts is not None:
+            assert torch.equal(getattr(other_images["texts"], part), texts)
+            assert (getattr(other_texts["texts"], part) != texts).any()
+    if system.can("match"):
+        images, others = (encoded["images"] for encoded in (plain, other_images))
+        assert (system.match(images, plain["texts"]) != system.match(others, plain["texts"])).all()
+
+
+def test_contrast_is_symmetric_and_nothing_for_one_pair_alone():
+    """Check 6."""
+    images, texts = units(5, 8, seed=1), units(5, 8, seed=2)
+    same = torch.eye(5, dtype=torch.bool)
+    there, back = (
+        contrastive(images, texts, images, texts, same, 0.1),
+        contrastive(texts, images, texts, images, same, 0.1),
+    )
+    assert float(there) == pytest.approx(float(back), abs=1e-12)
+    one = [x[:1] for x in (images, texts)]
+    assert float(contrastive(*one, *one, same[:1, :1], 0.1)) == 0
+
+
+def test_constant_matching_costs_ln_2():
+    """Check 7; its regressed and classified regions have no counterpart here: no system reads a detector's regions."""
+    labels = torch.tensor([1, 0, 0, 1])
+    for constant in (0.0, 7.5):
+        assert float(matching_loss(torch.full((4, 2), constant), labels)) == pytest.approx(math.log(2))
+
+
+def test_targets_of_masked_patches_do_not_depend_on_the_mask():
+    """Check 7, of what stands here for masked regions: FLAVA's codes are of the whole picture."""
+    system, batch = build("flava").eval(), example()
+    codes = torch.randint(0, 256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    views = dataclasses.replace(batch.images, views={"codes": codes / 255})
+    targets = []
+    for epoch_step in (3, 8):
+        seen = dataclasses.replace(batch, images=views, texts=None)
+        progress = dataclasses.replace(PROGRESS, step=epoch_step)
+        hidden = system.hide(seen, progress)
+        targets.append((hidden, system.codes.codes(views.views["codes"])))
+    assert (targets[0][0] != targets[1][0]).any()
+    assert torch.equal(targets[0][1], targets[1][1])
 
 
 # ---- our systems

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.systems.common import build
 from tests.tasks.stub import DualStub, FusionStub, MatchOnly, Numbers, Pairs, Table
+from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import Scores
@@ -117,6 +120,20 @@ def test_an_answer_outside_top_k_is_missed_at_any_depth():
     assert (found.ranks["zh"]["reranked"]["text_to_image"] == MISSED).all()
     assert found.json["languages"]["zh"]["reranked"]["text_to_image"] == {"r1": 0, "r5": 0, "r10": 0}
     assert found.json["languages"]["zh"]["first"]["text_to_image"]["r5"] == 100
+
+
+@pytest.mark.parametrize("name", ["mvptr", "bridgetower"])
+def test_reranking_stays_under_the_ceiling_of_its_candidates(name):
+    """MVPTR's card, check 9; BridgeTower's, check 10: pairs that were not matched never outrank those that were."""
+    scenes, k = Scenes(count=16, side=32, languages=("en", "zh")), 3
+    words = Tokenizer.train([text for row in range(16) for told in scenes.record(row).texts.values() for text in told])
+    system = build(name, vocabulary=words.vocabulary)
+    ranks = retrieve(system, scenes, words, 32, 32, top_k=k).ranks
+    for stages in ranks.values():
+        for way, first in stages["first"].items():
+            assert 0 < (first < k).sum() < len(first)
+            assert (stages["reranked"][way][first >= k] == MISSED).all()
+            assert (stages["reranked"][way][first < k] < k).all()
 
 
 @pytest.mark.parametrize("budget", [1, 25, 1 << 20])
