@@ -231,12 +231,25 @@ def test_words_that_look_for_regions():
         build("slan").encode_texts(example().texts)
 
 
-def test_match_of_kept_states_is_the_training_logit_and_located_boxes_lie_in_the_picture():
+def test_final_score_is_the_sum_of_the_three_logits_that_were_trained():
+    """Card, section 6: the match's log-odds, the region-word score and the cosine, each at its own scale."""
     system, batch = shaken(build("slan")).eval(), spelled(example())
     images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
     kept = [x.map(lambda y: y.clone()) for x in (images, texts)]
     logits = system.match_head(system.fuse([images], texts).pooled)
-    torch.testing.assert_close(system.match(*kept)[:, 0], (logits[:, 1] - logits[:, 0]).float(), rtol=0, atol=1e-5)
+    regions, words = located(system, batch), system.locator.words(texts.states["last"])
+    local = region_word_scores(words, texts.states["words"], regions.features, regions.gates) * system.log_scale.exp()
+    want = logits[:, 1] - logits[:, 0] + local
+    match = system.match(*kept)
+    assert local.std() > 1e-3
+    torch.testing.assert_close(match[:, 0], want.float(), rtol=0, atol=1e-5)
+    first = (images.pooled * texts.pooled).sum(1).float()
+    total = system.rerank(match, first)
+    torch.testing.assert_close(total, (want + first / system.temperature).float(), rtol=0, atol=1e-4, check_dtype=False)
+
+
+def test_located_boxes_lie_in_the_picture():
+    system, batch = shaken(build("slan")).eval(), spelled(example())
     found = system.locate(batch.images, batch.texts)
     assert found.boxes.shape == (6, 16, 4)
     assert (found.scores[:, :-1] >= found.scores[:, 1:]).all()

@@ -21,8 +21,9 @@ def add_to(commands) -> None:
     command.add_argument("--language", metavar="LANG", help="of the text (default: told from its script)")
     command.add_argument(
         "--how",
-        choices=("tokens", "attention"),
-        help="by tokens matched with words, or by a cross encoder's attention (default: what the system has)",
+        choices=("tokens", "regions", "attention"),
+        help="by tokens matched with words, by regions located for them, or by a cross encoder's attention "
+        "(default: the first of these the system has)",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object with the maps")
 

@@ -1,4 +1,5 @@
-"""A heat map over the picture for each word of a text: by tokens where a system scores by them, else by Grad-CAM.
+"""A heat map over the picture for each word of a text: by tokens where a system scores by them, by regions where it
+locates, else by Grad-CAM.
 
 Shape legend: W words, N image tokens, M text tokens, L tokens of the text, S image states, h x w the grid.
 """
@@ -11,26 +12,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tuwen.data.batch import Images, Texts
+from tuwen.data.batch import Images, Spans, Texts
 from tuwen.data.corpus import BrokenImage, normalise
 from tuwen.data.images import load
-from tuwen.data.spans import find_spans
+from tuwen.data.spans import KINDS, find_spans, span_id
 from tuwen.errors import UserError
 from tuwen.model import Model, Picture
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.transformer import Attention, AttentionRecord
+from tuwen.systems.system import System
+
+HOW = ("tokens", "regions", "attention")
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What a system sees of a text in a picture.
 
-    words: of the text, in order. maps: [W, h, w] float32 over what the system reads of the picture, row by row from the
-    top left: by tokens the cosine of the word with each place, by attention its share of the match's gradient (never
-    negative). how: "tokens" or "attention". score: how well the text fits the picture, as the system ranks pictures.
-    pixels: [3, H, W] uint8, what it reads of the picture. flow: [N, W] share of each word's flow that goes to each
-    image token, columns of non-negative flows summing to 1; places: [N, h, w] where those tokens lie; both None by
-    attention. located: what `System.locate` gave, or None.
+    words: of the text, in order; by regions its noun phrases, where it has any.
+    maps: [W, h, w] float32 over what the system reads of the picture, row by row from the top left: by tokens the
+        cosine of the word with each place, by regions the heat the system locates it by, by attention its share of
+        the match's gradient (never negative).
+    how: one of `HOW`. score: how well the text fits the picture, as the system ranks pictures in its last stage.
+    pixels: [3, H, W] uint8, what it reads of the picture.
+    flow: [N, W] share of each word's flow that goes to each image token, columns of non-negative flows summing to 1;
+        places: [N, h, w] where those tokens lie; both None but by tokens.
+    boxes: [W, 4] each word's best box (x0, y0, x1, y1 in 0..1), by regions where the system gives boxes.
+    located: what `System.locate` gave of the whole text, or None.
     """
 
     words: list[str]
@@ -40,6 +48,7 @@ class Explanation:
     pixels: Tensor
     flow: Tensor | None = None
     places: Tensor | None = None
+    boxes: Tensor | None = None
     located: Any = None
 
 
@@ -62,21 +71,26 @@ def explain(
 ) -> Explanation:
     """Where the words of a text are in a picture.
 
-    how: "tokens" (systems that score by tokens), "attention" (systems with a cross encoder); None: whichever there is,
-        tokens first. language: of the text, as the corpus named it; None: told from its script.
+    how: "tokens" (systems that score by tokens), "regions" (systems that locate), "attention" (systems with a cross
+        encoder); None: the first of these there is. language: of the text, as the corpus named it; None: told from its
+        script.
 
     Raises:
-        UserError: a broken picture, a text without words, or a system that has neither tokens nor a cross encoder.
+        UserError: a broken picture, a text without words, or a system that has none of these.
     """
     system = model.system
-    can = {"tokens": system.can("flow"), "attention": system.can("match")}
+    ways = dict(zip(HOW, (_by_tokens, _by_regions, _by_attention), strict=True))
+    can = dict(zip(HOW, map(system.can, ("flow", "locate", "match")), strict=True))
     chosen = how or next((name for name in can if can[name]), None)
     if chosen not in can and chosen is not None:
         raise UserError(f"no explanation by {chosen!r}; there are {', '.join(can)}")
     if chosen is None or not can[chosen]:
-        raise system.lacks("explain", "it has no tokens to match" if chosen == "tokens" else "it looks at no places")
+        why = {"tokens": "it has no tokens to match", "regions": "it locates nothing"}
+        raise system.lacks("explain", why.get(chosen or "", "it looks at no places"))
     pictures, texts, words = _inputs(model, image, text, language)
-    found = (_by_tokens if chosen == "tokens" else _by_attention)(model, pictures, texts, words)
+    if chosen == "regions":
+        words = _pieces(model, text, model.config.model.text.length, "phrase") or words
+    found = ways[chosen](model, pictures, texts, words)
     if not system.can("locate"):
         return found
     with torch.no_grad():
@@ -104,17 +118,21 @@ def _inputs(model: Model, image: Picture, text: str, language: str | None) -> tu
 
 def _words(model: Model, text: str, length: int) -> list[_Word]:
     """The words of the text that are letters or digits, as far as it was read."""
-    found = find_spans([text], model.tokenizer, length, ("word",))
-    assert found is not None
-    plain, places = normalise(text), model.tokenizer.places([text])[0]
-    words = [
-        _Word(plain[places[start - 1, 0] : places[end - 2, 1]], start, end)
-        for start, end in zip(found.start.tolist(), found.end.tolist(), strict=True)
-    ]
-    words = [word for word in words if any(sign.isalnum() for sign in word.text)]
+    words = [word for word in _pieces(model, text, length, "word") if any(sign.isalnum() for sign in word.text)]
     if not words:
         raise UserError(f"no word in the text {text!r}; give a text with words in it")
     return words
+
+
+def _pieces(model: Model, text: str, length: int, kind: str) -> list[_Word]:
+    """The spans of one kind."""
+    found = find_spans([text], model.tokenizer, length, (kind,))
+    assert found is not None
+    plain, places = normalise(text), model.tokenizer.places([text])[0]
+    return [
+        _Word(plain[places[start - 1, 0] : places[end - 2, 1]], start, end)
+        for start, end in zip(found.start.tolist(), found.end.tolist(), strict=True)
+    ]
 
 
 # ---- by tokens
@@ -155,6 +173,40 @@ def _real(sentence: Encoded) -> Tensor:
     return torch.ones(sentence.tokens.shape[1], dtype=torch.bool, device=sentence.tokens.device)
 
 
+# ---- by regions
+
+
+@torch.no_grad()
+def _by_regions(model: Model, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
+    """Heat and best box of each piece of the text by itself: the one span that the system is shown of it.
+
+    words: phrases, for a system that reads phrases.
+    """
+    system, count, device = model.system, len(words), texts.ids.device
+    kinds = [KINDS.index(kind) for kind in system.needs(system.config).spans]
+    start, end = (torch.tensor([word[k] for word in words], device=device) for k in (1, 2))
+    same = torch.tensor([span_id(word.text) for word in words], device=device)
+    row, every = torch.arange(count, device=device), torch.zeros(count, dtype=torch.int64, device=device)
+    spans = Spans(
+        *(x.repeat(len(kinds)) for x in (row, start, end, same)), torch.tensor(kinds).repeat_interleave(count)
+    )
+    located = system.locate(pictures.select(every), replace(texts.select(every), spans=spans.to(device)))
+    if located.heat is None:
+        raise system.lacks("explain", "it locates by boxes alone")
+    boxes = None if located.boxes is None else located.boxes[:, 0].float().cpu()
+    image, sentence = system.encode_images(pictures), system.encode_texts(texts)
+    score = _final_score(system, image, sentence, system.match(image, sentence) if system.can("match") else None)
+    maps, pixels = located.heat.float().cpu(), pictures.pixels[0].cpu()
+    return Explanation([word.text for word in words], maps, "regions", score, pixels, boxes=boxes)
+
+
+def _final_score(system: System, image: Encoded, sentence: Encoded, match: Tensor | None) -> float:
+    """Of the pair, as the system ranks pictures in its last stage."""
+    first = image.pooled is not None or system.can("scores")
+    cosine = system.scores(image, sentence).t2i[:, 0] if first or match is None else match.new_zeros(1)
+    return float(cosine if match is None else system.rerank(match.detach().float(), cosine))
+
+
 # ---- by cross-attention
 
 
@@ -183,9 +235,7 @@ def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Wor
     cam = torch.stack(shares).mean(0).float()  # [L, S]
     maps = torch.stack([_grid(cam[word.start : word.end].mean(0)) for word in words])
     with torch.no_grad():
-        first = image.pooled is not None or system.can("scores")
-        cosine = system.scores(image, sentence).t2i[:, 0] if first else match.new_zeros(1)
-        score = float(system.rerank(match.detach().float(), cosine))
+        score = _final_score(system, image, sentence, match)
     return Explanation([word.text for word in words], maps.cpu(), "attention", score, pictures.pixels[0].cpu())
 
 

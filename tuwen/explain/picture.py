@@ -1,9 +1,9 @@
 """An explanation as a picture: a panel a word with its heat map, and who was matched with whom."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +18,8 @@ COLUMNS = 5  # panels in a row
 PANEL = 2.0  # inches
 BOXES = 3  # the best boxes that are drawn
 LINES = 3  # the strongest matches of a word that are drawn
+BEST = "#f5d90a"  # a located box
+DARK = 0.3  # brightness of what is coldest
 COLOURS = ("#e0862b", "#3f7fe0", "#1f9d6b", "#d1495b", "#b05fc9", "#2a9fb5", "#8a8f2a", "#94694f")
 
 
@@ -38,16 +40,22 @@ def draw(found: Explanation, text: str, out: Path, image: Tensor | None = None) 
     below = _match_height(found, aspect)
     heights = [PANEL * aspect + 0.35] * rows + [below] * matched
     layout = figure.add_gridspec(rows + matched, COLUMNS, height_ratios=heights)
-    figure.suptitle(f"{text}\n{found.how}, score {found.score:.3f}", fontproperties=font, fontsize=10)
+    figure.suptitle(
+        f"{text}\nby {found.how}; score of picture and text {found.score:.3f}", fontproperties=font, fontsize=10
+    )
     for k in range(panels):
         axis = figure.add_subplot(layout[k // COLUMNS, k % COLUMNS])
         axis.set_axis_off()
         _show(axis, pixels)
         if k == 0:
-            _boxes(axis, found.located, pixels.shape)
+            boxes = getattr(found.located, "boxes", None)
+            _boxes(axis, None if boxes is None else boxes[0, :BOXES], pixels.shape, BEST)
             continue
-        _heat(axis, found.maps[k - 1].numpy(), pixels.shape)
-        axis.set_title(found.words[k - 1], fontproperties=font, fontsize=11, color=COLOURS[(k - 1) % len(COLOURS)])
+        colour = COLOURS[(k - 1) % len(COLOURS)]
+        _heat(axis, found.maps[k - 1], pixels, colour)
+        if found.boxes is not None:
+            _boxes(axis, found.boxes[k - 1 : k], pixels.shape, BEST)
+        axis.set_title(found.words[k - 1], fontproperties=font, fontsize=11, color=colour)
     if matched:
         _matches(figure.add_subplot(layout[rows, :]), found, pixels, font)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,25 +71,30 @@ def _show(axis: Axes, pixels: np.ndarray) -> None:
     axis.imshow(pixels, extent=(0, pixels.shape[1], pixels.shape[0], 0))
 
 
-def _heat(axis: Axes, heat: np.ndarray, shape: tuple[int, ...]) -> None:
-    """The map over the dimmed picture: strong where the word is."""
-    low, high = heat.min(), heat.max()
-    scaled = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
-    where = (0, shape[1], shape[0], 0)
-    axis.imshow(
-        scaled, extent=where, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.45 * scaled, interpolation="nearest"
-    )
+def _heat(axis: Axes, heat: Tensor, pixels: np.ndarray, colour: str) -> None:
+    """The picture lit where the word is and dark elsewhere, a line round what is warmer than halfway."""
+    height, width = pixels.shape[:2]
+    smooth = F.interpolate(heat[None, None].float(), (height, width), mode="bilinear", align_corners=False)[
+        0, 0
+    ].numpy()
+    low, high = smooth.min(), smooth.max()
+    share = ((smooth - low) / (high - low) if high > low else np.zeros_like(smooth))[..., None]
+    grey = pixels.mean(2, keepdims=True) * DARK
+    axis.imshow((grey + share * (pixels - grey)).round().astype(np.uint8), extent=(0, width, height, 0))
+    if high > low:
+        x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+        axis.contour(x, y, share[..., 0], levels=[0.5], colors=[colour], linewidths=1.2)
 
 
-def _boxes(axis: Axes, located: Any, shape: tuple[int, ...]) -> None:
-    """The best boxes [1, K, 4] (x0, y0, x1, y1 in 0..1) that a system locates the text by."""
-    boxes = getattr(located, "boxes", None)
+def _boxes(axis: Axes, boxes: Tensor | None, shape: tuple[int, ...], colour: str) -> None:
+    """Boxes [K, 4] (x0, y0, x1, y1 in 0..1), the first the best and drawn strongest."""
     if not isinstance(boxes, Tensor):
         return
-    for k, (x0, y0, x1, y1) in enumerate(boxes[0, :BOXES].detach().tolist()):
-        colour, width, height = COLOURS[k % len(COLOURS)], shape[1], shape[0]
+    for k, (x0, y0, x1, y1) in enumerate(boxes.detach().tolist()):
+        width, height = shape[1], shape[0]
         corner = (x0 * width, y0 * height)
-        axis.add_patch(Rectangle(corner, (x1 - x0) * width, (y1 - y0) * height, fill=False, color=colour, lw=1.5))
+        weight = {"lw": 2.0} if k == 0 else {"lw": 0.8, "ls": "--"}
+        axis.add_patch(Rectangle(corner, (x1 - x0) * width, (y1 - y0) * height, fill=False, color=colour, **weight))
 
 
 def _matches(axis: Axes, found: Explanation, pixels: np.ndarray, font) -> None:

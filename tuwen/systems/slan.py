@@ -230,7 +230,16 @@ class SLAN(System):
         return Fused(states[:, 0], states, texts.state_mask)
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
-        return log_odds(self.match_head(self.fuse([images], texts).pooled).float())[:, None]
+        """Log-odds of the match plus the region-word score at its learned scale: its order counts, not its zero."""
+        regions = self.locate_regions(self.locator.candidates(self.patches(images)), texts)
+        logits = self.match_head(self.fused(images, texts, regions)[:, 0])
+        words, real = self.locator.words(texts.states["last"]), texts.states["words"].bool()
+        local = region_word_scores(words, real, regions.features, regions.gates) * self.log_scale.exp()
+        return (log_odds(logits.float()) + local.float())[:, None]
+
+    def rerank(self, match: Tensor, first: Tensor) -> Tensor:
+        """The match's logit, s_loc and the cosine, each at the scale it was learned with (section 6's sum) [choice]."""
+        return match.float().mean(-1) + first / self.temperature
 
     def locate(self, images: Images, texts: Texts) -> Located:
         """Boxes, best first, and the mean heat of the words.
