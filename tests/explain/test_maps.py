@@ -146,6 +146,34 @@ def test_grad_cam_is_attention_times_positive_gradient(name, tokenizer):
             )
 
 
+def test_by_regions_each_phrase_is_located_by_itself(tokenizer):
+    system = build("slan", seed=4).eval()
+    asked = model(system, tokenizer, 32)
+    system.encoders.text.words = nn.Embedding(tokenizer.vocabulary.size, 32)
+    pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    text = "a red square and two blue things"
+    found = explain(asked, pixels, text)
+    assert (found.how, found.words) == ("regions", ["red square", "two blue things"])
+    ids, mask = tokenizer.encode([text], 16)
+    with torch.no_grad():
+        tokens = system.encoders.image.grid(system.encoders.image(pixels[None]))
+        candidates = system.locator.candidates(tokens)
+        words = system.locator.words(system.encoders.text(ids, mask))[0]
+    places = candidates.features[0, candidates.middle].view(4, 4, -1)
+    for k, (first, last) in enumerate([(2, 12), (17, 32)]):
+        spoken = [j + 1 for j, (start, _) in enumerate(tokenizer.places([text])[0]) if first <= start < last]
+        heat = torch.stack([places @ words[j] for j in spoken]).mean(0)
+        smooth = nn.functional.interpolate(heat[None, None], scale_factor=2, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(found.maps[k], smooth[0, 0], rtol=0, atol=1e-5)
+    assert found.boxes.shape == (2, 4)
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+    assert found.flow is None
+    assert len(found.located.boxes) == 1
+    assert explain(asked, pixels, "of and").words == ["of", "and"]  # no noun phrase: word by word
+    with pytest.raises(UserError, match="locates nothing"):
+        explain(model(Colours(tokenizer), tokenizer, 4), picture(), "red", how="regions")
+
+
 def word_of_token(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """[words, tokens] bool, from the tokens' places among the characters; words lie between white space."""
     places = tokenizer.places([text])[0]

@@ -46,8 +46,11 @@ def test_the_map_lies_where_the_word_is(tmp_path):
 
 def test_boxes_and_matches_are_drawn(tmp_path):
     plain = drawn(example(), tmp_path)
-    boxes = SimpleNamespace(boxes=torch.tensor([[[0.1, 0.1, 0.9, 0.9]]]))
-    assert (np.abs(drawn(example(located=boxes), tmp_path) - plain).sum(2) > 100).sum() > 100
+    box = torch.tensor([[0.1, 0.1, 0.9, 0.9]])
+    ways = [example(located=SimpleNamespace(boxes=box[None])), example(boxes=box)]
+    changed = [np.abs(drawn(way, tmp_path) - plain).sum(2) > 100 for way in ways]
+    assert all(one.sum() > 100 for one in changed)
+    assert not (changed[0] & changed[1]).any()  # of the whole text on the first panel, of a word on its own
     places = torch.eye(4).view(4, 2, 2)
     flow = torch.tensor([[0.0], [1.0], [0.0], [0.0]])
     matched = drawn(example(flow=flow, places=places), tmp_path)
@@ -66,12 +69,22 @@ def test_a_font_is_told_that_lacks_nothing_or_what_it_lacks():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     changes = {"train.steps": 1, "train.batch_size": 8, "data.workers": 0, "train.threads": 1}
-    for name in ("wukong", "albef"):
+    for name in ("wukong", "albef", "slan"):
         own = {"model.fusion.layers": 2} if name == "albef" else {}
         config = RunConfig.of(name, "tiny", "scenes:count=16,side=32", changes=changes | own)
         loop.train(config, folder / name, quiet=True)
     to_pillow(Scenes(count=1, side=48).image(0)).save(folder / "picture.png")
     return folder
+
+
+def test_regions_from_the_shell(run, capsys):
+    out = run / "pictures" / "slan.png"
+    text = "红色的苹果和一只猫"
+    assert main(["explain", str(run / "slan"), str(run / "picture.png"), text, "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["how"], found["words"]) == ("regions", ["红色的苹果", "猫"])
+    assert np.asarray(found["boxes"]).shape == (2, 4)
+    assert Image.open(out).format == "PNG"
 
 
 @pytest.mark.parametrize("name", ["wukong", "albef"])

@@ -50,6 +50,8 @@ def run(args) -> None:
             print(f"tuwen: {told} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)
     if args.json:
         found_maps = {"words": found.words, "maps": found.maps.tolist()}
+        if found.boxes is not None:
+            found_maps["boxes"] = found.boxes.tolist()
         print_json({"out": str(args.out), "how": found.how, "score": found.score, **found_maps})
         return
     rows = [(word, *_best(one)) for word, one in zip(found.words, found.maps, strict=True)]
