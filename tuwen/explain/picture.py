@@ -64,7 +64,7 @@ def draw(found: Explanation, text: str, out: Path, image: Tensor | None = None) 
 
 
 def _match_height(found: Explanation, aspect: float) -> float:
-    return max(2.2 * PANEL * aspect, 0.24 * len(found.words))
+    return max(1.8 * PANEL * aspect, 0.24 * len(found.words))
 
 
 def _show(axis: Axes, pixels: np.ndarray) -> None:
@@ -74,9 +74,7 @@ def _show(axis: Axes, pixels: np.ndarray) -> None:
 def _heat(axis: Axes, heat: Tensor, pixels: np.ndarray, colour: str) -> None:
     """The picture lit where the word is and dark elsewhere, a line round what is warmer than halfway."""
     height, width = pixels.shape[:2]
-    smooth = F.interpolate(heat[None, None].float(), (height, width), mode="bilinear", align_corners=False)[
-        0, 0
-    ].numpy()
+    smooth = F.interpolate(heat[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
     low, high = smooth.min(), smooth.max()
     share = ((smooth - low) / (high - low) if high > low else np.zeros_like(smooth))[..., None]
     grey = pixels.mean(2, keepdims=True) * DARK
@@ -93,8 +91,9 @@ def _boxes(axis: Axes, boxes: Tensor | None, shape: tuple[int, ...], colour: str
     for k, (x0, y0, x1, y1) in enumerate(boxes.detach().tolist()):
         width, height = shape[1], shape[0]
         corner = (x0 * width, y0 * height)
-        weight = {"lw": 2.0} if k == 0 else {"lw": 0.8, "ls": "--"}
-        axis.add_patch(Rectangle(corner, (x1 - x0) * width, (y1 - y0) * height, fill=False, color=colour, **weight))
+        thick, line = (2.0, "-") if k == 0 else (0.8, "--")
+        sides = (x1 - x0) * width, (y1 - y0) * height
+        axis.add_patch(Rectangle(corner, *sides, fill=False, color=colour, linewidth=thick, linestyle=line))
 
 
 def _matches(axis: Axes, found: Explanation, pixels: np.ndarray, font) -> None:
