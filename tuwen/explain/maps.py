@@ -187,10 +187,9 @@ def _by_regions(model: Model, pictures: Images, texts: Texts, words: list[_Word]
     start, end = (torch.tensor([word[k] for word in words], device=device) for k in (1, 2))
     same = torch.tensor([span_id(word.text) for word in words], device=device)
     row, every = torch.arange(count, device=device), torch.zeros(count, dtype=torch.int64, device=device)
-    spans = Spans(
-        *(x.repeat(len(kinds)) for x in (row, start, end, same)), torch.tensor(kinds).repeat_interleave(count)
-    )
-    located = system.locate(pictures.select(every), replace(texts.select(every), spans=spans.to(device)))
+    row, start, end, same = (x.repeat(len(kinds)) for x in (row, start, end, same))
+    spans = Spans(row, start, end, same, torch.tensor(kinds, device=device).repeat_interleave(count))
+    located = system.locate(pictures.select(every), replace(texts.select(every), spans=spans))
     if located.heat is None:
         raise system.lacks("explain", "it locates by boxes alone")
     boxes = None if located.boxes is None else located.boxes[:, 0].float().cpu()
