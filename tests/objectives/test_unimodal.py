@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.systems.common import units
+from tuwen.objectives.contrastive import contrastive
 from tuwen.objectives.unimodal import view_contrastive
 
 EYE = torch.eye(2, dtype=torch.float64)
@@ -19,6 +20,8 @@ def test_card_value_of_two_orthonormal_pairs():
     loss = view_contrastive(views, views, positive, itself, 0.5)
     assert float(loss) == pytest.approx(0.2395, abs=5e-5)
     assert float(loss) == pytest.approx(math.log(1 + 2 * math.exp(-2)))
+    across = contrastive(EYE, EYE, EYE, EYE, torch.eye(2, dtype=torch.bool), 0.5)
+    assert float(across) == pytest.approx(math.log(1 + math.exp(-2)))  # 0.1269: two views, itself not among them
 
 
 def test_against_a_loop_with_repeated_identities():

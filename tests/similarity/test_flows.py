@@ -248,6 +248,31 @@ class TestUnchanged:
             assert float(gradient[1].abs().sum()) == 0
 
 
+@pytest.mark.parametrize("flow", [MaxFlow(), MaxFlow("sum"), MaxFlow(padding="zeros")], ids=str)
+def test_longer_tokens_score_in_proportion(flow):
+    """The best partner does not hang on the length of a side's tokens."""
+    images, texts = drawn(4, 4, 1), drawn(5, 6, 2)
+    longer = Encoded(images.pooled, 2.5 * images.tokens, images.token_mask)
+    for a, b in zip(token_scores(images, texts, flow), token_scores(longer, texts, flow), strict=True):
+        assert torch.allclose(2.5 * a, b, atol=1e-12)
+    c = images.select(torch.tensor([0])), texts.select(torch.tensor([1])), longer.select(torch.tensor([0]))
+    for a, b in zip(token_flow(c[0], c[1], flow), token_flow(c[2], c[1], flow), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("mass", ["cross", "own"])
+def test_longer_whole_vectors_change_no_score_by_shares_of_mass(mass):
+    """Scaled masses are the same shares; the softmax they sharpen is made as sharp again."""
+    images, texts = drawn(4, 4, 1), drawn(5, 6, 2)
+    longer = [dataclasses.replace(x, pooled=4 * x.pooled) for x in (images, texts)]
+    before = token_scores(images, texts, SoftFlow(20.0, mass, normalize=True))
+    after = token_scores(*longer, SoftFlow(5.0, mass, normalize=True))
+    for a, b in zip(before, after, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+    for a, b in zip(token_scores(images, texts, Transport()), token_scores(*longer, Transport()), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
 def test_equal_bests_share_the_flow():
     images, texts = side([[1, 0]]), side([[1, 0], [0, 1], [1, 0]])
     to_text, to_image = token_flow(images, texts, MaxFlow())

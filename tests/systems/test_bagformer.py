@@ -115,6 +115,15 @@ def test_every_term_and_gradient_is_the_slow_versions(monkeypatch, reduce):
         assert_same_gradients(gradients(losses.terms[name], system), gradients(value, system))
 
 
+def test_a_row_alone_has_no_wrong_partner():
+    """Card, check 8: its matching is that of the one right pair; a pair is never its own negative."""
+    system, batch = shaken(build("bagformer")), spelled(example([0]), [0])
+    images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
+    (logits,) = system.match_head(system.fuse([images], texts).pooled)
+    found = system(batch, PROGRESS).terms["matching"]
+    assert float(found.detach()) == pytest.approx(float(-logits.log_softmax(0)[1].detach()))
+
+
 def test_wrong_partners_are_all_equally_likely(monkeypatch):
     """Section 4: uniform over the batch, unlike ALBEF's by similarity."""
     system, batch = shaken(build("bagformer")), spelled(example())

@@ -45,9 +45,9 @@ def scores(system, batch: Batch, texts: Texts | None = None) -> tuple[Tensor, Te
     return found.i2t, found.t2i
 
 
-def agree(found: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> None:
+def agree(found: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor], within: float = 1e-6) -> None:
     for a, b in zip(found, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=0, atol=within)
 
 
 @pytest.fixture(params=ARMS, ids=str)
@@ -77,3 +77,16 @@ def test_padding_rows_beside_it_their_order_and_repeats_change_no_score(system):
     agree(tuple(one[:5, :5] for one in twice), want)
     agree(tuple(one[5] for one in twice), tuple(one[2] for one in twice))
     agree(tuple(one[:, 5] for one in twice), tuple(one[:, 2] for one in twice))
+
+
+@torch.no_grad()
+def test_the_length_of_what_is_projected_changes_no_score(system):
+    """Scores are of unit vectors: three times the projections are the same directions."""
+    batch = batch_of([0, 1, 2, 4, 5])
+    want = scores(system, batch)
+    projections = [module for name, module in system.named_modules() if name.endswith("projection")]
+    assert projections
+    for module in projections:
+        for parameter in module.parameters():
+            parameter.mul_(3)
+    agree(scores(system, batch), want, 1e-4 if getattr(system, "reduction", None) else 1e-6)  # its norm has an epsilon
