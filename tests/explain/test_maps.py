@@ -154,17 +154,16 @@ def test_by_regions_each_phrase_is_located_by_itself(tokenizer):
     text = "a red square and two blue things"
     found = explain(asked, pixels, text)
     assert (found.how, found.words) == ("regions", ["red square", "two blue things"])
-    ids, mask = tokenizer.encode([text], 16)
     with torch.no_grad():
-        tokens = system.encoders.image.grid(system.encoders.image(pixels[None]))
-        candidates = system.locator.candidates(tokens)
-        words = system.locator.words(system.encoders.text(ids, mask))[0]
-    places = candidates.features[0, candidates.middle].view(4, 4, -1)
-    for k, (first, last) in enumerate([(2, 12), (17, 32)]):
-        spoken = [j + 1 for j, (start, _) in enumerate(tokenizer.places([text])[0]) if first <= start < last]
-        heat = torch.stack([places @ words[j] for j in spoken]).mean(0)
-        smooth = nn.functional.interpolate(heat[None, None], scale_factor=2, mode="bilinear", align_corners=False)
-        torch.testing.assert_close(found.maps[k], smooth[0, 0], rtol=0, atol=1e-5)
+        candidates = system.locator.candidates(system.encoders.image.grid(system.encoders.image(pixels[None])))
+        places = candidates.features[0, candidates.middle].view(4, 4, -1)
+        for k, phrase in enumerate(found.words):
+            ids, mask = tokenizer.encode([phrase], 16)
+            spoken = int(mask.sum()) - 2
+            words = system.locator.words(system.encoders.text(ids, mask))[0, 1 : 1 + spoken]
+            heat = (places @ words.T).mean(2)
+            smooth = nn.functional.interpolate(heat[None, None], scale_factor=2, mode="bilinear", align_corners=False)
+            torch.testing.assert_close(found.maps[k], smooth[0, 0], rtol=0, atol=1e-5)
     assert found.boxes.shape == (2, 4)
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
     assert found.flow is None

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tuwen.data.batch import Images, Spans, Texts
+from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import BrokenImage, normalise
 from tuwen.data.images import load
-from tuwen.data.spans import KINDS, find_spans, span_id
+from tuwen.data.spans import find_spans
 from tuwen.errors import UserError
 from tuwen.model import Model, Picture
 from tuwen.nn.encoded import Encoded
@@ -178,18 +178,13 @@ def _real(sentence: Encoded) -> Tensor:
 
 @torch.no_grad()
 def _by_regions(model: Model, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
-    """Heat and best box of each piece of the text by itself: the one span that the system is shown of it.
+    """Heat and best box of each phrase, read by itself as `tuwen eval --task grounding` reads it.
 
-    words: phrases, for a system that reads phrases.
+    words: phrases, where the text has any.
     """
-    system, count, device = model.system, len(words), texts.ids.device
-    kinds = [KINDS.index(kind) for kind in system.needs(system.config).spans]
-    start, end = (torch.tensor([word[k] for word in words], device=device) for k in (1, 2))
-    same = torch.tensor([span_id(word.text) for word in words], device=device)
-    row, every = torch.arange(count, device=device), torch.zeros(count, dtype=torch.int64, device=device)
-    row, start, end, same = (x.repeat(len(kinds)) for x in (row, start, end, same))
-    spans = Spans(row, start, end, same, torch.tensor(kinds, device=device).repeat_interleave(count))
-    located = system.locate(pictures.select(every), replace(texts.select(every), spans=spans))
+    system, language = model.system, model.languages[int(texts.language[0])]
+    every = torch.zeros(len(words), dtype=torch.int64, device=texts.ids.device)
+    located = system.locate(pictures.select(every), model.tokens([word.text for word in words], language))
     if located.heat is None:
         raise system.lacks("explain", "it locates by boxes alone")
     boxes = None if located.boxes is None else located.boxes[:, 0].float().cpu()
