@@ -8,12 +8,13 @@ import torch
 
 import tuwen
 from tests.search.common import TEXTS, picture
+from tuwen.cli.search import _print_found
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.search import nearest
 from tuwen.search.index import Index
 from tuwen.search.pictures import Picture
-from tuwen.search.query import Query, Searcher
+from tuwen.search.query import Found, Query, Result, Searcher
 
 COUNT = 30
 
@@ -191,6 +192,14 @@ def test_out_of_time_it_gives_what_it_has(searcher, monkeypatch):
 def test_mistakes(searcher, query, options, message):
     with pytest.raises(UserError, match=message):
         searcher.search([query], **options)
+
+
+@pytest.mark.parametrize(("query", "shown"), [("红鸟", "一只鸟"), ("red", "a bird"), ("", "ein Vogel")])
+def test_the_text_shown_is_in_the_language_of_the_query(query, shown, capsys):
+    texts = {"de": ["ein Vogel"], "en": ["a bird"], "zh": ["一只鸟"]}
+    _print_found(Found([Result("p1", "", texts, 0.5, 0.5, {})], True, 1.0), query)
+    told = capsys.readouterr().out
+    assert [text for several in texts.values() for text in several if text in told] == [shown]
 
 
 def test_nothing_to_find(run, searcher, tmp_path):

@@ -239,7 +239,7 @@ def run_search(args) -> None:
         else:
             query = Query(args.query, args.image)
             found = searcher.search([query], args.top, args.candidates, args.budget_ms, filters)[0]
-    print_json(as_json(args.query, found)) if args.json else _print_found(found)
+    print_json(as_json(args.query, found)) if args.json else _print_found(found, args.query or "")
 
 
 def _similar(searcher, id: str, top: int, filters):
@@ -263,10 +263,14 @@ def as_json(query: str | None, found) -> dict[str, Any]:
     }
 
 
-def _print_found(found) -> None:
-    rows = []
+def _print_found(found, query: str) -> None:
+    """The results with one text each, in the language of the query where there is one."""
+    from tuwen.data.corpora.scripts import language_by_script
+
+    asked, rows = language_by_script(query), []
     for place, result in enumerate(found.results, 1):
-        text = next((text for texts in result.texts.values() for text in texts), "")
+        several = sorted(result.texts.items(), key=lambda one: one[0] != asked)
+        text = next((text for _, texts in several for text in texts), "")
         rows.append((str(place), result.id, f"{result.first:.3f}", f"{result.score:.3f}", text, result.image))
     print_table("", ("", "id", "first", "score", "text", "picture"), rows, whole=("id",))
     note = "" if found.complete else f"; out of time: {found.reranked} re-ranked, the rest by the first stage"

@@ -173,3 +173,20 @@ def check_id(name: str) -> str:
     if not name or len(name) > 512 or not name.isprintable():
         raise UserError(f"id {name[:40]!r}: give 1 to 512 characters that print")
     return name
+
+
+def check_rows(pictures: Sequence[Picture], kinds: Mapping[str, str]) -> None:
+    """Whether ids and metadata of all pictures fit an index whose columns are of these kinds.
+
+    Raises:
+        UserError: an id that cannot be one, or a value of another kind than its column's.
+    """
+    known = dict(kinds)
+    for picture in pictures:
+        name = check_id(picture.id or "-")
+        for column, value in picture.columns.items():
+            kind = kind_of(value)
+            if kind is not None and known.setdefault(column, kind) != kind:
+                raise UserError(f"{name}: column {column!r} is {known[column]} in this index, not {value!r}")
+            if kind == "number":
+                as_number(column, value)

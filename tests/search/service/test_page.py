@@ -155,6 +155,8 @@ def test_search_in_the_browser_s_language(url, language, query, placeholder, rea
         assert scores == sorted(scores, reverse=True)
         page.one("#more").click()
         page.until(lambda: len(page.all(".card")) == 31)
+        both = page.one(".card .caption").get_attribute("title").splitlines()[1:]
+        assert page.one(".card .caption").text == next(text for text in both if text.isascii() == (language == "en-US"))
         page.one("#language").click()
         assert page.script("return document.documentElement.lang")[:2] == {"zh": "en", "en": "zh"}[language[:2]]
         assert len(page.all(".card")) == 31

@@ -114,6 +114,23 @@ def test_pictures_come_and_go(run, tmp_path, serve):
     assert client.get("/index").json()["pictures"] == 5
 
 
+@pytest.mark.parametrize(
+    "second",
+    [{"shelf": 5}, {"depth": "a word"}, {"count": 2**60}],
+    ids=["another kind than the index has", "another kind than the first", "too many digits"],
+)
+def test_of_pictures_that_are_sent_all_or_none_are_taken(run, tmp_path, serve, second):
+    index = Index.build(run, pictures(4), tmp_path / "index")
+    client = serve(Searcher(index))
+    new = pictures(2, seed=1)
+    records = [{"id": new[0].id, "columns": {"depth": 1}}, {"id": new[1].id, "columns": second}]
+    files = [("pictures", ("x.jpg", one.image)) for one in new]
+    answer = client.post("/pictures", files=files, data={"records": json.dumps(records)})
+    assert answer.status_code == 422
+    assert len(Index.open(tmp_path / "index")) == 4
+    assert "depth" not in Index.open(tmp_path / "index").columns()
+
+
 def test_changes_of_another_process_are_seen(run, tmp_path, serve):
     index = Index.build(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index), refresh_seconds=0.02)

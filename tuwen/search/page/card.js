@@ -1,14 +1,14 @@
 // A result: its picture, its scores, and where the words of the query matched.
 
 import { ask, explain } from "./service.js";
-import { said, speak } from "./words.js";
+import { said, speak, spoken } from "./words.js";
 
 const HOVER = 150; // ms the pointer rests on a picture before its words are asked for
 
 export function card(result, place, text, similar) {
   const made = document.getElementById("card").content.cloneNode(true).firstElementChild;
   speak(made);
-  const caption = Object.values(result.texts).flat()[0] ?? result.id;
+  const caption = [...(result.texts[spoken()] ?? []), ...Object.values(result.texts).flat()][0] ?? result.id;
   made.querySelector(".caption").textContent = caption;
   made.querySelector(".caption").title = [result.id, ...Object.values(result.texts).flat()].join("\n");
   for (const name of ["first", "score"]) {

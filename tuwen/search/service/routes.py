@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from tuwen.search.pictures import Picture
+from tuwen.search.pictures import Picture, check_rows
 from tuwen.search.query import Query as Asked
 from tuwen.search.service import messages
 from tuwen.search.service.messages import problems
@@ -143,10 +143,11 @@ async def add(
         data = await upload.read()
         await service.picture(data, where=f"pictures.{place}")
         taken.append(Picture(data, record.id, record.texts, record.columns))
+    check_rows(taken, service.searcher.index.columns())
     done = await service.change(service.searcher.index.add, taken)
     for one in done:
-        if one.state == "broken":
-            raise HTTPException(422, f"{one.id}: {one.reason}; the pictures that have no fault were taken in")
+        if one.state == "broken":  # a column has become of another kind meanwhile
+            raise HTTPException(409, f"{one.id}: {one.reason}; the pictures that have no fault were taken in")
     entries = [messages.Entry(id=one.id, state=one.state) for one in done]
     return messages.Added(entries=entries, pictures=len(service.searcher.index))
 
