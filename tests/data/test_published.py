@@ -1,12 +1,18 @@
 """Every public format against a small copy in its own layout: what becomes of it, row by row."""
 
+import base64
+import functools
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
 from tests.data.published import MAKERS, icm, icr, json_lines, picture, put, tar
 from tuwen.cli import main
+from tuwen.data import shards
 from tuwen.data.corpora.captions import joined
 from tuwen.data.corpora.faults import RowError
 from tuwen.data.corpora.published import find, formats
@@ -275,6 +281,35 @@ class TestCommands:
         MAKERS["icr"](tmp_path)
         assert main(["data", "check", f"icr:{tmp_path}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["splits"]["train"]["texts"] == 3
+
+
+def test_a_killed_build_of_a_public_corpus_goes_on(tmp_path, monkeypatch):
+    """Shards that were finished stay as they are, and the whole is what a build that was never stopped makes."""
+    lines = "".join(f"{n}\t{base64.b64encode(picture(n)).decode()}\n" for n in range(200))
+    put(tmp_path / "from", "train_imgs.tsv", lines)
+    texts = [{"text_id": n, "text": f"第{n}张", "image_ids": [n]} for n in range(200)]
+    put(tmp_path / "from", "train_texts.jsonl", json_lines(*texts))
+    words = ["data", "build", "chinese-clip", "--from", str(tmp_path / "from"), "--out"]
+    code = (
+        "import sys, functools; from tuwen.data import shards; from tuwen.cli import main;"
+        "shards.write = functools.partial(shards.write, shard_size=5); main(sys.argv[1:])"
+    )
+    again, whole = tmp_path / "again", tmp_path / "whole"
+    victim = subprocess.Popen([sys.executable, "-c", code, *words, str(again)])
+    while victim.poll() is None and len(list(again.glob("*.tar"))) < 3:
+        time.sleep(0.002)
+    victim.kill()
+    victim.wait()
+    finished = {path: path.stat().st_mtime_ns for path in again.glob("*.tar")}
+    assert 3 <= len(finished) < 40
+    with pytest.raises(UserError, match="unfinished build; run it again"):
+        open_shards(again, "train")
+    monkeypatch.setattr(shards, "write", functools.partial(shards.write, shard_size=5))
+    assert main([*words, str(again)]) == main([*words, str(whole)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    files = {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == files
+    assert len([name for name in files if name.endswith(".tar")]) == 40
 
 
 def test_it_travels_to_other_processes(tmp_path):

@@ -83,6 +83,9 @@ def test_broken_pictures_and_mistakes(run, clip_run, shards, tmp_path):
         embed(clip_run, pictures, tmp_path / "out")
     with pytest.raises(UserError, match="another run or other pictures"):
         embed(run, shards, tmp_path / "out")
+    (pictures / "images/2.jpg").write_bytes((pictures / "images/0.jpg").read_bytes())  # as many as before
+    with pytest.raises(UserError, match="another run or other pictures"):
+        embed(run, pictures, tmp_path / "out")
 
 
 @pytest.mark.slow  # about two minutes

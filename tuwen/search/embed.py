@@ -74,7 +74,8 @@ def embed(
     folder = Path(out)
     pictures = open_pictures(shards, split)
     parts = parts_of(pictures.corpora)
-    _settle(folder, {"weights": weights_mark(run), "parts": [len(parts), len(pictures)]})
+    prints = [corpus.fingerprint for corpus in pictures.corpora]
+    _settle(folder, {"weights": weights_mark(run), "pictures": prints, "parts": [len(parts), len(pictures)]})
     todo = [part for part in parts if not _file(folder, part).exists()]
     task = Task(str(Path(run).resolve()), str(shards), str(folder.resolve()), split, batch_size, device)
     if cluster is None:
