@@ -262,7 +262,7 @@ def test_exact_search_is_the_sorted_list(monkeypatch, k, filtered):
         assert scores[n].tolist() == expected[1]
 
 
-def test_lance_s_own_index_beyond_a_limit(run, tmp_path):
+def test_lance_s_own_index_beyond_a_limit(run, tmp_path, capfd):
     pictures = [Picture(jpeg(n), id=f"p{n}", columns={"n": n}) for n in range(300)]
     told = []
     index = Index.build(run, pictures[:290], tmp_path / "many", exact=200, say=told.append)
@@ -279,4 +279,5 @@ def test_lance_s_own_index_beyond_a_limit(run, tmp_path):
         scores = {r.id: r.score for r in expected.results}
         assert len(scores.keys() & {r.id for r in found.results}) >= 8
         assert all(r.score == scores[r.id] for r in found.results if r.id in scores)
+    assert "WARN" not in capfd.readouterr().err  # of Lance, at each search
     assert searcher.similar("p295", top=3).results[0].id == exactly.similar("p295", top=3).results[0].id

@@ -82,7 +82,12 @@ def approximate(snapshot: Snapshot, query: Tensor, k: int, probes: int, conditio
     nearest: dict[str, Any] = {"column": "vector", "q": query.float().numpy(), "k": k, "metric": "dot"}
     nearest |= {"nprobes": probes, "refine_factor": REFINE}
     found = snapshot.dataset.to_table(
-        columns=["vector"], nearest=nearest, filter=condition, prefilter=condition is not None, with_row_id=True
+        columns=["vector"],
+        nearest=nearest,
+        filter=condition,
+        prefilter=condition is not None,
+        with_row_id=True,
+        disable_scoring_autoprojection=True,  # or Lance warns in each search that it adds its own scores
     )
     near = torch.from_numpy(snapshot.positions(found["_rowid"].to_numpy()))
     if not len(near):
