@@ -159,3 +159,26 @@ def test_hostile_annotations(tmp_path):
     (tmp_path / "MSRVTT_JSFUSION_test.csv").write_text("key,vid_key,video_id,sentence\na,b,video99,x\n")
     with pytest.raises(UserError, match=r"test.csv:2: video_id 'video99' is not in"):
         open_corpus(f"msrvtt:{tmp_path}", "test")
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:2.0,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile ../secret.mp4\n",
+        "ffconcat version 1.0\nfile secret.mp4\n",
+    ],
+)
+def test_nothing_outside_the_folder_is_read(tmp_path, playlist):
+    """A link that leads out is no video, and a playlist that calls itself one is not followed."""
+    record(tmp_path / "secret.mp4", MOVING.clip(0))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    msrvtt(folder, listed=False)
+    (folder / "video0.mp4").symlink_to(tmp_path / "secret.mp4")
+    (folder / "secret.mp4").symlink_to(tmp_path / "secret.mp4")
+    (folder / "video1.mp4").write_text(playlist.format(tmp_path / "secret.mp4"))
+    corpus = open_corpus(f"msrvtt:{folder}", "train")
+    assert [corpus.record(row).id for row in range(len(corpus))] == ["video1"]
+    with pytest.raises(BrokenImage, match="no MP4"):
+        corpus.image(0)

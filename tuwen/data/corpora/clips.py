@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tuwen.data import draws
+from tuwen.data.corpora.captions import Folder
 from tuwen.data.corpora.scripts import language_by_script
 from tuwen.data.corpus import Corpus, Record
 from tuwen.data.video import frames_of
@@ -74,13 +75,15 @@ class VideoCorpus(Corpus):
 
 
 def _videos(folder: Path) -> dict[str, Path]:
-    """Video files below a folder, by name without ending, in small letters."""
+    """Video files below a folder, by name without ending, in small letters; links that lead out of it are none."""
     found: dict[str, Path] = {}
+    root = os.path.realpath(folder)
     for place, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             stem, ending = os.path.splitext(name)
-            if ending.lower() in SUFFIXES:
+            real = os.path.realpath(os.path.join(place, name))
+            if ending.lower() in SUFFIXES and os.path.commonpath([root, real]) == root:
                 found.setdefault(stem.lower(), Path(place) / name)
     return found
 
@@ -108,7 +111,7 @@ def msrvtt(folder: Path, split: str) -> list[Clip]:
         wanted = {"val": "validate"}.get(split, split)
         return [clip for name, clip in clips.items() if splits[name] == wanted]
     found = []
-    for number, row in enumerate(_table(folder / listed, ","), start=2):
+    for number, row in enumerate(_table(_needed(folder, listed), ","), start=2):
         name = row.get("video_id") or ""
         where = f"{folder / listed}:{number}"
         if name not in clips:
@@ -189,7 +192,7 @@ def _needed(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path}: not there; put the annotation as it is published beside the videos")
-    return path
+    return Folder(folder).plain(path)
 
 
 def _table(path: Path, delimiter: str) -> list[dict[str, str]]:
