@@ -24,6 +24,7 @@ from tuwen.errors import UserError
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import checkpoint, loop, start
 from tuwen.training.config import RunConfig
+from tuwen.training.towers import Published
 
 RESULT = "comparison.json"
 COSTS = ("seconds", "pairs_per_second", "measure_seconds")
@@ -42,6 +43,7 @@ def compare(
     steps: int | None = None,
     seeds: int = 1,
     towers: int = 0,
+    published: Published | None = None,
     changes: Mapping[str, Any] | None = None,
     measure: MeasureConfig | None = None,
     validation: int = 200,
@@ -52,9 +54,10 @@ def compare(
     names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip"). steps: optimizer steps of
     every run (default: the config's). seeds: runs a system, from `train.seed` on. towers: steps of a clip run trained
     first for each seed, in OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion
-    systems start from trained encoders; 0: all start from the same drawn weights. changes: config by dotted or nested
-    name for all systems; under a system's own name for that one alone ({"albef": {"model.queue": 4096}}). measure: how
-    runs are measured at the end. validation: pictures of "val" (else of the measured split) that are followed; 0: none.
+    systems start from trained encoders; 0: all start from the same drawn weights. published: towers of others that
+    every run starts from, locked or not. changes: config by dotted or nested name for all systems; under a system's own
+    name for that one alone ({"albef": {"model.queue": 4096}}). measure: how runs are measured at the end. validation:
+    pictures of "val" (else of the measured split) that are followed; 0: none.
 
     Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
     "seeds" (each run's own), "spread" (standard deviation over seeds; None for one)}}`, with
@@ -65,7 +68,7 @@ def compare(
         Interrupted: after SIGTERM or Ctrl-C; the same call goes on.
     """
     out, measure = Path(out), measure or MeasureConfig()
-    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {})
+    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {}, published or Published())
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
     pairs = open_corpus(corpus, "train", first.data.on_bad)
@@ -98,7 +101,14 @@ def compare(
 
 
 def _configs(
-    names: Sequence[str], corpus: str, out: Path, size: str, steps: int | None, seeds: int, changes: Mapping[str, Any]
+    names: Sequence[str],
+    corpus: str,
+    out: Path,
+    size: str,
+    steps: int | None,
+    seeds: int,
+    changes: Mapping[str, Any],
+    published: Published,
 ) -> dict[Path, RunConfig]:
     """The config of every run by its folder, all checked before any work; systems take turns within a seed."""
     repeated = sorted({name for name in names if list(names).count(name) > 1})
@@ -112,7 +122,8 @@ def _configs(
         for name in names:
             system, settings = arm(name)
             own = {**_own(changes, system), **settings, **budget}
-            config = override(RunConfig.of(system, size, corpus, changes=shared), own)
+            config = RunConfig.of(system, size, corpus)
+            config = override(override(config, {**published.changes(config.model), **shared}), own)
             seed = config.train.seed + turn
             folder = re.sub(r"[^\w.=-]+", "-", name)
             configs[out / f"{folder}-seed{seed}"] = override(config, {"train.seed": seed})

@@ -14,6 +14,7 @@ from tuwen.data.images import encode_jpeg, shrink
 from tuwen.errors import UserError
 from tuwen.tasks.retrieval import TOP_K, Answer, Retrieval, retrieve
 from tuwen.training import checkpoint, parallel
+from tuwen.training.towers import text_features
 
 RESULT = "retrieval.json"
 THUMBNAIL = 144  # pixels of the shorter side
@@ -23,11 +24,13 @@ THUMBNAIL = 144  # pixels of the shorter side
 class MeasureConfig:
     """How runs are measured.
 
-    split: of the corpus. limit: at most so many pictures; None: all. top_k: candidates a query that are re-ranked.
-    batch_size: pictures, texts or pairs at once. samples: texts a language whose best five pictures are shown.
+    split: of the corpus. languages: those measured; none: all. limit: at most so many pictures; None: all. top_k:
+    candidates a query that are re-ranked. batch_size: pictures, texts or pairs at once. samples: texts a language whose
+    best five pictures are shown.
     """
 
     split: str = "test"
+    languages: tuple[str, ...] = ()
     limit: int | None = None
     top_k: int = TOP_K
     batch_size: int = 64
@@ -57,6 +60,7 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
         )
     stamp = (run / checkpoint.WEIGHTS).stat().st_mtime_ns
     asked = {"fingerprint": corpus.fingerprint, "weights": stamp, **dataclasses.asdict(config)}
+    asked["languages"] = list(config.languages)  # as JSON gives it back
     path = run / RESULT
     if path.exists():
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -77,6 +81,7 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
 
 def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, progress: bool) -> Retrieval:
     model = tuwen.load(run, device=str(parallel.device("auto")))
+    text_features(model.system, model.tokenizer)
     towers = model.config.model
     return retrieve(
         model.system,
@@ -86,6 +91,7 @@ def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, progress: bool) 
         towers.text.length,
         top_k=config.top_k,
         batch_size=config.batch_size,
+        languages=config.languages or None,
         limit=config.limit,
         samples=config.samples,
         table=model.languages,

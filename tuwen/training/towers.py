@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -28,6 +28,25 @@ from tuwen.training.config import RunConfig
 read_image = functools.lru_cache(maxsize=2)(image_weights)
 read_text = functools.lru_cache(maxsize=2)(text_weights)
 Say = Callable[[str], None]
+
+
+class Published(NamedTuple):
+    """Towers that runs start from: where their weights are (None: drawn), and which are locked ("image", "text")."""
+
+    image: str | None = None
+    text: str | None = None
+    lock: tuple[str, ...] = ()
+
+    def changes(self, model: Any) -> dict[str, Any]:
+        """Settings by dotted name that give a run these towers; none where it has none of them.
+
+        Raises:
+            UserError: nothing there, or a system without such a tower in its config.
+        """
+        if not any(self):
+            return {}
+        found = model_changes(model, self.image, self.text, self.lock)
+        return {"image_weights": self.image, "text_weights": self.text, **found}
 
 
 def model_changes(model: Any, image: str | None, text: str | None, lock: tuple[str, ...] = ()) -> dict[str, Any]:
