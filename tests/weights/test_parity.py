@@ -139,6 +139,37 @@ def test_text_towers(kind, tmp_path):
     torch.testing.assert_close(tower(ids, REAL)[REAL], want[REAL], **CLOSE)
 
 
+@torch.no_grad()
+def test_blip_with_its_retrieval_head(tmp_path):
+    vision = VISION | {"layer_norm_eps": 1e-5}
+    config = t.BlipConfig(
+        text_config=TEXT | {"encoder_hidden_size": 24}, vision_config=vision, image_text_hidden_size=12
+    )
+    model = randomised(t.BlipForImageTextRetrieval(config))
+    report = import_model(str(saved(model, tmp_path / "theirs")), tmp_path / "run")
+    assert all(report.unexpected.values())
+    system = tuwen.load(tmp_path / "run").system
+    images = system.encode_images(Images(PIXELS))
+    texts = system.encode_texts(Texts(IDS, REAL, torch.zeros(3, dtype=torch.int64)))
+
+    def theirs(model):
+        asked = {"input_ids": IDS, "pixel_values": PIXELS, "attention_mask": REAL.long()}
+        return model(**asked).itm_score, model(**asked, use_itm_head=False).itm_score
+
+    match, cosine = theirs(model)
+    torch.testing.assert_close(system.match_logits(images, texts), match, **CLOSE)
+    torch.testing.assert_close(images.pooled @ texts.pooled.T, cosine, **CLOSE)
+    assert match[:, 0].std() > 0.01, "the pictures must matter"
+    assert export_model(tmp_path / "run", tmp_path / "out") == "BlipForImageTextRetrieval"
+    again = t.BlipForImageTextRetrieval.from_pretrained(tmp_path / "out").eval()
+    for mine, other in zip(theirs(again), (match, cosine), strict=True):
+        torch.testing.assert_close(mine, other, **CLOSE)
+    import_model(str(tmp_path / "out"), tmp_path / "run2")
+    first, second = (tensors_of(tmp_path / name / "weights.safetensors") for name in ("run", "run2"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_what_is_missing_or_of_another_shape_is_refused_and_what_is_left_over_is_told(tmp_path):
     from safetensors.torch import save_file
 

@@ -153,7 +153,8 @@ def _blip(settings, picture) -> Model:
     entries += both("encoders.image_projection", "vision_proj") + both("encoders.text_projection", "text_proj")
     entries += both("match_head", "itm_head")
     embed = settings.get("image_text_hidden_size", 256)
-    return Model("blip", {"image": image, "text": tower, "embed": embed}, entries)
+    # no temperature in transformers' class
+    return Model("blip", {"image": image, "text": tower, "embed": embed}, entries, new=("temperature",))
 
 
 # ---- the papers' own files

@@ -1,0 +1,143 @@
+"""BLIP: one text transformer that reads alone, or with cross-attention over the picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.text import Vocabulary
+from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.towers import DualEncoder, TextTower
+from tuwen.nn.transformer import Attention
+from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
+from tuwen.objectives.gather import gather
+from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.systems.survey import Axes
+from tuwen.systems.system import Fused, Losses, Paper, Progress, System
+
+
+@dataclass(frozen=True)
+class BLIPConfig:
+    """Every layer of the text tower has cross-attention beside its own; there is no further cross encoder."""
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    embed: int = 256
+
+    @classmethod
+    def sized(cls, name: str) -> "BLIPConfig":
+        towers = size(name)
+        return cls(towers.image, towers.text, towers.embed)
+
+
+class BLIP(System):
+    """Contrast of the towers' vectors, and matching by the same text layers with cross-attention switched on.
+
+    Li et al. 2022, section 3.2: the text encoder and the image-grounded text encoder share all but the
+    cross-attention. The form is that of transformers' `BlipForImageTextRetrieval`, whose weights are read and written.
+    Left out: the decoder with its language loss, the bootstrapping of captions, the momentum teacher with its queue,
+    and the token [Encode] in place of [CLS], which transformers leaves out as well. Ours by choice: re-ranking by the
+    log-odds of a match.
+    """
+
+    paper = Paper(
+        title="BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding "
+        "and Generation",
+        venue="ICML 2022",
+        arxiv="2201.12086",
+        code="github.com/salesforce/BLIP",
+        idea="one text transformer reads alone, or looks at the picture in every layer; its retrieval half",
+        fidelity="reconstructed",
+        image_encoder="ViT",
+        text_encoder="BERT",
+        interaction="cosine, then text queries over image tokens in every layer",
+        objectives=("image-text contrast", "image-text matching"),
+        axes=Axes(
+            text="bert",
+            vision=("patch",),
+            interaction=("dot_product", "dual_stream"),
+            objectives=("cmcl", "itm"),
+            data=("cc3m", "coco", "vg_data", "sbu"),
+        ),
+    )
+    Config = BLIPConfig
+    index_fields = ("pooled", "states.last")
+
+    def __init__(self, config: BLIPConfig, vocabulary: Vocabulary):
+        """
+        Raises:
+            UserError: a text tower of another kind than BERT's.
+        """
+        super().__init__()
+        text = config.text
+        if text.backbone is not None or text.kind != "bert":
+            raise UserError("blip looks at pictures from inside its text tower: model.text.kind must be bert")
+        self.config, self.vocabulary = config, vocabulary
+        self.encoders = DualEncoder(config.image, text, config.embed, vocabulary)
+        for block in self.words.stack.blocks:
+            block.cross = Attention(text.width, text.heads, config.image.width, text.dropout)
+            block.cross_norm = nn.LayerNorm(text.width, text.eps)
+        self.match_head = nn.Linear(text.width, 2)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+
+    @property
+    def words(self) -> TextTower:
+        return self.encoders.text
+
+    @torch.no_grad()
+    def before_step(self, progress: Progress) -> None:
+        self.temperature.clamp_(0.001, 0.5)
+
+    def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        images, texts = encoded["images"], encoded["texts"]
+        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
+        columns = gather(images.pooled), gather(texts.pooled)
+        contrast = contrastive(images.pooled, texts.pooled, *columns, same, self.temperature)
+        matching, accuracy = self.matching(images, texts, batch, progress)
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
+        return Losses({"contrast": contrast, "matching": matching}, metrics=metrics)
+
+    def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
+        """The loss over B matched pairs, B with a wrong picture, B with a wrong text drawn by scores; its accuracy."""
+        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        draws = progress.uniform(batch, 2, "hard negatives")
+        scores = logits_of(images.pooled, texts.pooled, self.temperature)
+        wrong_image, exists_image = hard_negatives(scores.T, same, draws[:, 0])
+        wrong_text, exists_text = hard_negatives(scores, same, draws[:, 1])
+        own = torch.arange(len(batch), device=batch.device)
+        logits = self.match_logits(
+            images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
+        )
+        labels = matching_labels(len(batch), exists_image, exists_text)
+        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
+        return matching_loss(logits, labels), right
+
+    def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
+        """[N, 2] logits (no match, match) of pairs (image n, text n)."""
+        x = self.words.dropout(self.words.embedding_norm(texts.states["last"]))
+        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        states = self.words.stack(x, texts.state_mask, images.states["last"], only=first)
+        return self.match_head(states[:, 0])
+
+    def encode_images(self, images: Images) -> Encoded:
+        return self.encoders.encode_images(images.pixels)
+
+    def encode_texts(self, texts: Texts) -> Encoded:
+        """pooled, as the text is read alone; states "last" [B, L, W]: its embeddings, which are read with a picture."""
+        pooled = self.encoders.encode_texts(texts.ids, texts.mask, states=False).pooled
+        embedded = self.words.words(texts.ids) + self.words.positions[: texts.ids.shape[1]]
+        return Encoded(pooled, states={"last": embedded}, state_mask=texts.mask)
+
+    def match(self, images: Encoded, texts: Encoded) -> Tensor:
+        return log_odds(self.match_logits(images, texts).float())[:, None]
+
+    def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
+        """Text states with cross-attention over the tokens of all pictures; pooled is the first token's."""
+        memory = torch.cat([image.states["last"] for image in images], 1)
+        x = self.words.dropout(self.words.embedding_norm(texts.states["last"]))
+        states = self.words.stack(x, texts.state_mask, memory)
+        return Fused(states[:, 0], states, texts.state_mask)
