@@ -86,6 +86,7 @@ class BLIP(System):
 
     @property
     def words(self) -> TextTower:
+        assert isinstance(self.encoders.text, TextTower)
         return self.encoders.text
 
     @torch.no_grad()
