@@ -27,6 +27,7 @@ from tuwen.training.config import RunConfig
 from tuwen.training.towers import Published
 
 RESULT = "comparison.json"
+DRAWN = Published()  # no towers of others: all weights are drawn
 COSTS = ("seconds", "pairs_per_second", "measure_seconds")
 # settings that change no weight: a finished run may differ in them
 _FREE = {"corpus", "tokenizer.file", "data.workers"} | {
@@ -43,7 +44,7 @@ def compare(
     steps: int | None = None,
     seeds: int = 1,
     towers: int = 0,
-    published: Published | None = None,
+    published: Published = DRAWN,
     changes: Mapping[str, Any] | None = None,
     measure: MeasureConfig | None = None,
     validation: int = 200,
@@ -54,21 +55,19 @@ def compare(
     names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip"). steps: optimizer steps of
     every run (default: the config's). seeds: runs a system, from `train.seed` on. towers: steps of a clip run trained
     first for each seed, in OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion
-    systems start from trained encoders; 0: all start from the same drawn weights. published: towers of others that
-    every run starts from, locked or not. changes: config by dotted or nested name for all systems; under a system's own
-    name for that one alone ({"albef": {"model.queue": 4096}}). measure: how runs are measured at the end. validation:
-    pictures of "val" (else of the measured split) that are followed; 0: none.
+    systems start from trained encoders; 0: from the same drawn weights. published: towers that every run starts from.
+    changes: config by dotted or nested name for all systems; under a system's own name for that one alone ({"albef":
+    {"model.queue": 1}}). measure: how runs are measured. validation: pictures of "val" (else of the split) followed.
 
     Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
-    "seeds" (each run's own), "spread" (standard deviation over seeds; None for one)}}`, with
-    "differences", "corpus", "split", "size", "steps", "batch_size".
+    "seeds" (each run's own), "spread" (deviation over seeds)}}` with "differences", "corpus", "split" and the like.
 
     Raises:
         UserError: unknown or repeated systems or settings, or a run in `out` with other settings.
         Interrupted: after SIGTERM or Ctrl-C; the same call goes on.
     """
     out, measure = Path(out), measure or MeasureConfig()
-    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {}, published or Published())
+    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {}, published)
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
     pairs = open_corpus(corpus, "train", first.data.on_bad)
@@ -108,7 +107,7 @@ def _configs(
     steps: int | None,
     seeds: int,
     changes: Mapping[str, Any],
-    published: Published,
+    published: Published = DRAWN,
 ) -> dict[Path, RunConfig]:
     """The config of every run by its folder, all checked before any work; systems take turns within a seed."""
     repeated = sorted({name for name in names if list(names).count(name) > 1})
