@@ -225,7 +225,9 @@ def _vision_size(held, positions: str, patches: str, layers: str, heads) -> Imag
     grid = round((held[positions].shape[-2] - 1) ** 0.5)
     count = _count(held, f"visual_encoder.{layers}.")
     heads = heads.get("image", max(1, width // 64))
-    return ImageTowerConfig(side=grid * patch, patch=patch, width=width, layers=count, heads=heads)
+    hidden = len(held.get(f"visual_encoder.{layers}.0.mlp.fc1.weight", ())) or 4 * width
+    hidden = None if hidden == 4 * width else hidden
+    return ImageTowerConfig(side=grid * patch, patch=patch, width=width, layers=count, heads=heads, hidden=hidden)
 
 
 def _bert_size(held, stem: str, layers: int, heads) -> TextTowerConfig:
