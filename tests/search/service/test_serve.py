@@ -60,8 +60,10 @@ def test_it_serves_drains_and_goes(index_folder, key_file):
             found = client.post("/search", json={"text": "红色的鸟", "top": 3}).json()
             assert len(found["results"]) == 3
             late = send_slowly(live.url, read)
-            live.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)  # it is draining now: the request whose body is still on its way is waited for
+            for _ in range(2):  # as `timeout` does, and Ctrl-C in a shell's group
+                live.process.send_signal(signal.SIGTERM)
+                time.sleep(0.05)
+            time.sleep(0.2)  # it is draining now: the request whose body is still on its way is waited for
             assert live.process.poll() is None
             late.finish()
             assert late.status == 200
@@ -72,6 +74,19 @@ def test_it_serves_drains_and_goes(index_folder, key_file):
     assert [line["event"] for line in lines][0 :: len(lines) - 1] == ["serving", "stopped"]
     assert {line["key"] for line in lines if line.get("route") == "/search"} == {"shop"}
     assert "红色" not in "".join(live.log)
+
+
+def test_told_again_it_goes_at_once_and_quietly(index_folder, key_file):
+    with serving(index_folder, "--keys", str(key_file[0])) as live:
+        late = send_slowly(live.url, key_file[1])
+        live.process.send_signal(signal.SIGTERM)
+        time.sleep(1.3)
+        assert live.process.poll() is None
+        live.process.send_signal(signal.SIGTERM)
+        live.process.wait(20)
+        late.socket.close()
+    assert [json.loads(line)["event"] for line in live.log][-1] == "stopped"
+    assert "Traceback" not in "".join(live.log)
 
 
 class send_slowly:

@@ -1,6 +1,8 @@
 """The application under uvicorn: the socket, the signals, the last requests."""
 
+import logging
 import socket
+import time
 
 import uvicorn
 
@@ -12,12 +14,21 @@ from tuwen.search.service.keys import Keys
 from tuwen.search.service.settings import Settings
 
 
+AGAIN = 1.0  # seconds within which a second signal says what the first did: `timeout` and shells send it twice
+
+
 class _Server(uvicorn.Server):
-    """Told to stop, it takes no more connections and finishes the requests it has; told twice, it goes at once."""
+    """Told to stop, it takes no more connections and finishes the requests it has; told again later, it goes at once."""
+
+    told = 0.0
 
     def handle_exit(self, sig, frame) -> None:
         self.config.app.state.service.draining = True  # type: ignore[union-attr]
-        self.force_exit, self.should_exit = self.should_exit, True
+        if not self.should_exit:
+            self.should_exit, self.told = True, time.monotonic()
+        elif time.monotonic() - self.told > AGAIN:
+            self.force_exit = True
+            logging.getLogger("uvicorn.error").disabled = True  # its traceback of what it breaks off
 
 
 def bind(settings: Settings) -> socket.socket:
