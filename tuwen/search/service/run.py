@@ -13,12 +13,11 @@ from tuwen.search.service.app import create_app
 from tuwen.search.service.keys import Keys
 from tuwen.search.service.settings import Settings
 
-
 AGAIN = 1.0  # seconds within which a second signal says what the first did: `timeout` and shells send it twice
 
 
 class _Server(uvicorn.Server):
-    """Told to stop, it takes no more connections and finishes the requests it has; told again later, it goes at once."""
+    """Told to stop, it takes no more connections and finishes what it has; told again later, it goes at once."""
 
     told = 0.0
 
