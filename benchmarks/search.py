@@ -68,9 +68,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = parts[options.part](options, Path(folder))
     held = json.loads(options.out.read_text()) if options.out.exists() else {}
-    section = held.get(options.part, {}) if options.milvus else {}
+    name = f"vectors_{found['vectors']}" if options.part == "million" else options.part
+    section = held.get(name, {}) if options.milvus else {}
     command = " ".join(["python", *sys.argv])
-    held[options.part] = {"hardware": hardware(), "command": command, "threads": 1, **section, **found}
+    held[name] = {"hardware": hardware(), "command": command, "threads": 1, **section, **found}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(held, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -104,9 +104,13 @@ class Milvus:
     def nearest(
         self, snapshot: Snapshot, queries: Tensor, k: int, filters: Filters | None, columns: Mapping[str, str]
     ) -> list[tuple[Tensor, Tensor]]:
-        """(positions [<= k], scores) for each query [Q, D], best first; true scores, but some may be missed."""
+        """(positions [<= k], scores) for each query [Q, D], best first; true scores, but some may be missed.
+
+        What this process wrote is found at once, what others wrote in a moment: to be sure of that too, Milvus would
+        let every search wait for its next tick, some 200 ms.
+        """
         condition = expression(filters, columns)
-        options: dict[str, Any] = {"search_params": {"params": {"ef": max(64, 2 * k)}}, "consistency_level": "Strong"}
+        options: dict[str, Any] = {"search_params": {"params": {"ef": max(64, 2 * k)}}, "consistency_level": "Session"}
         found = self.client.search(self.collection, data=queries.tolist(), limit=k, filter=condition, **options)
         named = [[hit["id"] for hit in hits] for hits in found]
         return [self._exactly(snapshot, query, ids) for query, ids in zip(queries, named, strict=True)]

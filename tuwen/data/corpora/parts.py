@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from tuwen.data.corpus import BrokenImage
@@ -24,6 +25,9 @@ def inside(root: Path, name: str) -> str:
     return path
 
 
+_inside = lru_cache(maxsize=1024)(inside)  # of the few files that hold many pictures
+
+
 def read_part(root: Path, image: str) -> bytes | None:
     """The bytes; None if the name is not of this form.
 
@@ -35,7 +39,7 @@ def read_part(root: Path, image: str) -> bytes | None:
         return None
     offset, size = int(found[2]), int(found[3])
     try:
-        with open(inside(root, found[1]), "rb") as file:
+        with open(_inside(root, found[1]), "rb") as file:
             data = os.pread(file.fileno(), size, offset)
     except OSError as error:
         raise BrokenImage("unreadable", f"{found[1]}: {error.strerror}") from None
