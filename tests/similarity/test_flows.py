@@ -289,7 +289,7 @@ def gradients_of(scores: tuple[Tensor, Tensor], inputs: list[Tensor]) -> list[Te
 
 
 @pytest.mark.parametrize("flow", [*FLOWS, MaxFlow(padding="zeros"), SoftFlow(detach=True)], ids=str)
-@pytest.mark.parametrize("budget", [1, 24, 100, 500, 1 << 20])
+@pytest.mark.parametrize("budget", [1, 3, 24, 100, 1 << 20])
 def test_blocks_change_nothing_forward_and_gradient(flow, budget):
     images, texts = drawn(5, 4, 1), drawn(7, 6, 2)
     inputs = [x.clone().requires_grad_() for x in (images.tokens, texts.tokens, images.pooled, texts.pooled)]

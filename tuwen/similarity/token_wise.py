@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from tuwen.nn.encoded import Encoded
 from tuwen.similarity.flows import Flow, MaxFlow, Pairs
 
-BUDGET = 1 << 20  # similarities held at once: 4 MiB of float32, which stay in a core's cache
+BUDGET = 1 << 20  # similarities a block holds: 4 MiB of float32, which stay in a core's cache
+KEPT = 8  # blocks that are kept for the backward pass where there are no more: to make them anew would be slower
 
 
 def token_scores(images: Encoded, texts: Encoded, flow: Flow | None = None, budget: int = BUDGET):
@@ -24,7 +25,8 @@ def token_scores(images: Encoded, texts: Encoded, flow: Flow | None = None, budg
     flow weighs tokens by whole vectors. flow: `MaxFlow()`, FILIP's, if not given.
 
     The [I, T, N, L] similarities are made in blocks of at most `budget` and made anew in the backward pass, so that
-    memory grows with the two sides alone. On a GPU with Triton a kernel does it without leaving the chip.
+    memory grows with the two sides alone; up to `KEPT` times as many are simply held. On a GPU with Triton a kernel
+    does it without leaving the chip.
     Padding takes no part. A picture or text without a single real token scores 0 with everything.
     """
     flow = flow or MaxFlow()
@@ -35,7 +37,7 @@ def token_scores(images: Encoded, texts: Encoded, flow: Flow | None = None, budg
 
             if token_wise_cuda.fits(sides[0], sides[1], flow):
                 return token_wise_cuda.token_scores(flow, *sides)
-        if _pairs_of(sides[0], sides[1]) * len(sides[0]) * len(sides[1]) <= budget:
+        if _pairs_of(sides[0], sides[1]) * len(sides[0]) * len(sides[1]) <= KEPT * budget:
             return _block(flow, *sides)
         return _Blocks.apply(flow, budget, *sides)
 
