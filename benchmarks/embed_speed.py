@@ -84,16 +84,16 @@ def pictures(folder: Path, count: int) -> list[str]:
 
 def ours(run: Path, engine: str = "torch", int8: bool = False, half: bool = False, compiled: bool = False):
     model = tuwen.load(run, engine=engine, int8=int8)
-    if half:
-        model.system.to(torch.bfloat16)
     if compiled:
         compile_blocks(model.system, torch.device("cpu"))
 
     def seen(paths: list[str]) -> Tensor:
-        return model.embed(images=paths).images
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return model.embed(images=paths).images
 
     def read(texts: list[str]) -> Tensor:
-        return model.embed(texts=texts, language="en").texts
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return model.embed(texts=texts, language="en").texts
 
     return {"pictures": seen, "texts": read}
 
