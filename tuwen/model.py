@@ -225,7 +225,8 @@ class Model:
         """
         _refuse_single(images, (str, bytes, os.PathLike, Image.Image, Tensor), "images")
         tower = self.config.model.image
-        parts, kept = [self._keep(self.system.encode_images(Images(self._blank(tower.side))), fields, 0)], []
+        parts: list[Encoded] = []
+        kept: list[int] = []
         starts = range(0, len(images), batch_size)
         for start in _tracked(starts, len(starts), "pictures", LONG):
             pixels = []
@@ -242,6 +243,8 @@ class Model:
             if pixels:
                 batch = Images(torch.stack(pixels).to(self.device))
                 parts.append(self._keep(self._image(batch), fields))
+        if not kept:  # the form of no rows
+            parts = [self._keep(self.system.encode_images(Images(self._blank(tower.side))), fields, 0)]
         return Encoded.cat(parts), kept
 
     @torch.no_grad()
@@ -258,7 +261,9 @@ class Model:
         if language is not None and language not in self.languages:
             raise UserError(f"no language {language!r} in this run; it has {', '.join(self.languages)}")
         order = sorted(range(len(texts)), key=lambda t: len(texts[t]))
-        parts = [self._keep(self.system.encode_texts(self.tokens([""], language)), fields, 0)]
+        if not texts:  # the form of no rows
+            return self._keep(self.system.encode_texts(self.tokens([""], language)), fields, 0)
+        parts: list[Encoded] = []
         starts = range(0, len(texts), batch_size)
         for start in _tracked(starts, len(starts), "texts", LONG):
             chosen = [texts[t] for t in order[start : start + batch_size]]

@@ -200,8 +200,9 @@ def _compute(tower: Lockable, config: RunConfig, corpus: Corpus, store: FeatureS
 
 
 def fingerprint(tower: nn.Module) -> str:
-    """Of a tower's weights and settings: other ones, other features."""
-    digest = hashlib.blake2b(json.dumps(to_dict(tower.config), sort_keys=True).encode(), digest_size=8)
+    """Of a tower's weights and of the settings that its features depend on: other ones, other features."""
+    settings = {name: value for name, value in to_dict(tower.config).items() if name not in ("dropout", "projection")}
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
     for name, value in sorted(tower.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
