@@ -187,6 +187,7 @@ def provenance(corpus: Corpus, precision: str, device: torch.device) -> dict[str
             "fingerprint": corpus.fingerprint,
             "rows": len(corpus),
             "languages": list(corpus.languages),
+            "notice": corpus.notice,
         },
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
