@@ -183,7 +183,7 @@ def main() -> None:
     args = parser.parse_args()
     seconds = 0.5 if args.quick else args.seconds
     load = list(os.getloadavg())
-    scenes = Scenes("train", count=256, seed=0, side=32)
+    scenes = Scenes("train", count=2 * BATCH["texts"], seed=0, side=32)
     texts = [next(iter(all_texts(scenes.record(row)))) for row in range(len(scenes))]
     with tempfile.TemporaryDirectory() as place:
         folder, run = written(Path(place) / "clip", texts, args.quick), Path(place) / "run"

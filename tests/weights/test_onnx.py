@@ -37,9 +37,11 @@ def test_engines_give_what_torch_gives(run, capsys):
         got = tuwen.load(run, engine=engine).embed(pictures(), TEXTS, batch_size=2)
         torch.testing.assert_close(got.images, want.images, rtol=0, atol=1e-4)
         torch.testing.assert_close(got.texts, want.texts, rtol=0, atol=1e-4)
-    small = tuwen.load(run, engine="onnx", int8=True).embed(pictures(), TEXTS)
-    assert (small.images * want.images).sum(1).min() > 0.98
-    assert not torch.equal(small.images, want.images), "8 bits must differ"
+    for engine in ("onnx", "openvino"):
+        small = tuwen.load(run, engine=engine, int8=True).embed(pictures(), TEXTS)
+        assert (small.images * want.images).sum(1).min() > 0.98
+        assert (small.texts * want.texts).sum(1).min() > 0.98
+        assert not torch.equal(small.images, want.images), "8 bits must differ"
     with pytest.raises(UserError, match="rank needs"):
         tuwen.load(run, engine="onnx").rank(pictures(), TEXTS)
 
