@@ -57,6 +57,9 @@ R2D2: dict[str, Any] = {
 TUNED: dict[str, Any] = {
     "train.batch_size": 64,
     "train.steps": 12,
+    "train.steps": 12,
+    "train.steps": 12,
+    "train.steps": 12,
     "train.lr": 1e-4,
     "train.rates": [[r"encoders\.text\.words", 0.0]],
 }
@@ -112,6 +115,51 @@ def averaged(runs: list[dict[str, Any]], table: dict[str, float]) -> dict[str, A
             out.setdefault(language, {})[stage] = told
     kept = {name: runs[0][name] for name in ("steps", "images", "texts")}
     return {"languages": out, **kept, "seconds": round(statistics.mean(run["seconds"] for run in runs), 1)}
+
+
+class Found:
+    """The file of results, written anew after every run."""
+
+    def __init__(self, path: Path, about: dict[str, Any]):
+        self.path, self.about = path, about
+        self.runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+
+    def add(self, corpus: str, arm: str, system: str, run: dict[str, Any]) -> None:
+        self.runs.setdefault((corpus, arm, system), []).append(run)
+        result: dict[str, Any] = dict(self.about)
+        for (corpus, arm, system), runs in self.runs.items():
+            result.setdefault(corpus, {}).setdefault(arm, {})[system] = averaged(runs, TABLE.get(corpus, {}))
+        self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+class Found:
+    """The file of results, written anew after every run."""
+
+    def __init__(self, path: Path, about: dict[str, Any]):
+        self.path, self.about = path, about
+        self.runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+
+    def add(self, corpus: str, arm: str, system: str, run: dict[str, Any]) -> None:
+        self.runs.setdefault((corpus, arm, system), []).append(run)
+        result: dict[str, Any] = dict(self.about)
+        for (corpus, arm, system), runs in self.runs.items():
+            result.setdefault(corpus, {}).setdefault(arm, {})[system] = averaged(runs, TABLE.get(corpus, {}))
+        self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+class Found:
+    """The file of results, written anew after every run."""
+
+    def __init__(self, path: Path, about: dict[str, Any]):
+        self.path, self.about = path, about
+        self.runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+
+    def add(self, corpus: str, arm: str, system: str, run: dict[str, Any]) -> None:
+        self.runs.setdefault((corpus, arm, system), []).append(run)
+        result: dict[str, Any] = dict(self.about)
+        for (corpus, arm, system), runs in self.runs.items():
+            result.setdefault(corpus, {}).setdefault(arm, {})[system] = averaged(runs, TABLE.get(corpus, {}))
+        self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 class Found:
