@@ -57,9 +57,6 @@ R2D2: dict[str, Any] = {
 TUNED: dict[str, Any] = {
     "train.batch_size": 64,
     "train.steps": 12,
-    "train.steps": 12,
-    "train.steps": 12,
-    "train.steps": 12,
     "train.lr": 1e-4,
     "train.rates": [[r"encoders\.text\.words", 0.0]],
 }
