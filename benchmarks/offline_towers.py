@@ -129,51 +129,6 @@ class Found:
         self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-class Found:
-    """The file of results, written anew after every run."""
-
-    def __init__(self, path: Path, about: dict[str, Any]):
-        self.path, self.about = path, about
-        self.runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-
-    def add(self, corpus: str, arm: str, system: str, run: dict[str, Any]) -> None:
-        self.runs.setdefault((corpus, arm, system), []).append(run)
-        result: dict[str, Any] = dict(self.about)
-        for (corpus, arm, system), runs in self.runs.items():
-            result.setdefault(corpus, {}).setdefault(arm, {})[system] = averaged(runs, TABLE.get(corpus, {}))
-        self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-class Found:
-    """The file of results, written anew after every run."""
-
-    def __init__(self, path: Path, about: dict[str, Any]):
-        self.path, self.about = path, about
-        self.runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-
-    def add(self, corpus: str, arm: str, system: str, run: dict[str, Any]) -> None:
-        self.runs.setdefault((corpus, arm, system), []).append(run)
-        result: dict[str, Any] = dict(self.about)
-        for (corpus, arm, system), runs in self.runs.items():
-            result.setdefault(corpus, {}).setdefault(arm, {})[system] = averaged(runs, TABLE.get(corpus, {}))
-        self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-class Found:
-    """The file of results, written anew after every run."""
-
-    def __init__(self, path: Path, about: dict[str, Any]):
-        self.path, self.about = path, about
-        self.runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-
-    def add(self, corpus: str, arm: str, system: str, run: dict[str, Any]) -> None:
-        self.runs.setdefault((corpus, arm, system), []).append(run)
-        result: dict[str, Any] = dict(self.about)
-        for (corpus, arm, system), runs in self.runs.items():
-            result.setdefault(corpus, {}).setdefault(arm, {})[system] = averaged(runs, TABLE.get(corpus, {}))
-        self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
 def pack_runs(bench: Bench, found: Found, corpus: Path, seeds: list[int], arms: list[str]) -> None:
     """The arms on one pack; the locked `clip` of a seed is where its others start."""
     pack = corpus.name
