@@ -242,6 +242,15 @@ def test_two_pictures_have_halves_of_their_own():
     assert system.adapt("vqa", 3129)(one[:, :128]).shape == (6, 3129)
 
 
+@torch.no_grad()
+def test_the_ranking_head_starts_as_the_logit_of_a_match():
+    system, (images, texts) = BridgeTower(CONFIG, dataclasses.replace(VOCABULARY, size=100)).eval(), inputs()
+    encoded = system.encode_images(images), system.encode_texts(texts)
+    close(
+        system.adapt("ranking")(system.fuse([encoded[0]], encoded[1]).pooled)[:, 0], system.match_logits(*encoded)[:, 1]
+    )
+
+
 def test_losses_at_zero_logits():
     """Check 8."""
     targets = torch.rand(4, 3129)

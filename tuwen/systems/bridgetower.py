@@ -52,8 +52,9 @@ class BridgeTower(System):
     Without `contrast`, floor(B / 2) rows keep their picture and the others get another row's (section 4). With it,
     the fine-tuning's losses: contrast over the global batch, every right pair a positive, and matching of B pairs and
     2 B hard negatives. Ours differs by choice: a wrong picture is another row's of the batch (theirs: of the data set),
-    and never the same picture or one with the same text; hard negatives are of this process's rows; and `contrast` is
-    on by default, for a first stage to search by.
+    and never the same picture or one with the same text; hard negatives are of this process's rows; `contrast` is on by
+    default, for a first stage to search by; and both directions are re-ranked apart, as for every system here (theirs
+    ranks both on one matrix, the greater of the two where both hold a pair, section 6).
     """
 
     paper = Paper(
@@ -198,8 +199,15 @@ class BridgeTower(System):
 
     def adapt(self, task: str, classes: int = 2) -> nn.Module:
         """The paper's head on `fuse(...).pooled`: "vqa" and "entailment" (one picture), "nlvr" (two, and the second
-        picture's type starts as the first's)."""
+        picture's type starts as the first's), "ranking" (one score a pair, which starts as the logit of a match; "irtr"
+        of the code, whose released form cannot run)."""
         width = self.config.fusion.width
+        if task == "ranking":
+            head = nn.Linear(2 * width, 1)
+            with torch.no_grad():
+                head.weight.copy_(self.match_head.weight[1:])
+                head.bias.copy_(self.match_head.bias[1:])
+            return head
         if task == "nlvr":
             with torch.no_grad():
                 self.fusion.types.weight[2] = self.fusion.types.weight[1]

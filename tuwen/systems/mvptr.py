@@ -221,7 +221,9 @@ class MVPTR(System):
         states = self.visual(torch.cat([tags, regions], 1), real)
         count = ids.shape[1]
         kept = {"last": states[:, count:], "concepts": states[:, 1 : count - 1]}
-        return Encoded(unit(self.image_projection(states[:, 0])), states=kept)
+        pool = self.encoders.image
+        whole = states[:, 0] if pool.class_token is not None else pool.pool(kept["last"])
+        return Encoded(unit(self.image_projection(whole)), states=kept)
 
     # ---- losses
 

@@ -1,0 +1,34 @@
+"""FLAVA and BridgeTower learn on scenes, in Chinese and English."""
+
+import pytest
+
+import tuwen
+from tuwen.data.open import open_corpus
+from tuwen.tasks.retrieval import retrieve
+from tuwen.training import loop
+from tuwen.training.config import RunConfig
+
+SCENES = "scenes:side=32,things=16,objects=2,whole=true"
+
+
+def recalls(system: str, folder, **changes) -> dict[str, dict[str, float]]:
+    """Mean recall of 100 scenes of val by language and stage, after training at size tiny."""
+    settings = {"train.batch_size": 32, "train.lr": 2e-3, "train.threads": 1, "data.workers": 0, "data.augment": "none"}
+    settings["model.image.pool"] = "max"
+    config = RunConfig.of(system, "tiny", SCENES, changes=settings | changes)
+    model = tuwen.load(loop.train(config, folder, quiet=True))
+    towers = model.config.model
+    asked = (model.system, open_corpus(SCENES, "val"), model.tokenizer, towers.image.side, towers.text.length)
+    languages = retrieve(*asked, table=model.languages, limit=100, top_k=16).json["languages"]
+    stages = ("first", "reranked", "chance")
+    found = {name: {stage: of[stage]["mean_recall"] for stage in stages} for name, of in languages.items()}
+    print(system, found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["flava", "bridgetower"])
+def test_it_finds_pictures_and_texts(system, tmp_path):
+    """About 2 minutes each on a free core: mean recall, first stage, above twice that of chance."""
+    for language, found in recalls(system, tmp_path / "run", **{"train.steps": 500}).items():
+        assert found["first"] > 2 * found["chance"], language
