@@ -30,5 +30,5 @@ def recalls(system: str, folder, **changes) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("system", ["flava", "bridgetower"])
 def test_it_finds_pictures_and_texts(system, tmp_path):
     """About 2 minutes each on a free core: mean recall, first stage, above twice that of chance."""
-    for language, found in recalls(system, tmp_path / "run", **{"train.steps": 500}).items():
+    for language, found in recalls(system, tmp_path / "run", **{"train.steps": 400}).items():
         assert found["first"] > 2 * found["chance"], language

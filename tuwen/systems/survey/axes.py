@@ -189,8 +189,8 @@ TASKS: dict[str, Task] = {
     "entailment": _task("does a picture entail a sentence", "fusion", "both are read together", "accuracy"),
     "grounding": _task(
         "where in a picture a phrase is",
-        "region|locator|fusion",
-        "regions or states are scored for a phrase",
+        "region|locator",
+        "regions are scored for a phrase",
         "IoU 0.5",
     ),
     "captioning": _task("a text for a picture", "decoder", "words are produced one by one", "CIDEr-D, BLEU"),
