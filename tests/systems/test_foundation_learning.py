@@ -29,6 +29,6 @@ def recalls(system: str, folder, **changes) -> dict[str, dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["flava", "bridgetower"])
 def test_it_finds_pictures_and_texts(system, tmp_path):
-    """About 2 minutes each on a free core: mean recall, first stage, above twice that of chance."""
+    """About a minute each on a free core: mean recall, first stage, above four times that of chance."""
     for language, found in recalls(system, tmp_path / "run", **{"train.steps": 400}).items():
-        assert found["first"] > 2 * found["chance"], language
+        assert found["first"] > 4 * found["chance"], language
