@@ -62,13 +62,14 @@ def check(found: dict, captions: dict, translations: dict) -> None:
 
 @pytest.mark.slow
 def test_mvptr_retrieves_and_grounds_phrases(tmp_path):
-    """About 2 minutes on a free core: phrases point into exact boxes, though no box was ever shown.
+    """About a minute on a free core: phrases point into exact boxes, though no box was ever shown.
 
-    The cross encoder's matching is still at chance after so few steps of hardest negatives: re-ranking is not asked.
+    The cross encoder's matching is still at chance after so few steps: re-ranking is not asked.
     """
-    scenes = "scenes:side=32,things=16,objects=2,whole=true"
-    changes = {"train.batch_size": 32, "train.steps": 800, "train.lr": 2e-3, "train.threads": 1, "data.workers": 0}
-    model_changes = {"model.ground": "single", "model.image.pool": "max", "data.augment": "none"}
+    scenes = "scenes:side=32,things=24,objects=3,whole=true"
+    changes = {"train.batch_size": 32, "train.steps": 300, "train.lr": 3e-3, "train.warmup": 0.1, "train.threads": 1}
+    changes |= {"data.workers": 0, "data.augment": "none"}
+    model_changes = {"model.ground": "single", "model.image.pool": "max", "model.negatives": "drawn"}
     config = RunConfig.of("mvptr", "tiny", scenes, changes=changes | model_changes)
     model = tuwen.load(loop.train(config, tmp_path / "run", quiet=True))
     towers = model.config.model
@@ -77,6 +78,6 @@ def test_mvptr_retrieves_and_grounds_phrases(tmp_path):
     marks = evaluate_grounding(*asked, table=model.languages, limit=100)["languages"]
     for language in ("en", "zh"):
         stages = found[language]
-        assert stages["first"]["mean_recall"] > 2 * stages["chance"]["mean_recall"], language
-        assert marks[language]["pointing"] > 1.5 * marks[language]["centre"]["pointing"], language
+        assert stages["first"]["mean_recall"] > 4 * stages["chance"]["mean_recall"], language
+        assert marks[language]["pointing"] > 2 * marks[language]["centre"]["pointing"], language
         assert marks[language]["iou"] > 1.3 * marks[language]["whole"]["iou"], language

@@ -228,7 +228,7 @@ def test_question_answering_on_a_pure_dual_encoder_is_refused_with_the_reason(ca
     systems.refuse_impossible("albef", "vqa")
     systems.refuse_impossible("clip", "retrieval")
     systems.refuse_impossible("mvptr", "grounding")
-    with pytest.raises(UserError, match="albef cannot do grounding: .* systems that can: mvptr, slan"):
+    with pytest.raises(UserError, match=r"albef cannot do grounding: .* systems that can: mvptr, slan"):
         systems.refuse_impossible("albef", "grounding")
     systems.refuse_impossible("clip", "a_task_of_your_own")
     assert cli.main(["systems", "clip", "--task", "vqa"]) == 1

@@ -95,8 +95,10 @@ class MVPTR(System):
     phrases are noun phrases and runs of nouns by part of speech (Chinese and English), not a scene-graph parser's, and
     stand in hashed rows instead of a counted vocabulary; concepts come from the text, hidden from the picture's
     encoder, or from tags; ITM's class 1 is a match throughout (the code's polarity flips between pre-training and
-    retrieval); VSC is over the global batch with equal pictures or texts as positives; a loss without a phrase is 0,
-    where the code gives no number. Leak guard as published: a phrase with a masked token is masked.
+    retrieval); g_v is [CLS]'s as published where the image tower has a class token, else the regions are pooled as
+    that tower pools, which learns sooner from scratch; VSC is over the global batch with equal pictures or texts as
+    positives; a loss without a phrase is 0, where the code gives no number. Leak guard as published: a phrase with a
+    masked token is masked.
     """
 
     paper = Paper(
