@@ -258,6 +258,18 @@ def test_in_use_the_picture_is_read_as_where_no_tag_is_seen():
     assert (seen.encode(batch, PROGRESS)["images"].pooled != seen.encode_images(batch.images).pooled).any()
 
 
+@pytest.mark.parametrize("pool", ["max", "mean"])
+def test_without_a_class_token_the_regions_are_pooled_as_the_tower_pools(pool):
+    image = dataclasses.replace(MVPTR.Config.sized("tiny").image, pool=pool)
+    system, batch = model(image=image), phrased()
+    vectors = system.encode_images(batch.images).pooled
+    for row in range(6):
+        _, _, regions = see(system, batch, row, [VOCABULARY.mask] * PLACES)
+        assert len(regions) == 16
+        whole = torch.stack([getattr(column, pool)() for column in regions.T])
+        torch.testing.assert_close(vectors[row], unit(system.image_projection(whole)), rtol=0, atol=1e-9)
+
+
 def test_hardest_negatives_are_wrong_and_of_the_greatest_score():
     """Check 6."""
     scores = torch.tensor([[9.0, 1, 5], [2, 9, 3], [1, 7, 9]])
