@@ -66,12 +66,11 @@ class Findings:
             parts.append(Text(f"{pair} share {', '.join(f'{n} {what}' for what, n in common.items())}"))
         if self.remarks:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.remarkable.items())
-            word = "remark" if len(self.remarks) == 1 else "remarks"
-            parts.append(Text(f"{len(self.remarks)} {word}: {counts}", style="yellow"))
+            parts.append(Text(f"{counted(self.remarks, 'remark')}: {counts}", style="yellow"))
         if not self.faults:
             return Group(*parts, Text("no faults", style="green"))
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        parts.append(Text(f"{len(self.faults)} faults: {counts}", style="red"))
+        parts.append(Text(f"{counted(self.faults, 'fault')}: {counts}", style="red"))
         parts += [Text(fault.message) for fault in self.faults[:SHOWN]]
         if len(self.faults) > SHOWN:
             parts.append(Text(f"... and {len(self.faults) - SHOWN} more; --json lists all"))
@@ -87,6 +86,11 @@ class Findings:
             if any(value not in ("", "0") for value in values):
                 table.add_row(name.replace("_", " "), *map(Text, values))
         return table
+
+
+def counted(found: Sequence[Found], word: str) -> str:
+    """As in "1 fault", "2 faults"."""
+    return f"{len(found)} {word}{'' if len(found) == 1 else 's'}"
 
 
 def check(
