@@ -17,6 +17,7 @@ from tuwen.benchmark.measure import MeasureConfig, measure_run
 from tuwen.benchmark.report import write_report
 from tuwen.benchmark.table import print_comparison
 from tuwen.data.open import open_corpus
+from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.tasks import metrics
 from tuwen.training import loop
@@ -260,3 +261,19 @@ def test_systems_start_from_briefly_trained_towers_of_their_seed(tmp_path):
         weights = load_file(tmp_path / f"{name}-seed0" / "weights.safetensors")
         same = [key for key in towers if key.startswith("encoders.") and towers[key].dim() > 1]
         assert all(torch.allclose(towers[key], weights[key], rtol=0, atol=1e-20) for key in same)
+
+
+def test_a_tokenizer_written_again_is_the_same(tmp_path):
+    shared, own = tmp_path / "shared" / "tokenizer.json", tmp_path / "own" / "tokenizer.json"
+    shared.parent.mkdir()
+    own.parent.mkdir()
+    Tokenizer.train(["a red bird", "a blue cat"] * 9, kind="unigram", size=40).save(shared)
+    told = json.loads(shared.read_text())
+    told["model"]["vocab"][-1][1] = -7.4715776443481445  # as published; `tokenizers` writes ...8144
+    shared.write_text(json.dumps(told))
+    Tokenizer.load(shared).save(own)
+    assert own.read_bytes() != shared.read_bytes()
+    assert module._same_tokenizer(shared, own)
+    told["model"]["vocab"][-1][1] = -7.5
+    shared.write_text(json.dumps(told))
+    assert not module._same_tokenizer(shared, own)

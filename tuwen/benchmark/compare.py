@@ -206,8 +206,13 @@ def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
     if fingerprint != pairs.fingerprint:
         raise UserError(f"{run}: was trained on another corpus than {pairs.name} is now; choose another --out")
     shared, own = run.parent / "tokenizer.json", run / "tokenizer.json"
-    if own.read_bytes() != shared.read_bytes():
+    if not _same_tokenizer(shared, own):
         raise UserError(f"{run}: has another tokenizer than {shared}; choose another --out, or remove that folder")
+
+
+def _same_tokenizer(shared: Path, own: Path) -> bool:
+    """Whether a run's tokenizer is the shared one, of whose scores writing it again may have rounded the last digit."""
+    return own.read_bytes() == shared.read_bytes() or own.read_text("utf-8") == Tokenizer.load(shared).to_json()
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
