@@ -87,10 +87,7 @@ class Bench:
             validation=0,
             quiet=True,
         )["systems"][system]["seeds"][0]
-        told = {
-            name: {s: v for s, v in stages.items() if s in ("first", "reranked")}
-            for name, stages in found["languages"].items()
-        }
+        told = staged(found["languages"])
         line = {
             name: {stage: round(value["mean_recall"], 1) for stage, value in stages.items()}
             for name, stages in told.items()
@@ -98,6 +95,14 @@ class Bench:
         print(arm, system, seed, line, f"{found['steps']} steps, {found['seconds']:.0f} s", flush=True)
         kept = {key: found[key] for key in ("steps", "seconds", "images", "texts")}
         return {"seed": seed, "languages": told, **kept, "folder": self.folder / arm / found["run"]}
+
+
+def staged(languages: dict[str, Any]) -> dict[str, Any]:
+    """What both stages reached, by language; without chance."""
+    return {
+        name: {stage: found for stage, found in stages.items() if stage in ("first", "reranked")}
+        for name, stages in languages.items()
+    }
 
 
 def averaged(runs: list[dict[str, Any]], table: dict[str, float]) -> dict[str, Any]:
@@ -168,6 +173,7 @@ def stamp_runs(bench: Bench, found: Found, seeds: list[int]) -> None:
         options = {"languages": languages, "limit": 8 if bench.quick else None, "table": model.languages}
         told = retrieve(model.system, gallery, model.tokenizer, side, length, **options).json
         del model  # and its hold on the store of features
+        told |= {"languages": staged(told["languages"])}
         found.add("stamps", "zero_shot", "clip", told | {"steps": 0, "seconds": 0.0, "seed": seed})
         own = {"init": str(start), "languages": languages, "data.languages": ["en", "zh"]}
         run = bench.run("clip", corpus, "stamps", seed, LOCKED, **own)
