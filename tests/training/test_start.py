@@ -148,7 +148,8 @@ def test_init_that_is_no_run(tmp_path):
 
 def test_what_a_run_folder_says_of_itself(first):
     origin = json.loads((first / "provenance.json").read_text())
-    assert origin["corpus"] == {"name": "memory", "fingerprint": "memory-1", "rows": 40, "languages": ["en", "zh"]}
+    wanted = {"name": "memory", "fingerprint": "memory-1", "rows": 40, "languages": ["en", "zh"], "notice": ""}
+    assert origin["corpus"] == wanted
     assert origin["packages"]["torch"] == torch.__version__
     assert origin["finished"]["step"] == 13
     assert {path.name for path in first.iterdir()} == {
