@@ -40,8 +40,8 @@ class Encoded:
         return first.shape[0]
 
     def select(self, rows: Tensor) -> "Encoded":
-        """The given rows (int64 [R])."""
-        return self.map(lambda x: x[rows])
+        """The given rows (int64 [R]), of which some may be there twice."""
+        return self.map(lambda x: x.index_select(0, rows.to(x.device)))  # x[rows] sums gradients in no fixed order
 
     def to(self, device) -> "Encoded":
         return self.map(lambda x: x.to(device))

@@ -269,7 +269,7 @@ class MVPTR(System):
         first_half = torch.zeros_like(exists)
         first_half[drawn[:, 2].argsort()[: rows // 2]] = True
         pictures, said = torch.where(first_half, wrong_image, own), torch.where(first_half, own, wrong_text)
-        negative = self.fused(images.states["last"][pictures], texts.select(said))
+        negative = self.fused(images.states["last"].index_select(0, pictures), texts.select(said))
         logits = self.match_logits(torch.cat([joint[:, 0], negative[:, 0]]))
         labels = torch.cat([torch.ones_like(own), torch.where(exists, 0, IGNORED)])
         right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
@@ -284,7 +284,7 @@ class MVPTR(System):
         other, exists = hard_negatives(torch.zeros_like(same, dtype=torch.float32), same, drawn[:, -1])
         which = drawn[:, :-1] if self.config.regions == "top3" and self.training else None
         own = phrase_scores(unit(phrases), unit(regions), mask, which)
-        wrong = phrase_scores(unit(phrases), unit(regions[other]), mask, which)
+        wrong = phrase_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which)
         return weakly_supervised_grounding(own, wrong, mask.any(1) & exists, self.config.margin)
 
     # ---- the cross-modal stage
