@@ -41,7 +41,8 @@ class Encoded:
 
     def select(self, rows: Tensor) -> "Encoded":
         """The given rows (int64 [R]), of which some may be there twice."""
-        return self.map(lambda x: x.index_select(0, rows.to(x.device)))  # x[rows] sums gradients in no fixed order
+        # x[rows] would sum gradients in no fixed order
+        return self.map(lambda x: x.index_select(0, torch.as_tensor(rows, device=x.device)))
 
     def to(self, device) -> "Encoded":
         return self.map(lambda x: x.to(device))
