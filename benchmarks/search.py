@@ -7,8 +7,8 @@
 
 recall: the least k whose two-stage recall keeps 98 % of a full re-ranking's (mean of recall at 1, 5, 10), and the least
 k that gives 98 % of the full re-ranking's own first 1, 5 and 10 results.
-speed: (a) two stages from cached tokens, (b) the cross encoder over everything, (c) the first stage alone, (d) two
-stages that encode the k pictures again. Tokens and vectors are drawn, not encoded: speed does not depend on them.
+speed: (a) two stages from cached tokens, all of them or pooled to --token-budget, (b) the cross encoder over
+everything, (c) the first stage alone, (d) two stages that encode the k pictures again. Tokens and vectors are drawn, not encoded: speed does not depend on them.
 Both report seconds of the process's time on one core, so that what else the machine does counts little.
 """
 
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=64, help="speed: k")
     matched = "speed: pictures (b) is timed with, from which its time for all of them is reckoned (default: all)"
     parser.add_argument("--everything", type=int, metavar="N", help=matched)
+    parser.add_argument("--token-budget", type=int, default=50, help="speed: pooled tokens a picture (default 50)")
     parser.add_argument("--width", type=int, default=256, help="million: numbers a vector (default 256)")
     parser.add_argument("--milvus", action="store_true", help="million: measure Milvus alone")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -162,18 +163,23 @@ def speed(options, folder: Path) -> dict:
         "pictures": count,
         "candidates": k,
         "b_timed_with": options.everything or count,
-        **{name: speed_of(name, count, k, options.everything or count, folder / name) for name in options.systems},
+        "token_budget": options.token_budget,
+        **{
+            name: speed_of(name, count, k, options.everything or count, options.token_budget, folder / name)
+            for name in options.systems
+        },
     }
 
 
-def speed_of(name: str, count: int, k: int, everything: int, folder: Path) -> dict:
+def speed_of(name: str, count: int, k: int, everything: int, pooled: int, folder: Path) -> dict:
     model = random_model(name)
-    cached, bare = (random_index(model, folder / str(budget), count, budget) for budget in (None, 0))
-    two, again = Searcher(cached), Searcher(bare)
+    indexes = {budget: random_index(model, folder / str(budget), count, budget) for budget in (None, pooled, 0)}
+    two, of_pooled, again = (Searcher(index) for index in indexes.values())
     asked = [Query(text) for text in QUERIES]
     times = {
         "a_two_stages": seconds(lambda: two.search(asked[:1], candidates=k), 1),
         "a_two_stages_of_2": seconds(lambda: two.search(asked, candidates=k), 1) / 2,
+        "a_pooled": seconds(lambda: of_pooled.search(asked[:1], candidates=k), 1),
         "c_first_stage": seconds(lambda: two.search(asked[:1], candidates=0), 5),
     }
     clock = time.process_time()
@@ -188,7 +194,9 @@ def speed_of(name: str, count: int, k: int, everything: int, folder: Path) -> di
         "b_over_a_latency": round(times["b_everything"] / times["a_two_stages"], 1),
         "b_over_a_throughput": round(times["b_everything"] / times["a_two_stages_of_2"], 1),
         "d_over_a": round(times["d_not_cached"] / times["a_two_stages"], 2),
-        "bytes_a_picture": round(cached.size() / count),
+        "d_over_a_pooled": round(times["d_not_cached"] / times["a_pooled"], 2),
+        "bytes_a_picture": round(indexes[None].size() / count),
+        "bytes_a_picture_pooled": round(indexes[pooled].size() / count),
     }
 
 
