@@ -8,7 +8,8 @@
 recall: the least k whose two-stage recall keeps 98 % of a full re-ranking's (mean of recall at 1, 5, 10), and the least
 k that gives 98 % of the full re-ranking's own first 1, 5 and 10 results.
 speed: (a) two stages from cached tokens, all of them or pooled to --token-budget, (b) the cross encoder over
-everything, (c) the first stage alone, (d) two stages that encode the k pictures again. Tokens and vectors are drawn, not encoded: speed does not depend on them.
+everything, (c) the first stage alone, (d) two stages that encode the k pictures again. Tokens and vectors are drawn,
+not encoded: speed does not depend on them.
 Both report seconds of the process's time on one core, so that what else the machine does counts little.
 """
 

@@ -24,6 +24,7 @@ from tests.systems.common import (
 )
 from tuwen.data.text import mask_words
 from tuwen.nn.encoded import Encoded
+from tuwen.objectives import matching
 from tuwen.objectives.contrastive import distilled_contrastive
 from tuwen.systems import albef as module
 from tuwen.systems.system import Progress
@@ -71,7 +72,7 @@ def word_logits(parts, images: Encoded, masked) -> Tensor:
 @pytest.mark.parametrize(("step", "alpha"), [(0, 0.0), (3, 0.24), (7, 0.4)])
 def test_every_term_and_gradient_is_the_slow_versions(monkeypatch, step, alpha):
     system, batch = shaken(build("albef", queue=QUEUE, mask_share=0.4)), example()
-    negatives, masks = (watched(monkeypatch, module, name) for name in ("hard_negatives", "mask_words"))
+    negatives, masks = watched(monkeypatch, matching, "hard_negatives"), watched(monkeypatch, module, "mask_words")
     progress = Progress(step, PROGRESS.steps_per_epoch, PROGRESS.total_steps, 6)
     losses = system(batch, progress)
     masked, labels = masks[0][1]
@@ -87,7 +88,7 @@ def test_every_term_and_gradient_is_the_slow_versions(monkeypatch, step, alpha):
 
 def test_rows_without_a_wrong_partner_are_left_out_of_matching(monkeypatch):
     system, batch = shaken(build("albef", queue=QUEUE, mask_share=0.4)), example([0, 2])  # one picture, two texts
-    negatives, masks = (watched(monkeypatch, module, name) for name in ("hard_negatives", "mask_words"))
+    negatives, masks = watched(monkeypatch, matching, "hard_negatives"), watched(monkeypatch, module, "mask_words")
     losses = system(batch, PROGRESS)
     draws = torch.stack([call[0][2] for call in negatives], 1)
     want = slow_terms(system, batch, 0.24, *masks[0][1], draws)

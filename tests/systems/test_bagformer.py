@@ -23,7 +23,7 @@ from tuwen.data.batch import Batch, Spans
 from tuwen.data.spans import KINDS
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.systems import bagformer as module
+from tuwen.objectives import matching
 
 ENTITY = KINDS.index("entity")
 PLACES = [(0, 2, 4), (0, 4, 7), (2, 1, 3), (2, 4, 6), (4, 1, 4)]  # (text, start, end)
@@ -93,7 +93,7 @@ def slow_contrast(to_text: Tensor, to_image: Tensor, scale) -> Tensor:
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 def test_every_term_and_gradient_is_the_slow_versions(monkeypatch, reduce):
     system, batch = shaken(build("bagformer", reduce=reduce)), spelled(example())
-    negatives = watched(monkeypatch, module, "hard_negatives")
+    negatives = watched(monkeypatch, matching, "hard_negatives")
     losses = system(batch, PROGRESS)
     scale = system.log_scale.exp() if reduce == "mean" else 1.0
     images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
@@ -127,7 +127,7 @@ def test_a_row_alone_has_no_wrong_partner():
 def test_wrong_partners_are_all_equally_likely(monkeypatch):
     """Section 4: uniform over the batch, unlike ALBEF's by similarity."""
     system, batch = shaken(build("bagformer")), spelled(example())
-    negatives = watched(monkeypatch, module, "hard_negatives")
+    negatives = watched(monkeypatch, matching, "hard_negatives")
     system(batch, PROGRESS)
     assert all(not call[0][0].any() for call in negatives)
 

@@ -20,6 +20,7 @@ from tuwen.data.batch import Batch, Spans
 from tuwen.data.spans import KINDS
 from tuwen.errors import UserError
 from tuwen.nn.boxes import corners
+from tuwen.objectives import matching
 from tuwen.similarity.region import region_word_scores
 from tuwen.systems import slan as module
 from tuwen.systems.system import Progress
@@ -53,7 +54,7 @@ def contrast_of(to_text, to_image):
 
 def test_every_term_and_gradient_is_the_slow_versions(monkeypatch):
     system, batch = shaken(build("slan", repulsion=0.05, peak=-1.0)), spelled(example())
-    negatives = watched(monkeypatch, module, "hard_negatives")
+    negatives = watched(monkeypatch, matching, "hard_negatives")
     losses = system(batch, PROGRESS)
     images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
     cosine = images.pooled @ texts.pooled.T / system.temperature
@@ -213,7 +214,7 @@ def test_wrong_pairs_have_regions_of_their_own_text(monkeypatch):
             calls.append((candidates, texts)) or real(candidates, texts)
         ),
     )
-    negatives = watched(monkeypatch, module, "hard_negatives")
+    negatives = watched(monkeypatch, matching, "hard_negatives")
     system(batch, PROGRESS)
     ((candidates, texts),) = calls
     assert len(texts) == len(candidates.boxes) == 18

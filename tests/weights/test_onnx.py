@@ -9,18 +9,22 @@ from PIL import Image
 import tuwen
 from tuwen import cli
 from tuwen.errors import UserError
+from tuwen.weights.onnx import export_onnx
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 TEXTS = ["a dog", "一只很大的狗在草地上奔跑", "two red boats on the water " * 3]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx") / "run"
-    words = f"train r2d2 --corpus scenes:count=40 --out {folder} --size tiny --steps 1"
+def made(system, folder):
+    words = f"train {system} --corpus scenes:count=40 --out {folder} --size tiny --steps 1"
     assert cli.main([*words.split(), "--set", "train.batch_size=4", "data.workers=0"]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made("r2d2", tmp_path_factory.mktemp("onnx") / "run")
 
 
 def pictures():
@@ -44,6 +48,28 @@ def test_engines_give_what_torch_gives(run, capsys):
         assert not torch.equal(small.images, want.images), "8 bits must differ"
     with pytest.raises(UserError, match="rank needs"):
         tuwen.load(run, engine="onnx").rank(pictures(), TEXTS)
+
+
+@pytest.mark.parametrize(
+    "system",
+    ["clip"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("albef", "prd2", "blip", "cookie", "wukong", "tokenflow", "flava", "bridgetower", "ernie_unix2")
+    ],
+)
+def test_every_system_exports_for_any_number_of_rows(system, tmp_path):
+    """Slow ones: some 20 seconds a system."""
+    made(system, tmp_path / "run")
+    found = export_onnx(tmp_path / "run")["parts"]
+    assert {"image", "text"} <= set(found)
+    assert max(part["difference"] for part in found.values()) < 1e-4
+
+
+def test_a_system_that_reads_spans_is_refused(tmp_path):
+    made("bagformer", tmp_path / "run")
+    with pytest.raises(UserError, match=r"text of bagformer cannot be exported to ONNX.*without spans"):
+        export_onnx(tmp_path / "run")
 
 
 def test_an_export_of_other_weights_is_refused(run, tmp_path):

@@ -37,7 +37,7 @@ class CrossEncoder(nn.Module):
 
     def first(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
         """[B, W]: the first position of `forward`, for which the last layer works alone."""
-        place = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        place = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         return self.stack(x, mask, memory, memory_mask, only=place)[:, 0]
 
 

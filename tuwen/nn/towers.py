@@ -83,7 +83,7 @@ class ImageTower(Lockable):
     def alone(self, pixels: Tensor) -> Tensor | None:
         if self.class_token is None or self.locked:
             return None
-        return torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+        return torch.zeros(pixels.shape[0], dtype=torch.int64, device=pixels.device)
 
     def grid(self, tokens: Tensor) -> Tensor:
         """[B, N, W]: the patches alone, row by row, without class token and registers."""

@@ -162,7 +162,7 @@ class Attention(nn.Module):
 
 def picked(x: Tensor, only: Tensor) -> Tensor:
     """[B, 1, D]: of each row of x [B, L, D] the position that `only` [B] names."""
-    return x[torch.arange(len(x), device=x.device), only][:, None]
+    return x[torch.arange(x.shape[0], device=x.device), only][:, None]
 
 
 def _short_bf16_on_cpu(q: Tensor, k: Tensor) -> bool:

@@ -33,6 +33,19 @@ def hardest_negatives(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
         return scores.masked_fill(same, float("-inf")).argmax(1), ~same.all(1)
 
 
+def pairs_to_match(text_scores: Tensor, image_scores: Tensor, same: Tensor, draws: Tensor):
+    """(images [3B], texts [3B], labels [3B]) of B matched pairs, B with a wrong picture, B with a wrong text.
+
+    Wrong ones are drawn by `hard_negatives`: pictures by text_scores [B, B] of each text with every picture, texts by
+    image_scores [B, B] of each picture with every text. same: [B, B] bool, symmetric. draws: [B, 2] in [0, 1).
+    """
+    wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
+    wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
+    own = torch.arange(len(same), device=same.device)
+    images, texts = torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text])
+    return images, texts, matching_labels(len(own), exists_image, exists_text)
+
+
 def matching_labels(matched: int, exists_image: Tensor, exists_text: Tensor) -> Tensor:
     """[3B] int64 labels of (B matched; B wrong picture, own text; B own picture, wrong text): 1, 0, 0.
 
@@ -51,6 +64,11 @@ def matching_loss(logits: Tensor, labels: Tensor, positive_weight: float = 1.0) 
     weight = torch.tensor([1.0, positive_weight], device=logits.device)
     logits = logits.float() if logits.dtype != torch.float64 else logits
     return F.cross_entropy(logits, labels, weight.to(logits.dtype), ignore_index=IGNORED)
+
+
+def matching_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the pairs that count [R] whose greater logit [R, 2] is the right one, without gradient."""
+    return (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
 
 
 def log_odds(logits: Tensor) -> Tensor:

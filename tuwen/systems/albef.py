@@ -14,7 +14,7 @@ from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import distilled_contrastive, logits_of, same_pair
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
@@ -134,15 +134,9 @@ class ALBEF(System):
         draws = progress.uniform(batch, 2, "hard negatives")
         text_scores = logits_of(texts.pooled, taught_images.pooled, self.temperature)
         image_scores = logits_of(images.pooled, taught_texts.pooled, self.temperature)
-        wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
-        wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
-        own = torch.arange(len(batch), device=batch.device)
-        logits = self.match_logits(
-            images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
-        )
-        labels = matching_labels(len(batch), exists_image, exists_text)
-        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
-        return matching_loss(logits, labels), right
+        pictures, said, labels = pairs_to_match(text_scores, image_scores, same, draws)
+        logits = self.match_logits(images.select(pictures), texts.select(said))
+        return matching_loss(logits, labels), matching_accuracy(logits, labels)
 
     def masked_words(self, images, taught_images, batch, progress, alpha):
         """Section 4.3: the words masked are read from text and picture; the teacher reads the same masked words."""

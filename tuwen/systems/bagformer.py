@@ -17,7 +17,7 @@ from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import DualEncoder, unit
 from tuwen.objectives.contrastive import contrastive, directional_contrastive, same_pair
 from tuwen.objectives.gather import against_all, gather
-from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
 from tuwen.similarity.bag import bag_of, shuffled_bag_of, sum_bags
 from tuwen.similarity.flows import MaxFlow
 from tuwen.similarity.token_wise import token_flow, token_scores
@@ -132,15 +132,9 @@ class BagFormer(System):
         same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
         draws = progress.uniform(batch, 2, "negatives")
         even = torch.zeros_like(same, dtype=torch.float32)
-        wrong_image, exists_image = hard_negatives(even, same, draws[:, 0])
-        wrong_text, exists_text = hard_negatives(even, same, draws[:, 1])
-        own = torch.arange(len(batch), device=batch.device)
-        logits = self.match_logits(
-            images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
-        )
-        labels = matching_labels(len(batch), exists_image, exists_text)
-        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
-        return matching_loss(logits, labels), right
+        pictures, said, labels = pairs_to_match(even, even, same, draws)
+        logits = self.match_logits(images.select(pictures), texts.select(said))
+        return matching_loss(logits, labels), matching_accuracy(logits, labels)
 
     def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] logits (no match, match) of pairs (image n, text n)."""
@@ -184,7 +178,7 @@ class BagFormer(System):
         count, cells = tokens.shape[1], tower.grid(tokens).shape[1]
         side = math.isqrt(cells)
         places = torch.cat([torch.full((count - cells, cells), 1 / cells), torch.eye(cells)])
-        return places.view(1, count, side, side).expand(len(tokens), -1, -1, -1).to(tokens.device)
+        return places.view(1, count, side, side).expand(tokens.shape[0], -1, -1, -1).to(tokens.device)
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(images, texts).float())[:, None]

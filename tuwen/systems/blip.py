@@ -15,7 +15,7 @@ from tuwen.nn.towers import DualEncoder, TextTower
 from tuwen.nn.transformer import Attention
 from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
 from tuwen.objectives.gather import gather
-from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 
@@ -107,20 +107,14 @@ class BLIP(System):
         same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
         draws = progress.uniform(batch, 2, "hard negatives")
         scores = logits_of(images.pooled, texts.pooled, self.temperature)
-        wrong_image, exists_image = hard_negatives(scores.T, same, draws[:, 0])
-        wrong_text, exists_text = hard_negatives(scores, same, draws[:, 1])
-        own = torch.arange(len(batch), device=batch.device)
-        logits = self.match_logits(
-            images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
-        )
-        labels = matching_labels(len(batch), exists_image, exists_text)
-        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
-        return matching_loss(logits, labels), right
+        pictures, said, labels = pairs_to_match(scores.T, scores, same, draws)
+        logits = self.match_logits(images.select(pictures), texts.select(said))
+        return matching_loss(logits, labels), matching_accuracy(logits, labels)
 
     def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] logits (no match, match) of pairs (image n, text n)."""
         x = self.words.dropout(self.words.embedding_norm(texts.states["last"]))
-        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         states = self.words.stack(x, texts.state_mask, images.states["last"], only=first)
         return self.match_head(states[:, 0])
 

@@ -16,7 +16,7 @@ from tuwen.nn.towers import DualEncoder, unit
 from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
 from tuwen.objectives.gather import gather
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 
@@ -111,8 +111,8 @@ class BridgeTower(System):
             pairs = self.half_pairs(images, texts, batch, progress)
         logits = self.match_logits(pairs[0], pairs[1])
         terms["matching"] = matching_loss(logits, pairs[2])
-        right = (logits.detach().argmax(1) == pairs[2])[pairs[2] >= 0].float().mean()
-        return Losses(terms, metrics={"temperature": self.temperature.detach(), "matching_accuracy": right})
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": matching_accuracy(logits, pairs[2])}
+        return Losses(terms, metrics=metrics)
 
     def masked_words(self, images: Encoded, batch: Batch, progress: Progress) -> Tensor:
         """15% of the tokens, told from the text stream's last states, the picture being their own."""
@@ -144,11 +144,8 @@ class BridgeTower(System):
         same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
         draws = progress.uniform(batch, 2, "hard negatives")
         scores = logits_of(images.pooled, texts.pooled, self.temperature)
-        wrong_image, exists_image = hard_negatives(scores.T, same, draws[:, 0])
-        wrong_text, exists_text = hard_negatives(scores, same, draws[:, 1])
-        own = torch.arange(len(batch), device=batch.device)
-        pairs = images.select(torch.cat([own, wrong_image, own])), texts.select(torch.cat([own, own, wrong_text]))
-        return *pairs, matching_labels(len(batch), exists_image, exists_text)
+        pictures, said, labels = pairs_to_match(scores.T, scores, same, draws)
+        return images.select(pictures), texts.select(said), labels
 
     # ---- the encoders
 

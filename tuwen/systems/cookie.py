@@ -183,8 +183,8 @@ class COOKIE(System):
     def read(self, x: Tensor, mask: Tensor | None, summary: Tensor | None, head: Stack) -> Encoded:
         """pooled [B, D] from a side's tokens [B, N, W] through the head; states "last" are the head's."""
         if summary is not None and self.config.layers:
-            x = torch.cat([summary.to(x.dtype).expand(len(x), 1, -1), x], 1)
-            mask = None if mask is None else torch.cat([mask.new_ones(len(x), 1), mask], 1)
+            x = torch.cat([summary.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
+            mask = None if mask is None else torch.cat([mask.new_ones(x.shape[0], 1), mask], 1)
         states = head(x, mask)
         real = torch.ones(states.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         if summary is not None and self.config.layers:

@@ -247,7 +247,7 @@ class FLAVA(System):
 
     def joint(self, images: Tensor, texts: Tensor, mask: Tensor) -> Tensor:
         """[B, 1 + N + L, W] joint states: the class token, the image tokens [B, N, .], the text's [B, L, .]."""
-        first = self.class_token.to(images.dtype).expand(len(images), 1, -1)
+        first = self.class_token.to(images.dtype).expand(images.shape[0], 1, -1)
         x = torch.cat([first, self.image_to_fusion(images), self.text_to_fusion(texts)], 1)
         return self.fusion(x, torch.cat([mask.new_ones(x.shape[0], x.shape[1] - mask.shape[1]), mask], 1))
 
@@ -270,7 +270,7 @@ class FLAVA(System):
         assert texts.state_mask is not None
         tokens, mask = torch.cat([image.states["last"] for image in images], 1), texts.state_mask
         states = self.joint(tokens, texts.states["last"], mask)
-        whole = torch.cat([mask.new_ones(len(states), states.shape[1] - mask.shape[1]), mask], 1)
+        whole = torch.cat([mask.new_ones(states.shape[0], states.shape[1] - mask.shape[1]), mask], 1)
         return Fused(states[:, 0], states, whole)
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:

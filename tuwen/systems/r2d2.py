@@ -17,7 +17,7 @@ from tuwen.objectives.contrastive import contrastive, distilled_contrastive, log
 from tuwen.objectives.distillation import feature_guided
 from tuwen.objectives.gather import gather, gather_padded
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.objectives.matching import hard_negatives, log_odds, matching_accuracy, matching_labels, matching_loss
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
@@ -222,8 +222,7 @@ class R2D2(System):
         image_logits = self.image_match_head(self.image_over_text(pairs_images, pairs_texts))
         labels = matching_labels(rows, exists_image, exists_text)
         loss = (matching_loss(text_logits, labels, 2) + matching_loss(image_logits, labels, 2)) / 2
-        right = ((text_logits + image_logits).detach().argmax(1) == labels)[labels >= 0].float().mean()
-        return loss, matched_states, right
+        return loss, matched_states, matching_accuracy(text_logits + image_logits, labels)
 
     def text_over_image(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, L, W]: text queries over image tokens."""

@@ -19,7 +19,7 @@ from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import contrastive, directional_contrastive, logits_of, same_pair
 from tuwen.objectives.gather import against_all, gather
 from tuwen.objectives.location import assign, progressive_regression, repulsion
-from tuwen.objectives.matching import hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
 from tuwen.similarity.region import phrase_scores, region_word_scores
 from tuwen.similarity.token_wise import token_scores
 from tuwen.systems.survey.axes import Axes
@@ -136,8 +136,7 @@ class SLAN(System):
             warm = min(1.0, progress.step / (0.2 * progress.total_steps))
             terms["boxes"] = self.config.boxes * warm * located
             metrics["references"] = share
-        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
-        return Losses(terms, metrics=metrics | {"matching_accuracy": right})
+        return Losses(terms, metrics=metrics | {"matching_accuracy": matching_accuracy(logits, labels)})
 
     def filter_contrast(self, candidates: Candidates, words: Tensor, real: Tensor, same: Tensor) -> Tensor:
         """Section 4, L_rw over the whole batch: a text's words, each at its best candidate, against all pictures."""
@@ -151,11 +150,7 @@ class SLAN(System):
         same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
         draws = progress.uniform(batch, 2, "hard negatives")
         scores = logits_of(images.pooled, texts.pooled, self.temperature)
-        wrong_image, exists_image = hard_negatives(scores.T, same, draws[:, 0])
-        wrong_text, exists_text = hard_negatives(scores, same, draws[:, 1])
-        own = torch.arange(len(batch), device=batch.device)
-        labels = matching_labels(len(batch), exists_image, exists_text)
-        return torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text]), labels
+        return pairs_to_match(scores.T, scores, same, draws)
 
     def region_contrast(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Section 4, L_rw on located regions: the matched pair against its wrong picture and wrong text."""

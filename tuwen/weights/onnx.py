@@ -74,8 +74,12 @@ def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     about: dict[str, Any] = {"weights": digest(Path(run) / checkpoint.WEIGHTS), "parts": {}}
     for name, part, inputs in _parts(model):
+        try:
+            part(**inputs(1))
+        except UserError as error:  # a text tower that needs spans, of which ONNX's inputs know nothing
+            raise UserError(f"{name} of {model.config.system} cannot be exported to ONNX: {error}") from None
         path = folder / f"{name}.onnx"
-        _write(part, inputs(2), path)
+        _write(part, inputs(2), path, model.config.model.text.length)
         about["parts"][name] = _compared(part, inputs, path, LARGEST)
         if int8:
             small = folder / f"{name}.int8.onnx"
@@ -127,18 +131,17 @@ def _parts(model: Model) -> list[tuple[str, nn.Module, Inputs]]:
     return parts
 
 
-def _write(part: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+def _write(part: nn.Module, inputs: dict[str, Tensor], path: Path, longest: int) -> None:
+    """For any number of rows, and texts of 3 to `longest` tokens."""
     batch = torch.export.Dim("batch", min=1, max=4096)
-    length = torch.export.Dim("length", min=3, max=512)
+    length = torch.export.Dim("length", min=3, max=longest)
     shapes: dict[str, Any] = {name: {0: batch} for name in inputs}
     for name in ("ids", "mask", "states"):
         if name in inputs:
-            shapes[name] = {0: batch, 1: torch.export.Dim.AUTO if name != "ids" else length}
-    if "mask" in inputs and "ids" in inputs:
-        shapes["mask"] = {0: batch, 1: length}
-    program = torch.onnx.export(
-        part.eval(), kwargs=inputs, dynamic_shapes=shapes, input_names=list(inputs), dynamo=True, verbose=False
-    )
+            shapes[name] = {0: batch, 1: length if "ids" in inputs else torch.export.Dim.AUTO}
+    # exported here: left to itself, torch.onnx falls back to the sizes of the example where these shapes do not hold
+    exported = torch.export.export(part.eval(), (), inputs, dynamic_shapes=shapes, strict=False)
+    program = torch.onnx.export(exported, input_names=list(inputs), dynamo=True, verbose=False)
     assert program is not None
     program.save(path)
 
