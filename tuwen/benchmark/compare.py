@@ -21,6 +21,7 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
+from tuwen.tasks.progress import bars
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import checkpoint, loop, start
 from tuwen.training.config import RunConfig
@@ -79,7 +80,7 @@ def compare(
     found: dict[str, list[dict]] = {name: [] for name in names}
     for run, config in configs.items():
         _train_once(run, config, pairs, evaluate, quiet)
-        result = measure_run(run, gallery, measure, progress=not quiet)
+        result = _measure(run, gallery, measure, quiet)
         found[arms[run]].append({"seed": config.train.seed, **result, **_cost(run, result)})
     comparison = {
         "systems": {name: summary(name, results) for name, results in found.items()},
@@ -180,6 +181,11 @@ def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: 
             own = override(replace(config, system="clip", model=model), {"train.steps": steps})
             _train_once(runs[seed], own, pairs, None, quiet)
         configs[path] = override(config, {"init": str(runs[seed])})
+
+
+def _measure(run: Path, gallery: Corpus, measure: MeasureConfig, quiet: bool) -> dict:
+    with bars(not quiet):
+        return measure_run(run, gallery, measure)
 
 
 def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Evaluate | None, quiet: bool) -> None:

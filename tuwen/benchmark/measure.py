@@ -43,7 +43,7 @@ class MeasureConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = None, progress: bool = False) -> dict:
+def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = None) -> dict:
     """The retrieval JSON of a run's weights on a corpus, also written into the run folder.
 
     Files: retrieval.json; ranks.safetensors ("zh.reranked.text_to_image", [Q] int64 each: rank of every query's best
@@ -66,7 +66,7 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
         held = json.loads(path.read_text(encoding="utf-8"))
         if held.pop("measured", None) == asked:
             return held
-    found = _retrieve(run, corpus, config, progress)
+    found = _retrieve(run, corpus, config)
     ranks = {
         f"{language}.{stage}.{way}": torch.from_numpy(np.ascontiguousarray(rank))
         for language, stages in found.ranks.items()
@@ -79,7 +79,7 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
     return found.json
 
 
-def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, progress: bool) -> Retrieval:
+def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig) -> Retrieval:
     model = tuwen.load(run, device=str(parallel.device("auto")))
     text_features(model.system, model.tokenizer)
     towers = model.config.model
@@ -95,7 +95,6 @@ def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, progress: bool) 
         limit=config.limit,
         samples=config.samples,
         table=model.languages,
-        progress=progress,
     )
 
 

@@ -54,6 +54,7 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
     from tuwen.data.open import open_corpus
     from tuwen.model import load
     from tuwen.systems import refuse_impossible
+    from tuwen.tasks.progress import bars
     from tuwen.training.parallel import device
 
     evaluate = tasks.find(task)
@@ -61,7 +62,8 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
     refuse_impossible(model.config.system, task)
     corpus = open_corpus(location, split, "skip")
     side, length = model.config.model.image.fit, model.config.model.text.length
-    return evaluate(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options)
+    with bars():
+        return evaluate(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options)
 
 
 def print_found(found: dict[str, Any]) -> None:

@@ -180,10 +180,13 @@ def finish(folder: Path) -> None:
         return
     from tuwen.benchmark.measure import MeasureConfig, measure_run
     from tuwen.benchmark.report import write_report
+    from tuwen.tasks.progress import bars
     from tuwen.training.config import RunConfig
 
     config = RunConfig.read(folder / "config.yaml")
     corpus = held_out(config.corpus) if ranks(config.system) else None
     if corpus is not None:
-        print_found(measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES)))
+        with bars():
+            found = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))
+        print_found(found)
     print(f"report: {write_report(folder)}")

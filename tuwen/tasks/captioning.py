@@ -12,6 +12,7 @@ from tuwen.errors import UserError
 from tuwen.nn.generation import Generation
 from tuwen.systems.system import System
 from tuwen.tasks.encoding import device_of, evaluating, measured
+from tuwen.tasks.progress import batches, track
 from tuwen.tasks.text_metrics import caption_scores
 
 SAMPLES = 5  # captions shown in the result
@@ -49,7 +50,8 @@ def evaluate_captioning(
     said: dict[str, dict[int, str]] = {language: {} for language in asked}
     broken: Counter[str] = Counter()
     with evaluating(system):
-        for images, kept, faults in image_batches(corpus, rows, side, batch_size, default_workers()):
+        pictures = image_batches(corpus, rows, side, batch_size, default_workers())
+        for images, kept, faults in track(pictures, "captions", batches(len(rows), batch_size)):
             broken.update(faults)
             if not kept:
                 continue

@@ -16,6 +16,7 @@ from tuwen.data.needs import refuse_clips
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import System
+from tuwen.tasks.progress import batches, track
 
 STATES_IN_FULL = 1 << 30  # bytes of fusion states kept in float32; more are kept in half precision
 HALF_LARGEST = 6e4  # float16 ends at 65504
@@ -55,7 +56,8 @@ def encode_pictures(system: System, corpus: Corpus, rows: Sequence[int], side: i
     refuse_clips(corpus, system.needs(system.config))
     parts, read = [], []
     broken: Counter[str] = Counter()
-    for images, kept, faults in image_batches(corpus, rows, side, batch_size, default_workers()):
+    pictures = image_batches(corpus, rows, side, batch_size, default_workers())
+    for images, kept, faults in track(pictures, "pictures", batches(len(rows), batch_size)):
         broken.update(faults)
         if len(kept):
             parts.append(_keep(system, system.encode_images(images.to(device_of(system))), len(rows)))
@@ -72,7 +74,8 @@ def encode_captions(
     pieces = [(caption.text, caption.language) for caption in captions]
     parts, places = [], []
     spans = system.needs(system.config).spans
-    for place, texts in text_batches(pieces, languages, tokenizer, length, batch_size, spans):
+    read = text_batches(pieces, languages, tokenizer, length, batch_size, spans)
+    for place, texts in track(read, "texts", batches(len(pieces), batch_size)):
         parts.append(_keep(system, system.encode_texts(texts.to(device_of(system))), len(captions)))
         places.append(place)
     back = np.argsort(np.concatenate(places))

@@ -20,6 +20,7 @@ from tuwen.data.loader import images_of, text_batches
 from tuwen.errors import UserError
 from tuwen.systems.system import Located, System
 from tuwen.tasks.encoding import device_of, evaluating, measured
+from tuwen.tasks.progress import batches, track
 
 
 def evaluate_grounding(
@@ -87,9 +88,8 @@ def _marks(system, corpus, asked: list[Phrase], tokenizer, side, length, batch_s
     points, boxes = [], []
     broken: Counter[str] = Counter()
     unreadable: set[int] = set()
-    for places, texts in text_batches(
-        captions, known, tokenizer, length, batch_size, system.needs(system.config).spans
-    ):
+    phrases = text_batches(captions, known, tokenizer, length, batch_size, system.needs(system.config).spans)
+    for places, texts in track(phrases, "phrases", batches(len(captions), batch_size)):
         rows = [asked[k].row for k in places]
         distinct = [row for row in dict.fromkeys(rows) if row not in unreadable]
         images, kept, faults = images_of(corpus, distinct, side)

@@ -5,9 +5,8 @@ by the first stage are scored by the cross encoder, all others get the filler an
 Recalls are percent, kept exact (tables round them to 0.1).
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,11 +31,10 @@ from tuwen.tasks.encoding import (
     restricted,
 )
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
+from tuwen.tasks.progress import track
 
 FILLER = -100.0  # score of what was not re-ranked
 TOP_K = 64
-
-Track = Callable[[Sequence, str], Iterable]
 
 
 @dataclass(frozen=True)
@@ -124,14 +122,14 @@ class Side:
         first = self.first(start, stop)
         return self.reranked(first, start) if "reranked" in self.stages else first
 
-    def ranks(self, truth: Relevance, track: Track) -> dict[str, np.ndarray]:
+    def ranks(self, truth: Relevance) -> dict[str, np.ndarray]:
         """Rank of each query's best relevant item, [Q] int64, by stage ("first", "reranked").
 
         A query whose relevant items were all shut out of re-ranking has rank MISSED.
         """
         out = {stage: np.empty(len(truth), dtype=np.int64) for stage in self.stages}
         blocks = list(metrics.blocks(len(truth), self.items * self.weight, self.budget))
-        for start, stop in track(blocks, f"{self.direction.replace('_', ' ')}"):
+        for start, stop in track(blocks, self.direction.replace("_", " "), len(blocks)):
             first = self.first(start, stop)
             pairs = metrics.pairs(truth, start, stop)
             ranked = metrics.block_ranks(first, *pairs)
@@ -190,7 +188,6 @@ def retrieve(
     table: Sequence[str] | None = None,
     samples: int = 0,
     budget: int = metrics.BUDGET,
-    progress: bool = False,
 ) -> Retrieval:
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
 
@@ -220,7 +217,7 @@ def retrieve(
             images, truth, kept = _pictures_of(gallery, pictures)
             sides = {way: Side(system, images, texts, way, top_k, batch_size, budget, rerank) for way in DIRECTIONS}
             truths = {"image_to_text": truth.transpose(), "text_to_image": truth}
-            by_way = {way: sides[way].ranks(truths[way], _tracker(progress)) for way in directions}
+            by_way = {way: sides[way].ranks(truths[way]) for way in directions}
             stages = sides[directions[0]].stages
             ranks[language] = {stage: {way: by_way[way][stage] for way in directions} for stage in stages}
             out["languages"][language] = _summary(ranks[language], truths, directions)
@@ -287,12 +284,3 @@ def _described(found: dict, system: System, corpus: Corpus, pictures: Pictures, 
     if not has_first_stage(system, pictures.encoded):
         return out | {"note": "no first stage: every picture was matched with every text"}
     return out | {"top_k": top_k} if system.can("match") else out
-
-
-def _tracker(progress: bool) -> Track:
-    if not (progress and sys.stderr.isatty()):
-        return lambda blocks, _: blocks
-    from rich.console import Console
-    from rich.progress import track
-
-    return lambda blocks, what: track(blocks, what, console=Console(stderr=True), transient=True)

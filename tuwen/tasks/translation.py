@@ -16,6 +16,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation
 from tuwen.systems.system import System
 from tuwen.tasks.encoding import device_of, evaluating, measured
+from tuwen.tasks.progress import batches, track
 from tuwen.tasks.text_metrics import translation_scores
 
 CONDITIONS = ("with_picture", "without_picture", "wrong_picture")
@@ -58,7 +59,8 @@ def evaluate_translation(
     broken: Counter[str] = Counter()
     before: Encoded | None = None
     with evaluating(system):
-        for images, kept, faults in image_batches(corpus, rows, side, batch_size, default_workers()):
+        pictures = image_batches(corpus, rows, side, batch_size, default_workers())
+        for images, kept, faults in track(pictures, "translations", batches(len(rows), batch_size)):
             broken.update(faults)
             if kept:
                 encoded = system.encode_images(images.to(device_of(system)))

@@ -19,6 +19,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.similarity.prompts import average_scores, average_vectors
 from tuwen.systems.system import System
 from tuwen.tasks.encoding import device_of, encode_captions, encode_pictures, evaluating, for_ranking
+from tuwen.tasks.progress import track
 from tuwen.tasks.retrieval import has_first_stage
 
 
@@ -115,7 +116,7 @@ def _scores(
     device = device_of(system)
     pictures, parts = for_ranking(pictures), []
     by_vectors = not system.can("scores")
-    for texts in prompts:
+    for texts in track(prompts, f"prompts {language}", len(prompts)):
         captions = [Caption(text, language, text_id(text), k, 0) for k, text in enumerate(texts)]
         encoded = for_ranking(encode_captions(system, captions, table, tokenizer, length, batch_size))
         if by_vectors and encoded.pooled is not None:
