@@ -35,7 +35,8 @@ def run_import(args) -> None:
             print("\n".join(report.lines()))
             print(f"run: {args.out}")
     if args.json:
-        print_json({"run": str(args.out), "taken": len(report.taken), "not_taken": dict(report.unexpected)})
+        told = {"taken": len(report.taken), "not_taken": dict(report.unexpected), "notes": report.notes}
+        print_json({"run": str(args.out), **told})
 
 
 def run_export(args) -> None:

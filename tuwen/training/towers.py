@@ -21,6 +21,7 @@ from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.features import FeatureStore, TextFeatures
 from tuwen.nn.locked import Lockable
 from tuwen.nn.towers import ImageTower, TextTower
+from tuwen.nn.weights.names import Report
 from tuwen.nn.weights.tokenizer import rows_of
 from tuwen.nn.weights.towers import image_weights, text_weights
 from tuwen.training.config import RunConfig
@@ -84,14 +85,17 @@ def take_towers(system: nn.Module, config: RunConfig, tokenizer: Tokenizer, say:
     """
     if config.image_weights:
         tower = first_tower(system, (ImageTower, ImageBackbone))
-        _fill(tower, dict(read_image(config.image_weights).tensors), config.image_weights, say)
+        seen = read_image(config.image_weights)
+        _fill(tower, dict(seen.tensors), config.image_weights)
+        _tell("image", config.image_weights, seen.report, say)
     if config.text_weights:
         found = read_text(config.text_weights)
         tensors = dict(found.tensors)
         words = next(name for name in tensors if name.endswith(("words.weight", "word_embeddings.weight")))
         if tokenizer.vocabulary.size != found.tokenizer.vocabulary.size:
             tensors[words] = rows_of(tensors[words], found.tokenizer, tokenizer)
-        _fill(first_tower(system, (TextTower, TextBackbone)), tensors, config.text_weights, say)
+        _fill(first_tower(system, (TextTower, TextBackbone)), tensors, config.text_weights)
+        _tell("text", config.text_weights, found.report, say)
     for module in system.modules():
         copy_student = getattr(module, "copy_student", None)
         if callable(copy_student):
@@ -110,7 +114,11 @@ def first_tower(system: nn.Module, kinds: tuple[type[Lockable], ...]) -> Lockabl
     raise UserError(f"{type(system).__name__} has no tower that published weights could go into")
 
 
-def _fill(tower: Lockable, tensors: dict, source: str, say: Say) -> None:
+def _tell(tower: str, source: str, report: Report, say: Say) -> None:
+    say(f"{tower} tower from {source}: {'; '.join(report.lines())}")
+
+
+def _fill(tower: Lockable, tensors: dict, source: str) -> None:
     from tuwen.training.start import fitted_positions
 
     state = tower.state_dict()
@@ -131,7 +139,6 @@ def _fill(tower: Lockable, tensors: dict, source: str, say: Say) -> None:
         raise UserError(f"{source} does not fit the tower: {'; '.join([*faults, *lacking][:4])}; take its own settings")
     for name, value in tensors.items():
         state[name].copy_(value)
-    say(f"{len(tensors)} weights of the {'image' if hasattr(tower, 'mean') else 'text'} tower from {source}")
 
 
 # ---- features of locked towers, kept on disk

@@ -16,11 +16,13 @@ from tuwen.weights.card import card
 from tuwen.weights.models import model_of
 
 _THEIRS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
+SIGLIP = ("siglip", "siglip2")
 _CLASSES = {
     "clip": "CLIPModel",
     "chinese_clip": "ChineseCLIPModel",
     "altclip": "AltCLIPModel",
     "siglip": "SiglipModel",
+    "siglip2": "Siglip2Model",
     "vision-text-dual-encoder": "VisionTextDualEncoderModel",
     "blip": "BlipForImageTextRetrieval",
     **foundation.CLASSES,
@@ -38,13 +40,14 @@ def export_model(run: str | Path, out: str | Path) -> str:
         raise UserError(f"{folder}: is not empty; choose another --out")
     model = load(run)
     origin = json.loads((Path(run) / "provenance.json").read_text(encoding="utf-8"))
-    settings = settings_of(model)
+    imported = origin.get("imported", {})
+    settings = settings_of(model, imported.get("architecture") == "siglip2")
     kind = settings["model_type"]
     ours = model.system.state_dict()
     found = model_of(settings, _names_held(kind, model.config.model), model.tokenizer.vocabulary, {})
     tensors = outward(found.entries, ours)
-    if kind == "siglip":
-        bias = float(origin.get("imported", {}).get("logit_bias", -10.0))
+    if kind in SIGLIP:
+        bias = float(imported.get("logit_bias", -10.0))
         tensors["logit_bias"] = ours["log_scale"].new_tensor([bias])
     named = {mine for entry in found.entries for mine in entry.ours}
     left = [name for name in ours if not _told(name, named) and not name.startswith(found.new)]
@@ -59,8 +62,10 @@ def export_model(run: str | Path, out: str | Path) -> str:
     return _CLASSES[kind]
 
 
-def settings_of(model: Loaded) -> dict[str, Any]:
+def settings_of(model: Loaded, naflex: bool = False) -> dict[str, Any]:
     """The config.json of the architecture that a run's config is.
+
+    naflex: the run is an imported SigLIP 2 that reads any aspect there; a run tuned here knows squares alone, SigLIP's.
 
     Raises:
         UserError: none has all its settings.
@@ -72,7 +77,8 @@ def settings_of(model: Loaded) -> dict[str, Any]:
         raise UserError(f"transformers has no architecture of {name}; {known} are exported")
     image, text = config.image, config.text
     words = model.tokenizer.vocabulary
-    ids = {"pad_token_id": words.pad, "bos_token_id": words.cls, "eos_token_id": words.sep}
+    roles = {"pad_token_id": words.pad, "bos_token_id": words.cls, "eos_token_id": words.sep}
+    ids: dict[str, Any] = {name: None if i < 0 else i for name, i in roles.items()}
     if name == "flava":
         return foundation.flava_settings(config, ids, words.size)
     if name == "bridgetower":
@@ -91,6 +97,9 @@ def settings_of(model: Loaded) -> dict[str, Any]:
         read |= {"project_dim": text.transform, "max_position_embeddings": text.length + 2, "pad_token_id": words.pad}
     elif kind == "siglip":
         read["projection_size"] = config.embed
+        if naflex:
+            kind = "siglip2"
+            seen["num_patches"] = (seen.pop("image_size") // image.patch) ** 2
     read |= ids | {"vocab_size": words.size}
     return {"model_type": kind, "vision_config": seen, "text_config": read, "projection_dim": config.embed}
 
@@ -166,6 +175,19 @@ def _told(name: str, named: set[str]) -> bool:
 
 
 def _pictures(image: ImageTowerConfig, kind: str) -> dict[str, Any]:
+    values = {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(image.mean),
+        "image_std": list(image.std),
+        "do_resize": True,
+        "resample": PILLOW.index(image.resample),
+    }
+    if kind == "siglip2":
+        count = (image.side // image.patch) ** 2
+        sizes = {"image_processor_type": "Siglip2ImageProcessor", "patch_size": image.patch, "max_num_patches": count}
+        return sizes | values
     short = image.shorter_side
     classes = {"siglip": "Siglip", "blip": "Blip", "chinese_clip": "ChineseCLIP"}
     processor = classes.get(kind, "CLIP" if short or image.mean == CLIP_MEAN else "ViT") + "ImageProcessor"
@@ -174,17 +196,10 @@ def _pictures(image: ImageTowerConfig, kind: str) -> dict[str, Any]:
     return {
         "image_processor_type": processor,
         "do_convert_rgb": True,
-        "do_resize": True,
         "size": size,
-        "resample": PILLOW.index(image.resample),
         "do_center_crop": short is not None,
         "crop_size": square,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(image.mean),
-        "image_std": list(image.std),
-    }
+    } | values
 
 
 def _tokenizer(model: Loaded, folder: Path, kind: str) -> None:
@@ -196,6 +211,8 @@ def _tokenizer(model: Loaded, folder: Path, kind: str) -> None:
     keys["cls"] = ["cls_token", "bos_token"]
     told: dict[str, Any] = {key: names[role] for role, those in keys.items() if role in names for key in those}
     told |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.model.text.length}
+    if kind in SIGLIP:
+        told["model_input_names"] = ["input_ids"]  # padding is read as text, so no mask is given
     _write_json(folder / "tokenizer_config.json", told | {"padding_side": "right"})
 
 

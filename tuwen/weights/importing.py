@@ -12,14 +12,16 @@ from tuwen.config import dump
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
-from tuwen.nn.weights.files import picture_settings, settings_of, tensors_of
+from tuwen.nn.weights import vision
+from tuwen.nn.weights.files import picture_notes, picture_settings, settings_of, tensors_of
 from tuwen.nn.weights.languages import LANGUAGES
 from tuwen.nn.weights.names import Report, inward
+from tuwen.nn.weights.text import word_rows
 from tuwen.nn.weights.tokenizer import tokenizer_of
 from tuwen.nn.weights.towers import located, shapes
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
-from tuwen.weights.models import LAYOUTS, Model, model_of
+from tuwen.weights.models import LAYOUTS, Model, model_of, parts_of
 
 # parts of a system that no published file has: they start anew, teachers as copies of their students
 _ANEW = ("teacher.", "queue.", "word_head.")
@@ -43,11 +45,13 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     words = _tokenizer(source, settings, tokenizer, held)
     folder = source if source.is_dir() else source.parent
     side = _side(settings, held)
-    found = model_of(settings, held, words.vocabulary, picture_settings(folder, side))
+    picture = picture_settings(folder, side)
+    found = model_of(settings, held, words.vocabulary, picture)
     system, config = _system(found, words, where)
     wanted = {name: shape for name, shape in shapes(system).items() if not _starts_anew(name, found)}
     ours, report = inward(found.entries, held, wanted, found.known)
     report.refuse(where)
+    report = replace(report, notes=found.notes + picture_notes(picture))
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
     words.save(run / "tokenizer.json")
@@ -119,13 +123,7 @@ def _tokenizer(source: Path, settings, given: str | None, held) -> Tokenizer:
     if given:
         return Tokenizer.load(given)
     folder = source if source.is_dir() else source.parent
-    kind = settings["model_type"]
-    if kind in LAYOUTS:
-        words = next((len(v) for name, v in held.items() if name.endswith("embeddings.word_embeddings.weight")), 0)
-        return tokenizer_of(folder, words)
-    usual = {"flava": 30522, "bridgetower": 50265}.get(kind, 0)
-    words = settings["text_config"].get("vocab_size", usual)
-    return tokenizer_of(folder, int(words), kind != "siglip")
+    return tokenizer_of(folder, word_rows(held, settings.get("text_config") or {}), settings["model_type"])
 
 
 def _side(settings, held) -> int:
@@ -135,6 +133,8 @@ def _side(settings, held) -> int:
         patch = next(v.shape[-1] for name, v in held.items() if v.dim() == 4)
         return round((positions.shape[-2] - 1) ** 0.5) * patch
     kind = settings["model_type"]
+    if kind == "siglip2":
+        return vision.config(parts_of(settings)[0], "vision_config").side
     usual = {"blip": 384, "bridgetower": 288}.get(kind, 224)
     size = settings.get("image_config" if kind == "flava" else "vision_config", {}).get("image_size", usual)
     return size[0] if isinstance(size, list) else size

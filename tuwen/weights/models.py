@@ -15,7 +15,7 @@ from tuwen.nn.weights.text import bert_layer
 from tuwen.nn.weights.towers import image_plan, text_plan
 from tuwen.weights import foundation
 
-DUAL = ("clip", "chinese_clip", "altclip", "siglip", "vision-text-dual-encoder")
+DUAL = ("clip", "chinese_clip", "altclip", "siglip", "siglip2", "vision-text-dual-encoder")
 LAYOUTS = ("albef", "r2d2", "prd2")  # files of the papers' own code
 # what is left out on purpose, by how the name begins
 KNOWN = {
@@ -42,6 +42,7 @@ class Model:
     """A published model as a system here: the fields of its config, and the names of its tensors.
 
     known: beginnings of names that are left out on purpose, with the reason. new: beginnings of ours without a source.
+    notes: what is otherwise here than there, a line each.
     """
 
     system: str
@@ -49,6 +50,7 @@ class Model:
     entries: list[Entry]
     known: Mapping[str, str] = field(default_factory=lambda: KNOWN)
     new: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def model_of(
@@ -95,7 +97,7 @@ def parts_of(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 def _dual(settings, held, vocabulary, picture) -> Model:
     seen, read = parts_of(settings)
     kind = settings["model_type"]
-    siglip = kind == "siglip"
+    siglip = kind in ("siglip", "siglip2")
     image, image_names = image_plan(seen, "vision_config")
     tower, text_names = text_plan(read, "text_config", vocabulary)
     projection: Any = "none" if siglip else "unbiased"
@@ -122,7 +124,8 @@ def _dual(settings, held, vocabulary, picture) -> Model:
             same("log_scale", "logit_scale"),
         ]
         embed = settings.get("projection_dim", 768 if kind == "altclip" else 512)
-    return Model("clip", {"image": image, "text": tower, "embed": embed}, entries)
+    notes = vision.notes(seen["model_type"], image)
+    return Model("clip", {"image": image, "text": tower, "embed": embed}, entries, notes=notes)
 
 
 def _with_pooler(entries: list[Entry], native: bool) -> list[Entry]:

@@ -1,6 +1,7 @@
 """A folder as transformers writes it: settings, tensors, preprocessing. Nothing in it is ever unpickled."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from tuwen.data.images import Resample
 from tuwen.errors import UserError
 from tuwen.nn.sizes import CLIP_MEAN, CLIP_STD
+from tuwen.nn.weights.vision import square_of
 
 PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
 
@@ -105,6 +107,9 @@ def picture_settings(folder: Path, side: int) -> dict[str, Any]:
         return {"mean": CLIP_MEAN, "std": CLIP_STD}
     if found.get("size_divisor") and found.get("do_center_crop"):  # BridgeTower's: what is cropped needs no padding
         found = found | {"do_pad": False, "crop_size": {"height": found["size"]["shortest_edge"]}}
+    if "max_num_patches" in found:  # NaFlex's, which keeps the aspect: here a square of as many patches
+        patches = square_of(found["max_num_patches"], found.get("patch_size", 16), str(path))
+        found = {"resample": 2} | found | {"size": {"height": patches, "width": patches}}
     for name, wanted in (("do_resize", True), ("do_rescale", True), ("do_pad", False)):
         if bool(found.get(name, wanted)) != wanted:
             raise UserError(f"{path}: {name} is {found[name]}, which is not done here")
@@ -120,6 +125,13 @@ def picture_settings(folder: Path, side: int) -> dict[str, Any]:
         "std": tuple(found.get("image_std", CLIP_STD)) if normalised else (1.0, 1.0, 1.0),
     }
     return out | _geometry(found, size, side, path)
+
+
+def picture_notes(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is to be said of `picture_settings`: whether they are taken from nowhere."""
+    if "resample" in found:
+        return ()
+    return ("no preprocessor_config.json: pictures are resized to a square, with CLIP's mean and deviation",)
 
 
 def _geometry(found: dict[str, Any], size: dict[str, int], side: int, path: Path) -> dict[str, Any]:

@@ -64,12 +64,14 @@ def shaped(ours: str, theirs: str, leading: int) -> Entry:
 @dataclass(frozen=True)
 class Report:
     """What came of it. taken: ours filled; missing: ours without a source; unexpected: theirs that nothing of ours
-    takes, with the reason where it is known; shapes: ours whose source has another shape."""
+    takes, with the reason where it is known; shapes: ours whose source has another shape; notes: what else is not as
+    published, a line each."""
 
     taken: tuple[str, ...]
     missing: tuple[str, ...] = ()
     unexpected: Mapping[str, str] = field(default_factory=dict)
     shapes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def refuse(self, source: str) -> None:
         """Raises where ours would not be whole.
@@ -92,7 +94,7 @@ class Report:
         for reason, names in by_reason.items():
             shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
             out.append(f"not taken ({reason}): {shown} ({len(names)})")
-        return out
+        return [*out, *self.notes]
 
 
 def inward(

@@ -12,7 +12,8 @@ from tuwen.nn.weights.vision import activation
 
 ROBERTA = ("roberta", "xlm-roberta", "camembert", "altclip_text_model")
 BERT = ("bert", "chinese_clip_text_model", "blip_text_model", *ROBERTA)
-KINDS = (*BERT, "clip_text_model", "siglip_text_model")
+SIGLIP = ("siglip_text_model", "siglip2_text_model")
+KINDS = (*BERT, "clip_text_model", *SIGLIP)
 
 
 def config(settings: Mapping[str, Any], source: str) -> TextTowerConfig:
@@ -22,7 +23,7 @@ def config(settings: Mapping[str, Any], source: str) -> TextTowerConfig:
         UserError: an activation that the tower does not have.
     """
     kind = settings["model_type"]
-    siglip, clip = kind.startswith("siglip"), kind == "clip_text_model"
+    siglip, clip = kind in SIGLIP, kind == "clip_text_model"
     width = settings.get("hidden_size", 512 if clip else 1024 if kind.startswith("altclip") else 768)
     hidden = settings.get("intermediate_size", 4 * width)
     offset = 2 if kind in ROBERTA else 0
@@ -44,8 +45,8 @@ def config(settings: Mapping[str, Any], source: str) -> TextTowerConfig:
 
 def entries(kind: str, tower: TextTowerConfig) -> list[Entry]:
     """Names without any prefix."""
-    if kind in ("clip_text_model", "siglip_text_model"):
-        return _clip(tower, kind.startswith("siglip"))
+    if kind in ("clip_text_model", *SIGLIP):
+        return _clip(tower)
     stem = "roberta." if kind == "altclip_text_model" else ""
     out = _embeddings(kind, tower, stem)
     for k in range(tower.layers):
@@ -55,6 +56,12 @@ def entries(kind: str, tower: TextTowerConfig) -> list[Entry]:
     if tower.transform:
         out += both("transform.0", "pre_LN") + both("transform.1", "transformation")
     return out
+
+
+def word_rows(held: Mapping[str, Tensor], settings: Mapping[str, Any]) -> int:
+    """Rows of a model's word embeddings. A config.json may leave out what is its class's default."""
+    ends = ("word_embeddings.weight", "token_embedding.weight")
+    return next((len(value) for name, value in held.items() if name.endswith(ends)), settings.get("vocab_size", 0))
 
 
 def _embeddings(kind: str, tower: TextTowerConfig, stem: str) -> list[Entry]:
@@ -101,7 +108,7 @@ def bert_layer(ours: str, theirs: str, cross: bool = False) -> list[Entry]:
     return out + [entry for mine, other in names.items() for entry in both(f"{ours}.{mine}", f"{theirs}.{other}")]
 
 
-def _clip(tower: TextTowerConfig, siglip: bool) -> list[Entry]:
+def _clip(tower: TextTowerConfig) -> list[Entry]:
     out = [
         same("words.weight", "embeddings.token_embedding.weight"),
         same("positions", "embeddings.position_embedding.weight"),

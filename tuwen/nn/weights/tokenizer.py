@@ -7,6 +7,7 @@ from typing import Any
 
 import tokenizers
 import torch
+from tokenizers import normalizers
 from torch import Tensor
 
 from tuwen.data.text import Tokenizer
@@ -23,10 +24,12 @@ ROLES = {
 }
 
 
-def tokenizer_of(folder: Path, words: int, starts: bool = True) -> Tokenizer:
+def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
     """The tokenizer of a folder of transformers.
 
-    words: rows of the model's word embeddings. starts: whether texts begin with a token of their own (SigLIP's do not).
+    words: rows of the model's word embeddings.
+    kind: the model's model_type. SigLIP's texts begin with no token of their own. SigLIP 2 read lower case in training;
+        its tokenizer is Gemma's, whose tokenizer.json does not say so (huggingface/transformers#43054).
 
     Raises:
         UserError: none there, or one with more pieces than the model has words.
@@ -38,15 +41,24 @@ def tokenizer_of(folder: Path, words: int, starts: bool = True) -> Tokenizer:
     for role, names in ROLES.items():
         found = next((told[name] for name in names if told.get(name)), None)
         rules[role] = found["content"] if isinstance(found, dict) else found
-    if not starts:
+    siglip = kind.startswith("siglip")
+    if siglip:
         rules["cls"] = None
     rules["unknown"] = rules["unknown"] or rules["sep"]
     rules["pad"] = rules["pad"] or rules["unknown"]
     inner = _inner(folder, bool(told.get("do_lower_case", True)))
+    if kind.startswith("siglip2") or (siglip and told.get("do_lower_case")):
+        _lower_case(inner)
     tokenizer = Tokenizer(inner, str(folder), (), rules)
     if tokenizer.vocabulary.size > words:
         raise UserError(f"{folder}: the tokenizer has {tokenizer.vocabulary.size} pieces, the model {words} words")
     return tokenizer
+
+
+def _lower_case(inner: tokenizers.Tokenizer) -> None:
+    if "Lowercase" not in str(inner.normalizer):
+        after = [] if inner.normalizer is None else [inner.normalizer]
+        inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
 def _inner(folder: Path, lowercase: bool) -> tokenizers.Tokenizer:

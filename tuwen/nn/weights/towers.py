@@ -14,7 +14,7 @@ from tuwen.nn.backbones import ImageBackbone, TextBackbone, renamed
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import image_tower, text_tower
 from tuwen.nn.weights import packages, text, vision
-from tuwen.nn.weights.files import picture_settings, settings_of, tensors_of
+from tuwen.nn.weights.files import picture_notes, picture_settings, settings_of, tensors_of
 from tuwen.nn.weights.names import Entry, Report, inward, prefixed
 from tuwen.nn.weights.tokenizer import tokenizer_of
 
@@ -67,14 +67,17 @@ def image_weights(where: str) -> ImageWeights:
     folder = located(where)
     settings, stem = _part(settings_of(folder), "vision_config")
     config, names = image_plan(settings, str(folder))
-    config = replace(config, **picture_settings(folder, config.side))
+    picture = picture_settings(folder, config.side)
+    config = replace(config, **picture)
     held, left = _below(tensors_of(folder), stem or _STEMS["image"])
     if config.backbone is not None:
         held = renamed(config.backbone, held)
     wanted = shapes(image_tower(config))
-    ours, report = inward(names, held, wanted, KNOWN | dict.fromkeys(left, "not of the image tower"))
+    ours, report = inward(names, held, wanted, KNOWN)
     report.refuse(where)
-    return ImageWeights(config, ours, report)
+    beside = {**report.unexpected, **dict.fromkeys(left, "not of the image tower")}
+    notes = vision.notes(settings["model_type"], config) + picture_notes(picture)
+    return ImageWeights(config, ours, replace(report, unexpected=beside, notes=notes))
 
 
 def text_weights(where: str) -> TextWeights:
@@ -89,14 +92,15 @@ def text_weights(where: str) -> TextWeights:
         return TextWeights(config, tensors, tokenizer, Report(tuple(tensors)))
     folder = located(where)
     settings, stem = _part(settings_of(folder), "text_config")
-    held, _ = _below(tensors_of(folder), stem or _STEMS["text"])
-    tokenizer = tokenizer_of(folder, int(settings["vocab_size"]), not settings["model_type"].startswith("siglip"))
+    held, left = _below(tensors_of(folder), stem or _STEMS["text"])
+    tokenizer = tokenizer_of(folder, text.word_rows(held, settings), settings["model_type"])
     config, names = text_plan(settings, str(folder), tokenizer.vocabulary)
     if config.backbone is not None:
         held = renamed(config.backbone, held)
     ours, report = inward(names, held, shapes(text_tower(config, tokenizer.vocabulary)), KNOWN)
     report.refuse(where)
-    return TextWeights(config, ours, tokenizer, report)
+    beside = {**report.unexpected, **dict.fromkeys(left, "not of the text tower")}
+    return TextWeights(config, ours, tokenizer, replace(report, unexpected=beside))
 
 
 def image_plan(settings: Mapping[str, Any], source: str) -> tuple[ImageTowerConfig, list[Entry]]:

@@ -1,5 +1,6 @@
 """ViTs of transformers and of timm: their settings as our config, their names as ours."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +20,14 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
 }
 CLIP_LIKE = ("clip_vision_model", "chinese_clip_vision_model", "altclip_vision_model")
-KINDS = (*CLIP_LIKE, "siglip_vision_model", "blip_vision_model", "vit", "deit")
+KINDS = (*CLIP_LIKE, "siglip_vision_model", "siglip2_vision_model", "blip_vision_model", "vit", "deit")
 
 
 def config(settings: Mapping[str, Any], source: str) -> ImageTowerConfig:
     """The tower of a vision config.
+
+    SigLIP 2's NaFlex (siglip2_vision_model) reads pictures of any aspect within a number of patches; here it is a tower
+    of the one square of that number, so pictures are squashed and the aspect is not kept.
 
     Raises:
         UserError: an activation or a setting that the tower does not have.
@@ -36,9 +40,12 @@ def config(settings: Mapping[str, Any], source: str) -> ImageTowerConfig:
     eps = 1e-6 if siglip else 1e-5 if clip or kind == "blip_vision_model" else 1e-12
     width = settings.get("hidden_size", 768)
     hidden = settings.get("intermediate_size", 3072)
+    patch = _square(settings.get("patch_size", 32 if clip else 16), source)
+    side = settings.get("image_size", 384 if kind.startswith("blip") else 224)
+    naflex = kind == "siglip2_vision_model"
     return ImageTowerConfig(
-        side=_square(settings.get("image_size", 384 if kind.startswith("blip") else 224), source),
-        patch=_square(settings.get("patch_size", 32 if clip else 16), source),
+        side=square_of(settings.get("num_patches", 256), patch, source) if naflex else _square(side, source),
+        patch=patch,
         width=width,
         layers=settings.get("num_hidden_layers", 12),
         heads=settings.get("num_attention_heads", 12),
@@ -61,11 +68,26 @@ def entries(kind: str, tower: ImageTowerConfig) -> list[Entry]:
     return _clip(kind, tower)
 
 
+def notes(kind: str, tower: ImageTowerConfig) -> tuple[str, ...]:
+    """What the tower does otherwise than the published one, a line each."""
+    if kind != "siglip2_vision_model":
+        return ()
+    return (f"pictures are squashed to {tower.side}x{tower.side}; NaFlex's aspect ratio is not kept",)
+
+
 def activation(name: str, source: str) -> str:
     """Our name of an activation."""
     if name not in ACTIVATIONS:
         raise UserError(f"{source}: activation {name!r} is not known; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def square_of(patches: int, patch: int, source: str) -> int:
+    """Pixels along the side of a square of so many patches."""
+    grid = math.isqrt(patches)
+    if grid * grid != patches:
+        raise UserError(f"{source}: {patches} patches make no square")
+    return grid * patch
 
 
 def _square(value: Any, source: str) -> int:
@@ -84,6 +106,8 @@ def _clip(kind: str, tower: ImageTowerConfig) -> list[Entry]:
     blip, siglip = kind.startswith("blip"), kind.startswith("siglip")
     layers = "layer" if kind.startswith("altclip") else "layers"
     out = [same("patches.weight", "embeddings.patch_embedding.weight")]
+    if kind == "siglip2_vision_model":
+        out = [_flat_patches("patches.weight", "embeddings.patch_embedding.weight", tower.patch)]
     if tower.patch_bias:
         out.append(same("patches.bias", "embeddings.patch_embedding.bias"))
     if not siglip:
@@ -108,6 +132,16 @@ def _clip(kind: str, tower: ImageTowerConfig) -> list[Entry]:
     if tower.final_norm:
         out += both("stack.norm", "post_layernorm")
     return out + (_map_head() if tower.pool == "map" else [])
+
+
+def _flat_patches(ours: str, theirs: str, patch: int) -> Entry:
+    """NaFlex's linear layer over a patch [W, rows, columns, colours], flattened, is a convolution [W, colours, ...]."""
+    return Entry(
+        (ours,),
+        (theirs,),
+        lambda t: [t[0].unflatten(1, (patch, patch, -1)).permute(0, 3, 1, 2)],
+        lambda o: [o[0].permute(0, 2, 3, 1).flatten(1)],
+    )
 
 
 def _map_head() -> list[Entry]:
