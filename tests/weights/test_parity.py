@@ -201,6 +201,27 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     torch.save({"x": Evil()}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="refused"):
+    with pytest.raises(UserError, match="refused") as told:
         import_model(str(folder), tmp_path / "run2")
     assert not (tmp_path / "ran").exists()
+    assert "GLOBAL io.open" in str(told.value), "what it would have run"
+    assert str(told.value).isprintable()
+
+
+def test_what_a_folder_is_not_is_told_first(tmp_path):
+    folder = saved(IMAGE["vit"](), tmp_path / "vit")
+    with pytest.raises(UserError, match="no system here is a 'vit'"):
+        import_model(str(folder), tmp_path / "run")
+    folder = saved(DUAL["clip"](), tmp_path / "clip")
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"model_max_length": 5}))
+    line = "texts are cut at the model's 20 tokens, not its tokenizer's 5"
+    assert import_model(str(folder), tmp_path / "run").notes == (line,)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_attention_heads"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="a width of 16 does not divide by 3 heads"):
+        import_model(str(folder), tmp_path / "run2")
+    torch.save({"x": torch.zeros(2)}, folder / "x.pth")
+    with pytest.raises(UserError, match="not the weights of albef"):
+        import_model(str(folder / "x.pth"), tmp_path / "run2", "albef")

@@ -60,6 +60,12 @@ def test_pictures_of_odd_shapes_as_the_processor_makes_them_ready(kind, tmp_path
         ({"crop_size": {"height": 24, "width": 24}}, "24 pixels"),
         ({"resample": 17}, "resample 17"),
         ({"do_pad": True}, "do_pad"),
+        ({"size": {"longest_edge": 32}}, "size of"),
+        ({"size": "big"}, "size of"),
+        ({"size": {"shortest_edge": 30}}, "padded to the crop"),
+        ({"crop_size": {"height": 32, "width": 24}}, "not square"),
+        ({"image_mean": [0.5]}, "three colours"),
+        ({"image_std": [0.0, 1.0, 1.0]}, "three colours"),
     ],
 )
 def test_a_step_that_is_not_done_here_is_refused(changes, line, tmp_path):

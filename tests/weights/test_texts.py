@@ -93,6 +93,30 @@ def test_the_left_side_is_refused(side, tmp_path):
         tokenizer_of(tmp_path, 2000)
 
 
+def test_the_left_side_is_refused_where_tokenizer_json_or_the_class_says_so(tmp_path):
+    KINDS["clip"](tmp_path)
+    inner = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    inner.enable_padding(direction="left")
+    inner.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="on the left"):
+        tokenizer_of(tmp_path, 2000)
+    KINDS["siglip"](tmp_path)
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": "GemmaTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="on the left"):
+        tokenizer_of(tmp_path, 2000, "siglip")
+
+
+def test_other_tokens_around_a_text_than_named_are_refused(tmp_path):
+    KINDS["clip"](tmp_path)
+    inner = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    start = "<|startoftext|>"
+    inner.post_processor = processors.TemplateProcessing(single=f"{start} $A", special_tokens=[(start, 0)])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"stand between \['<\|startoftext\|>'\], not"):
+        tokenizer_of(tmp_path, 2000)
+
+
 def test_more_pieces_than_words_and_none_at_all_are_refused(tmp_path):
     KINDS["bert"](tmp_path)
     with pytest.raises(UserError, match="pieces, the model 80 words"):

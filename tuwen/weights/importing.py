@@ -17,11 +17,11 @@ from tuwen.nn.weights.files import picture_notes, picture_settings, settings_of,
 from tuwen.nn.weights.languages import LANGUAGES
 from tuwen.nn.weights.names import Report, inward
 from tuwen.nn.weights.text import word_rows
-from tuwen.nn.weights.tokenizer import tokenizer_of
+from tuwen.nn.weights.tokenizer import longest, tokenizer_of
 from tuwen.nn.weights.towers import located, shapes
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
-from tuwen.weights.models import LAYOUTS, Model, model_of, parts_of
+from tuwen.weights.models import LAYOUTS, Model, known_kind, model_of, parts_of
 
 # parts of a system that no published file has: they start anew, teachers as copies of their students
 _ANEW = ("teacher.", "queue.", "word_head.")
@@ -40,8 +40,9 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     if (run / "config.yaml").exists():
         raise UserError(f"{run}: holds a run already; choose another --out")
     source = Path(where) if layout else located(where)
-    held = tensors_of(_weights_file(source) if layout else source)
     settings = _layout_settings(source, layout) if layout else settings_of(source)
+    kind = known_kind(settings["model_type"])
+    held = tensors_of(_weights_file(source) if layout else source)
     words = _tokenizer(source, settings, tokenizer, held)
     folder = source if source.is_dir() else source.parent
     side = _side(settings, held)
@@ -51,12 +52,12 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     wanted = {name: shape for name, shape in shapes(system).items() if not _starts_anew(name, found)}
     ours, report = inward(found.entries, held, wanted, found.known)
     report.refuse(where)
-    report = replace(report, notes=found.notes + picture_notes(picture))
+    report = replace(report, notes=found.notes + picture_notes(picture) + _cut(folder, config))
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
     words.save(run / "tokenizer.json")
     checkpoint.save_tensors(run / checkpoint.WEIGHTS, system.state_dict())
-    imported = {"source": where, "architecture": settings["model_type"], "report": report.lines()}
+    imported: dict[str, Any] = {"source": where, "architecture": kind, "report": report.lines()}
     if "logit_bias" in held:
         imported["logit_bias"] = float(held["logit_bias"])
     origin = {
@@ -66,6 +67,12 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     checkpoint.write(run / "provenance.json", json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
     checkpoint.write(run / "config.yaml", dump(config))
     return report
+
+
+def _cut(folder: Path, config: RunConfig) -> tuple[str, ...]:
+    """A line where the tokenizer's own length is less than the model's."""
+    length, theirs = config.model.text.length, longest(folder)
+    return (f"texts are cut at the model's {length} tokens, not its tokenizer's {theirs}",) if theirs < length else ()
 
 
 def _system(found: Model, words: Tokenizer, where: str) -> tuple[Any, RunConfig]:
@@ -123,7 +130,10 @@ def _tokenizer(source: Path, settings, given: str | None, held) -> Tokenizer:
     if given:
         return Tokenizer.load(given)
     folder = source if source.is_dir() else source.parent
-    return tokenizer_of(folder, word_rows(held, settings.get("text_config") or {}), settings["model_type"])
+    words = word_rows(held, settings.get("text_config") or {})
+    if not words:
+        raise UserError(f"{source}: no word embeddings there; these are not the weights of {settings['model_type']}")
+    return tokenizer_of(folder, words, settings["model_type"])
 
 
 def _side(settings, held) -> int:

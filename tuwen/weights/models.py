@@ -53,15 +53,28 @@ class Model:
     notes: tuple[str, ...] = ()
 
 
+def known_kind(kind: str) -> str:
+    """The model_type of a config.json.
+
+    Raises:
+        UserError: an architecture that no system here is.
+    """
+    known = (*DUAL, "blip", *foundation.KINDS, *LAYOUTS)
+    if kind not in known:
+        names = ", ".join(known)
+        raise UserError(f"no system here is a {kind!r}; known are {names} (towers: see `tuwen train --image-weights`)")
+    return kind
+
+
 def model_of(
     settings: Mapping[str, Any], held: Mapping[str, Tensor], vocabulary: Vocabulary, picture: Mapping[str, Any]
 ) -> Model:
-    """What a config.json and the tensors beside it are here.
+    """What a config.json, of a `known_kind`, and the tensors beside it are here.
 
     picture: preprocessing fields of `ImageTowerConfig`.
 
     Raises:
-        UserError: an architecture that no system here is.
+        UserError: a setting that no system here has.
     """
     kind = settings["model_type"]
     if kind in DUAL:
@@ -72,10 +85,7 @@ def model_of(
         return Model(kind, *_known(foundation.flava_parts(settings, held, picture), flava.KNOWN))
     if kind == "bridgetower":
         return Model(kind, *_known(foundation.bridgetower_parts(settings, held, picture), bridgetower.KNOWN))
-    if kind in LAYOUTS:
-        return _layout(kind, settings, held, picture)
-    known = ", ".join((*DUAL, "blip", *foundation.KINDS, *LAYOUTS))
-    raise UserError(f"no system here is a {kind!r}; known are {known} (towers: see `tuwen train --image-weights`)")
+    return _layout(kind, settings, held, picture)
 
 
 def _known(parts: foundation.Parts, known: Mapping[str, str]):

@@ -1,6 +1,7 @@
 """A folder as transformers writes it: settings, tensors, preprocessing. Nothing in it is ever unpickled."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -79,7 +80,8 @@ def _weights_only(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds on what it does not take
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        asked = re.search(r"WeightsUnpickler error:\s*(.+?)(?: was not|\n|$)", str(error))
+        why = asked[1] if asked else (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: refused, it is damaged or holds more than tensors, and running what it holds is not safe "
             f"({why}); ask for a safetensors file, or convert it where you trust it"
@@ -119,6 +121,9 @@ def picture_settings(folder: Path, side: int) -> dict[str, Any]:
     size = {"shortest_edge": size} if isinstance(size, int) and found.get("do_center_crop") else size
     size = {"height": size, "width": size} if isinstance(size, int) else size
     normalised = found.get("do_normalize", True)
+    for name in ("image_mean", "image_std") if normalised else ():
+        if len(values := found.get(name, CLIP_MEAN)) != 3 or (name == "image_std" and min(values) <= 0):
+            raise UserError(f"{path}: {name} {values} is not that of three colours")
     out: dict[str, Any] = {
         "resample": _resample(found.get("resample", 3), path),
         "mean": tuple(found.get("image_mean", CLIP_MEAN)) if normalised else (0.0, 0.0, 0.0),
@@ -136,8 +141,13 @@ def picture_notes(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _geometry(found: dict[str, Any], size: dict[str, int], side: int, path: Path) -> dict[str, Any]:
     """shorter_side and side of a processor's sizes."""
+    if not isinstance(size, dict) or not ("shortest_edge" in size or {"height", "width"} <= size.keys()):
+        raise UserError(f"{path}: a size of {size!r} is not read here")
     crop = found.get("crop_size")
-    crop = crop.get("height") if isinstance(crop, dict) else crop
+    if isinstance(crop, dict):
+        if crop.get("width", crop["height"]) != crop["height"]:
+            raise UserError(f"{path}: crop {crop} is not square")
+        crop = crop["height"]
     if "crop_pct" in found and "shortest_edge" in size:  # ConvNeXt's: below 384 enlarged, then cropped
         square = size["shortest_edge"]
         short = int(square / found["crop_pct"]) if square < 384 and found["crop_pct"] else None
@@ -149,7 +159,10 @@ def _geometry(found: dict[str, Any], size: dict[str, int], side: int, path: Path
             raise UserError(f"{path}: size {size} is not square")
         return {"shorter_side": None, "side": _same(size["height"], side, path)}
     if "shortest_edge" in size:
-        return {"shorter_side": size["shortest_edge"], "side": _same(crop or size["shortest_edge"], side, path)}
+        short = size["shortest_edge"]
+        if crop is not None and short < crop:
+            raise UserError(f"{path}: a shorter side of {short} would be padded to the crop {crop}, not done here")
+        return {"shorter_side": short, "side": _same(crop or short, side, path)}
     if size["height"] != size["width"]:
         raise UserError(f"{path}: size {size} is not square")
     if crop is not None and crop != size["height"]:

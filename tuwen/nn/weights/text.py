@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tuwen.nn.sizes import TextTowerConfig
 from tuwen.nn.weights.names import Entry, both, packed, same
-from tuwen.nn.weights.vision import activation
+from tuwen.nn.weights.vision import activation, divided
 
 ROBERTA = ("roberta", "xlm-roberta", "camembert", "altclip_text_model")
 BERT = ("bert", "chinese_clip_text_model", "blip_text_model", *ROBERTA)
@@ -26,6 +26,7 @@ def config(settings: Mapping[str, Any], source: str) -> TextTowerConfig:
     siglip, clip = kind in SIGLIP, kind == "clip_text_model"
     width = settings.get("hidden_size", 512 if clip else 1024 if kind.startswith("altclip") else 768)
     hidden = settings.get("intermediate_size", 4 * width)
+    heads = 8 if clip else 16 if kind.startswith("altclip") else 12
     offset = 2 if kind in ROBERTA else 0
     length = settings.get("max_position_embeddings", 77 if clip else 64 if siglip else 512 + offset)
     default = "gelu_pytorch_tanh" if siglip else "quick_gelu" if clip else "gelu"
@@ -35,7 +36,7 @@ def config(settings: Mapping[str, Any], source: str) -> TextTowerConfig:
         length=length - offset,
         width=width,
         layers=settings.get("num_hidden_layers", 12),
-        heads=settings.get("num_attention_heads", 8 if clip else 16 if kind.startswith("altclip") else 12),
+        heads=divided(settings.get("num_attention_heads", heads), width, source),
         activation=activation(settings.get("hidden_act", default), source),
         eps=settings.get("layer_norm_eps", eps),
         hidden=None if hidden == 4 * width else hidden,

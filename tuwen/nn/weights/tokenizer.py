@@ -32,10 +32,12 @@ def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
         its tokenizer is Gemma's, whose tokenizer.json does not say so (huggingface/transformers#43054).
 
     Raises:
-        UserError: none there, or one with more pieces than the model has words.
+        UserError: none there, one with more pieces than the model has words, or one whose texts are padded or cut on
+            the left, or stand between other tokens than it names.
     """
     told = (read_json(folder / "special_tokens_map.json") or {}) | (read_json(folder / "tokenizer_config.json") or {})
-    if told.get("padding_side", "right") != "right" or told.get("truncation_side", "right") != "right":
+    inner = _inner(folder, bool(told.get("do_lower_case", True)))
+    if "left" in (_side(told, "padding", inner.padding), _side(told, "truncation", inner.truncation)):
         raise UserError(f"{folder}: texts padded or cut on the left are not read here")
     rules: dict[str, Any] = {"normalise": False, "size": words}
     for role, names in ROLES.items():
@@ -46,13 +48,36 @@ def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
         rules["cls"] = None
     rules["unknown"] = rules["unknown"] or rules["sep"]
     rules["pad"] = rules["pad"] or rules["unknown"]
-    inner = _inner(folder, bool(told.get("do_lower_case", True)))
+    _same_ends(inner, rules, folder)
     if kind.startswith("siglip2") or (siglip and told.get("do_lower_case")):
         _lower_case(inner)
     tokenizer = Tokenizer(inner, str(folder), (), rules)
     if tokenizer.vocabulary.size > words:
         raise UserError(f"{folder}: the tokenizer has {tokenizer.vocabulary.size} pieces, the model {words} words")
     return tokenizer
+
+
+def longest(folder: Path) -> float:
+    """Tokens that a folder's tokenizer cuts its texts at; infinite where it does not say."""
+    return (read_json(folder / "tokenizer_config.json") or {}).get("model_max_length") or float("inf")
+
+
+def _side(told: dict[str, Any], what: str, own: dict[str, Any] | None) -> str:
+    """Where transformers pads or cuts: as the config says, else tokenizer.json, else the class (Gemma's: left)."""
+    gemma = str(told.get("tokenizer_class")).removesuffix("Fast") in ("GemmaTokenizer", "Siglip2Tokenizer")
+    usual = "left" if gemma and what == "padding" else "right"
+    return told.get(f"{what}_side") or (own or {}).get("direction") or usual
+
+
+def _same_ends(inner: tokenizers.Tokenizer, rules: dict[str, Any], folder: Path) -> None:
+    """Refuses a tokenizer.json that puts other tokens around a text than `Tokenizer` does."""
+    if inner.post_processor is None:
+        return
+    wanted = [token for token in (rules["cls"], rules["sep"]) if token]
+    empty = inner.encode("")
+    found = [token for token, added in zip(empty.tokens, empty.special_tokens_mask, strict=True) if added]
+    if rules["sep"] and found != wanted:
+        raise UserError(f"{folder}: texts stand between {found}, not {wanted}, as the tokenizer's config names them")
 
 
 def _lower_case(inner: tokenizers.Tokenizer) -> None:

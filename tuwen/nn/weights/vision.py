@@ -40,6 +40,7 @@ def config(settings: Mapping[str, Any], source: str) -> ImageTowerConfig:
     eps = 1e-6 if siglip else 1e-5 if clip or kind == "blip_vision_model" else 1e-12
     width = settings.get("hidden_size", 768)
     hidden = settings.get("intermediate_size", 3072)
+    heads = divided(settings.get("num_attention_heads", 12), width, source)
     patch = _square(settings.get("patch_size", 32 if clip else 16), source)
     side = settings.get("image_size", 384 if kind.startswith("blip") else 224)
     naflex = kind == "siglip2_vision_model"
@@ -48,7 +49,7 @@ def config(settings: Mapping[str, Any], source: str) -> ImageTowerConfig:
         patch=patch,
         width=width,
         layers=settings.get("num_hidden_layers", 12),
-        heads=settings.get("num_attention_heads", 12),
+        heads=heads,
         pool="map" if siglip else "class",
         activation=activation(settings.get("hidden_act", defaults["hidden_act"]), source),
         pre_norm=clip,
@@ -80,6 +81,13 @@ def activation(name: str, source: str) -> str:
     if name not in ACTIVATIONS:
         raise UserError(f"{source}: activation {name!r} is not known; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def divided(heads: int, width: int, source: str) -> int:
+    """The heads of an attention, which its width must divide by."""
+    if width % heads:
+        raise UserError(f"{source}: a width of {width} does not divide by {heads} heads")
+    return heads
 
 
 def square_of(patches: int, patch: int, source: str) -> int:
