@@ -261,3 +261,31 @@ def test_located_boxes_lie_in_the_picture():
     assert {tuple(b) for b in found.boxes[2].tolist()} == {
         tuple(b) for b in corners(regions.boxes)[2].clamp(0, 1).tolist()
     }
+
+
+@torch.no_grad()
+def knowing_no_left_and_right(system):
+    """Its weights made the same seen in a mirror: patches, positions, the finer map, and boxes about their places."""
+    tower, locator = system.encoders.image, system.locator
+    for kernel in (tower.patches.weight, locator.finer.weight):
+        kernel.copy_((kernel + kernel.flip(-1)) / 2)
+    side = round((len(tower.positions) - tower.first) ** 0.5)
+    places = tower.positions[tower.first :].view(side, side, -1)
+    places.copy_((places + places.flip(1)) / 2)
+    for part in (locator.distances.weight, locator.distances.bias):
+        part[2] = part[0]  # as far to the right as to the left
+    for move in locator.moves:
+        move[-1].weight[0] = move[-1].bias[0] = 0
+    return system
+
+
+@torch.no_grad()
+def test_boxes_and_heat_of_a_mirrored_picture_are_mirrored():
+    """Card, check 11: with weights that know no left and right exactly, so that no half cell is lost on the way."""
+    system, batch = knowing_no_left_and_right(shaken(build("slan")).eval()), spelled(example())
+    found = system.locate(batch.images, batch.texts)
+    turned = system.locate(dataclasses.replace(batch.images, pixels=batch.images.pixels.flip(-1)), batch.texts)
+    torch.testing.assert_close(turned.heat.flip(-1), found.heat)
+    mirrored = turned.boxes[..., [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
+    torch.testing.assert_close(mirrored, found.boxes, rtol=0, atol=1e-6)
+    assert (found.boxes[:, 0] - turned.boxes[:, 0]).abs().amax(1).min() > 0.02  # each best box has another side
