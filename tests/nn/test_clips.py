@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.systems.common import random, units
+from tests.systems.common import units
 from tuwen.nn.clips import FrameOrder, merged, places_of
 from tuwen.nn.encoded import Encoded
 
@@ -52,7 +52,16 @@ def test_the_order_of_frames_counts_where_layers_read_it_and_else_not():
     back = held.select(torch.arange(5, -1, -1)), owner.flip(0)
     torch.testing.assert_close(merged(held, owner).pooled, merged(*back).pooled)
     order = FrameOrder(4, 2, 1).double()
-    with torch.no_grad():
-        order.positions.copy_(random(64, 4, seed=3))
     apart = merged(held, owner, order=order).pooled - merged(*back, order=order).pooled
     assert apart.abs().max() > 1e-3
+
+
+def test_frames_places_and_what_they_gain_weigh_alike():
+    order, vectors = FrameOrder(4, 2, 1).double(), units(6, 4, 1).view(2, 3, 4)
+    seen = []
+    order.stack.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    gained = order(vectors) - vectors
+    torch.testing.assert_close(gained.norm(dim=2), torch.ones(2, 3).double(), rtol=0, atol=1e-4)
+    places = seen[0] / 2 - vectors  # sqrt(D) is 2
+    torch.testing.assert_close(places.norm(dim=2), torch.ones(2, 3).double())
+    torch.testing.assert_close(places[0], places[1])

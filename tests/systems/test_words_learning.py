@@ -72,16 +72,14 @@ def test_retrieves_scenes(name, changes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("bagformer", marks=pytest.mark.xfail(strict=True, reason="re-ranked 65.5 after first 69.9")),
-        "slan",
-    ],
-)
-def test_reranking_keeps_what_the_first_stage_found(name, tmp_path):
-    """Under a minute each on a free core. BagFormer's match has learned too little after 150 steps: it loses recall."""
-    model = trained(name, SCENES, tmp_path / "run")
+@pytest.mark.parametrize(("name", "steps"), [("bagformer", 600), ("slan", 150)])
+def test_reranking_keeps_what_the_first_stage_found(name, steps, tmp_path):
+    """A minute each on a free core.
+
+    BagFormer's match, learned from wrong partners drawn evenly (card, section 4), needs more steps than the rest:
+    re-ranked less first 4.4 after 150 steps, 1.2 and 2.5 (en, zh) after 300, 1.0 and 0.4 after 600.
+    """
+    model = trained(name, SCENES, tmp_path / "run", **{"train.steps": steps})
     found = retrieve(*asked(model, SCENES), table=model.languages, limit=100, top_k=16).json["languages"]
     for language in ("en", "zh"):
         stages = found[language]
@@ -96,40 +94,30 @@ def told_from_its_mirror(model: Model, corpus: str) -> float:
     pictures = encode_pictures(system, clips, range(len(clips)), model.config.model.image.fit, 64).encoded
     right = []
     for language, place in (("en", 0), ("zh", 1)):
-        pairs = []
         for row in range(len(clips)):
             said, kind = clips.record(row).texts[language][0], clips.record(row).columns["movement"]
-            pairs += [said, said.replace(MOVEMENTS[kind][place], MOVEMENTS[MIRRORS[kind]][place])]
-            assert pairs[-1] != said
-        texts = system.encode_texts(model.tokens(pairs, language))
-        scores = system.scores(pictures, texts).i2t.view(len(clips), len(clips), 2)
-        own, mirror = scores.diagonal().float()
-        right.append(((own > mirror).float() + 0.5 * (own == mirror).float()).mean())
-    return float(sum(right) / 2)
+            back = said.replace(MOVEMENTS[kind][place], MOVEMENTS[MIRRORS[kind]][place])
+            assert back != said
+            texts = system.encode_texts(model.tokens([said, back], language))
+            own, mirror = system.scores(pictures.select(torch.tensor([row])), texts).i2t[0].tolist()
+            right.append((own > mirror) + 0.5 * (own == mirror))
+    return sum(right) / len(right)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.52 of pairs after these steps: order is not learned")
-def test_tokenflow_reads_the_order_of_frames_where_it_is_told_of_it(tmp_path):
-    """About a minute and a half on a free core: 300 steps with self-attention over the frames."""
-    model = trained("tokenflow", CLIPS, tmp_path / "run", **{"model.frame_layers": 1, "train.steps": 300})
+@pytest.mark.parametrize("changes", [{}, {"model.clips": "patches", "model.image.patch": 16}], ids=["frame", "patches"])
+def test_tokenflow_reads_the_order_of_frames_where_it_is_told_of_it(changes, tmp_path):
+    """Two and a half to three minutes each on a free core: 1500 steps of 64 clips, self-attention over the frames."""
+    changes = {"model.frame_layers": 1, "train.steps": 1500, **changes}
+    model = trained("tokenflow", CLIPS, tmp_path / "run", **changes)
     assert told_from_its_mirror(model, CLIPS) > 0.65
+    found = retrieve(*asked(model, CLIPS), table=model.languages).json["languages"]
+    for language in ("en", "zh"):
+        assert found[language]["first"]["mean_recall"] > 3 * found[language]["chance"]["mean_recall"], language
 
 
 @pytest.mark.slow
 def test_tokenflow_without_order_takes_clips_for_their_mirrors(tmp_path):
-    """Under a minute on a free core: frames in any order are the same to it."""
-    model = trained("tokenflow", CLIPS, tmp_path / "run")
+    """Two and a half minutes on a free core: frames in any order are the same to it."""
+    model = trained("tokenflow", CLIPS, tmp_path / "run", **{"train.steps": 1500})
     assert abs(told_from_its_mirror(model, CLIPS) - 0.5) < 0.1
-
-
-@pytest.mark.slow
-def test_tokenflow_retrieves_clips(tmp_path):
-    """About a minute and a half on a free core: 300 steps of 64 clips, with self-attention over the frames.
-
-    What and where is learned; to tell a movement from its mirror in time takes more (0.52 of pairs after these steps).
-    """
-    model = trained("tokenflow", CLIPS, tmp_path / "run", **{"model.frame_layers": 1, "train.steps": 300})
-    found = retrieve(*asked(model, CLIPS), table=model.languages).json["languages"]
-    for language in ("en", "zh"):
-        assert found[language]["first"]["mean_recall"] > 3 * found[language]["chance"]["mean_recall"], language

@@ -26,20 +26,24 @@ def places_of(owner: Tensor) -> Tensor:
 
 
 class FrameOrder(nn.Module):
-    """What a frame's vector gains from its place and its neighbours (CLIP4Clip's "seqTransf", Luo et al. 2021).
+    """What a frame's vector gains from its place and its neighbours (after CLIP4Clip's "seqTransf", Luo et al. 2021).
 
     A mean of frames forgets their order: a drawing that grows and one that shrinks are then one clip. Positions and
-    layers of self-attention over the frames' vectors are added to them. frames: most a row.
+    layers of self-attention over the frames' vectors are added to them. [choice]: a position is a unit vector too, and
+    the layers read and give vectors of length sqrt(D), the size their norms work at. Positions that start at 0.02 drown
+    in a unit vector's numbers, and a gain that is left at sqrt(D) drowns a frame's patches. frames: most a row.
     """
 
     def __init__(self, width: int, heads: int, layers: int, frames: int = 64):
         super().__init__()
-        self.positions = nn.Parameter(torch.zeros(frames, width))
+        self.positions = nn.Parameter(torch.randn(frames, width))
         self.stack = Stack(width, layers, heads, "pre")
 
     def forward(self, frames: Tensor) -> Tensor:
-        """[R, F, D] from frames [R, F, D]."""
-        return frames + self.stack(frames + self.positions[: frames.shape[1]])
+        """[R, F, D] from unit vectors [R, F, D]."""
+        size = frames.shape[-1] ** 0.5
+        placed = frames + unit(self.positions[: frames.shape[1]])
+        return frames + self.stack(size * placed) / size
 
 
 def merged(
