@@ -365,6 +365,25 @@ def test_beams():
 # ---- streams
 
 
+@torch.no_grad()
+def test_heads_are_one_for_every_language():
+    """Check 9, what needs no download: 1,842 answers, and a question's language moves none of them.
+
+    Counts of xGQA, XVNLI and Multi30k are of their files, which stand in no fixture.
+    """
+    system, batch = model(), bilingual()
+    images = system.encode_images(batch.images)
+    english = dataclasses.replace(batch.texts, language=torch.zeros(6, dtype=torch.int64))
+    chinese = dataclasses.replace(batch.texts, language=torch.ones(6, dtype=torch.int64))
+    first, second = (system.fuse([images], system.encode_texts(texts)).pooled for texts in (english, chinese))
+    for task, classes in (("vqa", 1842), ("entailment", 3)):
+        head = system.adapt(task, classes).double()
+        assert head(first).shape == (6, classes)
+        assert torch.equal(head(first), head(second))
+    with pytest.raises(UserError, match="cannot adapt: its paper gives no head for nlvr"):
+        system.adapt("nlvr")
+
+
 def test_streams_are_drawn_by_the_step_with_their_weights():
     system, batch = model(), bilingual()
     drawn = [system.stream(batch, Progress(step, 1000, 4000, 6)) for step in range(4000)]
