@@ -8,10 +8,21 @@ import torch
 from torch import Tensor
 
 from tests.reference import albef as slow
-from tests.systems.common import PROGRESS, VOCABULARY, WORDS, assert_same_gradients, build, example, gradients, shaken
+from tests.systems.common import (
+    PROGRESS,
+    VOCABULARY,
+    WORDS,
+    assert_same_gradients,
+    build,
+    example,
+    gradients,
+    shaken,
+    watched,
+)
 from tuwen.data.batch import Batch, Spans, Texts
 from tuwen.objectives.contrastive import contrastive
 from tuwen.objectives.matching import hardest_negatives
+from tuwen.systems import mvptr as module
 from tuwen.systems.mvptr import MVPTR
 
 V, ROWS, PLACES = VOCABULARY.size, 30, 6
@@ -279,6 +290,26 @@ def test_hardest_negatives_are_wrong_and_of_the_greatest_score():
     assert hardest_negatives(scores, torch.ones(3, 3, dtype=torch.bool))[1].tolist() == [False] * 3
 
 
+def test_negatives_are_drawn_by_the_scores_times_the_hardness(monkeypatch):
+    called, batch = watched(monkeypatch, module, "hard_negatives"), phrased()
+    for hardness in (0.25, 1.0):
+        model(negatives="drawn", hardness=hardness)(batch, PROGRESS)
+    by_text, by_image, _, whole, *_ = (scores for (scores, *_), _ in called)  # the third draws grounding's rows
+    assert torch.equal(by_text, 0.25 * whole)
+    assert torch.equal(by_image, 0.25 * whole.T)
+
+
+@pytest.mark.parametrize(("negatives", "hardness"), [("hardest", 1.0), ("drawn", 1.0), ("drawn", 0.25)])
+def test_the_final_score_makes_up_for_how_negatives_were_drawn(negatives, hardness):
+    """Of a row with chances p, negatives drawn by q = softmax(hardness s): the best log-odds are log p - log q."""
+    system = model(negatives=negatives, hardness=hardness)
+    p, cosine = torch.tensor([0.5, 0.1, 0.3, 0.1]).double(), torch.tensor([0.3, 0.6, -0.2, 0.4]).double()
+    drawn_by = (hardness * cosine * system.log_scale.exp()).log_softmax(0)
+    log_odds = p.log() - (drawn_by if negatives == "drawn" else 0)
+    final = system.rerank(log_odds[:, None], cosine).double()
+    torch.testing.assert_close(final - final[0], (p / p[0]).log(), rtol=0, atol=1e-5)
+
+
 def test_contrast_by_hand():
     """Check 7."""
     eye, same = torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.bool)
@@ -338,3 +369,5 @@ def test_what_it_asks_of_the_data():
     assert MVPTR.needs(dataclasses.replace(config, concepts="tags")).tags
     with pytest.raises(ValueError, match="negatives must be one of hardest, drawn"):
         dataclasses.replace(config, negatives="all")
+    with pytest.raises(ValueError, match="hardness must lie between 0 and 1, got 2"):
+        dataclasses.replace(config, hardness=2.0)

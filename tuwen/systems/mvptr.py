@@ -38,7 +38,9 @@ class MVPTRConfig:
         the nearest (as printed).
     ground: "fused" compares fused phrases with fused regions (the code), which a sign of the pair in both may satisfy;
         "single" compares them as the uni-modal stage gives them.
-    negatives: "hardest" (the code) or "drawn" by softmax of the scores.
+    negatives: "hardest" (the code) or "drawn" by softmax of `hardness` times the scores.
+    hardness: 1 as published, 0 draws any wrong row. While the contrast is unsure, what its whole scores draw looks to
+        it like the right one: from scratch matching then has nothing to begin with.
     """
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -55,6 +57,7 @@ class MVPTRConfig:
     regions: str = "top3"
     ground: str = "fused"
     negatives: str = "hardest"
+    hardness: float = 1.0
 
     def __post_init__(self):
         choices = {
@@ -66,6 +69,8 @@ class MVPTRConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not 0 <= self.hardness <= 1:
+            raise ValueError(f"hardness must lie between 0 and 1, got {self.hardness}")
         if self.text.width != self.fusion.width:
             raise ValueError("text.width and fusion.width must be equal: they share word embeddings")
 
@@ -97,8 +102,10 @@ class MVPTR(System):
     encoder, or from tags; ITM's class 1 is a match throughout (the code's polarity flips between pre-training and
     retrieval); g_v is [CLS]'s as published where the image tower has a class token, else the regions are pooled as
     that tower pools, which learns sooner from scratch; VSC is over the global batch with equal pictures or texts as
-    positives; a loss without a phrase is 0, where the code gives no number. Leak guard as published: a phrase with a
-    masked token is masked.
+    positives; a loss without a phrase is 0, where the code gives no number; negatives may be drawn by less than VSC's
+    whole scores (`hardness`), without which matching does not begin to learn from scratch, and the final score of drawn
+    ones makes up for how they were drawn, where the code ranks by the match alone. Leak guard as published: a phrase
+    with a masked token is masked.
     """
 
     paper = Paper(
@@ -259,12 +266,13 @@ class MVPTR(System):
         same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
         scores = logits_of(texts.pooled, images.pooled, (-self.log_scale).exp())
         drawn = progress.uniform(batch, 3, "matching")
-        if self.config.negatives == "drawn":
-            wrong_image, exists = hard_negatives(scores, same, drawn[:, 0])
-            wrong_text, _ = hard_negatives(scores.T, same.T, drawn[:, 1])
-        else:
+        if self.config.negatives == "hardest":
             wrong_image, exists = hardest_negatives(scores, same)
             wrong_text, _ = hardest_negatives(scores.T, same.T)
+        else:
+            scores = scores * self.config.hardness
+            wrong_image, exists = hard_negatives(scores, same, drawn[:, 0])
+            wrong_text, _ = hard_negatives(scores.T, same.T, drawn[:, 1])
         own = torch.arange(rows, device=batch.device)
         first_half = torch.zeros_like(exists)
         first_half[drawn[:, 2].argsort()[: rows // 2]] = True
@@ -319,6 +327,13 @@ class MVPTR(System):
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(self.fused(images.states["last"], texts)[:, 0]).float())[:, None]
+
+    def rerank(self, match: Tensor, first: Tensor) -> Tensor:
+        """The log-odds. Negatives drawn by exp(hardness s) leave hardness s out of the best log-odds: it is added."""
+        odds = super().rerank(match, first)
+        if self.config.negatives == "hardest":
+            return odds
+        return odds + self.config.hardness * self.log_scale.exp() * first
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Words and phrases over the regions of all pictures; pooled is [CLS]'s state, as the code's VQA takes it."""
