@@ -66,7 +66,7 @@ def iqr(folder):
 def flickr30k_cna(folder):
     put(folder, "train/flickr30k_cna_train.txt", "123#0\t两个男孩\n123#4\t男孩在花园\n\n7\t一只狗\n")
     put(folder, "val/flickr30k_cna_val.txt", "8#0\t一匹马\n")
-    put(folder, "test/flickr30k_cna_test.txt", "9#0\t一只鸟\n")
+    put(folder, "test/flickr30k_cn_test.txt", "9#0\t一只鸟\n")
     for n in (123, 7, 8, 9):
         put(folder, f"flickr30k-images/{n}.jpg", picture(n))
 
@@ -84,7 +84,7 @@ def flickr30k_cn(folder):
     for name, n, language, text in (
         ("flickr30kzhbbosontrain", 11, "zhb", "两个 男孩  在 跑"),
         ("flickr30kzhbbosonval", 12, "zhb", "一只 狗"),
-        ("flickr30kzhmbosontest", 13, "zhm", "男孩:n 在:p 跑:v"),
+        ("flickr30kzhmbosontest", 13, "zhm", "男孩:n 是:vshi 高兴:a 的:ude ，:wd 在:p 跑:v"),
     ):
         put(folder, f"{name}/ImageSets/{name}.txt", f"{n}\n")
         put(folder, f"{name}/TextData/seg.{name}.caption.txt", f"{n}#{language}#0 {text}\n{n}#{language}#1 人\n")
@@ -123,6 +123,18 @@ def chinese_clip(folder):
     put(folder, "test_texts.jsonl", json_lines({"text_id": 3, "text": "红鞋", "image_ids": []}))
 
 
+def muge(folder):
+    """As Tianchi publishes it."""
+    chinese_clip(folder)
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}_imgs.tsv").rename(folder / f"MR_{split}_imgs.tsv")
+        text = (folder / f"{split}_texts.jsonl").read_text()
+        (folder / f"{split}_texts.jsonl").unlink()
+        for ours, theirs in (("text_id", "query_id"), ('"text"', '"query_text"'), ("image_ids", "item_ids")):
+            text = text.replace(ours, theirs)
+        put(folder, f"MR_{split}_queries.jsonl", text.replace(', "item_ids": []', ""))
+
+
 def chinese_clip_lmdb(folder):
     pairs = {"0": pickle.dumps((1, 1, "高级感托特包")), "1": pickle.dumps((2, 1, "高级感托特包"))}
     images = {"1": base64.b64encode(picture(30)), "2": base64.b64encode(picture(60))}
@@ -140,7 +152,7 @@ def chinese_clip_lmdb(folder):
 def aic_icc(folder):
     for split, date, n in (("train", "20170902", 1), ("validation", "20170910", 2)):
         root = f"ai_challenger_caption_{split}_{date}"
-        item = {"url": "http://x", "image_id": f"{n}a.jpg", "caption": ["一个女人", "女人在走"]}
+        item = {"url": "http://x", "image_id": f"{n}a.jpg", "caption": ["一个女人", "", "女人在走"]}
         put(folder, f"{root}/caption_{split}_annotations_{date}.json", json.dumps([item], ensure_ascii=False))
         put(folder, f"{root}/caption_{split}_images_{date}/{n}a.jpg", picture(70 * n))
 
@@ -228,6 +240,7 @@ def webdataset(folder, rows=(("http://i/1.jpg", "a white cat"), ("http://i/2.jpg
     for n, (url, caption) in enumerate(rows):
         key = f"{n:09d}"
         said = {"caption": caption, "url": url, "key": key, "title": f"title {n}", "width": 12, "exif": "{}"}
+        said["similarity"] = float("nan")  # as Python's json writes a number that pandas lacks
         files += [(f"{key}.jpg", picture(50 * n + 40)), (f"{key}.txt", caption.encode())]
         files.append((f"{key}.json", json.dumps(said).encode()))
         told.append({"url": url, "key": key, "caption": caption, "status": "success"})
@@ -293,7 +306,7 @@ MAKERS = {
     "imagenet": imagenet,
     "iqm": iqm,
     "iqr": iqr,
-    "muge": chinese_clip,
+    "muge": muge,
     "multi30k-task1": multi30k_task1,
     "multi30k-task2": multi30k_task2,
     "tuxpaint": tuxpaint,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow.csv
 import pytest
 
 from tests.data.published import MAKERS, icm, icr, json_lines, picture, put, tar
@@ -50,7 +51,7 @@ EXPECTED = {
     "flickr30k-cn": {
         "train": [(110, {"zh": ["两个男孩，在跑", "人"]})],
         "val": [(120, {"zh": ["一只狗", "人"]})],
-        "test": [(130, {"zh": ["男孩在跑", "人"]})],
+        "test": [(130, {"zh": ["男孩是高兴的，在跑", "人"]})],
     },
     "flickr30k-cna": {
         "train": [(123, {"zh": ["两个男孩", "男孩在花园"]}), (7, {"zh": ["一只狗"]})],
@@ -187,6 +188,7 @@ class TestTraps:
         assert joined("男孩/n 在/p") == "男孩在"
         assert joined("一 台 iPad mini  在 桌 上") == "一台iPad mini，在桌上"
         assert joined("比分 3:1 很 好") == "比分3:1很好"
+        assert joined("AC/DC 乐队") == "AC/DC乐队"
         with pytest.raises(RowError, match="'男孩:n' looks like a mark"):
             joined("男孩:n 在 跑")
 
@@ -228,6 +230,68 @@ class TestTraps:
         assert dict(corpus.record(0).texts) == {"zh": ["猫", "白猫"], "en": ["cat"]}
         assert corpus.skipped == {"no picture": 1, "no text": 1}
 
+    def test_captions_of_several_lines(self, tmp_path):
+        """img2dataset writes a caption whole into .txt and .json."""
+        files = [
+            ("1.jpg", picture(30)),
+            ("1.txt", "白猫\n在睡".encode()),
+            ("1.json", json.dumps({"caption": "白猫\n在睡"})),
+        ]
+        tar(tmp_path, "00000.tar", [(name, data if isinstance(data, bytes) else data.encode()) for name, data in files])
+        assert held(f"webdataset:{tmp_path}") == {"train": [(30, {"zh": ["白猫\n在睡"]})]}
+
+    def test_caption_fields_of_models(self, tmp_path):
+        """Keys that are no languages are passed over."""
+        said = {"captions": {"blip-large": "a cat", "zh": "猫"}}
+        tar(tmp_path, "00000.tar", [("1.jpg", picture(30)), ("1.json", json.dumps(said).encode())])
+        assert held(f"webdataset:{tmp_path}") == {"train": [(30, {"en": ["a cat"], "zh": ["猫"]})]}
+
+    def test_wukong_test(self, tmp_path):
+        MAKERS["wukong"](tmp_path)
+        put(tmp_path, "wukong_test.csv", "dir,text,token,url,alt_id\n01.jpg,红鞋,红 鞋,http://i/t.jpg,3\n")
+        put(tmp_path, "wukong_test/01.jpg", picture(150))
+        assert held(f"wukong:{tmp_path}") == EXPECTED["wukong"] | {"test": [(150, {"zh": ["红鞋"]})]}
+
+    def test_ids_of_pictures_as_strings(self, tmp_path):
+        MAKERS["chinese-clip"](tmp_path)
+        text = (tmp_path / "train_texts.jsonl").read_text()
+        put(tmp_path, "train_texts.jsonl", text.replace("[1, 2]", '["1", "2"]'))
+        assert held(f"chinese-clip:{tmp_path}") == CLIP
+
+    def test_paths_of_another_machine(self, tmp_path):
+        MAKERS["icr"](tmp_path)
+        path = tmp_path / "train/long_itr_train.json"
+        path.write_text(path.read_text().replace("imgs/", "/home/me/images/"))
+        assert held(f"icr:{tmp_path}") == RETRIEVAL
+
+    def test_splits_of_the_hub(self, tmp_path):
+        """A column split in a set published as one split; folders where the hub converted a set itself."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        def put_rows(path, *rows):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            told = [{"image": {"bytes": picture(n), "path": None}, "caption": f"grey {n}"} | more for n, more in rows]
+            pq.write_table(pa.Table.from_pylist(told), path)
+
+        rows = [(30, {"split": "train"}), (60, {"split": "val"}), (90, {"split": "restval"})]
+        put_rows(tmp_path / "one/TEST-00000-of-00001.parquet", *rows)
+        texts = {n: (n, {"en": [f"grey {n}"]}) for n in (30, 60, 90)}
+        assert held(f"huggingface:{tmp_path / 'one'}") == {
+            "train": [texts[30]],
+            "val": [texts[60]],
+            "test": [texts[90]],
+        }
+        put_rows(tmp_path / "two/default/train/0000.parquet", (30, {}))
+        put_rows(tmp_path / "two/default/partial-test/0000.parquet", (60, {}))
+        assert held(f"huggingface:{tmp_path / 'two'}") == {"train": [texts[30]], "test": [texts[60]]}
+
+    def test_pictures_of_a_test_without_classes(self, tmp_path):
+        MAKERS["imagenet"](tmp_path)
+        put(tmp_path, "test/t_1.JPEG", picture(120))
+        (tmp_path / "val").rename(tmp_path / "validation")
+        assert held(f"imagenet:{tmp_path}", "stop") == EXPECTED["imagenet"] | {"test": [(120, {})]}
+
     def test_nothing_of_an_lmdb_is_unpickled(self, tmp_path):
         import lmdb
 
@@ -262,11 +326,35 @@ class TestCommands:
         assert main(words) == 0  # on a finished folder it does nothing
         assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
+    def test_the_list_before_anything_is_fetched(self, tmp_path, capsys):
+        """A line each, as img2dataset's reader cuts its file into blocks at line ends."""
+        put(
+            tmp_path,
+            "from/wukong_100m_0.csv",
+            'url,caption\nhttp://i/1.jpg,"两\n行"\nhttp://i/2.jpg,"白猫, ""沙发"""\n',
+        )
+        words = ["data", "build", "wukong", "--from", str(tmp_path / "from"), "--out", str(tmp_path / "out")]
+        assert main([*words, "--missing", str(tmp_path / "lost.csv")]) == 1
+        assert "lost.csv: 2 pictures to fetch\n" in capsys.readouterr().err
+        read = pyarrow.csv.read_csv(tmp_path / "lost.csv").to_pylist()
+        assert [(row["url"], row["caption"]) for row in read] == [
+            ("http://i/1.jpg", "两 行"),
+            ("http://i/2.jpg", '白猫, "沙发"'),
+        ]
+
     def test_fetches_that_failed(self, tmp_path):
         MAKERS["webdataset"](tmp_path / "from")
         words = ["data", "build", "webdataset", "--from", str(tmp_path / "from"), "--out", str(tmp_path / "out")]
         assert main([*words, "--missing", str(tmp_path / "lost.csv")]) == 0
         assert (tmp_path / "lost.csv").read_text().splitlines()[1:] == ["http://i/3.jpg,lost,"]
+
+    def test_nothing_to_build_says_why(self, tmp_path, capsys):
+        put(tmp_path, "zero.json", json.dumps([{"ImageKey": "k1"}]))
+        assert main(["data", "build", "zero", "--from", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+        told = capsys.readouterr().err
+        assert "1 wrong type" in told
+        assert "zero.json:1: a line is an object {...}, not a list" in told
+        assert told.count("\n") == 1
 
     def test_list(self, capsys):
         assert main(["data", "list", "--json"]) == 0

@@ -150,20 +150,23 @@ def run_list(args) -> None:
 
 def run_build(args) -> None:
     from tuwen.data.corpora.fetched import MissingList
+    from tuwen.data.corpora.files import EVERY
     from tuwen.data.open import source_of, splits_of
     from tuwen.data.shards import write
 
     if args.folder is not None:
         args.corpus = f"{args.corpus}:{args.folder}"
-    locations = {split: location_of(args, split) for split in splits_of(args.corpus)}
+    locations = {split: location_of(args, split) for split in splits_of(args.corpus) or (EVERY,)}  # EVERY tells why
     if args.missing is None:
         corpora = _opened(args, locations, None)
     else:
         with MissingList(args.missing) as missing:
-            corpora = _opened(args, locations, missing.add)
-            for url, caption in source_of(args.corpus).absent():
-                missing.write(url, caption)
-        print(f"{args.missing}: {missing.count:,} pictures to fetch", file=sys.stderr)
+            try:
+                for url, caption in source_of(args.corpus).absent():
+                    missing.write(url, caption)
+                corpora = _opened(args, locations, missing.add)
+            finally:  # at first nothing may be there but the list
+                print(f"{args.missing}: {missing.count:,} pictures to fetch", file=sys.stderr)
     corpora = _chosen(args, corpora)
     written = write(corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty())
     rows = []
@@ -200,15 +203,16 @@ def _opened(args, locations: dict[str, str], missing) -> dict:
 
     on_bad = "stop" if args.strict else "skip"
     corpora = {}
-    nothing = None
+    empty = {}
     for split, location in locations.items():
         try:
             corpora[split] = open_corpus(location, split, on_bad, missing, progress=sys.stderr.isatty())
         except NoRows as error:
-            nothing = error
-            print(f"split {split} is left out: {error}", file=sys.stderr)
-    if not corpora and nothing:
-        raise nothing
+            empty[split] = error
+    if not corpora and empty:
+        raise next(iter(empty.values()))
+    for split, error in empty.items():
+        print(f"split {split} is left out: {error}", file=sys.stderr)
     return corpora
 
 

@@ -16,7 +16,9 @@ from tuwen.data.corpora.scripts import is_blank
 from tuwen.errors import UserError
 
 LONGEST = 100_000  # characters of a text
-_TAG = re.compile(r"^(.*\S)[:/][A-Za-z]{1,3}$")
+SPLITS = ("train", "val", "valid", "validation", "dev", "test")  # what splits are called, here and elsewhere
+_SPLITS = {name: "val" if name in ("valid", "validation", "dev") else name for name in SPLITS}
+_TAG = re.compile(r"^(.*\S)[:/][A-Za-z]{1,8}$")
 _LATIN = re.compile(r"[A-Za-z0-9]$")
 
 
@@ -91,14 +93,16 @@ class Folder:
     def picture(self, name: str) -> str:
         """The path from the root of a picture named by a path, a file name or a stem; the name itself if none is there.
 
-        A file at that very path wins; else the one file of that base name, with any extension of pictures.
+        A file at that very path wins; else the one file of that base name, with any extension of pictures. Of an
+        absolute path, of the machine it was written on, only the base name counts.
 
         Raises:
             RowError: several files are called so, or another path was found to be the same file.
         """
-        if os.path.isabs(name) or "\0" in name or not name.isprintable():
+        if "\0" in name or not name.isprintable():
             return name
-        path = name if os.path.isfile(self.root / name) else self._by_base_name(name)
+        given = not os.path.isabs(name) and os.path.isfile(self.root / name)
+        path = name if given else self._by_base_name(name)
         first = self._given.setdefault(path, name)
         if first != name and "/" in first and "/" in name and path not in (first, name):
             what = f"{one_line(first, 60)} and {one_line(name, 60)} are both found as {path}"
@@ -130,6 +134,11 @@ class Said:
     texts: Mapping[str, list[str]]
     row: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def fault(self, error: RowError) -> Fault:
+        """Of a text of it; in a file without lines, with the picture's name."""
+        told = str(error) if self.line else f"{one_line(self.picture.rsplit('/', 1)[-1], 60)}: {error}"
+        return Fault(self.file, self.line, error.reason, told)
 
 
 class Held(Source):
@@ -182,13 +191,15 @@ class CaptionSet(Held):
         ids: dict[str, int] = {}
         self.rows, self.files = [], []
         for said in self.read_annotations(faults):
+            texts = {language: list(_usable(said, several, faults)) for language, several in said.texts.items()}
+            if any(said.texts.values()) and not any(texts.values()):
+                continue
             try:
-                texts = {language: [checked(text) for text in several] for language, several in said.texts.items()}
                 if (said.split, said.picture, said.row) not in held:
                     held[said.split, said.picture, said.row] = {}
                     held[said.split, said.picture, said.row] = self._add(said, ids)
             except RowError as error:
-                faults.add(Fault(said.file, said.line, error.reason, str(error)))
+                faults.add(said.fault(error))
                 continue
             for language, several in texts.items():
                 held[said.split, said.picture, said.row].setdefault(language, []).extend(several)
@@ -206,9 +217,17 @@ class CaptionSet(Held):
         return texts
 
 
+def _usable(said: Said, texts: list[str], faults: Faults) -> Iterator[str]:
+    for text in texts:
+        try:
+            yield checked(text)
+        except RowError as error:
+            faults.add(said.fault(error))
+
+
 def split_name(name: str) -> str:
     """The name a split has here: what others call valid, validation or dev is val, which training watches."""
-    return "val" if name in ("valid", "validation", "dev") else name
+    return _SPLITS.get(name.lower(), name)
 
 
 def checked(text: Any) -> str:
@@ -229,24 +248,22 @@ def checked(text: Any) -> str:
 def joined(text: str) -> str:
     """A segmented Chinese text as people write it: "男孩:n 在:p 跑:v" and "男孩 在 跑" become 男孩在跑.
 
-    Marks of parts of speech go where every piece has one; a gap of several spaces is the comma that a segmenter
-    dropped; Latin words keep a space between them.
+    Marks of parts of speech go where every piece has one (BosonNLP's are n, wd, vshi, ...; AC/DC among other pieces
+    is none); a gap of several spaces is the comma that a segmenter dropped; Latin words keep a space between them.
 
     Raises:
         RowError: marks remain, so the text is segmented in a way that is not known here.
     """
+    marked = [piece for piece in text.split() if _TAG.match(piece)]
+    every = len(marked) == len(text.split())
+    strange = next((piece for piece in marked if not piece.isascii()), None)
+    if strange and not every:
+        raise RowError("segmented text", f"{one_line(strange, 40)!r} looks like a mark of a part of speech; clean it")
     clauses = []
     for clause in re.split(r"\s{2,}", text.strip()):
-        pieces = clause.split()
-        tags = [_TAG.match(piece) for piece in pieces]
-        words = [found[1] if found else piece for found, piece in zip(tags, pieces, strict=True)]
-        if any(tags) and not all(tags):
-            marked = next(piece for found, piece in zip(tags, pieces, strict=True) if found)
-            raise RowError(
-                "segmented text", f"{one_line(marked, 40)!r} looks like a mark of a part of speech; clean it"
-            )
         out = ""
-        for word in words:
+        for piece in clause.split():
+            word = _TAG.sub(r"\1", piece) if every else piece
             out += " " + word if _LATIN.search(out) and word[:1].isascii() and word[:1].isalnum() else word
         clauses.append(out)
     return "，".join(filter(None, clauses))

@@ -1,18 +1,21 @@
 """The form of Chinese-CLIP, in which MUGE is published: pictures as base64 in a TSV, texts with their pictures' ids.
 
 `SPLIT_imgs.tsv` holds `id<TAB>base64`, `SPLIT_texts.jsonl` holds `{"text_id", "text", "image_ids": [...]}`
-(github.com/OFA-Sys/Chinese-CLIP). A row is a picture with all texts that name it, so a query with several right
-pictures stands in several rows and is one text by its identity. Texts of a test split without pictures have hidden
-labels and are passed over.
+(github.com/OFA-Sys/Chinese-CLIP). Tianchi calls the same files of MUGE `MR_SPLIT_imgs.tsv` and
+`MR_SPLIT_queries.jsonl`, and the fields "query_id", "query_text", "item_ids".
+
+A row is a picture with all texts that name it, so a query with several right pictures stands in several rows and is
+one text by its identity. Texts of a test split without pictures have hidden labels and are passed over.
 """
 
 import base64
 import binascii
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tuwen.data.corpora.captions import Held, checked, split_name
-from tuwen.data.corpora.faults import Fault, Faults, RowError
+from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry
 from tuwen.data.corpora.json_text import field, objects
 from tuwen.data.corpora.lines import Lines
@@ -22,15 +25,17 @@ from tuwen.data.corpora.scripts import language_by_script
 from tuwen.data.corpus import BrokenImage
 from tuwen.errors import UserError
 
+_PICTURES = r"(?:MR_)?(?P<split>[\w-]+)_imgs\.tsv"
+
 
 class ChineseClip(Held):
     """`image` of an entry is "FILE:OFFSET:SIZE" of its base64."""
 
     def __init__(self, root: Path):
         super().__init__(root)
-        self.pictures = {match["split"]: path for path, match in self.folder.matching(r"(?P<split>[\w-]+)_imgs\.tsv")}
+        self.pictures = {match["split"]: path for path, match in self.folder.matching(_PICTURES)}
         if not self.pictures:
-            raise UserError(f"{root}: no file train_imgs.tsv in it; see `tuwen data list`")
+            raise UserError(f"{root}: no file train_imgs.tsv or MR_train_imgs.tsv in it; see `tuwen data list`")
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         self.rows, self.files = [], []
@@ -51,18 +56,20 @@ class ChineseClip(Held):
     def _texts(self, split: str, faults: Faults) -> dict[int, dict[str, list[str]]]:
         """Texts by language of each picture of a split."""
         found: dict[int, dict[str, list[str]]] = {}
-        path = self.needed(f"{split}_texts.jsonl")
+        path = self.needed(f"{split}_texts.jsonl", f"MR_{split}_queries.jsonl")
         for value, lines in objects(path, faults):
+            said, named = ("query_text", "item_ids") if "query_text" in value else ("text", "image_ids")
+            hidden = split == "test" and named not in value
             try:
-                text, pictures = checked(field(value, "text", str)), field(value, "image_ids", list)
-                if not all(type(number) is int for number in pictures):
-                    raise RowError("wrong type", f"image_ids are whole numbers, not {pictures!r}")
+                text, pictures = checked(field(value, said, str)), [] if hidden else field(value, named, list)
+                if not all(map(_is_number, pictures)):
+                    raise RowError("wrong type", f"{named} are whole numbers, not {one_line(str(pictures), 60)}")
                 if not pictures and split != "test":
-                    raise RowError("no picture", "a text without a picture; give its image_ids or take it out")
+                    raise RowError("no picture", f"a text without a picture; give its {named} or take it out")
             except RowError as error:
                 faults.add(Fault(path, lines.number, error.reason, str(error)))
                 continue
-            for number in dict.fromkeys(pictures):
+            for number in dict.fromkeys(map(int, pictures)):
                 found.setdefault(number, {}).setdefault(language_by_script(text), []).append(text)
         return found
 
@@ -83,6 +90,12 @@ def decode_base64(raw: bytes) -> bytes:
     return data
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a picture's id: a whole number, or one written as a string."""
+    text = str(value).strip()
+    return text.isascii() and text.isdigit()
+
+
 def _pictures(path: Path, faults: Faults) -> Iterator[tuple[int, int, int, int]]:
     """(id, offset and size of the base64, line) of every picture of a TSV; an id that comes again is a fault."""
     seen: dict[int, int] = {}
@@ -91,7 +104,7 @@ def _pictures(path: Path, faults: Faults) -> Iterator[tuple[int, int, int, int]]
             if not text.strip():
                 continue
             cells = text.rstrip("\r\n").split("\t")
-            if len(cells) != 2 or not cells[0].strip().isascii() or not cells[0].strip().isdigit():
+            if len(cells) != 2 or not _is_number(cells[0]):
                 what = "not a whole number and base64 with a tab between; mend the line"
                 faults.add(Fault(path, lines.number, "broken row", what))
                 continue
@@ -105,7 +118,7 @@ def _pictures(path: Path, faults: Faults) -> Iterator[tuple[int, int, int, int]]
 
 
 def _format(name: str, title: str, ask: str, licence: str, records: str) -> Format:
-    needs = "SPLIT_imgs.tsv and SPLIT_texts.jsonl, SPLIT train, valid, test"
+    needs = "SPLIT_imgs.tsv and SPLIT_texts.jsonl, or MR_SPLIT_imgs.tsv and MR_SPLIT_queries.jsonl; train, valid, test"
     return Format(name, title, ("zh",), needs, ask, licence, records, ChineseClip)
 
 

@@ -91,7 +91,7 @@ def members(tar: Path, faults: Faults) -> Iterator[tuple[str, int, int]]:
 
 
 class MissingList:
-    """Writes the addresses of pictures that are not there as CSV with the columns url, caption, key.
+    """Writes the addresses of pictures that are not there as CSV with the columns url, caption, key, a line each.
 
     img2dataset takes it: `img2dataset --url_list FILE --input_format csv --url_col url --caption_col caption`.
     """
@@ -118,7 +118,7 @@ class MissingList:
 
     def write(self, url: str, caption: str, key: str = "") -> None:
         self.count += 1
-        self._writer.writerow((url, caption, key))
+        self._writer.writerow((url, " ".join(caption.split()), key))  # its reader cuts files at line ends
 
 
 def _names(key: str) -> list[str]:

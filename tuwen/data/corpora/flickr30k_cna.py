@@ -13,14 +13,17 @@ from tuwen.data.corpora.faults import Fault, Faults
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
 
+_FILES = {split: (f"flickr30k_cna_{split}.txt",) for split in ("train", "val", "test")}
+_FILES["test"] += ("flickr30k_cn_test.txt",)  # as the archive of zero.so.com calls it
+
 
 class Flickr30kCNA(CaptionSet):
     def __init__(self, root: Path):
         super().__init__(root)
-        there = {split: self.folder.annotation(f"flickr30k_cna_{split}.txt") for split in ("train", "val", "test")}
+        there = {split: self.folder.annotation(*names) for split, names in _FILES.items()}
         self.annotations = {split: path for split, path in there.items() if path}
         if not self.annotations:
-            self.needed("flickr30k_cna_train.txt", "flickr30k_cna_val.txt", "flickr30k_cna_test.txt")
+            self.needed(*(name for names in _FILES.values() for name in names))
 
     def read_annotations(self, faults: Faults) -> Iterator[Said]:
         for split, path in self.annotations.items():
@@ -33,7 +36,7 @@ class Flickr30kCNA(CaptionSet):
                         what = f"{len(cells)} columns, not id and caption with a tab between; mend the line"
                         faults.add(Fault(path, lines.number, "broken row", what))
                         continue
-                    picture = cells[0].strip().partition("#")[0]
+                    picture = cells[0].strip().partition("#")[0].removesuffix(".jpg")
                     yield Said(path, lines.number, split, f"{picture}.jpg", {"zh": [cells[1]]})
 
 
@@ -42,7 +45,7 @@ FORMATS = (
         name="flickr30k-cna",
         title="Flickr30k-CNA",
         languages=("zh",),
-        needs="{train,val,test}/flickr30k_cna_{train,val,test}.txt and the pictures in flickr30k-images/",
+        needs="flickr30k_cna_{train,val}.txt, flickr30k_cna_test.txt or flickr30k_cn_test.txt; flickr30k-images/",
         ask="zero.so.com; the pictures by the form at shannon.cs.illinois.edu/DenotationGraph",
         licence="research only, pictures keep their owners' rights",
         records="31,783 pictures, 5 captions each",

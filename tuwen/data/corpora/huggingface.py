@@ -2,8 +2,9 @@
 
 Read by pyarrow alone, so nothing of the data set's own code runs. The columns mean what they mean in a CSV
 (`tuwen.data.corpora.table`): the picture is a column image, img, ... of the type Image, texts are caption, text, title,
-... or one a language (caption_zh), strings or lists of them. Splits are the folders of a DatasetDict, or the beginning
-of a Parquet file's name (train-00000-of-00005.parquet).
+... or one a language (caption_zh), strings or lists of them. Splits are the folders of a DatasetDict, the beginning of
+a Parquet file's name (train-00000-of-00005.parquet), or its folder (default/train/0000.parquet, as the hub converts all
+it holds); a column split that names one goes before them, since some sets of several splits are published as one.
 """
 
 import bisect
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tuwen.data.corpora.captions import Folder, split_name
+from tuwen.data.corpora.captions import SPLITS, Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry, Source
 from tuwen.data.corpora.published import Format
@@ -39,9 +40,11 @@ class HuggingFace(Source):
             for path, folder in arrow
             if (folder / "state.json").is_file()
         ]
-        pattern = r"(?:(?P<split>[\w.]+?)-\d+-of-\d+.*|(?P<whole>train|validation|val|test))\.parquet"
-        parquet = self.folder.matching(pattern)
-        self.files += [(path, match["split"] or match["whole"]) for path, match in parquet]
+        pattern = r"(?:(?P<split>[\w.]+?)-\d+-of-\d+.*|(?P<whole>train|validation|val|test)|\d{4})\.parquet"
+        for path, match in self.folder.matching(pattern):
+            split = match["split"] or match["whole"] or path.parent.name.removeprefix("partial-")
+            if match["split"] or match["whole"] or split in SPLITS:
+                self.files.append((path, split))
         if not self.files:
             raise UserError(f"{root}: neither state.json with .arrow files nor SPLIT-00000-of-00001.parquet in it")
         self._held: tuple[tuple[int, int], pa.Table] | None = None
@@ -81,7 +84,8 @@ class HuggingFace(Source):
         raise BrokenImage("missing", "neither bytes nor a path")
 
     def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
-        columns, split = self._columns(number), split_name(self.files[number][1] or "")
+        columns, own = self._columns(number), cells.get("split")
+        split = split_name(own if str(own).lower() in SPLITS else self.files[number][1] or "")
         told = columns.row({**cells, columns.image: f"{number}:{row}"}, row + 1)
         told["id"] = f"{split or 'row'}/{number}-{row}"
         return entry_of(told | ({"split": split} if split else {}), number << _BITS | row, row + 1)

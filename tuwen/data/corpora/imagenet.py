@@ -3,7 +3,8 @@
 Names come from LOC_synset_mapping.txt (`n01440764 tench, Tinca tinca`, of the Kaggle release) or classes.txt of the
 same form where there is one, else from the folder, `_` read as a space. Columns: "cls", the class's rank among all
 class folders (the order of synset ids, as everybody numbers ImageNet), and "class", its folder. A picture that lies in
-no class folder takes its class from LOC_val_solution.csv.
+no class folder takes its class from LOC_val_solution.csv; of a test split, whose classes were not published, it is a
+row without texts.
 """
 
 import os
@@ -12,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tuwen.data import images
-from tuwen.data.corpora.captions import Folder
+from tuwen.data.corpora.captions import SPLITS, Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults
 from tuwen.data.corpora.files import Entry, Source
 from tuwen.data.corpora.lines import Lines
@@ -20,7 +21,6 @@ from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.scripts import language_by_script
 from tuwen.errors import UserError
 
-SPLITS = ("train", "val", "test")
 LONGEST = 1000  # characters of a class's names
 
 
@@ -45,7 +45,8 @@ class ClassFolders(Source):
             below = parts[parts.index(split) + 1 :] if split else parts[-1:]
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in images.EXTENSIONS and not name.startswith("."):
-                    found.append((name if place == "." else f"{place}/{name}", split, below[0] if below else ""))
+                    path = name if place == "." else f"{place}/{name}"
+                    found.append((path, split and split_name(split), below[0] if below else ""))
         return found
 
     @cached_property
@@ -76,11 +77,11 @@ class ClassFolders(Source):
         return {folder: rank for rank, folder in enumerate(sorted(folders))}
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
-        for position, (path, _, _) in enumerate(self._pictures):
+        for position, (path, split, _) in enumerate(self._pictures):
             if not path.isprintable():
                 what = "characters in the name that do not print; rename the file"
                 faults.add(Fault(self.root / path, 0, "bad name", what))
-            elif not self._class(position):
+            elif not self._class(position) and split != "test":
                 what = "in no folder of a class, nor in LOC_val_solution.csv; move it"
                 faults.add(Fault(self.root / path, 0, "no text", what))
             else:
@@ -89,6 +90,8 @@ class ClassFolders(Source):
     def entry(self, position: int, line: int) -> Entry:
         path, split, _ = self._pictures[position]
         folder = self._class(position)
+        if not folder:
+            return Entry(position, 0, os.path.splitext(path)[0], path, {}, split)
         texts: dict[str, list[str]] = {}
         for name in self._names.get(folder) or [folder.replace("_", " ")]:
             texts.setdefault(language_by_script(name), []).append(name)
@@ -108,7 +111,7 @@ FORMATS = (
         name="imagenet",
         title="ImageNet, or any folders of classes",
         languages=("en",),
-        needs="{train,val}/CLASS/*.JPEG; LOC_synset_mapping.txt for names, LOC_val_solution.csv for a flat val",
+        needs="{train,val}/CLASS/*.JPEG, test/; LOC_synset_mapping.txt for names, LOC_val_solution.csv for a flat val",
         ask="image-net.org, or kaggle.com/c/imagenet-object-localization-challenge",
         licence="research only, pictures keep their owners' rights",
         records="train 1,281,167 pictures, val 50,000, test 100,000 without labels",

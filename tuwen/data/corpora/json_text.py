@@ -14,14 +14,16 @@ from tuwen.errors import UserError
 LARGEST = 4 * 2**30  # bytes of a JSON file that is read at once
 
 
-def parse(text: str) -> Any:
+def parse(text: str, constants: bool = False) -> Any:
     """The JSON value of a line.
+
+    constants: NaN and Infinity, which Python's json writes though they are no JSON, become null.
 
     Raises:
         RowError: it is none; a key stands twice; it holds half a character, NaN, or too deep a nesting.
     """
     try:
-        value = _JSON.decode(text.rstrip())
+        value = (_WITH_CONSTANTS if constants else _JSON).decode(text.rstrip())
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -109,3 +111,4 @@ def _no_constant(name: str) -> None:
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+_WITH_CONSTANTS = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda name: None)

@@ -86,7 +86,8 @@ FORMATS = (
         1,
         "Multi30k task 1, translations",
         "raw/SPLIT.{en,de,fr,cs}[.gz] and image_splits/SPLIT.txt of data/task1",
-        "train 29,000 pictures, val 1,014, test_2016_flickr 1,000, test_2017_flickr 1,000, test_2017_mscoco 461",
+        "train 29,000 pictures, val 1,014, test_2016_flickr 1,000, test_2017_flickr 1,000, test_2017_mscoco 461, "
+        "test_2018_flickr 1,071",
     ),
     _format(
         2,

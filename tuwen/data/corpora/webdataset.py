@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.data import images
-from tuwen.data.corpora.captions import Folder, checked, split_name
+from tuwen.data.corpora.captions import SPLITS, Folder, checked, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.fetched import fetched_rows, members
 from tuwen.data.corpora.files import Entry, Source
@@ -27,7 +27,6 @@ from tuwen.data.corpus import BrokenImage
 from tuwen.errors import UserError
 
 CAPTIONS = ("caption", "captions", "text", "texts", "title", "alt", "alt_text", "description", "original_caption")
-SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 LARGEST = 16 * 2**20  # bytes of a text or JSON member
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})?")
 _NOT_COLUMNS = {*CAPTIONS, "language", "lang", "exif", "status", "error_message"}
@@ -102,20 +101,22 @@ class WebDataset(Source):
         name = tar.relative_to(self.root).as_posix()
         at = 2 * position
         parts = {kind: (place[at], place[at + 1]) for kind, place in self._places.items()}
-        said = parse(self._text(name, parts["json"])) if parts["json"][1] else {}
+        said = parse(self._text(name, parts["json"]), constants=True) if parts["json"][1] else {}
         if not isinstance(said, dict):
             raise RowError("wrong type", f"its .json is {kind_of(said)}, not an object")
         spoken = next((said[k] for k in ("language", "lang") if isinstance(said.get(k), str)), "")
         spoken = spoken if _LANGUAGE.fullmatch(spoken) else ""
         texts: dict[str, list[str]] = {}
         files = self._texts.get(position) or ([("", parts["text"])] if parts["text"][1] else [])
+        captions = list(_captions(said, spoken))
+        whole = {text.strip() for _, text in captions}
         lines = [
-            (language or spoken, line) for language, place in files for line in self._text(name, place).split("\n")
+            (language or spoken, line)
+            for language, place in files
+            for line in _lines(self._text(name, place), whole)
+            if line.strip()
         ]
-        for language, text in [
-            *((language, line) for language, line in lines if line.strip()),
-            *_captions(said, spoken),
-        ]:
+        for language, text in (*lines, *captions):
             several = texts.setdefault(language or language_by_script(text), [])
             if checked(text) not in several:
                 several.append(checked(text))
@@ -157,6 +158,11 @@ def _samples(tar: Path, faults: Faults) -> Iterator[tuple[str, dict[str, tuple[i
         yield key, held
 
 
+def _lines(text: str, whole: set[str]) -> list[str]:
+    """The lines of a .txt; a caption of several lines that the .json has too is one text."""
+    return [text] if text.strip() in whole else text.split("\n")
+
+
 def _captions(said: dict[str, Any], spoken: str) -> Iterator[tuple[str, str]]:
     """(language or "", text) of the caption fields of a .json."""
     for name in CAPTIONS:
@@ -165,7 +171,7 @@ def _captions(said: dict[str, Any], spoken: str) -> Iterator[tuple[str, str]]:
         for language, several in by_language.items():
             for text in several if isinstance(several, list) else [several]:
                 if isinstance(text, str) and text.strip():
-                    yield language, text
+                    yield language if _LANGUAGE.fullmatch(language) else spoken, text
                 elif text is not None and not isinstance(text, str):
                     raise RowError("wrong type", f"{name} is {kind_of(text)}, not a text")
 

@@ -1,6 +1,7 @@
 """Wukong: 100 million Chinese pairs of addresses and captions (Gu et al., arXiv 2202.06767).
 
-The release is 256 CSV files, wukong_100m_N.csv, with the columns url and caption (further ones become columns here).
+The release is 256 CSV files, wukong_100m_N.csv, with the columns url and caption. Wukong-Test is wukong_test.csv, with
+the picture's name in dir, the caption in text, and its url. Further columns become columns here.
 Pictures are fetched with img2dataset into the same folder; `--missing` writes what is still to fetch. The site's own
 filters (both sides over 200 pixels, aspect 1/3 to 3) are findings of `tuwen data check`.
 """
@@ -67,14 +68,18 @@ class Wukong(Streamed):
             what = f"{len(cells)} cells under {len(names)} columns; put captions with commas in double quotes"
             raise RowError("broken row", what)
         row = dict(zip(names, cells, strict=True))
-        url, text = row.pop("url").strip(), checked(row.pop("caption"))
+        url, text = row.pop("url").strip(), checked(row.pop(_caption(names) or ""))
         if not url.startswith(("http://", "https://")):
             raise RowError("broken row", f"url is {one_line(url, 60)!r}, no address")
-        image = self.fetched.find(url) or url
+        image = self.fetched.find(url) or (self.folder.picture(row["dir"]) if row.get("dir") else url)
         split = "test" if path.stem == "wukong_test" else "train"
         name = f"{path.stem}-{line}"
         texts = {language_by_script(text): [text]}
         return Entry(self.position(number, offset), line, name, image, texts, split, columns=row | {"url": url})
+
+
+def _caption(names: list[str]) -> str | None:
+    return next((name for name in ("caption", "text") if name in names), None)
 
 
 def _header(path: Path) -> list[str]:
@@ -84,7 +89,7 @@ def _header(path: Path) -> list[str]:
         names = [name.strip() for name in next(csv.reader([first.strip()], strict=True), [])]
     except csv.Error as error:
         raise UserError(f"{path}:1: {error}; the first row names the columns, url,caption") from None
-    if "url" not in names or "caption" not in names:
+    if "url" not in names or not _caption(names):
         shown = one_line(", ".join(names), 120) or "nothing"
         raise UserError(f"{path}:1: no columns url and caption but {shown}; the first row names the columns")
     return names
@@ -95,7 +100,7 @@ FORMATS = (
         name="wukong",
         title="Wukong",
         languages=("zh",),
-        needs="wukong_100m_{0..255}.csv (url, caption) and img2dataset's output for them",
+        needs="wukong_100m_{0..255}.csv (url, caption), wukong_test.csv (dir, text, url); img2dataset's output",
         ask="wukong-dataset.github.io/wukong-dataset",
         licence="CC BY-NC-SA 4.0 [from memory], pictures keep their owners' rights",
         records="about 100,000,000 pairs",
