@@ -211,8 +211,8 @@ def _opened(args, locations: dict[str, str], missing) -> dict:
             empty[split] = error
     if not corpora and empty:
         raise next(iter(empty.values()))
-    for split, error in empty.items():
-        print(f"split {split} is left out: {error}", file=sys.stderr)
+    for split, why in empty.items():
+        print(f"split {split} is left out: {why}", file=sys.stderr)
     return corpora
 
 

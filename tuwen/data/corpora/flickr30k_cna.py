@@ -13,8 +13,11 @@ from tuwen.data.corpora.faults import Fault, Faults
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
 
-_FILES = {split: (f"flickr30k_cna_{split}.txt",) for split in ("train", "val", "test")}
-_FILES["test"] += ("flickr30k_cn_test.txt",)  # as the archive of zero.so.com calls it
+_FILES = {
+    "train": ("flickr30k_cna_train.txt",),
+    "val": ("flickr30k_cna_val.txt",),
+    "test": ("flickr30k_cna_test.txt", "flickr30k_cn_test.txt"),  # of the official code, of the published archive
+}
 
 
 class Flickr30kCNA(CaptionSet):

@@ -84,8 +84,8 @@ class HuggingFace(Source):
         raise BrokenImage("missing", "neither bytes nor a path")
 
     def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
-        columns, own = self._columns(number), cells.get("split")
-        split = split_name(own if str(own).lower() in SPLITS else self.files[number][1] or "")
+        columns, own = self._columns(number), str(cells.get("split"))
+        split = split_name(own if own.lower() in SPLITS else self.files[number][1] or "")
         told = columns.row({**cells, columns.image: f"{number}:{row}"}, row + 1)
         told["id"] = f"{split or 'row'}/{number}-{row}"
         return entry_of(told | ({"split": split} if split else {}), number << _BITS | row, row + 1)
