@@ -174,12 +174,21 @@ def test_clean_removes_what_was_chosen_and_tells_all_of_it(folder, tmp_path):
 
 def test_clean_refuses_what_was_not_found(folder, tmp_path):
     findings = check(folder, quiet=True)
-    with pytest.raises(UserError, match=r"nothing was found of kind 'smal picture'; there are: leak, "):
+    with pytest.raises(UserError, match=r"nothing is found of a kind 'smal picture'; there are: leak, "):
         clean(findings, tmp_path / "out", ["smal picture"])
     write(folder, row("tiny", {"zh": ["猫"]}))
     with pytest.raises(UserError, match="nothing is left without small picture"):
         clean(check(folder, quiet=True), tmp_path / "out", ["small picture"])
     assert not (tmp_path / "out").exists()
+
+
+def test_clean_tells_of_lines_that_are_no_rows_and_takes_kinds_of_which_none_was_found(folder, tmp_path):
+    write(folder, row("fine", {"zh": ["猫"]}), row("gone", {"zh": ["狗"]}))
+    removed = clean(check(folder, quiet=True), tmp_path / "out", ["similar text", "truncated text"], progress=False)
+    assert removed == {"": {"missing": 1}, "train": {}}
+    (line,) = map(json.loads, (tmp_path / "out" / "removed.jsonl").read_text().splitlines())
+    assert (line["split"], line["row"], line["id"], line["reason"]) == ("", -1, "", "missing")
+    assert "pairs.jsonl:2: picture 'images/gone.png'" in line["message"]
 
 
 def test_commands(folder, tmp_path, capsys):

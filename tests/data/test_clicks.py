@@ -112,10 +112,15 @@ class TestLog:
     def test_hostile_logs(self, tmp_path):
         log = tmp_path / "log.csv"
         for content, what in (
-            (b"", "no pair of 0 stays"),
+            (b"", "no usable line; write query, image"),
+            (
+                b"query,image,impressions,clicks\ncat,a.jpg,ten,1\n",
+                "no usable line; .*log.csv:2: impressions and clicks",
+            ),
+            ("query,image,impressions,clicks\n".encode("utf-16"), "no usable line; .*log.csv:1: UTF-16"),
             (b"a,b\n1,2\n", "log.csv:1: no column clicks"),
             (self.LOG.replace("12", "1").encode("gb18030"), "no pair"),
-            (self.LOG.encode()[:30] + b"\0" * 9, "no pair"),
+            (self.LOG.encode()[:30] + b"\0" * 9, "no usable line; .*a NUL byte"),
         ):
             log.write_bytes(content)
             with pytest.raises(UserError, match=what):
@@ -133,3 +138,13 @@ class TestLog:
         assert main(words) == 0
         assert main(["data", "clicks", corpus, "--out", str(tmp_path / "x"), "--least", "0.99"]) == 1
         assert "no pair stays" in capsys.readouterr().err
+
+
+def test_tables_that_cannot_be_written(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("query,image,impressions,clicks\n猫,a.jpg,20,12\n")
+    assert select_log(log, tmp_path / "new" / "pairs.jsonl", Rule())[:2] == (1, 1)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="folder: cannot be written: a folder; choose another file"):
+        select_log(log, tmp_path / "folder", Rule())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "log.csv", "new"]

@@ -264,7 +264,10 @@ def run_clean(args) -> None:
     findings = _checked(args)
     progress = sys.stderr.isatty()
     removed = clean(findings, args.out, kinds, args.simplify, args.half_width, args.side, progress)
-    rows = [(split, ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "-") for split, counts in removed.items()]
+    rows = [
+        (split or "no rows", ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "-")
+        for split, counts in removed.items()
+    ]
     print_table(f"{args.out}", ("split", "removed"), rows)
 
 

@@ -20,6 +20,11 @@ from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.quality import Limits, near_hashes, near_texts
 from tuwen.data.text import Tokenizer
 
+KINDS = (
+    *("leak", "duplicate picture", "similar picture", "similar picture in another split"),
+    *("picture in another corpus", "similar picture in another corpus", "similar text", "other language"),
+    *("truncated text", "small picture", "extreme picture", "grey picture", "empty picture"),
+)  # what may be found of rows that can be used
 SHOWN = 30  # faults printed; the JSON has them all
 LEAK = "its picture is in split {split} too ({place}); keep it in one split"
 ELSEWHERE = "its picture is in {place} too"

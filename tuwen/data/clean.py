@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuwen.data.check import Findings
+from tuwen.data.check import KINDS, Findings
 from tuwen.data.check_split import Found
 from tuwen.data.chinese import half_width, simplify
 from tuwen.data.corpus import Corpus, all_texts
@@ -27,18 +27,21 @@ def clean(
 ) -> dict[str, Counter]:
     """Writes the corpus of the findings as shards without what is of these kinds; returns what was left out, by split.
 
-    kinds: reasons of faults and remarks. One about a text takes that text out, and its row if no text is left; any
-        other takes out the row (of two copies the later; of a leak the row of the later split).
+    kinds: reasons of faults and remarks, whether any were found (`KINDS`) or not. One about a text takes that text
+        out, and its row if no text is left; any other takes out the row (of two copies the later; of a leak the row
+        of the later split).
     simplified: traditional characters become simplified ones. half: full-width letters, digits and signs ASCII.
-    The folder holds `removed.jsonl`: split, row, id, reason, text ("" for the whole row) and message of each removal.
+    Lines that are no rows, for what is wrong with them, go in any case, counted as of the split "".
+    The folder holds `removed.jsonl`: split, row, id, reason, text ("" for the whole row) and message of each removal;
+    of a line that is no row, the reason and message.
 
     Raises:
-        UserError: a kind the findings do not have, no row left in a split, or as `shards.write`.
+        UserError: a kind there is not, no row left in a split, or as `shards.write`.
     """
-    known = {**findings.reasons, **findings.remarkable}
+    known = dict.fromkeys((*findings.reasons, *findings.remarkable, *KINDS))
     wrong = [kind for kind in kinds if kind not in known]
     if wrong:
-        raise UserError(f"nothing was found of kind {wrong[0]!r}; there are: {', '.join(known) or 'none'}")
+        raise UserError(f"nothing is found of a kind {wrong[0]!r}; there are: {', '.join(known)}")
     chosen = [one for one in (*findings.faults, *findings.remarks) if one.reason in kinds and one.row >= 0]
     rewriting = "+".join(name for name, wanted in (("simplified", simplified), ("half width", half)) if wanted)
 
@@ -47,7 +50,8 @@ def clean(
         return half_width(text) if half else text
 
     corpora: dict[str, Corpus] = {}
-    removed: dict[str, list[Found]] = {}
+    unusable = [one for one in findings.faults if one.row < 0]
+    removed: dict[str, list[Found]] = {"": unusable} if unusable else {}
     for split in findings.splits:
         base = findings.corpora[split]
         removed[split] = [one for one in chosen if one.split == split]
@@ -74,6 +78,6 @@ def _kept(base: Corpus, removed: list[Found]) -> tuple[list[int], dict[int, set[
 def _lines(findings: Findings, removed: dict[str, list[Found]]):
     for split, some in removed.items():
         for one in some:
-            name = findings.corpora[split].record(one.row).id
+            name = findings.corpora[split].record(one.row).id if split else ""
             told = {"split": split, "row": one.row, "id": name, "reason": one.reason, "text": one.text}
             yield json.dumps(told | {"message": one.message}, ensure_ascii=False) + "\n"

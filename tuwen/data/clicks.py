@@ -134,6 +134,9 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
         held = sums.setdefault((query, image), [0, 0])
         held[0] += impressions
         held[1] += clicks
+    if not sums:
+        why = str(faults.found[0]) if faults.found else "write query, image, impressions, clicks"
+        raise UserError(f"{log}: no usable line; {why}")
     pairs = sorted(sums)
     told = np.array([sums[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)
     queries = np.array([text_id(query) for query, _ in pairs], dtype=np.int64)
@@ -145,7 +148,13 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
             row["texts"].setdefault(language_by_script(query), []).append((query, counts))
     if not pictures:
         raise UserError(f"{log}: no pair of {len(pairs)} stays by {rule}; lower the floor or the least rate")
-    write_whole(Path(out), "".join(map(_table_line, pictures.values())).encode())
+    try:
+        if Path(out).is_dir():
+            raise IsADirectoryError(None, "a folder")
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(out), "".join(map(_table_line, pictures.values())).encode())
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}; choose another file") from None
     return len(pairs), int(kept.sum()), dict(faults.counts)
 
 
