@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuwen.data.chinese import Word, half_width, is_traditional, segment, simplify
+from tuwen.data.chinese import Word, half_width, has_han, is_traditional, segment, simplify
 from tuwen.errors import UserError
 
 
@@ -76,3 +76,10 @@ def test_simplify():
 
 def test_half_width():
     assert half_width("ＡＢＣ　１２３，（你好）ﬁ㎏。") == "ABC 123,(你好)ﬁ㎏。"
+
+
+def test_korean_is_no_chinese():
+    """Compatibility ideographs start at U+F900, which editors may write as U+8C48: all of hangul lies between."""
+    assert words("한국어 문장") == ["한국어", "문장"]
+    assert not has_han("한국어 ꀀ \ue000")
+    assert has_han("\uf900")

@@ -106,6 +106,8 @@ class TestMixture:
         part = Scenes("train", count=4, side=32)
         for parts, weights, what in (
             ([part], [0.0], "weights are positive"),
+            ([part, part], [1.0, float("nan")], "weights are positive"),
+            ([part, part], [float("inf"), 1.0], "weights are positive"),
             ([part], [1, 2], "give each corpus one"),
             ([], [], "mixture of 0"),
             ([Scenes("train", count=0, side=32)], [1], "no rows to mix"),
@@ -142,11 +144,18 @@ class TestMixedOrder:
         counts = np.bincount(seen, minlength=40)
         assert set(counts[:30]) == {4}  # 6 epochs x 20 places / 30 rows
         assert set(counts[30:]) == {12}
-        for epochs in range(1, 6):
-            part = np.concatenate([order.permutation(epoch, np.arange(40)) for epoch in range(epochs)])
-            for low, high in ((0, 30), (30, 40)):
-                counts = np.bincount(part, minlength=40)[low:high]
-                assert counts.max() - counts.min() <= 1
+        for lengths, weights in (([30, 10], [1, 1]), ([9, 40, 11], [5, 1, 3])):
+            order = MixedOrder(lengths, weights, 4, seed=3)
+            seen = np.concatenate([order.permutation(epoch, np.arange(order.rows)) for epoch in range(6)])
+            for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+                own = seen[(seen >= end - length) & (seen < end)]
+                for start in range(0, len(own) - length + 1, length):
+                    assert sorted(own[start : start + length]) == list(range(end - length, end))
+
+    def test_every_batch_has_the_shares(self):
+        order = MixedOrder([60, 40, 20], [3, 2, 1], 12, seed=0)
+        for step in range(30):
+            assert np.histogram(order.batch(step), [0, 60, 100, 120])[0].tolist() == [6, 4, 2]
 
     def test_it_is_arithmetic_of_seed_and_step(self):
         first, again, other = (MixedOrder([9, 7, 5], [1, 2, 3], 5, seed) for seed in (1, 1, 2))

@@ -75,6 +75,7 @@ def test_cider_by_hand():
 
 def test_words_in_both_scripts():
     assert caption_words("A man's T-shirt, red & (blue).") == ["a", "man's", "t-shirt", "red", "blue"]
+    assert caption_words("한국어 문장") == ["한국어", "문장"]
     assert caption_words("图中有2只Ｃat，一只dog。") == ["图", "中", "有", "2", "只", "cat", "一", "只", "dog"]
     assert caption_words("café über naïve") == ["café", "über", "naïve"]
     assert caption_words(" … ") == []

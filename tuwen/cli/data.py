@@ -168,6 +168,8 @@ def run_build(args) -> None:
             finally:  # at first nothing may be there but the list
                 print(f"{args.missing}: {missing.count:,} pictures to fetch", file=sys.stderr)
     corpora = _chosen(args, corpora)
+    if any(getattr(corpus, "weights", None) for corpus in corpora.values()):
+        print("the weights of a mixture are for training on it; here each row is written once", file=sys.stderr)
     written = write(corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty())
     rows = []
     for split, corpus in corpora.items():
@@ -185,7 +187,7 @@ def _chosen(args, corpora: dict) -> dict:
 
     if args.ids is not None:
         try:
-            wanted = set(filter(None, map(str.strip, args.ids.read_text(encoding="utf-8").splitlines())))
+            wanted = set(filter(None, map(str.strip, args.ids.read_text(encoding="utf-8-sig").splitlines())))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{args.ids}: cannot be read: {error}; a text file with an id a line") from None
         corpora = by_ids(corpora, wanted)

@@ -9,7 +9,7 @@ from tuwen.errors import UserError
 
 Segmenter = Callable[[str], Iterable[str]]  # the pieces of a text in order; it may leave white space out
 
-_HANS = r"㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
+_HANS = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # escaped: U+F900 itself normalises to U+8C48
 _HAN = re.compile(rf"[{_HANS}]")
 # kana, Thai, Lao, Burmese and Khmer are words by character, since nothing there tells where a word ends
 _SIGNS = r"\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"

@@ -97,8 +97,9 @@ class MixedOrder(Order):
     """The rows of several corpora that lie one after the other, each with its share of every epoch.
 
     An epoch has as many places as there are rows; part k takes `places[k]` of them, as near to its weight as whole
-    numbers allow. Each part is gone through in permutations of its own that go on from epoch to epoch, so that none of
-    its rows comes a second time before all have come once (but for the places that fill no batch).
+    numbers allow, spread evenly, so that every batch has its share too. Each part is gone through in permutations of
+    its own that go on from epoch to epoch, so that none of its rows comes a second time before all have come once (but
+    for the places that fill no batch).
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], batch_size: int, seed: int):
@@ -115,17 +116,29 @@ class MixedOrder(Order):
             raise UserError(f"a weight of {min(weights)} among {weights} gives its corpus no row; make it larger")
 
     def permutation(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        slots = super().permutation(epoch, positions)
-        ends, starts = np.cumsum(self.places), np.cumsum(self.lengths) - self.lengths
-        part = np.searchsorted(ends, slots, side="right")
-        visit = epoch * self.places[part] + slots - (ends - self.places)[part]
-        found = np.empty_like(slots)
-        for k in np.unique(part):
-            for cycle in np.unique(visit[part == k] // self.lengths[k]):
-                chosen = np.flatnonzero((part == k) & (visit // self.lengths[k] == cycle))
-                own = Order(int(self.lengths[k]), 1, draws.key(self.seed, "part", int(k)))
-                found[chosen] = starts[k] + own.permutation(int(cycle), visit[chosen] % self.lengths[k])
+        at = np.asarray(positions, dtype=np.int64)  # among the places that earlier parts leave
+        found, open_ = np.empty_like(at), np.arange(len(at))
+        left, start = self.rows, 0
+        for k, (places, length) in enumerate(zip(self.places.tolist(), self.lengths.tolist(), strict=True)):
+            before = at * places // left  # places of this part that come earlier
+            own = (at + 1) * places // left > before
+            found[open_[own]] = start + self._visited(k, epoch * places + before[own])
+            at, open_ = (at - before)[~own], open_[~own]
+            left, start = left - places, start + length
         return found
+
+    def _visited(self, part: int, visits: np.ndarray) -> np.ndarray:
+        """[n] int64 rows of a part at its first, second, ... place since the start of training."""
+        length = int(self.lengths[part])
+        order, cycles, rows = (
+            Order(length, 1, draws.key(self.seed, "part", part)),
+            visits // length,
+            np.empty_like(visits),
+        )
+        for cycle in np.unique(cycles):
+            chosen = cycles == cycle
+            rows[chosen] = order.permutation(int(cycle), visits[chosen] % length)
+        return rows
 
 
 def order_of(corpus: Corpus, entries: int, batch_size: int, seed: int) -> Order:

@@ -99,6 +99,8 @@ def by_ids(corpora: Mapping[str, Corpus], ids: Iterable[str]) -> dict[str, Corpu
         UserError: an id that no row has.
     """
     wanted = set(ids)
+    if not wanted:
+        raise UserError(f"{', '.join(corpora)}: no ids are wanted; list some, one a line")
     found: set[str] = set()
     chosen: dict[str, Corpus] = {}
     for split, corpus in corpora.items():
@@ -107,8 +109,8 @@ def by_ids(corpora: Mapping[str, Corpus], ids: Iterable[str]) -> dict[str, Corpu
         found |= {names[row] for row in rows}
         if rows:
             chosen[split] = Subset(corpus, rows)
-    if wanted - found or not wanted:
-        what = f"{len(wanted - found)} of {len(wanted)} ids are of no row, e.g. {min(wanted - found, default='')!r}"
+    if wanted - found:
+        what = f"{len(wanted - found)} of {len(wanted)} ids are of no row, e.g. {min(wanted - found)!r}"
         raise UserError(f"{', '.join(corpora)}: {what}")
     return chosen
 
@@ -130,12 +132,13 @@ class MixedCorpus(Corpus):
 
     def __init__(self, parts: Sequence[Corpus], weights: Sequence[float]):
         """Raises:
-        UserError: no part, a weight that is not positive, or an empty part.
+        UserError: no part, a weight that is no positive number, or an empty part.
         """
         if not parts or len(parts) != len(weights):
             raise UserError(f"a mixture of {len(parts)} corpora with {len(weights)} weights; give each corpus one")
-        if min(weights) <= 0:
-            raise UserError(f"weight {min(weights)}; weights are positive, leave a corpus out instead")
+        wrong = [weight for weight in weights if not 0 < weight < np.inf]
+        if wrong:
+            raise UserError(f"weight {wrong[0]}; weights are positive numbers, leave a corpus out instead")
         empty = [part.name for part in parts if not len(part)]
         if empty:
             raise UserError(f"{empty[0]}, split {parts[0].split}: no rows to mix")

@@ -16,7 +16,7 @@ from tuwen.data.corpus import normalise
 
 Words = Sequence[str]
 
-_HAN = r"぀-ヿ㐀-䶿一-鿿豈-\ufaff\U00020000-\U0003ffff"
+_HAN = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_HAN}]|(?:(?![{_HAN}])\w)+(?:['’-](?:(?![{_HAN}])\w)+)*")
 _BY_CHARACTER = ("ja", "ko", "th", "lo", "km", "my", "bo")  # languages that sacrebleu's 13a cannot cut
 
