@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import tuwen
-from tests.search.common import table
+from tests.search.common import picture, table
+from tuwen.data.images import encode_jpeg
 from tuwen.data.open import open_corpus
 from tuwen.data.shards import write
 from tuwen.errors import UserError
@@ -79,6 +80,9 @@ def test_broken_pictures_and_mistakes(run, clip_run, shards, tmp_path):
     (pictures / "images/1.jpg").write_bytes(scrambled)
     told = embed(run, pictures, tmp_path / "out")
     assert told.pictures + sum(told.broken.values()) == 3
+    (pictures / "images/2.jpg").write_bytes(b"")
+    assert embed(run, pictures, tmp_path / "empty").broken["empty"] == 1
+    (pictures / "images/2.jpg").write_bytes(encode_jpeg(picture(2)))
     with pytest.raises(UserError, match="another run"):
         embed(clip_run, pictures, tmp_path / "out")
     with pytest.raises(UserError, match="another run or other pictures"):

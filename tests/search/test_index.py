@@ -1,8 +1,12 @@
 """An index: what is in it after adding, changing, deleting, stopping; what it keeps of pictures."""
 
+import datetime
+import decimal
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -181,6 +185,46 @@ def test_a_folder_needs_no_texts(run, tmp_path):
     assert index.describe(["deep/b"])[0]["texts"] == {}
 
 
+def test_a_table_of_a_shop(run, tmp_path):
+    """CSV knows strings alone, and a shop's table often has no texts."""
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    rows = [
+        "id,image,price,code,size,date",
+        "a,0.jpg,9.5,007,38,2024-05-31",
+        "b,1.jpg,,008,M,2024-06-01",
+        "c,2.jpg,100,009,,",
+        "d,3.jpg,12,7,40,2024-06-02",
+        "e,gone.jpg,1,1,1,1",
+    ]
+    (tmp_path / "goods.csv").write_text("\n".join(rows))
+    index = Index.build(run, tmp_path / "goods.csv", tmp_path / "out")
+    assert index.columns() == {"price": "number", "code": "text", "size": "text", "date": "text"}
+    assert index.describe(["a"])[0] == {
+        "id": "a",
+        "image": str(tmp_path / "0.jpg"),
+        "texts": {},
+        "columns": {"price": 9.5, "code": "007", "size": "38", "date": "2024-05-31"},
+    }
+    assert index.built.skipped == {"missing": 1}
+    assert index.built.broken[0]["id"] == f"{tmp_path / 'goods.csv'}:6"
+    assert "gone.jpg" in index.built.broken[0]["reason"]
+    (tmp_path / "goods.csv").write_text("\n".join([rows[0], "d,3.jpg,12,7,40,2024-06-02"]))
+    index = Index.build(run, tmp_path / "goods.csv", tmp_path / "out")
+    assert index.describe(["d"])[0]["columns"]["size"] == "40"  # a column of texts stays one
+
+
+def test_dates_and_decimals_of_parquet(run, tmp_path):
+    (tmp_path / "0.jpg").write_bytes(jpeg(0))
+    day, price = datetime.date(2024, 5, 31), decimal.Decimal("9.50")
+    row = {"id": "a", "image": "0.jpg", "text": "blue", "day": day, "price": price, "raw": b"x", "none": None}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "goods.parquet")
+    said = []
+    index = Index.build(run, tmp_path / "goods.parquet", tmp_path / "out", say=said.append)
+    assert index.describe(["a"])[0]["columns"] == {"day": "2024-05-31", "price": 9.5}
+    assert any(line.startswith("not kept: raw:") for line in said)
+
+
 def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
     index = Index.build(run, [Picture(jpeg(0), id="a")], tmp_path / "out")
     with pytest.raises(UserError, match="keeps tokens as float16"):
@@ -206,8 +250,10 @@ def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
     shutil.move(run, tmp_path / "moved")
     try:
         assert len(Index.open(tmp_path / "out", run=tmp_path / "moved").model.languages) == 2
-        with pytest.raises(UserError, match="no config"):
+        with pytest.raises(UserError, match="say where it is now with --run"):
             Index.open(tmp_path / "out").model  # noqa: B018
+        Index.build(tmp_path / "moved", [], tmp_path / "out")
+        assert len(Index.open(tmp_path / "out").model.languages) == 2  # it says now where the run is
     finally:
         shutil.move(tmp_path / "moved", run)
 

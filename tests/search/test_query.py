@@ -126,6 +126,8 @@ def test_similar(searcher):
         ({"tags": ["y", "nothing"]}, lambda n: n % 2 == 1),
         ({"price": []}, lambda n: False),
         ({"a.b ‘图’": "' OR true --"}, lambda n: False),
+        ({"a.b ‘图’": {"min": "it", "max": "it's"}}, lambda n: n % 2 == 1),
+        ({"a.b ‘图’": {"min": "it't"}}, lambda n: n % 2 == 0),
     ],
 )
 def test_filters(searcher, filters, right):
@@ -149,6 +151,10 @@ def test_filters(searcher, filters, right):
         ({"sale": "yes"}, "true or false"),
         ({"price": float("nan")}, "not a number"),
         ({"price": True}, "not a number"),
+        ({"price": 10**400}, "not a number"),
+        ({"a.b ‘图’": {"min": 1}}, "is text, not a number"),
+        ({"a.b ‘图’": {"min": "9", "max": "10"}}, "order of letters"),
+        ({"a.b ‘图’": "\udcff"}, "not UTF-8"),
     ],
 )
 def test_wrong_filters(searcher, filters, message):
@@ -183,6 +189,7 @@ def test_out_of_time_it_gives_what_it_has(searcher, monkeypatch):
     [
         (Query(), {}, "needs a text"),
         (Query("  \n"), {}, "empty query"),
+        (Query("\udcff"), {}, "not UTF-8"),
         (Query(image=b"no picture"), {}, "not a picture"),
         (Query("blue"), {"top": 0}, "positive"),
         (Query("blue"), {"candidates": -1}, "positive"),

@@ -71,7 +71,7 @@ def _add_search(commands) -> None:
     help = "how many of the first stage are re-ranked (default 64); 0: first stage alone"
     search.add_argument("--candidates", metavar="K", type=whole, default=64, help=help)
     search.add_argument("--budget-ms", metavar="MS", type=positive, help="stop re-ranking when this time is up")
-    where = "metadata: name=value, name=a|b (one of them), name=5..10, 5.. or ..10 (numbers)"
+    where = "metadata: name=value, name=a|b (one of them), name=5..10, 5.. or ..10 (numbers, and dates as 2024-05-31)"
     search.add_argument("--where", metavar="NAME=VALUE", nargs="+", default=[], help=where)
     _add_token(search)
     moved = "where the run is, if it moved since the index was built"
@@ -289,7 +289,7 @@ def parse_where(told: list[str], columns: dict[str, str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--where {one!r}: write name=value")
         kind = columns.get(name, "text")
-        if kind == "number" and ".." in value:
+        if kind in ("number", "text") and ".." in value:
             ends = zip(("min", "max"), value.split("..", 1), strict=True)
             filters[name] = {end: _parse(one, kind, bound) for end, bound in ends if bound}
         else:

@@ -103,8 +103,8 @@ def _is_text(location: str | Path) -> bool:
     return Path(location).is_file() and Path(location).suffix.lower() == ".txt"
 
 
-def source_of(location: str | Path) -> files.Source:
-    """The rows of a table, a folder, or a public corpus.
+def source_of(location: str | Path, wordless: bool = False) -> files.Source:
+    """The rows of a table, a folder, or a public corpus. wordless: pictures without texts are rows too.
 
     Raises:
         UserError: nothing there that is a corpus.
@@ -114,7 +114,7 @@ def source_of(location: str | Path) -> files.Source:
     if colon and not path.exists() and name.replace("-", "").isalnum():
         return published.find(name).source(folder)
     if path.is_file():
-        return table_source(path)
+        return table_source(path, wordless)
     if str(location) in published.formats() and not path.exists():
         raise UserError(f"{location} is a public corpus; say where it was downloaded, {location}:DIR")
     if not path.is_dir():
@@ -122,8 +122,8 @@ def source_of(location: str | Path) -> files.Source:
             f"{location}: no such file or folder; name a folder of pictures, shards or pairs.jsonl, a table, or scenes"
         )
     if any((path / name).is_file() for name in NAMES):
-        return table_source(path)
-    pictures = FolderSource(path)
+        return table_source(path, wordless)
+    pictures = FolderSource(path, wordless)
     if not len(pictures):
         looked = ", ".join((_SHARDS, *NAMES))
         raise UserError(f"{path}: no corpus in this folder: neither {looked} nor a picture; put one there")

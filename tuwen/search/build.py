@@ -30,9 +30,10 @@ THUMBNAIL_BYTES = 9_000  # of a photograph, for the estimate before building
 class Built:
     """What a build did.
 
-    counts: pictures by what became of them (`Added.state`, and "removed"). broken: {"id", "reason"} of those left out;
-    skipped: rows of the corpus without a usable picture, by reason. pictures: in the index now. bytes: on disk, None at
-    a URL. seconds: of this run. loss: what keeping the parts as they are costs, as `LossProbe.result` says it.
+    counts: pictures by what became of them (`Added.state`, and "removed"). broken: {"id", "reason"} of those left out,
+    id being a file or its line where a corpus has no usable row; skipped: how many rows these are, by reason. pictures:
+    in the index now. bytes: on disk, None at a URL. seconds: of this run. loss: what keeping the parts as they are
+    costs, as `LossProbe.result` says it.
     """
 
     counts: dict[str, int]
@@ -87,6 +88,8 @@ def build(
         record = Record.create(out, about | _at_milvus(milvus, about), schema)
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
+    if isinstance(source, CorpusPictures):
+        source.as_text = frozenset(name for name, kind in index.columns().items() if kind == "text")
     probe = LossProbe(index.model, index.layout)
     say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
     counts, broken, ingest = _take_in(index, record, source, batch_size, probe, progress)
@@ -94,12 +97,16 @@ def build(
         again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
         counts["added"] = counts.get("added", 0) + again.get("added", 0)
     _finish(index, record, exact, say)
+    if index.about["run"] != str(Path(run).resolve()):  # the same weights in another place
+        record.tell({"run": str(Path(run).resolve())})
     loss = probe.result()
     if loss:
         record.tell({"loss": loss})
         say(probe.line())
-    skipped = source.skipped if isinstance(source, CorpusPictures) else {}
-    index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
+    if ingest.no_columns:
+        say(f"not kept: {', '.join(sorted(ingest.no_columns))}: neither text, number, true or false, nor list of texts")
+    skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
+    index.built = Built(counts, faults + broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
     return index
 
 

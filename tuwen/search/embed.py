@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def embed(
         made = sum(worker(part) for part in _tracked(todo, progress)) if worker else 0
     else:
         made = _on_cluster(task, todo, cluster, progress)
-    return _told(folder, parts, made)
+    return _told(folder, parts, made, pictures.skipped)
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,8 @@ def _write(target: Path, table: pa.Table) -> None:
     os.replace(part, target)
 
 
-def _told(folder: Path, parts: Sequence[Part], made: int) -> Embedded:
-    broken, pictures, done = Counter[str](), 0, 0
+def _told(folder: Path, parts: Sequence[Part], made: int, skipped: Mapping[str, int]) -> Embedded:
+    broken, pictures, done = Counter[str](skipped), 0, 0
     for part in parts:
         if _file(folder, part).exists():
             found = pq.read_metadata(_file(folder, part))

@@ -1,7 +1,7 @@
 """Filters on metadata columns, as conditions of SQL (Lance) or of Milvus."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +16,8 @@ def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
     """The condition that all filters hold; None where there are none.
 
     filters: column -> the value it must equal (of tags: must contain), a list of values of which one will do, or
-        {"min": a, "max": b} of numbers, either end left out at will. columns: kinds by name, as `Index.columns`.
+        {"min": a, "max": b} of numbers, or of texts in the order of their letters (so dates as 2024-05-01), either end
+        left out at will. columns: kinds by name, as `Index.columns`.
 
     Raises:
         UserError: no such column, or a value that its kind cannot have.
@@ -26,12 +27,11 @@ def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
         kind = _kind(name, columns)
         field = f"`{field_of(name)}`"
         if isinstance(wanted, Mapping):
-            conditions += [f"{field} {sign} {bound!r}" for sign, bound in _bounds(name, kind, wanted)]
+            conditions += [f"{field} {sign} {_sql(bound)}" for sign, bound in _bounds(name, kind, wanted)]
             continue
         values = [_value(name, kind, value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
-        told = [literal(value) if isinstance(value, str) else repr(value).lower() for value in values]
         one = "array_has({0}, {1})" if kind == "tags" else "{0} = {1}"
-        conditions.append("(" + (" OR ".join(one.format(field, value) for value in told) or "false") + ")")
+        conditions.append("(" + (" OR ".join(one.format(field, _sql(value)) for value in values) or "false") + ")")
     return " AND ".join(conditions) or None
 
 
@@ -46,7 +46,8 @@ def milvus(filters: Filters | None, columns: Mapping[str, str]) -> str:
         kind = _kind(name, columns)
         field = f'columns["{field_of(name)}"]'
         if isinstance(wanted, Mapping):
-            conditions += [f"{field} {sign} {bound!r}" for sign, bound in _bounds(name, kind, wanted)]
+            bounds = _bounds(name, kind, wanted)
+            conditions += [f"{field} {sign} {json.dumps(bound, ensure_ascii=False)}" for sign, bound in bounds]
             continue
         values = [_value(name, kind, value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
         if kind == "tags":
@@ -62,21 +63,36 @@ def _kind(name: str, columns: Mapping[str, str]) -> str:
     return columns[name]
 
 
-def _bounds(name: str, kind: str, wanted: Mapping) -> list[tuple[str, float]]:
-    if kind != "number":
-        raise UserError(f"column {name!r} is {kind}, not a number: filter it by values, not by min and max")
+def _sql(value: str | float | bool) -> str:
+    return literal(value) if isinstance(value, str) else repr(value).lower()
+
+
+def _bounds(name: str, kind: str, wanted: Mapping) -> list[tuple[str, str | float | bool]]:
+    if kind not in ("number", "text"):
+        raise UserError(f"column {name!r} is {kind}, not a number or text: filter it by values, not by min and max")
     if not wanted or set(wanted) - set(_BOUNDS):
         raise UserError(f'filter {name!r}: give {{"min": a}}, {{"max": b}} or both, not {dict(wanted)!r}')
-    return [(_BOUNDS[end], float(_value(name, kind, bound))) for end, bound in wanted.items()]
+    if kind == "text" and any(_is_number(bound) for bound in wanted.values()):  # "9" comes after "10"
+        raise UserError(f"column {name!r} is text, not a number: it has an order of letters, as of 2024-05-31")
+    return [(_BOUNDS[end], _value(name, kind, bound)) for end, bound in wanted.items()]
+
+
+def _is_number(bound: Any) -> bool:
+    try:
+        float(bound)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _value(name: str, kind: str, value: Any) -> str | float | bool:
     """The value, if the column can have it."""
-    if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "number" and number and abs(value) <= sys.float_info.max:  # a whole number of JSON may be any length
         return float(value)
     if kind == "flag" and isinstance(value, bool):
         return value
     if kind in ("text", "tags") and isinstance(value, str):
         return value
     right = {"number": "a number", "flag": "true or false"}.get(kind, "a string")
-    raise UserError(f"filter {name!r}: {value!r} is not {right}, which this column holds")
+    raise UserError(f"filter {name!r}: {repr(value)[:80]} is not {right}, which this column holds")

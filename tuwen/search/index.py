@@ -183,6 +183,8 @@ class Index:
             UserError: the run is gone, or has other weights than those the index was built with.
         """
         run = Path(self._run or self.about["run"])
+        if self._run is None and not run.is_dir():
+            raise UserError(f"{self.path}: its run {run} is not there any more; say where it is now with --run RUN")
         model = models.load(run, self._device)
         if weights_mark(run) != self.about["weights"]:
             raise UserError(f"{self.path}: built with other weights than {run} has now; build an index anew with them")

@@ -23,7 +23,7 @@ from tuwen.errors import UserError
 from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
 from tuwen.search.parts import Layout
-from tuwen.search.pictures import Content, Picture, Unreadable, as_number, check_id, digest, kind_of
+from tuwen.search.pictures import Content, Picture, Unreadable, as_number, check_id, digest, kind_of, plain
 from tuwen.search.record import KINDS, Record, columns_of, field_of, vector_column
 
 WINDOW = 64  # pictures read ahead
@@ -154,7 +154,8 @@ class Ingest:
             return
         name = picture.id or content.hash
         try:
-            told = self._told(check_id(name), picture, content)
+            check_id(name)
+            told = self._told(picture, content)
         except (UserError, UnicodeError) as error:
             self._broken(name, BrokenImage("bad row", str(error)))
             return
@@ -204,7 +205,7 @@ class Ingest:
             self.seen.add(name)  # what is there stays until the picture can be read again
         self.said.append(Added(name, "broken", str(error)))
 
-    def _told(self, name: str, picture: Picture, content: Content) -> dict[str, Any]:
+    def _told(self, picture: Picture, content: Content) -> dict[str, Any]:
         """What stands beside a picture.
 
         Raises:
@@ -212,7 +213,7 @@ class Ingest:
         """
         columns = {}
         for column in picture.columns:
-            value = None if column in self.no_columns else picture.columns[column]
+            value = None if column in self.no_columns else plain(picture.columns[column])
             if value is None:
                 continue
             kind = kind_of(value)
@@ -220,7 +221,7 @@ class Ingest:
                 self.no_columns.add(column)  # boxes and the like: nothing to filter by
                 continue
             if self.kinds.setdefault(column, kind) != kind:
-                raise UserError(f"{name}: column {column!r} is {self.kinds[column]} in this index, not {value!r}")
+                raise UserError(f"column {column!r} is {self.kinds[column]} in this index, not {value!r}")
             columns[column] = as_number(column, value) if kind == "number" else value
         texts = {language: list(given) for language, given in picture.texts.items()}
         return {"texts": texts, "columns": columns, "digest": digest(texts, columns, content.source)}

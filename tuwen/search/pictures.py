@@ -1,5 +1,7 @@
 """Pictures on their way into an index: what a user hands over, and the rows of any corpus."""
 
+import datetime
+import decimal
 import hashlib
 import json
 import math
@@ -14,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from tuwen.data.corpora.files import EVERY, FileCorpus
-from tuwen.data.corpora.folder import FolderSource
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import from_pillow, read_file
-from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.open import open_corpus, source_of, splits_of
 from tuwen.errors import UserError
 
 
@@ -71,11 +72,12 @@ class Content:
 class CorpusPictures(Sequence):
     """All rows of corpora as pictures, read when asked for. A row that cannot be read gives the `BrokenImage` itself.
 
-    prefix: set before every id.
+    prefix: set before every id. as_text: columns of CSV that stay texts, though all they hold is numbers.
     """
 
     def __init__(self, corpora: Sequence[Corpus], prefix: str = ""):
         self.corpora, self.prefix = corpora, prefix
+        self.as_text: frozenset[str] = frozenset()
         self.ends = np.cumsum([len(corpus) for corpus in corpora])
         self.skipped: dict[str, int] = {}
         for corpus in corpora:
@@ -95,7 +97,18 @@ class CorpusPictures(Sequence):
         except BrokenImage as error:
             return Unreadable(self.prefix + record.id, error)
         source = corpus.path(row) if isinstance(corpus, FileCorpus) else ""
-        return Picture(image, self.prefix + record.id, record.texts, record.columns, source)
+        return Picture(image, self.prefix + record.id, record.texts, self._columns(corpus, record.columns), source)
+
+    def _columns(self, corpus: Corpus, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        numbers = corpus.numbers - self.as_text if isinstance(corpus, FileCorpus) else frozenset()
+        if not numbers:
+            return columns
+        return {name: (float(cell) if cell else None) if name in numbers else cell for name, cell in columns.items()}
+
+    def faults(self) -> list[dict[str, str]]:
+        """{"id", "reason"} of the corpora's unusable rows: file (and line), and what is wrong with its fix."""
+        faults = [fault for corpus in self.corpora for fault in getattr(corpus, "faults", ())]
+        return [{"id": f"{one.file}:{one.line}" if one.line else str(one.file), "reason": one.what} for one in faults]
 
     def __iter__(self) -> Iterator:
         return (self[place] for place in range(len(self)))
@@ -121,17 +134,18 @@ def open_pictures(
     """
     location = str(location)
     path = Path(location)
-    if path.is_dir() and not any((path / name).exists() for name in _MARKS):
-        folder = FolderSource(path, wordless=True)
-        if len(folder):
-            return CorpusPictures([FileCorpus(folder, split or EVERY, "skip", None, progress)], prefix)
-    if path.exists() and not (path / "corpus.json").is_file():
-        return CorpusPictures([open_corpus(location, split or EVERY, "skip", None, progress)], prefix)
+    if path.exists() and not (path / "corpus.json").is_file() and path.suffix.lower() != ".txt":
+        source = source_of(location, wordless=True)
+        return CorpusPictures([FileCorpus(source, split or EVERY, "skip", None, progress)], prefix)
     splits = splits_of(location) if split is None else (split,)
     return CorpusPictures([open_corpus(location, split, "skip", None, progress) for split in splits], prefix)
 
 
-_MARKS = ("corpus.json", "pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
+def plain(value: Any) -> Any:
+    """A metadata value as JSON would have it: what tables hold as a date is a text, as 2024-05-31."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return float(value) if isinstance(value, decimal.Decimal) else value
 
 
 def kind_of(value: Any) -> str | None:

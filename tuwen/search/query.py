@@ -20,7 +20,7 @@ from tuwen.search import nearest
 from tuwen.search.filters import Filters, sql
 from tuwen.search.index import Index
 from tuwen.search.ingest import first_stage_vectors
-from tuwen.search.record import Snapshot
+from tuwen.search.record import Snapshot, check_text
 
 PAIRS = {"cpu": 8, "cuda": 128}  # matched at once; always so many, so that a score never depends on its neighbours
 WAVE = 256  # pairs whose picture tokens are in memory at once
@@ -111,10 +111,10 @@ class Searcher:
 
         top: most results. candidates: how many are re-ranked; 0: first stage alone. budget_ms: for all queries of the
         call together; the first stage always runs to its end, re-ranking stops in time, the best candidates first.
-        filters: metadata column -> value, list of values, or {"min": a, "max": b} of numbers; results meet all.
+        filters: metadata column -> value, list of values, or {"min": a, "max": b}; results meet all.
 
         Raises:
-            UserError: an empty query, a picture that cannot be read, a wrong filter, numbers below 1.
+            UserError: an empty query, one not UTF-8, a picture that cannot be read, a wrong filter, numbers below 1.
         """
         began = monotonic()
         if top < 1 or candidates < 0 or (budget_ms is not None and not budget_ms > 0):
@@ -174,7 +174,7 @@ class Searcher:
     def _encode(self, query: Query) -> _Asked:
         text = picture = None
         if query.text is not None:
-            if not normalise(query.text):
+            if not normalise(check_text(query.text)):
                 raise UserError("an empty query; write what the picture shows")
             text = self.system.encode_texts(self.model.tokens([query.text])).to("cpu")
         if query.image is not None:

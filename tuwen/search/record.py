@@ -232,8 +232,25 @@ def field_of(column: str) -> str:
 
 
 def literal(value: str) -> str:
-    """A string in SQL."""
-    return "'" + value.replace("'", "''") + "'"
+    """A string in SQL.
+
+    Raises:
+        UserError: bytes of the command line that are no UTF-8.
+    """
+    return "'" + check_text(value).replace("'", "''") + "'"
+
+
+def check_text(value: str) -> str:
+    """The string, if it can be written as UTF-8.
+
+    Raises:
+        UserError: it cannot: a terminal of another encoding sent it.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{value!r} is not UTF-8; set the terminal, or the file it comes from, to UTF-8") from None
+    return value
 
 
 def vector_column(vectors: Tensor) -> pa.Array:

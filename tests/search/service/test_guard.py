@@ -81,7 +81,14 @@ def test_what_is_not_read_is_taken_off_the_line_within_bounds():
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/", 200), ("GET", "/nowhere", 404), ("PUT", "/search", 405), ("POST", "/search", 422)],
+    [
+        ("GET", "/", 200),
+        ("HEAD", "/health", 200),
+        ("HEAD", "/search", 405),
+        ("GET", "/nowhere", 404),
+        ("PUT", "/search", 405),
+        ("POST", "/search", 422),
+    ],
 )
 def test_every_answer_has_the_headers(client, method, path, status):
     answer = client.request(method, path)

@@ -62,6 +62,11 @@ class Source:
     root: Path
     notice = ""  # licence or attribution that built copies must carry
 
+    @property
+    def numbers(self) -> frozenset[str]:
+        """Columns that hold numbers, where rows give them as strings."""
+        return frozenset()
+
     def entries(self, faults: Faults) -> Iterator[Entry]:
         """Every usable row in order; the others go to `faults`."""
         raise NotImplementedError
@@ -158,6 +163,11 @@ class FileCorpus(Corpus):
     def record(self, row: int) -> Record:
         entry = self._entry(row)
         return Record(entry.id, entry.texts, self._image_ids[row], entry.columns)
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """Columns that hold numbers, though records give them as strings: those of CSV and TSV."""
+        return self._source.numbers
 
     @property
     def zero_shot(self) -> Path | None:

@@ -46,6 +46,7 @@ IMAGE = ("image", "image_path", "filepath", "file_path", "path", "filename", "fi
 TEXT = ("text", "texts", "caption", "captions", "title", "sentence", "description")
 LANGUAGE = ("language", "lang")
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
 _KEYS = ("id", "image", "texts", "split", "image_id")
 _LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 _LANGUAGE_OF_LINE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
@@ -63,8 +64,8 @@ def open_table(location: str | Path, split: str, on_bad: str = "stop") -> FileCo
     return FileCorpus(table_source(location), split, on_bad)
 
 
-def table_source(location: str | Path) -> Source:
-    """The rows of a table file, or of the table in a folder."""
+def table_source(location: str | Path, wordless: bool = False) -> Source:
+    """The rows of a table file, or of the table in a folder. wordless: rows need no text, nor a column for texts."""
     path = Path(location)
     if path.is_dir():
         there = [path / name for name in NAMES if (path / name).is_file()]
@@ -77,12 +78,12 @@ def table_source(location: str | Path) -> Source:
     kind = AlignedLines if path.name == ALIGNED else kinds.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"{path}: not a table by its name; tables end in .jsonl, .csv, .tsv or .parquet")
-    return kind(path)
+    return kind(path, wordless)
 
 
 class _Table(Source):
-    def __init__(self, path: Path):
-        self.file, self.root = path, path.parent
+    def __init__(self, path: Path, wordless: bool = False):
+        self.file, self.root, self.wordless = path, path.parent, wordless
         self.name = path.resolve().parent.name if path.name in (*NAMES, ALIGNED) else path.stem
 
 
@@ -95,14 +96,14 @@ class JsonLines(_Table):
                 if not text.strip():
                     continue
                 try:
-                    yield entry_of(self.row(parse(text)), lines.start, lines.number)
+                    yield entry_of(self.row(parse(text)), lines.start, lines.number, self.wordless)
                 except RowError as error:
                     faults.add(Fault(self.file, lines.number, error.reason, str(error)))
 
     def entry(self, position: int, line: int) -> Entry:
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
-                return entry_of(self.row(parse(next(lines))), position, line)
+                return entry_of(self.row(parse(next(lines))), position, line, self.wordless)
             except (StopIteration, RowError):
                 raise _changed(self.file) from None
 
@@ -138,7 +139,7 @@ class Delimited(_Table):
             names = list(map(_column_name, next(csv.reader([first], delimiter=delimiter, strict=True))))
         except csv.Error as error:
             raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
-        return delimiter, names, columns_of(names, self.file)
+        return delimiter, names, columns_of(names, self.file, self.wordless)
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         delimiter, names, columns = self._header
@@ -150,7 +151,7 @@ class Delimited(_Table):
                 try:
                     cells = next(reader)
                     if cells and headed:
-                        yield entry_of(columns.row(_named(names, cells), lines.first[1]), *lines.first)
+                        yield entry_of(columns.row(_named(names, cells), lines.first[1]), *lines.first, self.wordless)
                     headed = headed or bool(cells)
                 except StopIteration:
                     return
@@ -162,12 +163,23 @@ class Delimited(_Table):
                 except RowError as error:
                     faults.add(Fault(self.file, lines.first[1], error.reason, str(error)))
 
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """Columns whose cells are numbers, or empty. Codes that begin with 0 or have over 15 digits are none."""
+        numbers: set[str] = set()
+        others: set[str] = set()
+        for entry in self.entries(Faults("skip")):
+            for name, cell in entry.columns.items():
+                if cell:
+                    (numbers if _NUMBER.fullmatch(cell) else others).add(name)
+        return frozenset(numbers - others)
+
     def entry(self, position: int, line: int) -> Entry:
         delimiter, names, columns = self._header
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
                 cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
-                return entry_of(columns.row(_named(names, cells), line), position, line)
+                return entry_of(columns.row(_named(names, cells), line), position, line, self.wordless)
             except (StopIteration, csv.Error, RowError):
                 raise _changed(self.file) from None
 
@@ -176,7 +188,8 @@ class Parquet(_Table):
     """A Parquet file, kept in memory in Arrow's columns. A position is a row from 0; a "line" is a row from 1."""
 
     def __getstate__(self) -> dict:
-        return {"name": self.name, "file": self.file, "root": self.root}  # another process reads the table itself
+        told = ("name", "file", "root", "wordless")
+        return {name: getattr(self, name) for name in told}  # another process reads the table itself
 
     @cached_property
     def _table(self) -> tuple[pa.Table, "_Columns"]:
@@ -186,7 +199,7 @@ class Parquet(_Table):
             what = str(error).splitlines()[0]
             raise UserError(f"{self.file}: not a readable Parquet file ({what}); write it anew") from None
         names = list(map(_column_name, table.column_names))
-        return table.rename_columns(names), columns_of(names, self.file)
+        return table.rename_columns(names), columns_of(names, self.file, self.wordless)
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         table, columns = self._table
@@ -194,14 +207,15 @@ class Parquet(_Table):
         for batch in table.to_batches(max_chunksize=1024):
             for cells in batch.to_pylist():
                 try:
-                    yield entry_of(columns.row(cells, position + 1), position, position + 1)
+                    yield entry_of(columns.row(cells, position + 1), position, position + 1, self.wordless)
                 except RowError as error:
                     faults.add(Fault(self.file, position + 1, error.reason, str(error)))
                 position += 1
 
     def entry(self, position: int, line: int) -> Entry:
         table, columns = self._table
-        return entry_of(columns.row(table.slice(position, 1).to_pylist()[0], line), position, line)
+        cells = table.slice(position, 1).to_pylist()[0]
+        return entry_of(columns.row(cells, line), position, line, self.wordless)
 
 
 @dataclass(frozen=True)
@@ -212,6 +226,7 @@ class _Columns:
     text: str | None
     texts: Mapping[str, str]  # language to column
     language: str | None
+    wordless: bool = False
 
     def row(self, cells: dict[str, Any], line: int) -> dict[str, Any]:
         """The cells in the form of a line of pairs.jsonl."""
@@ -222,19 +237,19 @@ class _Columns:
         named = row.pop(self.language) if self.language else None
         if self.text is not None:
             texts = row.pop(self.text)
-            texts = {named: texts} if named else texts
-        if texts in (None, "", {}):
+            texts = {named: texts} if named and texts else texts
+        if texts in (None, "", {}) and not self.wordless:
             raise RowError("empty text", "no text; write one or remove the row")
         for key in ("split", "image_id"):
             row[key] = None if row.get(key) in (None, "") else row[key]
         return row | {"id": row.get("id", line), "image": image, "texts": texts}
 
 
-def columns_of(names: list[str], file: Path) -> _Columns:
+def columns_of(names: list[str], file: Path, wordless: bool = False) -> _Columns:
     """What the columns mean.
 
     Raises:
-        UserError: no column for the picture or for texts, or a name given twice.
+        UserError: no column for the picture, none for texts unless wordless, or a name given twice.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -246,9 +261,9 @@ def columns_of(names: list[str], file: Path) -> _Columns:
     shown = ", ".join(names)
     if image is None:
         raise UserError(one_line(f"{file}:1: no column for the picture among {shown}; name it image"))
-    if text is None and not texts:
+    if text is None and not texts and not wordless:
         raise UserError(one_line(f"{file}:1: no column for texts among {shown}; name it text, or text_en"))
-    return _Columns(image, text, texts, language)
+    return _Columns(image, text, texts, language, wordless)
 
 
 def _column_name(name: str) -> str:
@@ -264,14 +279,16 @@ def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
     return dict(zip(names, cells, strict=True))
 
 
-def entry_of(row: Any, position: int, line: int) -> Entry:
-    """The row, checked.
+def entry_of(row: Any, position: int, line: int, wordless: bool = False) -> Entry:
+    """The row, checked. wordless: it needs no texts.
 
     Raises:
         RowError: a missing key, a wrong type, an empty text, ...
     """
     if not isinstance(row, dict):
         raise RowError("wrong type", f'a row is an object {{"id": ...}}, not {kind_of(row)}')
+    if wordless and row.get("texts") in (None, "", [], {}):
+        row = row | {"texts": {}}
     for key in ("id", "image", "texts"):
         if key not in row:
             raise RowError("missing key", f"no key {key!r}{_hint(key, row)}")

@@ -43,22 +43,23 @@ class Guard:
         headers = Headers(scope=scope)
         body = Body(receive, headers, self.limits)
         answer = _Answer(send, body)
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server leaves the body out
         try:
             if self.local and not _is_local(headers):
                 await answer.problem(403, "a service without keys answers requests of this machine's own pages alone")
             else:
-                await self.app(scope, body.receive, answer.send)
+                await self.app(asked, body.receive, answer.send)
         except Exception as error:
             log.note_error("failed", error, request=answer.id)
             if not answer.status:
                 await answer.problem(500, f"the service failed; its log says where, at request {answer.id}")
         finally:
-            self._count(scope, answer)
+            self._count(asked, scope["method"], answer)
 
-    def _count(self, scope: Scope, answer: "_Answer") -> None:
+    def _count(self, scope: Scope, asked: str, answer: "_Answer") -> None:
         """Into metrics and log: the route, never the address that was asked for."""
         route = getattr(scope.get("route"), "path", "") or "other"
-        method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE") else "other"
+        method = asked if asked in ("GET", "HEAD", "POST", "DELETE") else "other"
         seconds = time.perf_counter() - answer.start
         self.metrics.requests.labels(method, route, str(answer.status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)

@@ -8,20 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field
 Value = str | bool | int | Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .:/-]+$")]
 
+End = Annotated[float, Field(allow_inf_nan=False)] | str | None
+
 
 class Range(BaseModel):
-    """Numbers from min to max; either may be left out."""
+    """Numbers, or texts such as dates, from min to max; either may be left out."""
 
     model_config = ConfigDict(extra="forbid")
-    min: float | None = Field(None, allow_inf_nan=False)
-    max: float | None = Field(None, allow_inf_nan=False)
+    min: End = None
+    max: End = None
 
 
 Filters = Annotated[
     dict[str, Value | list[Value] | Range],
-    Field(
-        description="only pictures whose column has this value, one of these, or a number in the range", max_length=16
-    ),
+    Field(description="only pictures whose column has this value, one of these, or lies in the range", max_length=16),
 ]
 Id = Annotated[str, Field(min_length=1, max_length=512, description="of a picture, as the index names it")]
 Text = Annotated[str, Field(min_length=1, description="in any language the model knows")]
