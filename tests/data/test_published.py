@@ -230,6 +230,16 @@ class TestTraps:
         assert dict(corpus.record(0).texts) == {"zh": ["猫", "白猫"], "en": ["cat"]}
         assert corpus.skipped == {"no picture": 1, "no text": 1}
 
+    def test_splits_in_the_names_of_tars(self, tmp_path):
+        """cc3m-train-0000.tar and cc3m-validation-0000.tar, as pixparse publishes."""
+        for n, name in ((30, "cc3m-train-0000"), (60, "cc3m-validation-0000"), (90, "test/0")):
+            tar(tmp_path, f"{name}.tar", [("1.jpg", picture(n)), ("1.txt", b"a cat")])
+        assert {split: rows[0][0] for split, rows in held(f"webdataset:{tmp_path}").items()} == {
+            "train": 30,
+            "val": 60,
+            "test": 90,
+        }
+
     def test_captions_of_several_lines(self, tmp_path):
         """img2dataset writes a caption whole into .txt and .json."""
         files = [

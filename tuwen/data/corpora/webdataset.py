@@ -2,9 +2,9 @@
 
 Texts are the lines of KEY.txt (KEY.zh.txt: of that language) and what KEY.json has under `CAPTIONS`; equal ones count
 once. The language is what KEY.json says under "language" or "lang", else told by script. Further fields of KEY.json
-become columns. The split is the name of a folder or the beginning of a tar's name (train-00000.tar), else a hash
-decides. Fetches that failed stand in the .parquet beside a tar; `--missing` lists them. For tars written by tuwen
-itself, name the folder of shards.
+become columns. The split is the name of a folder or a part of a tar's name (train-00000.tar, cc3m-train-0000.tar),
+else a hash decides. Fetches that failed stand in the .parquet beside a tar; `--missing` lists them. For tars written by
+tuwen itself, name the folder of shards.
 """
 
 import re
@@ -178,8 +178,7 @@ def _captions(said: dict[str, Any], spoken: str) -> Iterator[tuple[str, str]]:
 
 def _split(name: str) -> str | None:
     folder, _, base = name.rpartition("/")
-    found = re.match(r"[a-z]+", base)
-    named = [part for part in (*folder.split("/"), found[0] if found else "") if part in SPLITS]
+    named = [part for part in (*folder.split("/"), *re.split(r"[^A-Za-z]+", base)) if part.lower() in SPLITS]
     return split_name(named[-1]) if named else None
 
 
