@@ -15,6 +15,8 @@ import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,8 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, date | time | Decimal):
+        return str(value)
     raise TypeError(f"a {type(value).__name__} is no JSON value")
 
 

@@ -2,7 +2,8 @@
 
 Read by pyarrow alone, so nothing of the data set's own code runs. The columns mean what they mean in a CSV
 (`tuwen.data.corpora.table`): the picture is a column image, img, ... of the type Image, texts are caption, text, title,
-... or one a language (caption_zh), strings or lists of them. Splits are the folders of a DatasetDict, the beginning of
+... or one a language (caption_zh), strings or lists of them. Columns of bytes, such as further pictures, are left out.
+Splits are the folders of a DatasetDict, the beginning of
 a Parquet file's name (train-00000-of-00005.parquet), or its folder (default/train/0000.parquet, as the hub converts all
 it holds); a column split that names one goes before them, since some sets of several splits are published as one.
 """
@@ -21,7 +22,7 @@ from tuwen.data.corpora.captions import SPLITS, Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry, Source
 from tuwen.data.corpora.published import Format
-from tuwen.data.corpora.table import columns_of, entry_of
+from tuwen.data.corpora.table import column_name, columns_of, entry_of
 from tuwen.data.corpus import BrokenImage
 from tuwen.errors import UserError
 
@@ -57,7 +58,7 @@ class HuggingFace(Source):
         for number, (path, _) in enumerate(self.files):
             row = 0
             for table in self._tables(number):
-                for cells in table.drop_columns([self._columns(number).image]).to_pylist():
+                for cells in table.select(self._told[number]).to_pylist():
                     try:
                         yield self._made(number, row, cells)
                     except RowError as error:
@@ -66,7 +67,7 @@ class HuggingFace(Source):
 
     def entry(self, position: int, line: int) -> Entry:
         number, row = position >> _BITS, position & (1 << _BITS) - 1
-        cells = self._row(number, row).drop_columns([self._columns(number).image]).to_pylist()[0]
+        cells = self._row(number, row).select(self._told[number]).to_pylist()[0]
         return self._made(number, row, cells)
 
     def place(self, entry: Entry) -> tuple[Path, int]:
@@ -96,11 +97,23 @@ class HuggingFace(Source):
     @cached_property
     def _headers(self) -> list[Any]:
         """What the columns of each file mean."""
+        return [columns_of(list(map(column_name, schema.names)), path) for path, schema in self._schemas]
+
+    @cached_property
+    def _told(self) -> list[list[str]]:
+        """The columns of each file that are no pictures, as they are named here."""
         found = []
-        for path, _ in self.files:
-            schema = self._opened(path).schema if path.suffix == ".arrow" else self._opened(path).schema_arrow
-            found.append(columns_of(schema.names, path))
+        for (_, schema), columns in zip(self._schemas, self._headers, strict=True):
+            words = {columns.text, columns.language, *columns.texts.values()}
+            kinds = {column_name(one.name): one.type for one in schema}
+            kept = [name for name, kind in kinds.items() if name in words or not _has_bytes(kind)]
+            found.append([name for name in kept if name != columns.image])
         return found
+
+    @cached_property
+    def _schemas(self) -> list[tuple[Path, pa.Schema]]:
+        opened = ((path, self._opened(path)) for path, _ in self.files)
+        return [(path, file.schema if path.suffix == ".arrow" else file.schema_arrow) for path, file in opened]
 
     def _opened(self, path: Path) -> Any:
         try:
@@ -132,7 +145,8 @@ class HuggingFace(Source):
         path = self.files[number][0]
         file = self._opened(path)
         try:
-            return file.read_all() if path.suffix == ".arrow" else file.read_row_group(piece)
+            table = file.read_all() if path.suffix == ".arrow" else file.read_row_group(piece)
+            return table.rename_columns(list(map(column_name, table.column_names)))
         except (pa.ArrowException, OSError) as error:
             what = one_line(str(error).splitlines()[0], 120)
             raise UserError(f"{path}: cut short or damaged ({what}); write or download it anew") from None
@@ -145,6 +159,13 @@ class HuggingFace(Source):
         if held is None or held[0] != (number, piece):
             self._held = held = ((number, piece), self._piece(number, piece))
         return held[1].slice(row - starts[piece], 1)
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    """Whether values of an Arrow type hold bytes, as pictures do."""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    return any(_has_bytes(kind.field(k).type) for k in range(kind.num_fields))
 
 
 FORMATS = (

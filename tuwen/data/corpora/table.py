@@ -136,7 +136,7 @@ class Delimited(_Table):
             raise UserError(f"{self.file}: empty; its first row names the columns, e.g. image,text")
         delimiter = "\t" if self.file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
         try:
-            names = list(map(_column_name, next(csv.reader([first], delimiter=delimiter, strict=True))))
+            names = list(map(column_name, next(csv.reader([first], delimiter=delimiter, strict=True))))
         except csv.Error as error:
             raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
         return delimiter, names, columns_of(names, self.file, self.wordless)
@@ -198,7 +198,7 @@ class Parquet(_Table):
         except (pa.ArrowException, OSError) as error:
             what = str(error).splitlines()[0]
             raise UserError(f"{self.file}: not a readable Parquet file ({what}); write it anew") from None
-        names = list(map(_column_name, table.column_names))
+        names = list(map(column_name, table.column_names))
         return table.rename_columns(names), columns_of(names, self.file, self.wordless)
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
@@ -266,7 +266,7 @@ def columns_of(names: list[str], file: Path, wordless: bool = False) -> _Columns
     return _Columns(image, text, texts, language, wordless)
 
 
-def _column_name(name: str) -> str:
+def column_name(name: str) -> str:
     """Without white space around; names with a meaning of their own in small letters, however written."""
     name = name.strip()
     known = name.lower() in (*_KEYS, *IMAGE, *TEXT, *LANGUAGE) or _TEXT_OF_LANGUAGE.fullmatch(name.lower())
