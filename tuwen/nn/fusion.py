@@ -106,3 +106,14 @@ class WordHead(nn.Module):
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """[K, V] logits from states x [K, W] and the word embeddings [V, W] it is tied to."""
         return self.norm(self.activation(self.dense(x))) @ words.T + self.bias
+
+
+class MatchHead(nn.Linear):
+    """[..., width] to the two logits of whether a pair belongs together. Measured pairs have the same bits wherever in
+    a batch they stand: BLAS sums products with so few columns in an order that changes from row to row."""
+
+    def __init__(self, width: int):
+        super().__init__(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else (x[..., None, :] * self.weight).sum(-1) + self.bias

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.fusion import CrossEncoder, WordHead
+from tuwen.nn.fusion import CrossEncoder, MatchHead, WordHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import distilled_contrastive, logits_of, same_pair
@@ -81,7 +81,7 @@ class ALBEF(System):
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
         self.fusion = CrossEncoder(config.fusion, config.image.width)
         self.word_head = WordHead(config.fusion.width, vocabulary.size)
-        self.match_head = nn.Linear(config.fusion.width, 2)
+        self.match_head = MatchHead(config.fusion.width)
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.teacher = Momentum(self, ("encoders", "fusion", "word_head"), config.momentum)
         self.queue = FeatureQueue(config.queue, config.embed)

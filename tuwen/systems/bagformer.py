@@ -12,7 +12,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.spans import KINDS
 from tuwen.data.text import Vocabulary
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.fusion import CrossEncoder
+from tuwen.nn.fusion import CrossEncoder, MatchHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder, unit
 from tuwen.objectives.contrastive import contrastive, directional_contrastive, same_pair
@@ -91,7 +91,7 @@ class BagFormer(System):
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
         self.fusion = CrossEncoder(config.fusion, config.image.width)
-        self.match_head = nn.Linear(config.fusion.width, 2)
+        self.match_head = MatchHead(config.fusion.width)
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.similarity = MaxFlow(config.reduce, "zeros" if config.reduce == "sum" else "discard")
         if config.reduce == "mean":

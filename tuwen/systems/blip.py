@@ -10,6 +10,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.fusion import MatchHead
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder, TextTower
 from tuwen.nn.transformer import Attention
@@ -81,7 +82,7 @@ class BLIP(System):
         for block in self.words.stack.blocks:
             block.cross = Attention(text.width, text.heads, config.image.width, text.dropout)
             block.cross_norm = nn.LayerNorm(text.width, text.eps)
-        self.match_head = nn.Linear(text.width, 2)
+        self.match_head = MatchHead(text.width)
         self.temperature = nn.Parameter(torch.tensor(0.07))
 
     @property

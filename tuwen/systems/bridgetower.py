@@ -10,7 +10,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.fusion import BridgedEncoder
+from tuwen.nn.fusion import BridgedEncoder, MatchHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder, unit
 from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
@@ -94,7 +94,7 @@ class BridgeTower(System):
         self.text_pooler, self.image_pooler = nn.Linear(width, width), nn.Linear(width, width)
         self.word_dense, self.word_norm = nn.Linear(width, width), nn.LayerNorm(width, config.fusion.eps)
         self.word_decoder = nn.Linear(width, vocabulary.size)
-        self.match_head = nn.Linear(2 * width, 2)
+        self.match_head = MatchHead(2 * width)
         self.temperature = nn.Parameter(torch.tensor(0.07))
 
     @torch.no_grad()

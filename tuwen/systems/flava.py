@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.fusion import MatchHead
 from tuwen.nn.patch_codes import FACTOR, CodeEncoder, CodesConfig, load_codes
 from tuwen.nn.patch_masking import DRAWS, block_size, hide_blocks
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
@@ -121,7 +122,7 @@ class FLAVA(System):
             fusion.dropout,
             hidden=fusion.hidden,
         )
-        self.match_pooler, self.match_head = nn.Linear(width, width), nn.Linear(width, 2)
+        self.match_pooler, self.match_head = nn.Linear(width, width), MatchHead(width)
         self.patch_head = PredictionHead(config.image.width, config.codes.vocabulary, eps)
         self.word_head = PredictionHead(config.text.width, vocabulary.size, eps)
         self.joint_patch_head = PredictionHead(width, config.codes.vocabulary, eps)

@@ -11,7 +11,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.spans import KINDS
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.fusion import WordHead
+from tuwen.nn.fusion import MatchHead, WordHead
 from tuwen.nn.phrases import WithPhrases, corrupted, with_phrases
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import ImageTower, TextTower, unit
@@ -153,7 +153,7 @@ class MVPTR(System):
         )
         self.image_projection = nn.Linear(width, config.embed, bias=False)
         self.text_projection = nn.Linear(width, config.embed, bias=False)
-        self.pool, self.match_head = nn.Linear(width, width), nn.Linear(width, 2)
+        self.pool, self.match_head = nn.Linear(width, width), MatchHead(width)
         self.concept_head, self.word_head = (WordHead(width, vocabulary.size) for _ in range(2))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # unclamped
 

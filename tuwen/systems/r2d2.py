@@ -10,7 +10,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.fusion import CrossEncoder, WordHead
+from tuwen.nn.fusion import CrossEncoder, MatchHead, WordHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import contrastive, distilled_contrastive, logits_of, same_pair
@@ -105,11 +105,11 @@ class R2D2(System):
         if config.ranking:
             self.image_to_fusion = nn.Linear(config.image.width, width)
             self.image_queries = CrossEncoder(config.fusion, config.text.width)
-            self.image_match_head = nn.Linear(width, 2)
+            self.image_match_head = MatchHead(width)
         if config.ranking or config.masked_words:
             self.text_queries = CrossEncoder(config.fusion, config.image.width)
         if config.ranking:
-            self.text_match_head = nn.Linear(width, 2)
+            self.text_match_head = MatchHead(width)
         if config.masked_words:
             self.word_head = WordHead(width, vocabulary.size)
         if config.target_guided or config.feature_guided != "off":

@@ -12,7 +12,7 @@ from tuwen.data.spans import KINDS
 from tuwen.data.text import Vocabulary
 from tuwen.nn.boxes import corners, hot_box, overlap
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.fusion import CrossEncoder
+from tuwen.nn.fusion import CrossEncoder, MatchHead
 from tuwen.nn.locator import Candidates, Locator, Regions
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import DualEncoder
@@ -97,7 +97,7 @@ class SLAN(System):
         )
         self.region_to_fusion = nn.Linear(config.embed + 4, config.image.width)  # states and their boxes
         self.fusion = CrossEncoder(config.fusion, config.image.width)
-        self.match_head = nn.Linear(config.fusion.width, 2)
+        self.match_head = MatchHead(config.fusion.width)
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of region-word scores
         self.teacher = Momentum(self, ("encoders", "locator"), config.momentum)
