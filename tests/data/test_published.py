@@ -365,6 +365,18 @@ class TestCommands:
             ("http://i/2.jpg", '白猫, "沙发"'),
         ]
 
+    def test_a_line_that_is_no_row_is_counted_once(self, tmp_path, capsys):
+        MAKERS["icr"](tmp_path / "from")
+        path = tmp_path / "from/train/long_itr_train.json"
+        path.write_text("{broken\n" + path.read_text())
+        assert main(["data", "build", "icr", "--from", str(tmp_path / "from"), "--out", str(tmp_path / "out")]) == 0
+        told = capsys.readouterr().out.splitlines()[2:]
+        assert [line.split() for line in told] == [
+            ["train", "2", "zh", "-"],
+            ["val", "1", "zh", "-"],
+            ["of", "no", "split", "1", "broken", "JSON"],
+        ]
+
     def test_fetches_that_failed(self, tmp_path):
         MAKERS["webdataset"](tmp_path / "from")
         words = ["data", "build", "webdataset", "--from", str(tmp_path / "from"), "--out", str(tmp_path / "out")]

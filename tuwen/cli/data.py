@@ -1,6 +1,7 @@
 """`tuwen data`: list public corpora; build one as shards, check, clean and show one, select by clicks."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tuwen.cli.output import only_json, print_json, print_table
@@ -167,18 +168,28 @@ def run_build(args) -> None:
                 corpora = _opened(args, locations, missing.add)
             finally:  # at first nothing may be there but the list
                 print(f"{args.missing}: {missing.count:,} pictures to fetch", file=sys.stderr)
+    common = _common_faults(corpora)
     corpora = _chosen(args, corpora)
     if any(getattr(corpus, "weights", None) for corpus in corpora.values()):
         print("the weights of a mixture are for training on it; here each row is written once", file=sys.stderr)
     written = write(corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty())
     rows = []
     for split, corpus in corpora.items():
-        left_out = dict(getattr(corpus, "skipped", {}))
-        for reason, count in written[split]["broken"].items():
-            left_out[reason] = left_out.get(reason, 0) + count
-        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        rows.append((split, str(written[split]["count"]), ", ".join(corpus.languages), told or "-"))
+        left_out = Counter(getattr(corpus, "skipped", {})) - common + Counter(written[split]["broken"])
+        rows.append((split, str(written[split]["count"]), ", ".join(corpus.languages), _counts(left_out)))
+    if common:
+        rows.append(("of no split", "", "", _counts(common)))
     print_table(f"{args.out}", ("split", "rows", "languages", "left out"), rows)
+
+
+def _common_faults(corpora: dict) -> Counter:
+    """By reason, lines of which every split tells, since what is wrong with them hides their own."""
+    first, *others = [dict.fromkeys(getattr(corpus, "faults", ())) for corpus in corpora.values()]
+    return Counter(fault.reason for fault in first if others and all(fault in other for other in others))
+
+
+def _counts(counts: Counter) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "-"
 
 
 def _chosen(args, corpora: dict) -> dict:
@@ -266,10 +277,7 @@ def run_clean(args) -> None:
     findings = _checked(args)
     progress = sys.stderr.isatty()
     removed = clean(findings, args.out, kinds, args.simplify, args.half_width, args.side, progress)
-    rows = [
-        (split or "no rows", ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "-")
-        for split, counts in removed.items()
-    ]
+    rows = [(split or "of no split", _counts(counts)) for split, counts in removed.items()]
     print_table(f"{args.out}", ("split", "removed"), rows)
 
 
