@@ -214,6 +214,16 @@ class TestTraps:
         assert main(["data", "build", "huggingface", "--from", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
         assert open_shards(tmp_path / "out", "train").record(0).columns == {"when": "1970-01-01 00:00:00"}
 
+    def test_numbered_captions(self, tmp_path):
+        """As of jxie/flickr8k."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [{"bytes": picture(n), "path": None} for n in (30, 60)]
+        table = pa.table({"image": rows, "caption_0": ["a cat", "a dog"], "caption_1": ["cats", None]})
+        pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+        assert held(f"huggingface:{tmp_path}") == {"train": [(30, {"en": ["a cat", "cats"]}), (60, {"en": ["a dog"]})]}
+
     def test_far_rows_of_parquet_read_no_others(self, tmp_path, monkeypatch):
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -12,8 +12,9 @@ A file called mmt.jsonl holds aligned sentences instead, a key for each language
     {"id": "1", "image": "images/1.jpg", "split": "train", "en": "A dog.", "de": "Ein Hund."}
 
 CSV, TSV and Parquet name in their first row (Parquet in its schema): the picture (`image`, `filepath`, `path`, ...),
-the text (`text`, `caption`, `title`, or a column a language: `text_en`, `caption_zh`), and where they want `id`,
-`split`, `language`, `image_id`. Without `id`, the row's number is its id. Several rows may name one picture.
+the text (`text`, `caption`, `title`, or a column a language: `text_en`, `caption_zh`, or numbered: `caption_0`), and
+where they want `id`, `split`, `language`, `image_id`. Without `id`, the row's number is its id. Several rows may name
+one picture.
 
 Picture paths start at the table's folder and never leave it, by dots, links or otherwise.
 """
@@ -50,6 +51,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
 _KEYS = ("id", "image", "texts", "split", "image_id")
 _LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 _LANGUAGE_OF_LINE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
+_NUMBERED_TEXT = re.compile(r"(?:text|caption|title|sentence)s?[_-]?\d+")
 _TEXT_OF_LANGUAGE = re.compile(r"(?:text|texts|caption|captions|title)[_-]([a-z]{2,3}(?:[-_][a-z0-9]{1,8})*)")
 
 
@@ -226,6 +228,7 @@ class _Columns:
     text: str | None
     texts: Mapping[str, str]  # language to column
     language: str | None
+    numbered: tuple[str, ...] = ()  # caption_0, caption_1, ...
     wordless: bool = False
 
     def row(self, cells: dict[str, Any], line: int) -> dict[str, Any]:
@@ -235,8 +238,9 @@ class _Columns:
         languages: dict[str, Any] = {language: row.pop(column) for language, column in self.texts.items()}
         texts: Any = {language: text for language, text in languages.items() if text not in (None, "")}
         named = row.pop(self.language) if self.language else None
-        if self.text is not None:
-            texts = row.pop(self.text)
+        if self.text is not None or self.numbered:
+            several = [row.pop(name) for name in self.numbered]
+            texts = row.pop(self.text) if self.text else [text for text in several if text not in (None, "")] or None
             texts = {named: texts} if named and texts else texts
         if texts in (None, "", {}) and not self.wordless:
             raise RowError("empty text", "no text; write one or remove the row")
@@ -261,9 +265,10 @@ def columns_of(names: list[str], file: Path, wordless: bool = False) -> _Columns
     shown = ", ".join(names)
     if image is None:
         raise UserError(one_line(f"{file}:1: no column for the picture among {shown}; name it image"))
-    if text is None and not texts and not wordless:
+    numbered = tuple(name for name in names if _NUMBERED_TEXT.fullmatch(name)) if text is None and not texts else ()
+    if text is None and not texts and not numbered and not wordless:
         raise UserError(one_line(f"{file}:1: no column for texts among {shown}; name it text, or text_en"))
-    return _Columns(image, text, texts, language, wordless)
+    return _Columns(image, text, texts, language, numbered, wordless)
 
 
 def column_name(name: str) -> str:
