@@ -286,3 +286,15 @@ def test_a_reader_survives_that_another_process_joins_files(run, tmp_path):
         writer.add([Picture(jpeg(n), id=f"p{n}")])
     Index.build(run, [], tmp_path / "out")
     assert len(searcher.search([Query("blue")], top=40)[0].results) == 32
+
+
+def test_a_writer_survives_what_another_process_wrote_and_cleaned_up(run, tmp_path):
+    Index.build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "out")
+    mine = Index.open(tmp_path / "out")
+    mine.add([Picture(jpeg(4), id="p4")])
+    others = [Picture(jpeg(n), id=f"p{n}", columns={"price": n}) for n in range(2, 10)]
+    Index.build(run, others, tmp_path / "out", prune=True)  # deletes the versions and files that mine knows of
+    assert mine.remove(["p2", "p0"]) == 1
+    assert [one.state for one in mine.add([Picture(jpeg(1), id="p1", columns={"price": 1})])] == ["added"]
+    assert vectors(mine).keys() == {"p1", *(f"p{n}" for n in range(3, 10))}
+    assert mine.describe(["p1"])[0]["columns"] == {"price": 1.0}

@@ -1,5 +1,6 @@
 """Building an index, or bringing one up to date: only what is new or changed is embedded."""
 
+import contextlib
 import sys
 import time
 import uuid
@@ -149,7 +150,8 @@ def _at_milvus(url: str | None, about: dict) -> dict:
 
 def _finish(index: Index, record: Record, exact: int, say: Callable[[str], None]) -> None:
     """After the last commit: the first stage's own store is brought up to date, files are joined."""
-    record.tidy()
+    with contextlib.suppress(UserError), record.writing():  # if another is at it already, that one will tidy up
+        record.tidy()
     if index.milvus is not None:
         with record.writing():
             index.milvus.sync(record)

@@ -153,12 +153,13 @@ class Record:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Alone among the writers of a local folder, processes and threads.
+        """Alone among the writers of a local folder, processes and threads; upon the newest version.
 
         Raises:
             UserError: another process or thread is writing.
         """
         if self.local is None:
+            self.table = self.database.open_table("pictures")
             yield
             return
         with open(self.local / "lock", "w") as file:
@@ -166,6 +167,7 @@ class Record:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"{self.location}: is being written elsewhere; wait until that is done") from None
+            self.table = self.database.open_table("pictures")  # the files of the one at hand may be gone
             yield
 
     def snapshot(self, vectors: bool, old: Snapshot | None = None) -> Snapshot:
