@@ -147,3 +147,22 @@ def test_tables_by_folder_and_by_name(tmp_path):
     (tmp_path / "pairs.csv").write_text("image,text\na.png,a dog")
     for location in (tmp_path, str(tmp_path / "pairs.csv")):
         assert dict(open_corpus(location, "all").record(0).texts) == {"en": ["a dog"]}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
+    paint(tmp_path / "a.png", 1)
+    (tmp_path / "closed").mkdir()
+    paint(tmp_path / "closed/b.png", 2)
+    look = os.scandir
+
+    def scandir(path):  # the tests may run as root, whom no permission stops
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    corpus = open_corpus(tmp_path, "all", on_bad="skip")
+    assert len(corpus) == 1
+    assert corpus.skipped == {"unreadable": 1}
+    assert str(corpus.faults[0]).startswith(f"{tmp_path / 'closed'}: the folder cannot be looked into")
+    assert "Permission denied" in fault(open_corpus, tmp_path, "all")

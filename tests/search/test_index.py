@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import os
 import shutil
 
 import pyarrow as pa
@@ -223,6 +224,29 @@ def test_dates_and_decimals_of_parquet(run, tmp_path):
     index = Index.build(run, tmp_path / "goods.parquet", tmp_path / "out", say=said.append)
     assert index.describe(["a"])[0]["columns"] == {"day": "2024-05-31", "price": 9.5}
     assert any(line.startswith("not kept: raw:") for line in said)
+
+
+def test_what_cannot_be_read_is_not_pruned(run, tmp_path, monkeypatch):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/a.jpg").write_bytes(jpeg(1))
+    (tmp_path / "in/deep/b.jpg").write_bytes(jpeg(2))
+    Index.build(run, tmp_path / "in", tmp_path / "out")
+    look = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    said = []
+    index = Index.build(run, tmp_path / "in", tmp_path / "out", prune=True, say=said.append)
+    assert vectors(index).keys() == {"a", "deep/b"}
+    assert any(line.startswith("nothing pruned: 1 ") for line in said)
+    assert index.built.skipped == {"unreadable": 1}
+    monkeypatch.undo()
+    (tmp_path / "in/deep/b.jpg").unlink()
+    assert vectors(Index.build(run, tmp_path / "in", tmp_path / "out", prune=True)).keys() == {"a"}
 
 
 def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):

@@ -73,9 +73,10 @@ def build(
     prefix: set before ids. tokens: "float16" or "int8", how parts for re-ranking are kept (default: float16).
     token_budget: most tokens a picture that are kept, pooled where it has more; 0 keeps none, and the k that are
     re-ranked are encoded again for each query; None: all. Both are settled when the index is made. prune: take out
-    pictures that are not among the given. exact: most pictures whose vectors are searched exactly in memory; beyond,
-    Lance's own index is built and its recall measured. milvus: URL of a Milvus server to hold the vectors instead, with
-    its token; settled when the index is made. say: is told lines worth reading (sizes, losses).
+    pictures that are not among the given, unless some of these cannot be read. exact: most pictures whose vectors are
+    searched exactly in memory; beyond, Lance's own index is built and its recall measured. milvus: URL of a Milvus
+    server to hold the vectors instead, with its token; settled when the index is made. say: is told lines worth reading
+    (sizes, losses).
 
     Raises:
         UserError: no such run or pictures; the index is of another run, or keeps tokens otherwise; another process is
@@ -94,7 +95,10 @@ def build(
     probe = LossProbe(index.model, index.layout)
     say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
     counts, broken, ingest = _take_in(index, record, source, batch_size, probe, progress)
-    if prune and _prune(record, ingest, counts):
+    skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
+    if prune and "unreadable" in skipped:
+        say(f"nothing pruned: {skipped['unreadable']:,} files or folders cannot be read, and may hold what would go")
+    elif prune and _prune(record, ingest, counts):
         again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
         counts["added"] = counts.get("added", 0) + again.get("added", 0)
     _finish(index, record, exact, say)
@@ -106,7 +110,6 @@ def build(
         say(probe.line())
     if ingest.no_columns:
         say(f"not kept: {', '.join(sorted(ingest.no_columns))}: neither text, number, true or false, nor list of texts")
-    skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
     index.built = Built(counts, faults + broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
     return index
 

@@ -43,6 +43,7 @@ class FolderSource(Source):
 
     def __init__(self, location: str | Path, wordless: bool = False):
         self.wordless = wordless
+        self._closed: list[Fault] = []  # folders that cannot be looked into
         self.file = self.root = Path(location)
         self.name = self.root.resolve().name
         if not self.root.is_dir():
@@ -59,7 +60,7 @@ class FolderSource(Source):
         """
         pictures: list[str] = []
         beside: dict[str, list[str]] = {}
-        for folder, folders, names in os.walk(self.root):
+        for folder, folders, names in os.walk(self.root, onerror=self._note_closed):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             place = os.path.relpath(folder, self.root)
             for name in sorted(names):
@@ -73,6 +74,10 @@ class FolderSource(Source):
                     beside.setdefault(stem, []).append(path)
         pictures.sort()
         return self._matched(pictures, beside)
+
+    def _note_closed(self, error: OSError) -> None:
+        what = f"the folder cannot be looked into: {error.strerror}; mend its permissions"
+        self._closed.append(Fault(Path(error.filename), 0, "unreadable", what))
 
     def _matched(self, pictures, beside) -> tuple[list[str], list[str], list[list[str]]]:
         stems = [os.path.splitext(path)[0] for path in pictures]
@@ -94,6 +99,8 @@ class FolderSource(Source):
     def entries(self, faults: Faults) -> Iterator[Entry]:
         pictures, _, texts = self._files
         wordless = self.wordless or not any(texts)
+        for fault in self._closed:
+            faults.add(fault)
         for position, path in enumerate(pictures):
             try:
                 entry = self._entry(position, faults)
