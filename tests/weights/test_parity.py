@@ -225,3 +225,22 @@ def test_what_a_folder_is_not_is_told_first(tmp_path):
     torch.save({"x": torch.zeros(2)}, folder / "x.pth")
     with pytest.raises(UserError, match="not the weights of albef"):
         import_model(str(folder / "x.pth"), tmp_path / "run2", "albef")
+
+
+def test_values_of_another_type_and_numbers_that_are_none_are_one_line(tmp_path):
+    from safetensors.torch import save_file
+
+    folder = saved(DUAL["clip"](), tmp_path / "theirs")
+    config = json.loads((folder / "config.json").read_text())
+    for part, name in (("vision_config", "hidden_size"), ("text_config", "num_attention_heads")):
+        broken = config | {part: config[part] | {name: "many"}}
+        (folder / "config.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match="settings are not those of clip"):
+            import_model(str(folder), tmp_path / "run")
+    (folder / "config.json").write_text(json.dumps(config))
+    held = tensors_of(folder)
+    held["visual_projection.weight"][0, 0] = float("nan")
+    save_file(held, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"image_projection\.weight holds numbers that are not finite"):
+        import_model(str(folder), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

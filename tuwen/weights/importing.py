@@ -1,11 +1,14 @@
 """`tuwen weights import`: a published model becomes a run folder."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tuwen import systems
 from tuwen.config import dump
@@ -45,13 +48,14 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     held = tensors_of(_weights_file(source) if layout else source)
     words = _tokenizer(source, settings, tokenizer, held)
     folder = source if source.is_dir() else source.parent
-    side = _side(settings, held)
-    picture = picture_settings(folder, side)
-    found = model_of(settings, held, words.vocabulary, picture)
-    system, config = _system(found, words, where)
+    with _told(where, kind):
+        picture = picture_settings(folder, _side(settings, held))
+        found = model_of(settings, held, words.vocabulary, picture)
+        system, config = _system(found, words, where)
     wanted = {name: shape for name, shape in shapes(system).items() if not _starts_anew(name, found)}
     ours, report = inward(found.entries, held, wanted, found.known)
     report.refuse(where)
+    _refuse_broken(ours, where)
     report = replace(report, notes=found.notes + picture_notes(picture) + _cut(folder, config))
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
@@ -67,6 +71,21 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     checkpoint.write(run / "provenance.json", json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
     checkpoint.write(run / "config.yaml", dump(config))
     return report
+
+
+@contextmanager
+def _told(where: str, kind: str) -> Iterator[None]:
+    """A value of another type than its field's becomes one line."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{where}: its settings are not those of {kind} ({type(error).__name__}: {error})") from None
+
+
+def _refuse_broken(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"{where}: what becomes {name} holds numbers that are not finite; the file is damaged")
 
 
 def _cut(folder: Path, config: RunConfig) -> tuple[str, ...]:
