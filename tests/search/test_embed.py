@@ -83,6 +83,11 @@ def test_broken_pictures_and_mistakes(run, clip_run, shards, tmp_path):
     (pictures / "images/2.jpg").write_bytes(b"")
     assert embed(run, pictures, tmp_path / "empty").broken["empty"] == 1
     (pictures / "images/2.jpg").write_bytes(encode_jpeg(picture(2)))
+    (tmp_path / "empty/all-00000.parquet").write_bytes(b"x")
+    (pictures / "images/2.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"all-00000\.parquet: damaged"):
+        embed(run, pictures, tmp_path / "empty")
+    (pictures / "images/2.jpg").write_bytes(encode_jpeg(picture(2)))
     with pytest.raises(UserError, match="another run"):
         embed(clip_run, pictures, tmp_path / "out")
     with pytest.raises(UserError, match="another run or other pictures"):

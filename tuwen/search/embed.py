@@ -257,10 +257,14 @@ def _told(folder: Path, parts: Sequence[Part], made: int, skipped: Mapping[str, 
     broken, pictures, done = Counter[str](skipped), 0, 0
     for part in parts:
         if _file(folder, part).exists():
-            found = pq.read_metadata(_file(folder, part))
+            try:
+                found = pq.read_metadata(_file(folder, part))
+                broken.update(json.loads(found.metadata[b"broken"]))
+            except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+                where = _file(folder, part)
+                raise UserError(f"{where}: damaged, or not of tuwen; delete it and run the same again") from None
             pictures += found.num_rows
             done += 1
-            broken.update(json.loads(found.metadata[b"broken"]))
     return Embedded(done, pictures, dict(broken), made)
 
 
