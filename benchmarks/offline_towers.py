@@ -60,8 +60,8 @@ R2D2: dict[str, Any] = {
 }
 TUNED: dict[str, Any] = {
     "train.batch_size": 64,
-    "train.steps": 12,
-    "train.lr": 1e-4,
+    "train.steps": 8,
+    "train.lr": 2e-5,
     "train.rates": [[r"encoders\.text\.words", 0.0]],
 }
 

@@ -37,7 +37,7 @@ def measured(run) -> tuple[dict, dict, dict]:
 
 @pytest.mark.slow
 def test_ernie_unix2_retrieves_captions_and_translates(tmp_path):
-    """About 12 minutes on a free core: 1000 steps of pre-training, 500 more on captions and translation.
+    """About 8 minutes on a free core: 1000 steps of pre-training, 500 more on captions and translation.
 
     The picture helps a translator whose source leaves open which thing is meant, and a wrong picture misleads it.
     """

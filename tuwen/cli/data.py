@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from tuwen.cli.output import only_json, print_json, print_table
-from tuwen.cli.parser import add_command, positive, share
+from tuwen.cli.parser import add_command, positive, ratio, share
 from tuwen.errors import UserError
 
 CORPUS = (
@@ -89,7 +89,7 @@ def _add_what_is_checked(command) -> None:
     command.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, vocab.txt or run: count tokens")
     command.add_argument("--length", metavar="N", type=positive, help="most tokens a text: remark on longer ones")
     command.add_argument("--min-side", metavar="PIXELS", type=positive, default=64, help="small picture (default 64)")
-    command.add_argument("--max-aspect", metavar="R", type=float, default=3.0, help="extreme picture (default 3)")
+    command.add_argument("--max-aspect", metavar="R", type=ratio, default=3.0, help="extreme picture (default 3)")
 
 
 def _add_clean(actions) -> None:

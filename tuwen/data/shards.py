@@ -184,14 +184,12 @@ def _add_file(file, name: str, data: bytes) -> int:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor | np.ndarray):
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return dict(value)
     if isinstance(value, date | time | Decimal):
         return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"a {type(value).__name__} is no JSON value")
 
 

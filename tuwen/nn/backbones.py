@@ -33,6 +33,7 @@ class ImageBackbone(Lockable):
         self.model = build(config.backbone)
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         self.lock()
+        self.train()  # a fresh module is in training mode without having been told to: batch norms would move
 
     def run(self, pixels: Tensor) -> Tensor:
         """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised)."""

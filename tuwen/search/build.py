@@ -94,23 +94,16 @@ def build(
         source.as_text = frozenset(name for name, kind in index.columns().items() if kind == "text")
     probe = LossProbe(index.model, index.layout)
     say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
-    counts, broken, ingest = _take_in(index, record, source, batch_size, probe, progress)
-    skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
-    if prune and "unreadable" in skipped:
-        say(f"nothing pruned: {skipped['unreadable']:,} files or folders cannot be read, and may hold what would go")
-    elif prune and _prune(record, ingest, counts):
-        again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
-        counts["added"] = counts.get("added", 0) + again.get("added", 0)
+    counts, broken, skipped, no_columns = _take_all(index, record, source, batch_size, probe, prune, progress, say)
     _finish(index, record, exact, say)
     if index.about["run"] != str(Path(run).resolve()):  # the same weights in another place
         record.tell({"run": str(Path(run).resolve())})
-    loss = probe.result()
-    if loss:
+    if loss := probe.result():
         record.tell({"loss": loss})
         say(probe.line())
-    if ingest.no_columns:
-        say(f"not kept: {', '.join(sorted(ingest.no_columns))}: neither text, number, true or false, nor list of texts")
-    index.built = Built(counts, faults + broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
+    if no_columns:
+        say(f"not kept: {', '.join(sorted(no_columns))}: neither text, number, true or false, nor list of texts")
+    index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
     return index
 
 
@@ -184,6 +177,27 @@ def _size_line(index: Index, count: int | None) -> str:
     each = f"about {index.about['bytes'] / 1024:.1f} KB a picture"
     each += " (" + ", ".join(f"{name} {size / 1024:.1f}" for name, size in sizes.items()) + ")"
     return each if count is None else f"{count:,} pictures, {each}: {readable(index.about['bytes'] * count)} in all"
+
+
+def _take_all(
+    index: Index,
+    record: Record,
+    source: Iterable,
+    batch_size: int,
+    probe: LossProbe,
+    prune: bool,
+    progress: bool,
+    say: Callable[[str], None],
+) -> tuple[dict[str, int], list[dict[str, str]], dict[str, int], Iterable[str]]:
+    """Takes the pictures in and, with `prune`, others out: (counts, bad rows, files skipped, columns not kept)."""
+    counts, broken, ingest = _take_in(index, record, source, batch_size, probe, progress)
+    skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
+    if prune and "unreadable" in skipped:
+        say(f"nothing pruned: {skipped['unreadable']:,} files or folders cannot be read, and may hold what would go")
+    elif prune and _prune(record, ingest, counts):
+        again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
+        counts["added"] = counts.get("added", 0) + again.get("added", 0)
+    return counts, faults + broken, skipped, ingest.no_columns
 
 
 def _take_in(
