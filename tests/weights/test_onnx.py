@@ -52,20 +52,13 @@ def test_engines_give_what_torch_gives(run, capsys):
         tuwen.load(run, engine="onnx").rank(pictures(), TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "system",
-    ["clip"]
-    + [
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("albef", "prd2", "blip", "cookie", "wukong", "tokenflow", "flava", "bridgetower", "ernie_unix2")
-    ],
+    ["clip", "albef", "prd2", "blip", "cookie", "wukong", "tokenflow", "flava", "bridgetower", "ernie_unix2"],
 )
 def test_every_system_exports_for_any_number_of_rows(system, tmp_path):
-    """Slow ones: some 20 seconds a system.
-
-    In processes of their own, as the command line runs: in that of the whole suite, beside all that other tests have
-    loaded, this export twice ended the process, for a reason not found.
-    """
+    """Some 20 seconds a system, in processes of their own, as the command line runs."""
     run = tmp_path / "run"
     words = f"train {system} --corpus scenes:count=40 --out {run} --size tiny --steps 1"
     for command in (
@@ -78,6 +71,7 @@ def test_every_system_exports_for_any_number_of_rows(system, tmp_path):
     assert max(part["difference"] for part in found.values()) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_system_that_reads_spans_is_refused(tmp_path):
     made("bagformer", tmp_path / "run")
     with pytest.raises(UserError, match=r"text of bagformer cannot be exported to ONNX.*without spans"):
