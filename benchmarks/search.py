@@ -355,8 +355,8 @@ def in_milvus(vectors: torch.Tensor, queries, truth, folder: Path) -> dict:
         while milvus.client.describe_index("million", "vector").get("pending_index_rows", 0):
             time.sleep(1)
         built = time.monotonic() - clock
-        snapshot = record.snapshot(vectors=False)
         record.index_ids()
+        snapshot = record.snapshot(vectors=False)
 
         def search(asked):
             return [near for near, _ in milvus.nearest(snapshot, asked, 10, None, {})]

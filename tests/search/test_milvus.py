@@ -8,11 +8,13 @@ import os
 import subprocess
 
 import pytest
+import torch
 
 from tests.search.common import TEXTS, picture
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.search.index import Index
+from tuwen.search.milvus import _exactly
 from tuwen.search.pictures import Picture
 from tuwen.search.query import Query, Searcher
 
@@ -47,7 +49,12 @@ def pictures(numbers):
             encode_jpeg(picture(n)),
             f"p{n}",
             {"en": [TEXTS[n % 5]]},
-            {"n": n, "tags": ["a", "b"][: 1 + n % 2], "k.图": f"it's {n % 3}"},
+            {
+                "n": n,
+                "tags": ["a", "b"][: 1 + n % 2],
+                "k.图": f"it's {n % 3}",
+                "day": f"2024-{1 + n % 12:02}-{1 + n % 28:02}",
+            },
         )
         for n in numbers
     ]
@@ -62,6 +69,10 @@ def test_an_index_whose_vectors_are_in_milvus(run, url, tmp_path):
     assert index.snapshot.vectors is None
     found = Searcher(Index.open(tmp_path / "milvus"))
     filters = [None, {"n": {"max": 99}}, {"tags": "b"}, {"k.图": ["it's 1", "it's 2"], "n": {"min": 50}}, {"n": []}]
+    filters += [
+        {"day": {"min": "2024-03", "max": "2024-05-20"}},
+        {"day": {"max": "2024-02-09"}, "k.图": {"min": "it's 1"}},
+    ]
     for asked in filters:
         for query in (Query("blue"), Query(image=encode_jpeg(picture(7)))):
             for candidates in (0, 10):
@@ -95,3 +106,25 @@ def test_a_server_that_is_not_there_is_told_of(run, tmp_path):
     pytest.importorskip("pymilvus")
     with pytest.raises(UserError, match="no Milvus server"):
         Index.build(run, pictures(range(2)), tmp_path / "out", milvus="http://127.0.0.1:9")
+
+
+def test_scores_of_what_milvus_finds_are_read_from_the_record(run, tmp_path):
+    index = Index.build(run, pictures(range(9)), tmp_path / "out")
+    index.remove(["p4"])
+    index._record.index_ids()
+    index._record.index_ids()  # once is enough
+    index.add(pictures([9]))  # after the index of ids was made
+    snapshot = index._record.snapshot(vectors=True)
+    queries = snapshot.vectors[[2, 7]]
+    named = [["p1", "p4", "p9", "p2"], [], ["p9", "p7"]]
+    found = _exactly(snapshot, torch.stack([queries[0], queries[0], queries[1]]), named)
+    assert not len(found[1][0])
+    assert not len(found[1][1])
+    for query, (near, scores), right in (
+        (queries[0], found[0], {"p1", "p9", "p2"}),
+        (queries[1], found[2], {"p9", "p7"}),
+    ):
+        assert set(snapshot.rows(near.numpy(), ["id"])["id"]) == right
+        torch.testing.assert_close(scores, snapshot.vectors[near] @ query)
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+    assert [len(near) for near, _ in _exactly(snapshot, queries, [["p4"], []])] == [0, 0]

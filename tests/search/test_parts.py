@@ -90,6 +90,29 @@ def test_budgets_and_mistakes(run, tmp_path):
             Index.build(run, [], tmp_path / "wrong", **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"), [({}, "float16"), ({"token_budget": 5}, "5 tokens"), ({"token_budget": 0}, "JPEG")]
+)
+def test_the_loss_told_at_a_build_is_that_of_its_scores(run, tmp_path, options, told):
+    lines: list[str] = []
+    rows = [*pictures(20), Picture(encode_jpeg(picture(99)), "p3", {"en": ["blue"]})]  # an id given twice is the last
+    index = Index.build(run, rows, tmp_path / "index", **options, say=lines.append)
+    line = next(line for line in lines if line.startswith("kept as"))
+    assert told in line
+    model = index.model
+    exact = model.encode_images([encode_jpeg(picture(99 if n == 3 else n)) for n in range(20)])[0]
+    searcher = Searcher(index)
+    differences = []
+    for text in ("red green", "blue"):
+        asked = model.encode_texts([text])
+        match = model.system.match(exact, asked.select(torch.zeros(20, dtype=torch.int64)))
+        right = model.system.rerank(match, (exact.pooled @ asked.pooled.T)[:, 0])
+        kept = {result.id: result.score for result in searcher.search([Query(text)], 20)[0].results}
+        differences += [abs(kept[f"p{n}"] - right[n].item()) for n in range(20)]
+    assert index.about["loss"]["largest"] == pytest.approx(max(differences), rel=0.02, abs=1e-6)
+    assert index.about["loss"]["pairs"] % 20 == 0
+
+
 @pytest.mark.parametrize("system", ["wukong", "tokenflow"])
 def test_token_wise_systems_score_the_shortlist_by_their_own_similarity(system, tmp_path):
     run = make_run(tmp_path / "run", system)

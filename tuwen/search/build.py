@@ -98,7 +98,7 @@ def build(
     _finish(index, record, exact, say)
     if index.about["run"] != str(Path(run).resolve()):  # the same weights in another place
         record.tell({"run": str(Path(run).resolve())})
-    if loss := probe.result():
+    if loss := probe.result(index):
         record.tell({"loss": loss})
         say(probe.line())
     if no_columns:
@@ -151,6 +151,7 @@ def _finish(index: Index, record: Record, exact: int, say: Callable[[str], None]
     if index.milvus is not None:
         with record.writing():
             index.milvus.sync(record)
+            record.index_ids()  # Milvus answers with ids
     elif index.about["width"] and record.table.count_rows() > exact:
         known = record.about.get("lance")
         if known is None or record.table.count_rows() > 2 * known["rows"]:

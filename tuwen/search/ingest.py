@@ -96,7 +96,7 @@ def first_stage_vectors(encoded: Encoded) -> Tensor | None:
 class Ingest:
     """One run of adding pictures. The caller holds `Record.writing`.
 
-    watch: called with (pictures, encoded) of every batch, before anything is cut or rounded.
+    watch: called with (ids, pictures, encoded) of every batch, before anything is cut or rounded.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Ingest:
         model: Model,
         layout: Layout,
         batch_size: int,
-        watch: Callable[[list[Picture], Encoded], None] | None = None,
+        watch: Callable[[list[str], list[Picture], Encoded], None] | None = None,
     ):
         self.record, self.model, self.layout, self.batch_size = record, model, layout, batch_size
         self.watch = watch
@@ -247,7 +247,7 @@ class Ingest:
         with torch.no_grad():
             encoded = self.model.system.encode_images(Images(pixels)).to("cpu")
         if self.watch is not None:
-            self.watch([picture for _, picture in rows], encoded)
+            self.watch([row.id for row, _ in rows], [picture for _, picture in rows], encoded)
         vectors = first_stage_vectors(encoded)
         self.pending.rows += [row for row, _ in rows]
         self.pending.vectors += [] if vectors is None else [vectors.float()]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from tuwen.data.corpus import text_id
 from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
 from tuwen.search.parts import Layout
+from tuwen.search.pictures import Picture
 
 if TYPE_CHECKING:
+    from tuwen.search.index import Index
     from tuwen.search.query import Searcher
 
 TOPS = (1, 5, 10)
@@ -28,27 +31,31 @@ class LossProbe:
 
     def __init__(self, model: Model, layout: Layout):
         self.model, self.layout = model, layout
-        self.pictures: list[Encoded] = []
+        self.pictures: dict[str, Encoded] = {}  # by the id of the entry
         self.texts: list[str] = []
         self.found: dict[str, float] = {}
 
-    def watch(self, pictures: Sequence, encoded: Encoded) -> None:
+    def watch(self, ids: Sequence[str], pictures: Sequence[Picture], encoded: Encoded) -> None:
         """Called with every batch of a build."""
-        room = SAMPLE - sum(map(len, self.pictures))
-        if room > 0 and self.layout.parts:
-            self.pictures.append(encoded.select(torch.arange(min(room, len(encoded)))))
-            texts = [text for picture in pictures[:room] for own in picture.texts.values() for text in list(own)[:1]]
-            self.texts += texts[: TEXTS - len(self.texts)]
+        if not self.layout.parts and not (self.layout.budget == 0 and self.model.system.can("match")):
+            return
+        for row, (name, picture) in enumerate(zip(ids, pictures, strict=True)):
+            if name in self.pictures or len(self.pictures) < SAMPLE:  # an id given twice is what it was last
+                self.pictures[name] = encoded.select(torch.tensor([row]))
+                texts = [text for own in picture.texts.values() for text in list(own)[:1]]
+                self.texts += texts[: TEXTS - len(self.texts)]
 
-    def result(self) -> dict[str, float]:
+    def result(self, index: "Index") -> dict[str, float]:
         """Differences of final scores ("pairs", "mean", "largest"), and the share of texts with the same best picture
         ("best_kept"); empty where there was too little to compare."""
-        if not self.pictures or not self.texts:
+        places = index.snapshot.among(list(self.pictures))
+        if not self.texts or len(places) < SAMPLE // 2:
             return {}
-        exact = Encoded.cat(self.pictures)
-        if len(exact) < SAMPLE // 2:
-            return {}
-        kept = self.layout.read(self.layout.write(exact), exact.pooled)
+        exact = Encoded.cat([self.pictures[name] for name in places])
+        positions = np.array(list(places.values()))
+        kept = index.encoded(index.snapshot, positions)
+        if kept.pooled is not None and not self.model.system.can("scores"):  # the first stage's score is the record's
+            kept = replace(kept, pooled=index.vectors(index.snapshot, positions))
         differences, same = [], []
         began = time.monotonic()
         for text in self.texts:
@@ -64,8 +71,9 @@ class LossProbe:
 
     def line(self) -> str:
         """The result for people."""
-        kept = self.layout.precision + (f", {self.layout.budget} tokens" if self.layout.budget else "")
-        found = self.found
+        layout, found = self.layout, self.found
+        kept = layout.precision + (f", {layout.budget} tokens" if layout.budget else "")
+        kept = "a JPEG, encoded again" if layout.budget == 0 else kept
         return (
             f"kept as {kept}: final scores of {found['pairs']:,} pairs are off by {found['mean']:.2g} on average, "
             f"{found['largest']:.2g} at most; {found['best_kept']:.0%} of texts keep their best picture"

@@ -70,7 +70,7 @@ class Milvus:
     def put(self, snapshot: Snapshot, ids: Sequence[str]) -> None:
         """Takes over the record's entries of these ids, if it has them."""
         for start in range(0, len(ids), BATCH):
-            self._put(snapshot.dataset, snapshot.among(ids[start : start + BATCH]).tolist())
+            self._put(snapshot.dataset, sorted(snapshot.among(ids[start : start + BATCH]).values()))
 
     def _put(self, dataset: Any, positions: Sequence[int]) -> None:
         fields = [name for name in dataset.schema.names if name.startswith(COLUMN)]
@@ -113,13 +113,22 @@ class Milvus:
         options: dict[str, Any] = {"search_params": {"params": {"ef": max(64, 2 * k)}}, "consistency_level": "Session"}
         found = self.client.search(self.collection, data=queries.tolist(), limit=k, filter=condition, **options)
         named = [[hit["id"] for hit in hits] for hits in found]
-        return [self._exactly(snapshot, query, ids) for query, ids in zip(queries, named, strict=True)]
+        return _exactly(snapshot, queries, named)
 
-    def _exactly(self, snapshot: Snapshot, query: Tensor, ids: list[str]) -> tuple[Tensor, Tensor]:
-        """Scores in float64 from the record's vectors; what the record no longer has is passed over."""
-        if not ids:
-            return torch.empty(0, dtype=torch.int64), torch.empty(0)
-        near = torch.from_numpy(snapshot.among(ids)).sort().values
-        vectors = as_matrix(snapshot.dataset.take(near.tolist(), columns=["vector"])["vector"])
-        scores, order = (vectors.double() @ query.double()).float().sort(descending=True, stable=True)
-        return near[order], scores
+
+def _exactly(snapshot: Snapshot, queries: Tensor, named: Sequence[Sequence[str]]) -> list[tuple[Tensor, Tensor]]:
+    """Positions and scores in float64 from the record's vectors, read once for all queries, best first.
+
+    What the record no longer has is passed over.
+    """
+    places = snapshot.among(list(dict.fromkeys(picture for ids in named for picture in ids)))
+    held = torch.tensor(sorted(places.values()), dtype=torch.int64)
+    if not len(held):
+        return [(torch.empty(0, dtype=torch.int64), torch.empty(0)) for _ in named]
+    vectors = as_matrix(snapshot.dataset.take(held.tolist(), columns=["vector"])["vector"]).double()
+    out = []
+    for query, ids in zip(queries.double(), named, strict=True):
+        near = torch.tensor(sorted(places[picture] for picture in ids if picture in places), dtype=torch.int64)
+        scores, order = (vectors[torch.searchsorted(held, near)] @ query).float().sort(descending=True, stable=True)
+        out.append((near[order], scores))
+    return out

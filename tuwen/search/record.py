@@ -71,9 +71,13 @@ class Snapshot:
         found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
         return self.positions(found["_rowid"].to_numpy())
 
-    def among(self, ids: Sequence[str]) -> np.ndarray:
-        """Positions of the pictures of these ids that are there, in no certain order."""
-        return self.where(f"id IN ({', '.join(map(literal, ids))})")
+    def among(self, ids: Sequence[str]) -> dict[str, int]:
+        """Positions of the pictures of these ids that are there."""
+        if not ids:
+            return {}
+        condition = f"id IN ({', '.join(map(literal, ids))})"
+        found = self.dataset.to_table(columns=["id"], filter=condition, with_row_id=True)
+        return dict(zip(found["id"].to_pylist(), self.positions(found["_rowid"].to_numpy()).tolist(), strict=True))
 
     def find(self, picture: str) -> int:
         """Position of a picture by its id.
@@ -204,8 +208,10 @@ class Record:
         self.table = self.database.open_table("pictures")
 
     def index_ids(self) -> None:
-        """Makes pictures be found by id without reading all ids."""
-        self.dataset().create_scalar_index("id", "BTREE", replace=True)
+        """Makes pictures be found by id without reading all ids; `tidy` keeps that up to date."""
+        dataset = self.dataset()
+        if not any(index["fields"] == ["id"] for index in dataset.list_indices()):
+            dataset.create_scalar_index("id", "BTREE")
 
     def tidy(self) -> None:
         """Joins small files and deletes what no version needs."""

@@ -233,9 +233,11 @@ class R2D2(System):
         return self.text_queries.first(texts.states["last"], texts.state_mask, images.states["last"], None)
 
     def image_over_text(self, images: Encoded, texts: Encoded) -> Tensor:
-        """[N, W]: image queries over text states, pooled."""
-        queries = self.image_to_fusion(images.states["last"])
-        return self.encoders.image.pool(self.image_queries(queries, None, texts.states["last"], texts.state_mask))
+        """[N, W]: image queries over text states, pooled; of a class token, all that matching reads."""
+        pair = self.image_to_fusion(images.states["last"]), None, texts.states["last"], texts.state_mask
+        if self.config.image.pool == "class":
+            return self.image_queries.first(*pair)
+        return self.encoders.image.pool(self.image_queries(*pair))
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
         if self.config.target_guided:
