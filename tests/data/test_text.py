@@ -67,6 +67,13 @@ def test_encoding_by_hand(bert):
     assert bert.pieces("dogs 红x") == ["dog", "##s", "红", "[UNK]"]
 
 
+def test_words_that_the_vocabulary_lacks(bert, trained):
+    assert bert.unknown_words("红色的 dog 貓 яблоко, 貓 RUNNING") == ["貓", "яблоко", ","]
+    assert bert.unknown_words("红") == bert.unknown_words("") == []
+    assert trained.unknown_words("a яблоко") == ["яблоко"]
+    assert trained.unknown_words("a dog is beside the cat") == []
+
+
 def test_cutting_keeps_the_separator_and_is_counted(bert):
     ids, mask = bert.encode(["a a a a a a a a a a", "a a a", "a"], 5)
     assert ids.tolist() == [[2, 8, 8, 8, 3], [2, 8, 8, 8, 3], [2, 8, 3, 0, 0]]

@@ -259,6 +259,7 @@ def as_json(query: str | None, found) -> dict[str, Any]:
         "results": results,
         "reranked": found.reranked,
         "complete": found.complete,
+        "unknown": found.unknown,
         "ms": found.ms,
     }
 
@@ -274,6 +275,7 @@ def _print_found(found, query: str) -> None:
         rows.append((str(place), result.id, f"{result.first:.3f}", f"{result.score:.3f}", text, result.image))
     print_table("", ("", "id", "first", "score", "text", "picture"), rows, whole=("id",))
     note = "" if found.complete else f"; out of time: {found.reranked} re-ranked, the rest by the first stage"
+    note += f"; not in the model's vocabulary: {', '.join(found.unknown[:8])}" if found.unknown else ""
     print(f"{found.ms:.0f} ms{note}", file=sys.stderr)
 
 

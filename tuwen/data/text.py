@@ -171,6 +171,13 @@ class Tokenizer:
         encodings = self._inner.encode_batch([normalise(text) for text in texts], add_special_tokens=False)
         return [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The parts of a text that the vocabulary does not have, each once, as they come."""
+        clean = normalise(text) if self.rules.get("normalise", True) else text
+        found = self._inner.encode(clean, add_special_tokens=False)
+        places = [place for place, i in zip(found.offsets, found.ids, strict=True) if i == self.vocabulary.unknown]
+        return list(dict.fromkeys(clean[start:end].strip() for start, end in places))
+
     @functools.cached_property
     def entries(self) -> frozenset[tuple[int, ...]]:
         """The dictionary's entries of two tokens or more, as ids."""

@@ -54,13 +54,15 @@ class Result:
 class Found:
     """results: best first. reranked: how many of them, the first ones, have the cross encoder's score; all others
     follow in the order of the first stage. complete: whether all candidates were re-ranked within the budget. ms: the
-    whole call's time, which concurrent queries share.
+    whole call's time, which concurrent queries share. unknown: words of the query that the model never reads, because
+    its vocabulary does not have them.
     """
 
     results: list[Result]
+    reranked: int
     complete: bool
     ms: float
-    reranked: int = 0
+    unknown: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -124,15 +126,16 @@ class Searcher:
         sql(filters, self.index.columns())  # told of before any work
         asked = [self._encode(query) for query in queries]
 
-        def answer(snapshot: Snapshot) -> list[tuple[list[Result], bool, int]]:
+        def answer(snapshot: Snapshot) -> list[tuple[list[Result], int, bool]]:
             self._first_stage(snapshot, asked, max(top, candidates), filters)
             if candidates and self.reranks:
                 self._rerank(snapshot, asked, candidates, None if budget_ms is None else began + budget_ms / 1000)
             return [self._found(snapshot, one, top) for one in asked]
 
         found = self.index.read(answer)
+        unknown = [[] if one.text is None else self.model.tokenizer.unknown_words(one.text) for one in queries]
         ms = (monotonic() - began) * 1000
-        return [Found(results, complete, ms, reranked) for results, complete, reranked in found]
+        return [Found(*one, ms=ms, unknown=words) for one, words in zip(found, unknown, strict=True)]
 
     @torch.no_grad()
     def similar(self, id: str, top: int = 10, filters: Filters | None = None) -> Found:
@@ -154,7 +157,7 @@ class Searcher:
             one.near, one.first = one.near[own][:top], one.first[torch.from_numpy(own)][:top]
             return self._found(snapshot, one, top)[0]
 
-        return Found(self.index.read(answer), True, (monotonic() - began) * 1000)
+        return Found(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
 
     @torch.no_grad()
     def scores(self, text: str) -> tuple[Tensor, Tensor]:
@@ -285,8 +288,8 @@ class Searcher:
 
     # ---- answers
 
-    def _found(self, snapshot: Snapshot, one: _Asked, top: int) -> tuple[list[Result], bool, int]:
-        """(results, complete, reranked)."""
+    def _found(self, snapshot: Snapshot, one: _Asked, top: int) -> tuple[list[Result], int, bool]:
+        """(results, reranked, complete)."""
         final = one.final.numpy() if len(one.final) else np.full(len(one.near), np.nan)
         done = ~np.isnan(final)
         order = np.lexsort((one.near, -np.where(done, final, one.first.numpy()), ~done))[:top]
@@ -295,7 +298,7 @@ class Searcher:
             Result(**row, first=float(one.first[k]), score=float(final[k] if done[k] else one.first[k]))
             for k, row in zip(order.tolist(), told, strict=True)
         ]
-        return results, int(done.sum()) == one.depth, int(done[order].sum())
+        return results, int(done[order].sum()), int(done.sum()) == one.depth
 
 
 def _length(text: Encoded | None) -> int:

@@ -28,6 +28,8 @@ def test_a_text_finds_what_the_searcher_finds(client, searcher, text):
     assert found(answer) == found_directly(searcher, Query(text=text), top=6, candidates=10)
     assert answer.json()["complete"] is True
     assert answer.json()["reranked"] == 6
+    assert answer.json()["unknown"] == searcher.model.tokenizer.unknown_words(text)
+    assert ("🐦" in answer.json()["unknown"]) is (text == "🐦")
 
 
 def test_results_carry_texts_and_columns_but_no_path(client):

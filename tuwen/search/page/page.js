@@ -69,6 +69,7 @@ function sayFound() {
   const pieces = [count ? said("found", count, Math.round(found.ms)) : said("none")];
   if (wanted.like) pieces.unshift(said("like"));
   if (!found.complete) pieces.push(said("incomplete"));
+  if (found.unknown.length) pieces.push(said("unknown", found.unknown.slice(0, 8).join(", ")));
   say(pieces.join(" · "));
 }
 

@@ -10,6 +10,7 @@ const WORDS = {
     found: (n, ms) => `${n} result${n === 1 ? "" : "s"} in ${ms} ms`, none: "Nothing found",
     incomplete: "time ran out before all were re-ranked", like: "Pictures like the chosen one",
     searching: "Searching…", busy: "The service is busy; trying again…", unreachable: "The service does not answer",
+    unknown: (words) => `not in the model's vocabulary: ${words}`,
     noPicture: "That is no picture file", locked: "This service needs a key", result: (n, text) => `Result ${n}: ${text}`,
   },
   zh: {
@@ -21,6 +22,7 @@ const WORDS = {
     found: (n, ms) => `${n} 个结果，用时 ${ms} 毫秒`, none: "没有找到",
     incomplete: "时间已到，未全部精排", like: "与所选图片相似的图片",
     searching: "正在搜索…", busy: "服务繁忙，正在重试…", unreachable: "服务没有响应",
+    unknown: (words) => `模型词表中没有：${words}`,
     noPicture: "这不是图片文件", locked: "此服务需要密钥", result: (n, text) => `结果 ${n}：${text}`,
   },
 };

@@ -65,10 +65,11 @@ class Result(BaseModel):
 class Found(BaseModel):
     """The answer to a search."""
 
-    model_config = example({"results": [RESULT], "reranked": 1, "complete": True, "ms": 41.7})
+    model_config = example({"results": [RESULT], "reranked": 1, "complete": True, "unknown": [], "ms": 41.7})
     results: Sequence[Result] = Field(description="the re-ranked ones first, each kind in the order of its scores")
     reranked: int = Field(description="how many of the results were re-ranked")
     complete: bool = Field(description="false: time ran out before all candidates were re-ranked")
+    unknown: Sequence[str] = Field(description="words of the query that the model's vocabulary does not have")
     ms: float = Field(description="time in the service, its wait included")
 
 

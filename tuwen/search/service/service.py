@@ -111,7 +111,9 @@ class Service:
             for result in found.results
         ]
         ms = round(1000 * (time.monotonic() - start), 1)
-        return messages.Found(results=results, reranked=found.reranked, complete=found.complete, ms=ms)
+        return messages.Found(
+            results=results, reranked=found.reranked, complete=found.complete, unknown=found.unknown, ms=ms
+        )
 
     async def explain(self, id: str, text: str) -> messages.Explained:
         """Where each word matched."""
