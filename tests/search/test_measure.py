@@ -35,6 +35,20 @@ def test_by_hand():
     assert found["two_stage"]["1"]["kept10"] == pytest.approx(100 * (1 / 6 + 1 / 6) / 2)
 
 
+class Whole:
+    """The same pictures' final scores where nothing was pooled."""
+
+    def scores(self, text):
+        return None, torch.tensor([1.0, 2, 3, 4, 6, 5])
+
+
+def test_by_hand_against_another_index():
+    found = two_stage_recall(Told(), ["a"], [[5]], candidates=(1, 6), exact=Whole())
+    assert found["full"] == {"r1": 0.0, "r5": 100.0, "r10": 100.0}  # 4 5 3 2 1 0
+    assert found["two_stage"]["6"] == {"r1": 100, "r5": 100, "r10": 100, "kept1": 0, "kept5": 100, "kept10": 100}
+    assert found["two_stage"]["1"]["kept5"] == 0.0
+
+
 def test_full_scores_are_those_of_a_search(run, tmp_path):
     pictures = [Picture(encode_jpeg(picture(n)), f"p{n}", {"en": ["blue" if n % 2 else "red"]}) for n in range(20)]
     searcher = Searcher(Index.build(run, pictures, tmp_path / "out"))

@@ -73,9 +73,7 @@ def _add_search(commands) -> None:
     search.add_argument("--budget-ms", metavar="MS", type=positive, help="stop re-ranking when this time is up")
     where = "metadata: name=value, name=a|b (one of them), name=5..10, 5.. or ..10 (numbers, and dates as 2024-05-31)"
     search.add_argument("--where", metavar="NAME=VALUE", nargs="+", default=[], help=where)
-    _add_token(search)
-    moved = "where the run is, if it moved since the index was built"
-    search.add_argument("--run", metavar="RUN", dest="run_folder", type=Path, help=moved)
+    add_opening(search)
     search.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -86,18 +84,16 @@ def _add_recall(commands) -> None:
     recall.add_argument(
         "--queries", metavar="N", type=positive, default=50, help="of the index's own texts (default 50)"
     )
-    recall.add_argument("--run", metavar="RUN", dest="run_folder", type=Path, help="where the run is, if it moved")
+    add_opening(recall)
     recall.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_recall(args) -> None:
-    from tuwen.search.index import Index
     from tuwen.search.measure import CANDIDATES, own_texts, two_stage_recall
     from tuwen.search.query import Query, Searcher
-    from tuwen.training.parallel import device
 
     with only_json(args.json):
-        searcher = Searcher(Index.open(args.index, run=args.run_folder, device=str(device("auto"))))
+        searcher = Searcher(open_index(args))
         texts, right = own_texts(searcher, args.queries)
         if not texts or not searcher.reranks:
             raise UserError(f"{args.index}: recall needs pictures with texts and a system that re-ranks")
@@ -159,6 +155,21 @@ def run_embed(args) -> None:
         return
     left_out = "".join(f", {count:,} {reason}" for reason, count in told.broken.items())
     print(f"{told.pictures:,} vectors in {told.parts:,} files, {told.made:,} of them made now{left_out}; {args.out}")
+
+
+def add_opening(command) -> None:
+    """What `open_index` reads besides `args.index`."""
+    moved = "where the run is, if it moved since the index was built"
+    command.add_argument("--run", dest="run_folder", metavar="RUN", type=Path, help=moved)
+    _add_token(command)
+
+
+def open_index(args):
+    """The index that a command is about."""
+    from tuwen.search.index import Index
+    from tuwen.training.parallel import device
+
+    return Index.open(args.index, run=args.run_folder, device=str(device("auto")), token=args.token)
 
 
 def _add_token(command) -> None:
@@ -224,14 +235,12 @@ def _print_built(built, as_json: bool) -> None:
 
 
 def run_search(args) -> None:
-    from tuwen.search.index import Index
     from tuwen.search.query import Query, Searcher
-    from tuwen.training.parallel import device
 
     if (args.similar is not None) == (args.query is not None or args.image is not None):
         args.parser.error("give a QUERY, --image, or both; or else --similar")
     with only_json(args.json):
-        index = Index.open(args.index, run=args.run_folder, device=str(device("auto")), token=args.token)
+        index = open_index(args)
         searcher = Searcher(index)
         filters = parse_where(args.where, index.columns())
         if args.similar is not None:

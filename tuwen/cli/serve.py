@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tuwen.cli.parser import add_command, positive
-from tuwen.cli.search import whole
+from tuwen.cli.search import add_opening, open_index, whole
 from tuwen.errors import UserError
 
 SERVE = """\
@@ -32,8 +32,7 @@ def _add_serve(commands) -> None:
     keys.add_argument("--no-keys", action="store_true", help="on loopback alone: all on this machine may do anything")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0: a free one (default 8000)")
-    moved = "where the run is, if it moved since the index was built"
-    serve.add_argument("--run", dest="run_folder", metavar="RUN", type=Path, help=moved)
+    add_opening(serve)
     serve.add_argument("--candidates", metavar="K", type=whole, help="pictures a search re-ranks (default 64)")
     serve.add_argument("--budget-ms", metavar="MS", type=positive, help="time of a search, its wait included")
     serve.add_argument("--batch", metavar="N", type=positive, help="searches done together (default 16)")
@@ -85,10 +84,8 @@ def settings_of(args):
 
 def _searcher(args):
     """The searcher of an index, after a first search, so that the first request finds everything loaded."""
-    from tuwen.search.index import Index
     from tuwen.search.query import Query, Searcher
-    from tuwen.training.parallel import device
 
-    searcher = Searcher(Index.open(args.index, run=args.run_folder, device=str(device("auto"))))
+    searcher = Searcher(open_index(args))
     searcher.search([Query(text="?")], top=1)
     return searcher

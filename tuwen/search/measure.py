@@ -102,10 +102,14 @@ def two_stage_recall(
     right: Sequence[Sequence[int]],
     candidates: Sequence[int] = CANDIDATES,
     track: Callable[[Iterable], Iterable] = iter,
+    exact: "Searcher | None" = None,
 ) -> dict[str, Any]:
     """How much of an exact full re-ranking remains when the first stage leaves only k candidates to it.
 
-    right: for each text, the positions of the pictures it is right for. {"queries", "full": {"r1", "r5", "r10"},
+    right: for each text, the positions of the pictures it is right for. exact: another index of the same pictures in
+    the same order, whose full re-ranking is the measure, as of tokens that were not pooled (default: this one's own).
+
+    {"queries", "full": {"r1", "r5", "r10"},
     "two_stage": {k: {"r1", "r5", "r10", "kept1", "kept5", "kept10"}}}, in percent: r is the share of texts with a right
     picture among the first results; kept the share of the full re-ranking's first results that are among two stages'.
     Every picture is matched with every text: scores do not depend on what is matched beside, so all k follow from it.
@@ -114,8 +118,9 @@ def two_stage_recall(
     kept: dict[int, list[list[float]]] = {k: [] for k in candidates}
     for text, own in zip(track(texts), right, strict=True):
         first, final = (scores.numpy() for scores in searcher.scores(text))
+        whole = final if exact is None else exact.scores(text)[1].numpy()
         near = np.argsort(-first, kind="stable")
-        best = np.argsort(-final, kind="stable")[: max(TOPS)]
+        best = np.argsort(-whole, kind="stable")[: max(TOPS)]
         hits[None].append([bool(np.isin(best[:top], own).any()) for top in TOPS])
         for k in candidates:
             short = np.sort(near[:k])
