@@ -55,7 +55,7 @@ def test_engines_give_what_torch_gives(run, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "system",
-    ["clip", "albef", "prd2", "blip", "cookie", "wukong", "tokenflow", "flava", "bridgetower", "ernie_unix2"],
+    ["clip", "albef", "r2d2", "prd2", "blip", "cookie", "wukong", "tokenflow", "flava", "bridgetower", "ernie_unix2"],
 )
 def test_every_system_exports_for_any_number_of_rows(system, tmp_path):
     """Some 20 seconds a system, in processes of their own, as the command line runs."""
