@@ -113,6 +113,15 @@ def test_the_loss_told_at_a_build_is_that_of_its_scores(run, tmp_path, options, 
     assert index.about["loss"]["pairs"] % 20 == 0
 
 
+@pytest.mark.parametrize(("system", "told"), [("wukong", True), ("clip", False)])
+def test_pictures_encoded_again_have_a_loss_where_they_are_scored_again(system, told, tmp_path):
+    run = make_run(tmp_path / "run", system)
+    index = Index.build(run, pictures(20), tmp_path / "index", token_budget=0)
+    assert ("loss" in index.about) is told
+    if told:
+        assert 0 < index.about["loss"]["largest"] < 0.1
+
+
 @pytest.mark.parametrize("system", ["wukong", "tokenflow"])
 def test_token_wise_systems_score_the_shortlist_by_their_own_similarity(system, tmp_path):
     run = make_run(tmp_path / "run", system)

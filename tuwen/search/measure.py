@@ -37,7 +37,8 @@ class LossProbe:
 
     def watch(self, ids: Sequence[str], pictures: Sequence[Picture], encoded: Encoded) -> None:
         """Called with every batch of a build."""
-        if not self.layout.parts and not (self.layout.budget == 0 and self.model.system.can("match")):
+        again = self.layout.budget == 0 and (self.model.system.can("match") or self.model.system.can("scores"))
+        if not self.layout.parts and not again:
             return
         for row, (name, picture) in enumerate(zip(ids, pictures, strict=True)):
             if name in self.pictures or len(self.pictures) < SAMPLE:  # an id given twice is what it was last
