@@ -35,9 +35,9 @@ from torch import Tensor
 import tuwen
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import all_texts
+from tuwen.exchange.importing import import_model
+from tuwen.exchange.onnx import export_onnx
 from tuwen.training.start import compile_blocks
-from tuwen.weights.importing import import_model
-from tuwen.weights.onnx import export_onnx
 
 RESULT = Path(__file__).parent / "results" / "embed_speed.json"
 BATCH = {"pictures": 16, "texts": 64}

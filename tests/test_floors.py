@@ -23,7 +23,7 @@ FLOORS = {
     "explain": 6,
     "search": 7,
     "benchmark": 7,
-    "weights": 8,
+    "exchange": 8,
     "cli": 9,
 }
 FREE = {"errors", "config"}  # below every floor

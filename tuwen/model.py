@@ -24,7 +24,7 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import Engine
 from tuwen.nn.generation import Generation
-from tuwen.nn.weights.languages import LANGUAGES
+from tuwen.nn.published.languages import LANGUAGES
 from tuwen.systems.system import System
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from tests.systems.common import PROGRESS, VOCABULARY, build, example, gradients, watched
 from tuwen.data.batch import Images
 from tuwen.nn.fusion import BridgedEncoder
+from tuwen.nn.published import bridgetower as names
+from tuwen.nn.published.names import inward, outward
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
-from tuwen.nn.weights import bridgetower as names
-from tuwen.nn.weights.names import inward, outward
 from tuwen.objectives import contrastive as objective
 from tuwen.systems.bridgetower import BridgeTower, BridgeTowerConfig, vqa_loss
 

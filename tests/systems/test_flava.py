@@ -11,9 +11,9 @@ from tests.systems.common import PROGRESS, VOCABULARY, build, example, gradients
 from tuwen.data.batch import Images, Spans
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.patch_codes import CodeEncoder, CodesConfig, load_codes, map_pixels
+from tuwen.nn.published import flava as names
+from tuwen.nn.published.names import inward, outward
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
-from tuwen.nn.weights import flava as names
-from tuwen.nn.weights.names import inward, outward
 from tuwen.systems.flava import FLAVA, FLAVAConfig
 from tuwen.systems.system import Progress
 

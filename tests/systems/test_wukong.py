@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from tests.exchange.checkpoints import randomised, saved
 from tests.systems.common import PROGRESS, build, example, gradients, random, shaken
-from tests.weights.checkpoints import randomised, saved
 from tuwen.data.batch import Texts
 from tuwen.nn.backbones import normalised
+from tuwen.nn.published.towers import image_weights
 from tuwen.nn.sizes import size
-from tuwen.nn.weights.towers import image_weights
 from tuwen.objectives.contrastive import directional_contrastive
 from tuwen.similarity.reduced import TokenReduction
 from tuwen.training import optim

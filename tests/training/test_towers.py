@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.weights.checkpoints import TEXT, VISION, randomised, saved
+from tests.exchange.checkpoints import TEXT, VISION, randomised, saved
 from tuwen.benchmark import compare as module
 from tuwen.benchmark.compare import compare
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.errors import UserError
+from tuwen.nn.published.files import tensors_of
+from tuwen.nn.published.towers import image_weights, text_weights
 from tuwen.nn.sizes import ImageTowerConfig
 from tuwen.nn.towers import ImageTower, TextTower
-from tuwen.nn.weights.files import tensors_of
-from tuwen.nn.weights.towers import image_weights, text_weights
 from tuwen.training import towers
 from tuwen.training.towers import Published
 

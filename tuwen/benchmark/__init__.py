@@ -1,0 +1,1 @@
+"""Systems compared: the runs of a comparison, its statistics, its report."""

@@ -244,7 +244,7 @@ def run_check(args) -> int:
     with only_json(args.json):
         findings = _checked(args)
     if args.page:
-        from tuwen.data.check_page import write_page
+        from tuwen.data.curate.check_page import write_page
 
         print(write_page(findings, args.page), file=sys.stderr)
     if args.json:
@@ -257,8 +257,8 @@ def run_check(args) -> int:
 
 
 def _checked(args):
-    from tuwen.data.check import check
-    from tuwen.data.quality import Limits
+    from tuwen.data.curate.check import check
+    from tuwen.data.curate.quality import Limits
     from tuwen.data.text import Tokenizer
 
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
@@ -269,7 +269,7 @@ def _checked(args):
 
 
 def run_clean(args) -> None:
-    from tuwen.data.clean import clean
+    from tuwen.data.curate.clean import clean
 
     kinds = [kind.strip().replace("_", " ") for kind in args.drop.split(",") if kind.strip()]
     if not kinds and not args.simplify and not args.half_width:
@@ -282,7 +282,7 @@ def run_clean(args) -> None:
 
 
 def run_clicks(args) -> None:
-    from tuwen.data.clicks import Rule, by_clicks, select_log
+    from tuwen.data.curate.clicks import Rule, by_clicks, select_log
     from tuwen.data.open import open_corpus, splits_of
     from tuwen.data.shards import write
 
@@ -298,7 +298,7 @@ def run_clicks(args) -> None:
 
 
 def run_show(args) -> None:
+    from tuwen.data.curate.show import contact_sheet
     from tuwen.data.open import open_corpus
-    from tuwen.data.show import contact_sheet
 
     print(contact_sheet(open_corpus(args.corpus, args.split, "skip"), args.out, args.count))

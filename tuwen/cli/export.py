@@ -19,7 +19,7 @@ def add_to(commands) -> None:
 
 
 def run(args) -> None:
-    from tuwen.weights.onnx import export_onnx
+    from tuwen.exchange.onnx import export_onnx
 
     with only_json(args.json):
         found = export_onnx(args.run_folder, args.int8)

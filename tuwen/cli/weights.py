@@ -27,7 +27,7 @@ def add_to(commands) -> None:
 
 
 def run_import(args) -> None:
-    from tuwen.weights.importing import import_model
+    from tuwen.exchange.importing import import_model
 
     with only_json(args.json):
         report = import_model(args.source, args.out, args.layout, args.tokenizer)
@@ -40,7 +40,7 @@ def run_import(args) -> None:
 
 
 def run_export(args) -> None:
-    from tuwen.weights.exporting import export_model
+    from tuwen.exchange.exporting import export_model
 
     with only_json(args.json):
         architecture = export_model(args.run_folder, args.out)

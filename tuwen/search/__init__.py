@@ -1,0 +1,1 @@
+"""Two-stage search over one's own pictures: index, query, service, page."""

@@ -1,0 +1,1 @@
+"""Scores between token sequences, as pure functions."""

@@ -16,9 +16,9 @@ from tuwen.data.sources import PAIRS, languages_of
 from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
+from tuwen.nn.published.tokenizer import trimmed
 from tuwen.nn.towers import ImageTower
 from tuwen.nn.transformer import Block
-from tuwen.nn.weights.tokenizer import trimmed
 from tuwen.systems.system import System
 from tuwen.training import checkpoint, log, parallel, towers
 from tuwen.training.config import RunConfig

@@ -20,10 +20,10 @@ from tuwen.errors import UserError
 from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.features import FeatureStore, TextFeatures
 from tuwen.nn.locked import Lockable
+from tuwen.nn.published.names import Report
+from tuwen.nn.published.tokenizer import rows_of
+from tuwen.nn.published.towers import image_weights, text_weights
 from tuwen.nn.towers import ImageTower, TextTower
-from tuwen.nn.weights.names import Report
-from tuwen.nn.weights.tokenizer import rows_of
-from tuwen.nn.weights.towers import image_weights, text_weights
 from tuwen.training.config import RunConfig
 
 read_image = functools.lru_cache(maxsize=2)(image_weights)
@@ -53,8 +53,8 @@ class Published(NamedTuple):
 def model_changes(model: Any, image: str | None, text: str | None, lock: tuple[str, ...] = ()) -> dict[str, Any]:
     """Settings by dotted name that give a system's config the towers of published weights.
 
-    image, text: where they are (see `tuwen.nn.weights.towers`). lock: "image", "text". A cross encoder over the text's
-    states takes the text tower's width.
+    image, text: where they are (see `tuwen.nn.published.towers`). lock: "image", "text". A cross encoder over the
+    text's states takes the text tower's width.
 
     Raises:
         UserError: nothing there, or a system without such a tower in its config.

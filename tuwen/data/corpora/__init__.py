@@ -1,0 +1,1 @@
+"""Readers: every form of corpus becomes rows."""

@@ -1,0 +1,94 @@
+"""Exported towers against torch: difference, dynamic sizes, stale and missing exports, 8 bits."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import tuwen
+from tuwen import cli
+from tuwen.errors import UserError
+from tuwen.exchange.onnx import export_onnx
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+TEXTS = ["a dog", "一只很大的狗在草地上奔跑", "two red boats on the water " * 3]
+
+
+def made(system, folder):
+    words = f"train {system} --corpus scenes:count=40 --out {folder} --size tiny --steps 1"
+    assert cli.main([*words.split(), "--set", "train.batch_size=4", "data.workers=0"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made("r2d2", tmp_path_factory.mktemp("onnx") / "run")
+
+
+def pictures():
+    return [Image.new("RGB", (50 + 9 * k, 40), (40 * k, 90, 200 - 30 * k)) for k in range(5)]
+
+
+def test_engines_give_what_torch_gives(run, capsys):
+    assert cli.main(["export", str(run), "--format", "onnx", "--int8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["parts"]
+    assert set(found) == {f"{part}{end}" for part in ("image", "text", "rerank") for end in ("", ".int8")}
+    assert all(found[part]["difference"] < 1e-4 for part in ("image", "text", "rerank"))
+    want = tuwen.load(run).embed(pictures(), TEXTS)
+    for engine in ("onnx", "openvino"):
+        got = tuwen.load(run, engine=engine).embed(pictures(), TEXTS, batch_size=2)
+        torch.testing.assert_close(got.images, want.images, rtol=0, atol=1e-4)
+        torch.testing.assert_close(got.texts, want.texts, rtol=0, atol=1e-4)
+    for engine in ("onnx", "openvino"):
+        small = tuwen.load(run, engine=engine, int8=True).embed(pictures(), TEXTS)
+        assert (small.images * want.images).sum(1).min() > 0.98
+        assert (small.texts * want.texts).sum(1).min() > 0.98
+        assert not torch.equal(small.images, want.images), "8 bits must differ"
+    with pytest.raises(UserError, match="rank needs"):
+        tuwen.load(run, engine="onnx").rank(pictures(), TEXTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "system",
+    ["clip", "albef", "r2d2", "prd2", "blip", "cookie", "wukong", "tokenflow", "flava", "bridgetower", "ernie_unix2"],
+)
+def test_every_system_exports_for_any_number_of_rows(system, tmp_path):
+    """Some 20 seconds a system, in processes of their own, as the command line runs."""
+    run = tmp_path / "run"
+    words = f"train {system} --corpus scenes:count=40 --out {run} --size tiny --steps 1"
+    for command in (
+        [*words.split(), "--set", "train.batch_size=4", "data.workers=0"],
+        ["export", str(run), "--format", "onnx"],
+    ):
+        subprocess.run([sys.executable, "-m", "tuwen", *command], check=True, capture_output=True)
+    found = json.loads((run / "onnx" / "export.json").read_text())["parts"]
+    assert {"image", "text"} <= set(found)
+    assert max(part["difference"] for part in found.values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_system_that_reads_spans_is_refused(tmp_path):
+    made("bagformer", tmp_path / "run")
+    with pytest.raises(UserError, match=r"text of bagformer cannot be exported to ONNX.*without spans"):
+        export_onnx(tmp_path / "run")
+
+
+def test_an_export_of_other_weights_is_refused(run, tmp_path):
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    shutil.rmtree(other / "onnx", ignore_errors=True)
+    with pytest.raises(UserError, match="no export there"):
+        tuwen.load(other, engine="onnx")
+    (other / "onnx").mkdir()
+    (other / "onnx" / "export.json").write_text('{"weights": "0"}')
+    with pytest.raises(UserError, match="other weights"):
+        tuwen.load(other, engine="onnx")
+    with pytest.raises(UserError, match="no engine 'tensorrt'"):
+        tuwen.load(other, engine="tensorrt")

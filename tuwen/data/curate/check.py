@@ -1,0 +1,213 @@
+"""What is wrong with a corpus, what is remarkable in it, and what it holds: every split, with files and lines."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from tuwen.data.corpora.files import EVERY, NoRows
+from tuwen.data.corpus import Corpus
+from tuwen.data.curate.check_split import Contents, Found, SplitReader
+from tuwen.data.curate.quality import Limits, near_hashes, near_texts
+from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.text import Tokenizer
+
+KINDS = (
+    *("leak", "duplicate picture", "similar picture", "similar picture in another split"),
+    *("picture in another corpus", "similar picture in another corpus", "similar text", "other language"),
+    *("truncated text", "small picture", "extreme picture", "grey picture", "empty picture"),
+)  # what may be found of rows that can be used
+SHOWN = 30  # faults printed; the JSON has them all
+LEAK = "its picture is in split {split} too ({place}); keep it in one split"
+ELSEWHERE = "its picture is in {place} too"
+
+
+@dataclass
+class Findings:
+    """What `check` found. Faults are wrong; remarks may be so: they are counted, and `clean` acts on them.
+
+    shared: for each two splits, how many pictures, texts, and pairs of both they have in common. Each shared picture
+        is a fault ("leak"), as it flatters a test.
+    corpora: what was read, by label.
+    """
+
+    location: str
+    faults: list[Found] = field(default_factory=list)
+    remarks: list[Found] = field(default_factory=list)
+    splits: dict[str, Contents] = field(default_factory=dict)
+    shared: dict[str, dict[str, int]] = field(default_factory=dict)
+    corpora: dict[str, Corpus] = field(default_factory=dict, repr=False)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Faults by reason, the most frequent first."""
+        return dict(Counter(fault.reason for fault in self.faults).most_common())
+
+    @property
+    def remarkable(self) -> dict[str, int]:
+        """Remarks by reason, the most frequent first."""
+        return dict(Counter(remark.reason for remark in self.remarks).most_common())
+
+    def __bool__(self) -> bool:
+        """Whether there are faults."""
+        return bool(self.faults)
+
+    def to_json(self) -> dict[str, Any]:
+        named = ("location", "faults", "remarks", "splits", "shared")
+        plain = {name: _plain(getattr(self, name)) for name in named}
+        return {**plain, "reasons": self.reasons, "remarkable": self.remarkable}
+
+    def __rich__(self) -> Group:
+        parts: list[Any] = [self._contents()]
+        for pair, common in self.shared.items():
+            parts.append(Text(f"{pair} share {', '.join(f'{n} {what}' for what, n in common.items())}"))
+        if self.remarks:
+            counts = ", ".join(f"{count} {reason}" for reason, count in self.remarkable.items())
+            parts.append(Text(f"{counted(self.remarks, 'remark')}: {counts}", style="yellow"))
+        if not self.faults:
+            return Group(*parts, Text("no faults", style="green"))
+        counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+        parts.append(Text(f"{counted(self.faults, 'fault')}: {counts}", style="red"))
+        parts += [Text(fault.message) for fault in self.faults[:SHOWN]]
+        if len(self.faults) > SHOWN:
+            parts.append(Text(f"... and {len(self.faults) - SHOWN} more; --json lists all"))
+        return Group(*parts)
+
+    def _contents(self) -> Table:
+        table = Table(title=Text(self.location), title_justify="left")
+        table.add_column("")
+        for split in self.splits:
+            table.add_column(Text(split), justify="right")
+        for name in (one.name for one in dataclasses.fields(Contents)):
+            values = [_shown(getattr(contents, name)) for contents in self.splits.values()]
+            if any(value not in ("", "0") for value in values):
+                table.add_row(name.replace("_", " "), *map(Text, values))
+        return table
+
+
+def counted(found: Sequence[Found], word: str) -> str:
+    """As in "1 fault", "2 faults"."""
+    return f"{len(found)} {word}{'' if len(found) == 1 else 's'}"
+
+
+def check(
+    location: str | Path,
+    tokenizer: Tokenizer | None = None,
+    quiet: bool = False,
+    length: int | None = None,
+    against: Sequence[str | Path] = (),
+    limits: Limits | None = None,
+) -> Findings:
+    """Every fault of every split of the corpus at a location, remarks, and what the splits hold. Decodes every picture.
+
+    tokenizer: counts tokens too. length: most tokens a text, special ones included; longer ones are remarked on.
+    quiet: no progress bar (there is none off a terminal either). against: other corpora, in which its pictures are
+    looked for; their own faults are not told.
+
+    Raises:
+        UserError: there is no corpus at all.
+    """
+    limits = limits or Limits()
+    findings = Findings(str(location))
+    faults: dict[Found, None] = {}  # a broken line is found again in every split
+    opened: list[SplitReader] = []
+    for split in splits_of(location) or (EVERY,):
+        try:
+            corpus = open_corpus(location, split, on_bad="skip")
+        except NoRows as error:
+            faults.update((Found(fault.reason, str(fault)), None) for fault in error.faults)
+            if not error.faults:
+                faults[Found("no rows", str(error))] = None
+            continue
+        faults.update((Found(fault.reason, str(fault)), None) for fault in getattr(corpus, "faults", ()))
+        reader = SplitReader(corpus, split, tokenizer, length, limits)
+        opened.append(reader)
+        for wrong, remarkable in _rows(reader, quiet):
+            faults.update(dict.fromkeys(wrong))
+            findings.remarks += remarkable
+        findings.splits[split] = reader.contents()
+    for first, second in itertools.combinations(opened, 2):
+        findings.shared[f"{first.corpus.split} and {second.corpus.split}"] = first.shared(second)
+        faults.update(dict.fromkeys(second.copies(first, "leak", LEAK)))
+    others = [reader for other in against for reader in _read_other(other, limits, quiet)]
+    for reader, other in itertools.product(opened, others):
+        findings.remarks += reader.copies(other, "picture in another corpus", ELSEWHERE)
+    known = {(one.split, one.row) for one in (*faults, *findings.remarks) if one.other}
+    findings.remarks += [one for one in _similar_pictures(opened, others, limits) if (one.split, one.row) not in known]
+    findings.remarks += _similar_texts(opened, limits)
+    findings.faults = list(faults)
+    findings.corpora = {reader.label: reader.corpus for reader in (*opened, *others)}
+    return findings
+
+
+def _rows(reader: SplitReader, quiet: bool) -> Iterator[tuple[list[Found], list[Found]]]:
+    console = Console(stderr=True)
+    hidden = quiet or not console.is_terminal
+    rows = track(range(len(reader.corpus)), reader.label, console=console, transient=True, disable=hidden)
+    return (reader.read(row) for row in rows)
+
+
+def _read_other(location: str | Path, limits: Limits, quiet: bool) -> Iterator[SplitReader]:
+    for split in splits_of(location):
+        corpus = open_corpus(location, split, on_bad="skip")
+        reader = SplitReader(corpus, f"{corpus.name} {split}", None, None, limits)
+        for _ in _rows(reader, quiet):
+            pass
+        yield reader
+
+
+def _similar_pictures(opened: list[SplitReader], others: list[SplitReader], limits: Limits) -> Iterator[Found]:
+    """Rows whose picture looks like an earlier one: of the split, of an earlier split, or of another corpus."""
+    held = [(reader, row, value) for reader in (*others, *opened) for row, value in reader.hashes]
+    first: dict[int, int] = {}
+    pairs = [(first.setdefault(value, at), at) for at, (_, _, value) in enumerate(held)]
+    pairs = [(one, two) for one, two in pairs if one != two]
+    values = list(first)
+    pairs += [(first[values[one]], first[values[two]]) for one, two in near_hashes(values, limits.distance)]
+    told: set[int] = set()
+    for one, two in sorted((min(pair), max(pair)) for pair in pairs):
+        reader, row, value = held[two]
+        source, there, near = held[one]
+        if two in told or reader in others:
+            continue
+        told.add(two)
+        reason = "similar picture"
+        if source is not reader:
+            reason += " in another corpus" if source in others else " in another split"
+        what = f"looks like {source.place(there)} ({(value ^ near).bit_count()} of 64 bits differ)"
+        yield reader.found(row, reason, what, other=(source.label, there))
+
+
+def _similar_texts(opened: list[SplitReader], limits: Limits) -> Iterator[Found]:
+    """Texts that are nearly one of an earlier row of the same split."""
+    for reader in opened:
+        texts = list(reader.texts_at)
+        told: set[int] = set()
+        for one, two in near_texts(texts, limits.likeness):
+            row, there = reader.texts_at[texts[two]], reader.texts_at[texts[one]]
+            if two not in told and row != there:
+                told.add(two)
+                what = f"{texts[two][:80]!r} is nearly {texts[one][:80]!r} of {reader.place(there)}"
+                yield reader.found(row, "similar text", what, texts[two], (reader.label, there))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key} {count:,}" for key, count in value.items())
+    return " / ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value

@@ -1,0 +1,169 @@
+"""`tuwen weights import`: a published model becomes a run folder."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuwen import systems
+from tuwen.config import dump
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.exchange.models import LAYOUTS, Model, known_kind, model_of, parts_of
+from tuwen.nn.initial import initialise
+from tuwen.nn.published import vision
+from tuwen.nn.published.files import picture_notes, picture_settings, settings_of, tensors_of
+from tuwen.nn.published.languages import LANGUAGES
+from tuwen.nn.published.names import Report, inward
+from tuwen.nn.published.text import word_rows
+from tuwen.nn.published.tokenizer import longest, tokenizer_of
+from tuwen.nn.published.towers import located, shapes
+from tuwen.training import checkpoint
+from tuwen.training.config import RunConfig
+
+# parts of a system that no published file has: they start anew, teachers as copies of their students
+_ANEW = ("teacher.", "queue.", "word_head.")
+
+
+def import_model(where: str, out: str | Path, layout: str | None = None, tokenizer: str | None = None) -> Report:
+    """Writes the run folder of a published model, and gives the report of its tensors.
+
+    where: a folder of transformers, a name on its hub, or with `layout` ("albef", "r2d2", "prd2") a file of that
+    paper's code or a folder with one. tokenizer: where such a file's tokenizer is (vocab.txt).
+
+    Raises:
+        UserError: nothing there, unknown, unsafe, or not whole; or `out` holds a run.
+    """
+    run = Path(out)
+    if (run / "config.yaml").exists():
+        raise UserError(f"{run}: holds a run already; choose another --out")
+    source = Path(where) if layout else located(where)
+    settings = _layout_settings(source, layout) if layout else settings_of(source)
+    kind = known_kind(settings["model_type"])
+    held = tensors_of(_weights_file(source) if layout else source)
+    words = _tokenizer(source, settings, tokenizer, held)
+    folder = source if source.is_dir() else source.parent
+    with _told(where, kind):
+        picture = picture_settings(folder, _side(settings, held))
+        found = model_of(settings, held, words.vocabulary, picture)
+        system, config = _system(found, words, where)
+    wanted = {name: shape for name, shape in shapes(system).items() if not _starts_anew(name, found)}
+    ours, report = inward(found.entries, held, wanted, found.known)
+    report.refuse(where)
+    _refuse_broken(ours, where)
+    report = replace(report, notes=found.notes + picture_notes(picture) + _cut(folder, config))
+    _fill(system, ours)
+    run.mkdir(parents=True, exist_ok=True)
+    words.save(run / "tokenizer.json")
+    checkpoint.save_tensors(run / checkpoint.WEIGHTS, system.state_dict())
+    imported: dict[str, Any] = {"source": where, "architecture": kind, "report": report.lines()}
+    if "logit_bias" in held:
+        imported["logit_bias"] = float(held["logit_bias"])
+    origin = {
+        "imported": imported,
+        "corpus": {"name": f"imported from {where}", "languages": list(LANGUAGES), "fingerprint": "imported"},
+    }
+    checkpoint.write(run / "provenance.json", json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
+    checkpoint.write(run / "config.yaml", dump(config))
+    return report
+
+
+@contextmanager
+def _told(where: str, kind: str) -> Iterator[None]:
+    """A value of another type than its field's becomes one line."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{where}: its settings are not those of {kind} ({type(error).__name__}: {error})") from None
+
+
+def _refuse_broken(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"{where}: what becomes {name} holds numbers that are not finite; the file is damaged")
+
+
+def _cut(folder: Path, config: RunConfig) -> tuple[str, ...]:
+    """A line where the tokenizer's own length is less than the model's."""
+    length, theirs = config.model.text.length, longest(folder)
+    return (f"texts are cut at the model's {length} tokens, not its tokenizer's {theirs}",) if theirs < length else ()
+
+
+def _system(found: Model, words: Tokenizer, where: str) -> tuple[Any, RunConfig]:
+    """The system with first weights, and the config of its run."""
+    kind: Any = systems.find(found.system)
+    model = replace(kind.Config.sized("base"), **found.config)
+    config = RunConfig(found.system, "base", f"imported from {where}", model)
+    system = kind(model, words.vocabulary)
+    initialise(system, 0)
+    return system, config
+
+
+def _starts_anew(name: str, found: Model) -> bool:
+    """Whether a tensor of ours has no source by its nature; a towers' own mean and deviation come from the config."""
+    if name.endswith(("image.mean", "image.std")):
+        return True
+    named = {ours for entry in found.entries for ours in entry.ours}
+    return (
+        name.startswith(found.new)
+        or (name.startswith(_ANEW) and name not in named)
+        or (name == "temperature" and name not in named)
+    )
+
+
+@torch.no_grad()
+def _fill(system, ours) -> None:
+    state = system.state_dict()
+    for name, value in ours.items():
+        state[name].copy_(value)
+    for module in system.modules():
+        copy_student = getattr(module, "copy_student", None)
+        if callable(copy_student):
+            copy_student(system)
+
+
+def _weights_file(source: Path) -> Path:
+    if source.is_file():
+        return source
+    files = [path for end in ("safetensors", "pth", "pt", "bin") for path in sorted(source.glob(f"*.{end}"))]
+    if len(files) != 1:
+        raise UserError(f"{source}: {len(files)} files of weights there; name the one to import")
+    return files[0]
+
+
+def _layout_settings(source: Path, layout: str) -> dict[str, Any]:
+    if layout not in LAYOUTS:
+        raise UserError(f"no layout {layout!r}; there is {', '.join(LAYOUTS)}")
+    folder = source if source.is_dir() else source.parent
+    path = folder / "heads.json"  # {"image": 12, "text": 12}, where heads are not of width 64
+    heads = json.loads(path.read_text()) if path.is_file() else {}
+    return {"model_type": layout, "heads": heads}
+
+
+def _tokenizer(source: Path, settings, given: str | None, held) -> Tokenizer:
+    if given:
+        return Tokenizer.load(given)
+    folder = source if source.is_dir() else source.parent
+    words = word_rows(held, settings.get("text_config") or {})
+    if not words:
+        raise UserError(f"{source}: no word embeddings there; these are not the weights of {settings['model_type']}")
+    return tokenizer_of(folder, words, settings["model_type"])
+
+
+def _side(settings, held) -> int:
+    """Pixels that the image tower reads."""
+    if settings["model_type"] in LAYOUTS:
+        positions = next(v for name, v in held.items() if name.endswith(("pos_embed", "position_embedding.weight")))
+        patch = next(v.shape[-1] for name, v in held.items() if v.dim() == 4)
+        return round((positions.shape[-2] - 1) ** 0.5) * patch
+    kind = settings["model_type"]
+    if kind == "siglip2":
+        return vision.config(parts_of(settings)[0], "vision_config").side
+    usual = {"blip": 384, "bridgetower": 288}.get(kind, 224)
+    size = settings.get("image_config" if kind == "flava" else "vision_config", {}).get("image_size", usual)
+    return size[0] if isinstance(size, list) else size

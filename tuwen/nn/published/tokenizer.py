@@ -1,0 +1,148 @@
+"""The tokenizer of published weights, as `tuwen.data.text.Tokenizer`; cut down to a corpus where asked."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import normalizers
+from torch import Tensor
+
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.nn.backbones import transformers_package
+from tuwen.nn.published.files import read_json
+
+ROLES = {
+    "pad": ("pad_token",),
+    "unknown": ("unk_token",),
+    "cls": ("cls_token", "bos_token"),
+    "sep": ("sep_token", "eos_token"),
+    "mask": ("mask_token",),
+}
+
+
+def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
+    """The tokenizer of a folder of transformers.
+
+    words: rows of the model's word embeddings.
+    kind: the model's model_type. SigLIP's texts begin with no token of their own. SigLIP 2 read lower case in training;
+        its tokenizer is Gemma's, whose tokenizer.json does not say so (huggingface/transformers#43054).
+
+    Raises:
+        UserError: none there, one with more pieces than the model has words, or one whose texts are padded or cut on
+            the left, or stand between other tokens than it names.
+    """
+    told = (read_json(folder / "special_tokens_map.json") or {}) | (read_json(folder / "tokenizer_config.json") or {})
+    inner = _inner(folder, bool(told.get("do_lower_case", True)))
+    if "left" in (_side(told, "padding", inner.padding), _side(told, "truncation", inner.truncation)):
+        raise UserError(f"{folder}: texts padded or cut on the left are not read here")
+    rules: dict[str, Any] = {"normalise": False, "size": words}
+    for role, names in ROLES.items():
+        found = next((told[name] for name in names if told.get(name)), None)
+        rules[role] = found["content"] if isinstance(found, dict) else found
+    siglip = kind.startswith("siglip")
+    if siglip:
+        rules["cls"] = None
+    rules["unknown"] = rules["unknown"] or rules["sep"]
+    rules["pad"] = rules["pad"] or rules["unknown"]
+    _same_ends(inner, rules, folder)
+    if kind.startswith("siglip2") or (siglip and told.get("do_lower_case")):
+        _lower_case(inner)
+    tokenizer = Tokenizer(inner, str(folder), (), rules)
+    if tokenizer.vocabulary.size > words:
+        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocabulary.size} pieces, the model {words} words")
+    return tokenizer
+
+
+def longest(folder: Path) -> float:
+    """Tokens that a folder's tokenizer cuts its texts at; infinite where it does not say."""
+    return (read_json(folder / "tokenizer_config.json") or {}).get("model_max_length") or float("inf")
+
+
+def _side(told: dict[str, Any], what: str, own: dict[str, Any] | None) -> str:
+    """Where transformers pads or cuts: as the config says, else tokenizer.json, else the class (Gemma's: left)."""
+    gemma = str(told.get("tokenizer_class")).removesuffix("Fast") in ("GemmaTokenizer", "Siglip2Tokenizer")
+    usual = "left" if gemma and what == "padding" else "right"
+    return told.get(f"{what}_side") or (own or {}).get("direction") or usual
+
+
+def _same_ends(inner: tokenizers.Tokenizer, rules: dict[str, Any], folder: Path) -> None:
+    """Refuses a tokenizer.json that puts other tokens around a text than `Tokenizer` does."""
+    if inner.post_processor is None:
+        return
+    wanted = [token for token in (rules["cls"], rules["sep"]) if token]
+    empty = inner.encode("")
+    found = [token for token, added in zip(empty.tokens, empty.special_tokens_mask, strict=True) if added]
+    if rules["sep"] and found != wanted:
+        raise UserError(f"{folder}: texts stand between {found}, not {wanted}, as the tokenizer's config names them")
+
+
+def _lower_case(inner: tokenizers.Tokenizer) -> None:
+    if "Lowercase" not in str(inner.normalizer):
+        after = [] if inner.normalizer is None else [inner.normalizer]
+        inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
+
+
+def _inner(folder: Path, lowercase: bool) -> tokenizers.Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{folder / 'tokenizer.json'}: not of the tokenizers library: {error}") from None
+    if (folder / "vocab.txt").is_file():
+        return Tokenizer.load(folder / "vocab.txt", lowercase)._inner
+    slow = ("vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+    if not any((folder / name).is_file() for name in slow):
+        raise UserError(f"{folder}: no tokenizer there (tokenizer.json, vocab.txt or {', '.join(slow)})")
+    found = transformers_package().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if not hasattr(found, "backend_tokenizer"):
+        raise UserError(f"{folder}: the tokenizer cannot be read without tokenizer.json")
+    return tokenizers.Tokenizer.from_str(found.backend_tokenizer.to_str())
+
+
+def trimmed(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer with the pieces alone that the texts use, single characters of those, ASCII and special tokens.
+
+    Every given text gets the same pieces as before: those left out were in no best split of any.
+
+    Raises:
+        UserError: for a model of merges (BPE), whose pieces stand on each other.
+    """
+    state = json.loads(tokenizer.to_json())
+    kind = state["model"]["type"]
+    if kind not in ("Unigram", "WordPiece"):
+        raise UserError(f"a {kind} vocabulary cannot be cut down to a corpus; only Unigram and WordPiece can")
+    used: set[int] = set()
+    for text in texts:
+        used.update(tokenizer.ids([text])[0].tolist())
+    pieces = [tokenizer._inner.id_to_token(i) for i in sorted(used)]
+    singles = {letter for piece in pieces if piece for letter in piece} | {chr(k) for k in range(33, 127)}
+    specials = {tokenizer._inner.id_to_token(i) for i in tokenizer._specials()}
+    wanted = {piece for piece in pieces if piece} | singles | {f"##{letter}" for letter in singles} | specials
+    wanted |= {token["content"] for token in state["added_tokens"]}
+    old = state["model"]["vocab"]
+    if kind == "Unigram":
+        kept = [entry for entry in old if entry[0] in wanted]
+        state["model"]["vocab"] = kept
+        unknown = old[state["model"]["unk_id"]][0]
+        state["model"]["unk_id"] = next(k for k, entry in enumerate(kept) if entry[0] == unknown)
+        places = {entry[0]: k for k, entry in enumerate(kept)}
+    else:
+        kept = [piece for piece in sorted(old, key=old.get) if piece in wanted]
+        places = {piece: k for k, piece in enumerate(kept)}
+        state["model"]["vocab"] = places
+    for token in state["added_tokens"]:
+        token["id"] = places.setdefault(token["content"], len(places))
+    state["post_processor"] = None
+    rules = {name: value for name, value in tokenizer.rules.items() if name != "size"}
+    return Tokenizer._from_json(json.dumps(state), "the trimmed tokenizer", tokenizer.dictionary, rules)
+
+
+def rows_of(words: Tensor, before: Tokenizer, after: Tokenizer) -> Tensor:
+    """The word embeddings [V', W] of a trimmed tokenizer from those [V, W] of the tokenizer it was cut from."""
+    pieces = [after._inner.id_to_token(i) for i in range(after.vocabulary.size)]
+    ids = [before._inner.token_to_id(piece or "") for piece in pieces]
+    return words[torch.tensor([before.vocabulary.unknown if i is None else i for i in ids])]
