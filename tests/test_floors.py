@@ -1,6 +1,7 @@
 """The rules that hold the house up, read off the source: who may import whom, what never is, how big things get."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ UNSAFE_CALLS = {("torch", "load"), ("jit", "load"), ("yaml", "load"), ("yaml", "
 
 def sources() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """A file, parsed once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def room(path: Path) -> str:
@@ -78,7 +85,7 @@ def package_of(path: Path) -> str:
 
 
 def every_import() -> list[tuple[Path, list[str]]]:
-    return [(path, imports(ast.parse(path.read_text()), package_of(path))) for path in sources()]
+    return [(path, imports(tree_of(path), package_of(path))) for path in sources()]
 
 
 def test_rooms_import_only_from_rooms_below():
@@ -89,6 +96,72 @@ def test_rooms_import_only_from_rooms_below():
         for name in climbs(room(path), names)
     ]
     assert wrong == []
+
+
+def file_of(name: str) -> Path | None:
+    """The file that a dotted name of ours lies in; None for a package's own face and for what is not ours."""
+    parts = name.split(".")
+    if parts[0] != "tuwen":
+        return None
+    for stop in range(len(parts), 1, -1):
+        path = ROOT.joinpath(*parts[1:stop])
+        if path.with_suffix(".py").exists():
+            return path.with_suffix(".py")
+        if path.is_dir():
+            return None
+    return None
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of names that reach each other, each sorted (Tarjan 1972)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups = []
+
+    def visit(name: str) -> None:
+        number[name] = low[name] = len(number)
+        stack.append(name)
+        for other in arrows.get(name, ()):
+            if other not in number:
+                visit(other)
+            if other in stack:
+                low[name] = min(low[name], low[other])
+        if low[name] == number[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                groups.append(sorted(group))
+
+    for name in arrows:
+        if name not in number:
+            visit(name)
+    return groups
+
+
+@pytest.mark.xfail(reason="search and training have a circle each, which goes next", strict=False)
+def test_no_files_import_each_other_in_a_circle_lazily_or_for_types_alone():
+    arrows = {
+        str(path.relative_to(ROOT)): {
+            str(file.relative_to(ROOT)) for name in names if (file := file_of(name)) and file != path
+        }
+        for path, names in every_import()
+    }
+    assert circles(arrows) == []
+
+
+def test_circles_are_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "CONTRIBUTING.zh.md"])
+def test_the_table_of_floors_is_this_list(page):
+    floors: dict[int, list[str]] = {}
+    for name, floor in FLOORS.items():
+        floors.setdefault(floor, []).append(f"`{name}`")
+    rows = [f"| {floor} | {', '.join(floors[floor])} |" for floor in sorted(floors, reverse=True)]
+    assert "\n".join(rows) in (ROOT.parent / page).read_text(encoding="utf-8")
 
 
 def test_every_room_has_a_floor():
@@ -124,7 +197,7 @@ def test_training_and_tasks_never_name_a_system():
     for path in sources():
         if room(path) not in ("training", "tasks"):
             continue
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         named = [n for n in imports(tree, package_of(path)) if n.startswith("tuwen.systems.")]
         wrong += [f"{path.name} imports {n}" for n in named if n.split(".")[2] in taken]
         wrong += [f"{path.name}:{n.lineno} says {n.value!r}" for n in ast.walk(tree) if compares_a_name(n, taken)]
@@ -144,13 +217,13 @@ def test_nothing_is_unpickled_and_nothing_clashes_with_the_cpu_build():
     wrong = []
     for path, names in every_import():
         wrong += [f"{path.relative_to(ROOT)} imports {n}" for n in names if n.split(".")[0] in NEVER]
-        wrong += [f"{path.relative_to(ROOT)}:{line} {what}" for line, what in unsafe(ast.parse(path.read_text()))]
+        wrong += [f"{path.relative_to(ROOT)}:{line} {what}" for line, what in unsafe(tree_of(path))]
     assert wrong == []
 
 
 def test_extras_are_imported_in_one_place_when_they_are_used():
     for path in sources():
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         at_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         for package, home in EXTRA.items():
             used = any(name.split(".")[0] == package for name in imports(tree, package_of(path)))
@@ -185,7 +258,7 @@ def test_small_rooms():
         lines = text.count("\n")
         if lines >= 400 or (path.name == "step.py" and room(path) == "training" and lines >= 120):
             wrong.append(f"{path.relative_to(ROOT)} has {lines} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = node.end_lineno - node.lineno + 1
                 if length >= 60:
