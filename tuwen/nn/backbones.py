@@ -16,6 +16,13 @@ from tuwen.nn.locked import Lockable
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 
 EFFICIENTNET = "efficientnet-lite0"
+# what a tower of our own can be asked for, in words
+_ASKED = {
+    "kept": "some patches alone",
+    "hidden": "hidden patches",
+    "layers": "the states of its layers",
+    "only": "one position alone",
+}
 
 
 class ImageBackbone(Lockable):
@@ -35,8 +42,13 @@ class ImageBackbone(Lockable):
         self.lock()
         self.train()  # a fresh module is in training mode without having been told to: batch norms would move
 
-    def run(self, pixels: Tensor) -> Tensor:
-        """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised)."""
+    def run(self, pixels: Tensor, **options) -> Tensor:
+        """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised).
+
+        Raises:
+            UserError: if anything else is asked that `ImageTower.run` can give.
+        """
+        _refuse(options, self.config.backbone, "image")
         x = normalised(pixels, self.mean, self.std)
         if hasattr(self.model, "extract_features"):
             found = self.model.extract_features(x)  # type: ignore[operator]
@@ -86,8 +98,13 @@ class TextBackbone(Lockable):
         embeddings: Any = self.model.get_input_embeddings
         return embeddings()
 
-    def run(self, ids: Tensor, mask: Tensor, places: Tensor | None = None) -> Tensor:
-        """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens)."""
+    def run(self, ids: Tensor, mask: Tensor, places: Tensor | None = None, **options) -> Tensor:
+        """[B, L, W] states from ids [B, L] int64 and mask [B, L] bool (True on real tokens).
+
+        Raises:
+            UserError: if anything else is asked that `TextTower.run` can give.
+        """
+        _refuse(options, self.config.backbone, "text")
         at = None if places is None else places.expand_as(ids)
         return self.model(input_ids=ids, attention_mask=mask.long(), position_ids=at).last_hidden_state
 
@@ -100,6 +117,15 @@ class TextBackbone(Lockable):
     def pooled(self, states: Tensor, mask: Tensor) -> Tensor:
         x = self.pool(states, mask)
         return x if self.pooler is None else self.pooler(x).tanh()
+
+
+def _refuse(options: Mapping[str, Any], backbone: Mapping[str, Any] | None, tower: str) -> None:
+    asked = " and ".join(_ASKED[name] for name in sorted(options) if options[name] is not None)
+    if asked:
+        kind = (backbone or {}).get("model_type")
+        raise UserError(
+            f"this system asks its {tower} tower for {asked}, which backbone {kind} cannot give; take a tower of our own"
+        )
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

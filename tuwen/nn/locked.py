@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from tuwen.errors import UserError
 from tuwen.nn.features import TextFeatures
 
 
@@ -37,10 +38,20 @@ class Lockable(nn.Module):
         return None
 
     def forward(self, *inputs, **options) -> Tensor:
-        """What `run` says."""
+        """What `run` says.
+
+        Raises:
+            UserError: for tokens that come from disk, if more is asked than they are (other layers, fewer patches).
+        """
         if not self.locked:
             return self.run(*inputs, **options)
         if inputs[0].dim() == 3:
+            asked = sorted(name for name, value in options.items() if value is not None)
+            if asked:
+                raise UserError(
+                    f"a locked tower's tokens on disk are of whole pictures, at its last layer; this system asks for "
+                    f"{', '.join(asked)} too: set data.augment=crop, with which none are kept on disk"
+                )
             return inputs[0]
         with torch.no_grad():
             if self.features is not None and not options and len(inputs) == 2:

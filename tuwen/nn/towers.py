@@ -61,12 +61,15 @@ class ImageTower(Lockable):
         layers=None,
         only: Tensor | None = None,
         hidden: tuple[Tensor, Tensor] | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """[B, N, W] tokens from pixels [B, 3, H, W], uint8 (normalised here) or float (taken as normalised).
 
         H and W must be multiples of the patch; positions are interpolated when the grid is another one.
         only: [B] int64, the one token a row that is asked for; gives [B, 1, W].
         hidden: (which patches are hidden [B, h, w] bool, the token [W] in their place).
+        kept: [B, K] int64, the patches of each row that are encoded, by number, row by row over the grid; each has the
+            position of its place in the picture. Class token and registers stay. None: all of them.
         """
         x = self.patches(normalised(pixels, self.mean, self.std))
         grid = (x.shape[2], x.shape[3])
@@ -77,7 +80,11 @@ class ImageTower(Lockable):
             x = torch.cat([self.register_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
         if self.class_token is not None:
             x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
-        x = self.pre_norm(x + self._positions(grid))
+        x = x + self._positions(grid)
+        if kept is not None:
+            patches = self.grid(x).gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
+            x = torch.cat([x[:, : self.first], patches], 1)
+        x = self.pre_norm(x)
         return self.stack(x, record=record, layers=layers, only=only)
 
     def alone(self, pixels: Tensor) -> Tensor | None:
@@ -232,17 +239,19 @@ class DualEncoder(nn.Module):
         self.image_projection = _projection(self.image.pooled_width, embed, image.projection, "image")
         self.text_projection = _projection(self.text.pooled_width, embed, text.projection, "text")
 
-    def encode_images(self, pixels: Tensor, states: bool = True) -> Encoded:
+    def encode_images(self, pixels: Tensor, states: bool = True, kept: Tensor | None = None) -> Encoded:
         """pooled [B, D], states "last" [B, N, W]; pixels [B, 3, H, W], or a locked tower's cached tokens [B, N, W].
 
         states: False gives the vectors alone, for which a tower's last block need not work on every token.
+        kept: [B, K] int64, the patches that alone are encoded (VLMAE, NLIP, ARL, FLIP), see `ImageTower.run`.
+
+        Raises:
+            UserError: `kept` of a backbone, or of a locked tower's cached tokens.
         """
-        if not states:
-            only = self.image.alone(pixels)
-            tokens = self.image(pixels) if only is None else self.image(pixels, only=only)
-            return Encoded(self._image_vector(tokens))
-        tokens = self.image(pixels)
-        return Encoded(self._image_vector(tokens), states={"last": tokens})
+        options = {} if kept is None else {"kept": kept}
+        only = None if states else self.image.alone(pixels)
+        tokens = self.image(pixels, **options) if only is None else self.image(pixels, only=only, **options)
+        return Encoded(self._image_vector(tokens), states={"last": tokens} if states else {})
 
     def encode_texts(self, ids: Tensor, mask: Tensor, states: bool = True) -> Encoded:
         """pooled [B, D], states "last" [B, L, W] with their mask, unless the vectors alone are wanted."""
