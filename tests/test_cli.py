@@ -12,7 +12,7 @@ from PIL import Image
 
 from tuwen import cli, systems
 from tuwen.cli import data as data_command
-from tuwen.cli.output import print_json
+from tuwen.cli.output import print_json, print_table
 from tuwen.cli.train import config_of
 from tuwen.errors import UserError
 
@@ -146,6 +146,19 @@ def test_a_closed_pipe_is_no_error():
 def test_json_says_null_for_what_is_no_number(capsys):
     print_json({"a": float("nan"), "b": [float("inf"), 1.5], "图": ("文", True)})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "图": ["文", True]}
+
+
+def test_what_a_terminal_would_obey_is_printed_escaped(monkeypatch, capsys):
+    monkeypatch.setattr(data_command, "run_list", lambda args: (_ for _ in ()).throw(UserError("no \x1b[2J\x9b file")))
+    assert cli.main(["data", "list"]) == 1
+    assert capsys.readouterr().err == "tuwen: no \\x1b[2J\\x9b file\n"
+    print_table("a\x1bb", ("id",), [("evil\nid: 3",), ("一只\u3000鸟",)])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["a\\x1bb", "id", "evil\\nid: 3", "一只\u3000鸟"]
+    print_json({"id": "a\x1b\x9b\u202e鸟"})
+    assert json.loads(capsys.readouterr().out) == {"id": "a\x1b\x9b\u202e鸟"}
+    print_json({"id": "\x1b\x9b\u202e"})
+    assert capsys.readouterr().out.isascii()
 
 
 def test_version(capsys):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tuwen.cli import compare, data, evaluate, explain, export, generate, search, serve, systems, train, weights
 from tuwen.cli.parser import Parser
-from tuwen.errors import UserError
+from tuwen.errors import UserError, printable
 
 DESCRIPTION = "Learn from pictures and the texts beside them: published vision-language systems, compared fairly."
 EXAMPLES = """\
@@ -76,5 +76,5 @@ def _run(root: Parser, args) -> int:
 
 
 def _fail(message: str) -> int:
-    print("tuwen: " + " ".join(message.split()), file=sys.stderr)
+    print("tuwen: " + printable(" ".join(message.split())), file=sys.stderr)
     return 1

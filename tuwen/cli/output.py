@@ -3,15 +3,26 @@
 import contextlib
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
+
+from tuwen.errors import printable
+
+_OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # by a terminal, and no JSON escapes them
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on standard output; numbers that are not finite become null."""
     utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    print(json.dumps(_plain(value), ensure_ascii=not utf8, allow_nan=False, indent=2))
+    text = json.dumps(_plain(value), ensure_ascii=not utf8, allow_nan=False, indent=2)
+    print(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def print_line(text: str, file: TextIO | None = None) -> None:
+    """One line, at once, on standard output unless another file is given; what does not print is escaped."""
+    print(printable(text), file=file or sys.stdout, flush=True)
 
 
 def _plain(value: Any) -> Any:
@@ -37,13 +48,13 @@ def only_json(wanted: bool) -> Iterator[None]:
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str] = ()) -> None:
     """A table on standard output; columns of numbers are right-aligned, those named in `whole` never wrapped.
 
-    In a pipe or a file every row is one line, however long.
+    In a pipe or a file every row is one line, however long. Cells may come from files: what does not print is escaped.
     """
     from rich.console import Console
     from rich.table import Table
 
     if title:
-        print(title)
+        print_line(title)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(head):
         numbers = bool(rows) and all(_is_number(row[place]) for row in rows)
@@ -51,7 +62,7 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
         justify: Literal["right", "left"] = "right" if numbers else "left"
         table.add_column(name, justify=justify, no_wrap=numbers or name in whole, min_width=min(longest, 16))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     terminal = sys.stdout.isatty()
     Console(highlight=False, markup=False, width=None if terminal else 10_000).print(table)
 

@@ -6,6 +6,8 @@ import re
 import sys
 from typing import NoReturn
 
+from tuwen.errors import printable
+
 
 class Parser(argparse.ArgumentParser):
     """argparse with examples kept as written, no abbreviated options, and near names in errors (status 2)."""
@@ -25,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         near = self._near(message)
         hint = f"; did you mean {near}?" if near else ""
         self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: {message}{hint} (`{self.prog} --help` shows all)\n")
+        self.exit(2, f"{self.prog}: {printable(message)}{hint} (`{self.prog} --help` shows all)\n")
 
     def _near(self, message: str) -> str:
         """What the user probably meant by an unknown option or choice, or nothing."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.cli.data import CORPUS
-from tuwen.cli.output import only_json, print_json, print_table
+from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_command, positive
 from tuwen.errors import UserError
 
@@ -154,7 +154,9 @@ def run_embed(args) -> None:
         print_json(dataclasses.asdict(told))
         return
     left_out = "".join(f", {count:,} {reason}" for reason, count in told.broken.items())
-    print(f"{told.pictures:,} vectors in {told.parts:,} files, {told.made:,} of them made now{left_out}; {args.out}")
+    print_line(
+        f"{told.pictures:,} vectors in {told.parts:,} files, {told.made:,} of them made now{left_out}; {args.out}"
+    )
 
 
 def add_opening(command) -> None:
@@ -210,7 +212,7 @@ def run_index(args) -> None:
             batch_size=args.batch_size,
             device=str(device("auto")),
             progress=True,
-            say=lambda line: print(line, flush=True),
+            say=print_line,
         )
     _print_built(index.built, args.json)
 
@@ -227,9 +229,9 @@ def _print_built(built, as_json: bool) -> None:
     place = "" if built.bytes is None else f", {readable(built.bytes)} on disk"
     print(f"{told}; {built.pictures:,} pictures in the index{place}; {built.seconds:.1f} s")
     if built.skipped:
-        print("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in built.skipped.items()))
+        print_line("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in built.skipped.items()))
     for one in built.broken[:20]:
-        print(f"left out: {one['id']}: {one['reason']}")
+        print_line(f"left out: {one['id']}: {one['reason']}")
     if len(built.broken) > 20:
         print(f"... and {len(built.broken) - 20:,} more; --json lists all")
 
@@ -285,7 +287,7 @@ def _print_found(found, query: str) -> None:
     print_table("", ("", "id", "first", "score", "text", "picture"), rows, whole=("id",))
     note = "" if found.complete else f"; out of time: {found.reranked} re-ranked, the rest by the first stage"
     note += f"; not in the model's vocabulary: {', '.join(found.unknown[:8])}" if found.unknown else ""
-    print(f"{found.ms:.0f} ms{note}", file=sys.stderr)
+    print_line(f"{found.ms:.0f} ms{note}", sys.stderr)
 
 
 def parse_where(told: list[str], columns: dict[str, str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuwen.cli.output import only_json, print_json
+from tuwen.cli.output import only_json, print_json, print_line
 from tuwen.cli.parser import Parser, add_command
 
 EXAMPLES = """\
@@ -32,8 +32,8 @@ def run_import(args) -> None:
     with only_json(args.json):
         report = import_model(args.source, args.out, args.layout, args.tokenizer)
         if not args.json:
-            print("\n".join(report.lines()))
-            print(f"run: {args.out}")
+            for line in (*report.lines(), f"run: {args.out}"):
+                print_line(line)
     if args.json:
         told = {"taken": len(report.taken), "not_taken": dict(report.unexpected), "notes": report.notes}
         print_json({"run": str(args.out), **told})
@@ -45,6 +45,6 @@ def run_export(args) -> None:
     with only_json(args.json):
         architecture = export_model(args.run_folder, args.out)
         if not args.json:
-            print(f"{architecture} written to {args.out}")
+            print_line(f"{architecture} written to {args.out}")
     if args.json:
         print_json({"architecture": architecture, "out": str(args.out)})
