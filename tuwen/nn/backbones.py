@@ -124,7 +124,8 @@ def _refuse(options: Mapping[str, Any], backbone: Mapping[str, Any] | None, towe
     if asked:
         kind = (backbone or {}).get("model_type")
         raise UserError(
-            f"this system asks its {tower} tower for {asked}, which backbone {kind} cannot give; take a tower of our own"
+            f"this system asks its {tower} tower for {asked}, which backbone {kind} cannot give; "
+            f"take a tower without model.{tower}.backbone"
         )
 
 
