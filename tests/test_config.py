@@ -139,7 +139,7 @@ def test_files_that_are_no_config(tmp_path, content, message):
 def test_the_config_of_every_run_comes_back(tmp_path, system, size):
     config = RunConfig.of(system, size, "scenes", "finetune", {"init": "runs/a", "train.rates": [["image", 0]]})
     (tmp_path / "config.yaml").write_text(dump(config), encoding="utf-8")
-    assert RunConfig.read(tmp_path / "config.yaml") == config
+    assert RunConfig.read(tmp_path) == config
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A trained run, ready to use: vectors of pictures and texts, and pictures ranked for texts."""
 
-import json
 import os
 import sys
 import unicodedata
@@ -25,6 +24,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import Engine
 from tuwen.nn.generation import Generation
 from tuwen.nn.published.languages import LANGUAGES
+from tuwen.run import CONFIG, PROVENANCE, TOKENIZER, WEIGHTS, provenance
 from tuwen.systems.system import System
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
@@ -73,16 +73,16 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
         UserError: if the folder holds no run, no weights yet, or damaged ones.
     """
     folder = Path(run)
-    for name in ("config.yaml", "tokenizer.json", "provenance.json", checkpoint.WEIGHTS):
+    for name in (CONFIG, TOKENIZER, PROVENANCE, WEIGHTS):
         if not (folder / name).exists():
             raise UserError(
                 f"{folder}: no {name} there; give the folder of a run of `tuwen train` that has a checkpoint"
             )
-    config = RunConfig.read(folder / "config.yaml")
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    config = RunConfig.read(folder)
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
     system = build_system(config, tokenizer)
-    checkpoint.load_weights(folder / checkpoint.WEIGHTS, system)
-    languages = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["corpus"]["languages"]
+    checkpoint.load_weights(folder / WEIGHTS, system)
+    languages = provenance(folder)["corpus"]["languages"]
     if config.text_weights:  # what the text tower read before the run, it may be asked in
         languages = [*languages, *(name for name in LANGUAGES if name not in languages)]
     other = None if engine == "torch" else Engine(folder, engine, int8)

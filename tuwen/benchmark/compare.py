@@ -11,16 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tuwen import systems
 from tuwen.benchmark.measure import MeasureConfig, measure_run
 from tuwen.benchmark.statistics import STAGES, differences, mean_and_spread
-from tuwen.config import override, to_dict
+from tuwen.config import override, read_yaml, to_dict
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
+from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
 from tuwen.tasks.progress import bars
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import checkpoint, loop, start
@@ -159,8 +158,8 @@ def _own(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -> None:
     """OUT/tokenizer.json, made once and given to every run's config."""
-    path = out / "tokenizer.json"
-    begun = any((run / "config.yaml").exists() for run in configs)
+    path = out / TOKENIZER
+    begun = any(holds_run(run) for run in configs)
     if not (begun and path.exists()):
         out.mkdir(parents=True, exist_ok=True)
         start.make_tokenizer(next(iter(configs.values())), [pairs]).save(path)
@@ -190,17 +189,17 @@ def _measure(run: Path, gallery: Corpus, measure: MeasureConfig, quiet: bool) ->
 
 def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Evaluate | None, quiet: bool) -> None:
     """Trains a run, goes on with it, or leaves it as it is when it is finished."""
-    if not (run / "config.yaml").exists():
+    if not holds_run(run):
         loop.train(config, run, evaluate=evaluate, corpus=pairs, quiet=quiet)
         return
     _check_same(run, config, pairs)
-    if not loop.finished(run):
+    if not finished(run):
         loop.resume(run, evaluate=evaluate, corpus=pairs, quiet=quiet)
 
 
 def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
     """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
-    held = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    held = _flat(read_yaml(run / CONFIG))
     asked = _flat(to_dict(replace(config, train=replace(config.train, precision=loop.precision(config.train)))))
     for name in sorted(held.keys() | asked.keys()):
         if name not in _FREE and held.get(name) != asked.get(name):
@@ -208,10 +207,10 @@ def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
                 f"{run}: was trained with {name}={held.get(name)}, now {asked.get(name)} is asked for; "
                 "choose another --out, or remove that folder"
             )
-    fingerprint = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["corpus"]["fingerprint"]
+    fingerprint = provenance(run)["corpus"]["fingerprint"]
     if fingerprint != pairs.fingerprint:
         raise UserError(f"{run}: was trained on another corpus than {pairs.name} is now; choose another --out")
-    shared, own = run.parent / "tokenizer.json", run / "tokenizer.json"
+    shared, own = run.parent / TOKENIZER, run / TOKENIZER
     if not _same_tokenizer(shared, own):
         raise UserError(f"{run}: has another tokenizer than {shared}; choose another --out, or remove that folder")
 
@@ -250,7 +249,7 @@ def _validator(gallery: Corpus, location: str, pictures: int, on_bad: str) -> lo
 
 def _cost(run: Path, result: dict) -> dict:
     """What a finished run cost, from its provenance; the seconds of its measurement under a name of their own."""
-    done = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["finished"]
+    done = provenance(run)["finished"]
     return {
         "run": run.name,
         "steps": done["step"],

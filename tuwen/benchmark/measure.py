@@ -12,11 +12,11 @@ import tuwen
 from tuwen.data.corpus import Corpus
 from tuwen.data.images import encode_jpeg, shrink
 from tuwen.errors import UserError
+from tuwen.run import RANKS, RECALLS, SAMPLES, THUMBNAILS, WEIGHTS, read_json
 from tuwen.tasks.retrieval import TOP_K, Answer, Retrieval, retrieve
 from tuwen.training import checkpoint, parallel
 from tuwen.training.towers import text_features
 
-RESULT = "retrieval.json"
 THUMBNAIL = 144  # pixels of the shorter side
 
 
@@ -54,16 +54,14 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
         UserError: no run there, or whatever `retrieve` raises.
     """
     run, config = Path(run), config or MeasureConfig()
-    if not (run / checkpoint.WEIGHTS).exists():
-        raise UserError(
-            f"{run}: holds no {checkpoint.WEIGHTS}; train first, or go on with `tuwen train --resume {run}`"
-        )
-    stamp = (run / checkpoint.WEIGHTS).stat().st_mtime_ns
+    if not (run / WEIGHTS).exists():
+        raise UserError(f"{run}: holds no {WEIGHTS}; train first, or go on with `tuwen train --resume {run}`")
+    stamp = (run / WEIGHTS).stat().st_mtime_ns
     asked = {"fingerprint": corpus.fingerprint, "weights": stamp, **dataclasses.asdict(config)}
     asked["languages"] = list(config.languages)  # as JSON gives it back
-    path = run / RESULT
+    path = run / RECALLS
     if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path)
         if held.pop("measured", None) == asked:
             return held
     found = _retrieve(run, corpus, config)
@@ -73,7 +71,7 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
         for stage, ways in stages.items()
         for way, rank in ways.items()
     }
-    checkpoint.save_tensors(run / "ranks.safetensors", ranks)
+    checkpoint.save_tensors(run / RANKS, ranks)
     _write_samples(run, corpus, found.answers)
     checkpoint.write(path, json.dumps({**found.json, "measured": asked}, ensure_ascii=False, indent=1) + "\n")
     return found.json
@@ -100,7 +98,7 @@ def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig) -> Retrieval:
 
 def _write_samples(run: Path, corpus: Corpus, answers: list[Answer]) -> None:
     """samples.json: the corpus's notice, and per query its best pictures with score, right or wrong, and own text."""
-    folder = run / "samples"
+    folder = run / THUMBNAILS
     folder.mkdir(exist_ok=True)
     for row in sorted({row for answer in answers for row in answer.rows}):
         (folder / f"{row}.jpg").write_bytes(encode_jpeg(shrink(corpus.image(row), THUMBNAIL), 85))
@@ -109,14 +107,19 @@ def _write_samples(run: Path, corpus: Corpus, answers: list[Answer]) -> None:
             "text": answer.text,
             "language": answer.language,
             "results": [
-                {"picture": f"samples/{row}.jpg", "score": score, "right": right, "shows": _shows(corpus, row, answer)}
+                {
+                    "picture": f"{THUMBNAILS}/{row}.jpg",
+                    "score": score,
+                    "right": right,
+                    "shows": _shows(corpus, row, answer),
+                }
                 for row, score, right in zip(answer.rows, answer.scores, answer.right, strict=True)
             ],
         }
         for answer in answers
     ]
     samples = {"notice": corpus.notice, "queries": queries}
-    checkpoint.write(run / "samples.json", json.dumps(samples, ensure_ascii=False, indent=1) + "\n")
+    checkpoint.write(run / SAMPLES, json.dumps(samples, ensure_ascii=False, indent=1) + "\n")
 
 
 def _shows(corpus: Corpus, row: int, answer: Answer) -> str:

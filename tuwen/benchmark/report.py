@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tuwen import systems
-from tuwen.benchmark import measure, report_plots, report_samples
+from tuwen.benchmark import report_plots, report_samples
 from tuwen.benchmark.compare import RESULT, summary
 from tuwen.benchmark.statistics import STAGES, last_stage
 from tuwen.benchmark.table import figure
 from tuwen.errors import UserError
+from tuwen.run import CONFIG, METRICS, PROVENANCE, RECALLS, REPORT, SAMPLES, holds_run, provenance, read_json
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
@@ -40,16 +41,16 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if (folder / RESULT).exists():
-        comparison = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        comparison = read_json(folder / RESULT)
         runs = {
             name: [folder / seed["run"] for seed in system["seeds"] if (folder / seed["run"]).is_dir()]
             for name, system in comparison["systems"].items()
         }
-    elif (folder / "config.yaml").exists():
+    elif holds_run(folder):
         comparison, runs = _of_run(folder)
     else:
-        raise UserError(f"{folder}: neither a comparison (no {RESULT}) nor a run (no config.yaml) to report on")
-    path = folder / "report.html"
+        raise UserError(f"{folder}: neither a comparison (no {RESULT}) nor a run (no {CONFIG}) to report on")
+    path = folder / REPORT
     checkpoint.write(path, page(comparison, runs))
     return path
 
@@ -70,11 +71,11 @@ def page(comparison: dict[str, Any], runs: Runs) -> str:
 
 def _of_run(run: Path) -> tuple[dict[str, Any], Runs]:
     """A run as a comparison of one system and one seed; without recalls where it was not measured."""
-    config = RunConfig.read(run / "config.yaml")
-    origin = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    config = RunConfig.read(run)
+    origin = provenance(run)
     done = origin.get("finished", {})
-    path = run / measure.RESULT
-    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"languages": {}}
+    path = run / RECALLS
+    result = read_json(path) if path.exists() else {"languages": {}}
     cost = {"seconds": done.get("seconds"), "pairs_per_second": done.get("pairs_per_second")}
     one = {"seed": config.train.seed, "run": run.name, **result, **cost, "measure_seconds": result.get("seconds")}
     if result["languages"]:
@@ -201,7 +202,7 @@ def _differences(comparison: dict[str, Any]) -> str:
 
 
 def _curves(comparison: dict[str, Any], runs: Runs) -> str:
-    records = {name: [read_metrics(run / "metrics.jsonl") for run in folders] for name, folders in runs.items()}
+    records = {name: [read_metrics(run / METRICS) for run in folders] for name, folders in runs.items()}
     losses = {name: _series([_losses(seed) for seed in seeds]) for name, seeds in records.items()}
     recalls: dict[str, dict[str, report_plots.Curve]] = {}
     chance: dict[str, report_plots.Curve] = {}
@@ -265,7 +266,7 @@ def _cost(comparison: dict[str, Any]) -> str:
 def _samples(comparison: dict[str, Any], runs: Runs) -> str:
     held = {}
     for name, folders in runs.items():
-        path = folders[0] / "samples.json" if folders else None
+        path = folders[0] / SAMPLES if folders else None
         if path and path.exists():
             held[name] = (folders[0], json.loads(path.read_text(encoding="utf-8")))
     asked = report_samples.queries(held)
@@ -290,9 +291,9 @@ def _origin(runs: Runs) -> str:
     """Where the figures come from: code, packages, machine, and each system's settings."""
     parts: list[str] = []
     for name, folders in runs.items():
-        for file in ("provenance.json", "config.yaml"):
+        for file in (PROVENANCE, CONFIG):
             path = folders[0] / file if folders else None
-            if path and path.exists() and (file == "config.yaml" or not parts):
+            if path and path.exists() and (file == CONFIG or not parts):
                 text = escape(path.read_text(encoding="utf-8"))
                 parts.append(f"<details><summary>{escape(name)}: {file}</summary><pre>{text}</pre></details>")
     return _title("Origin", "来源") + "".join(parts) if parts else ""

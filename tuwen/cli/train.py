@@ -129,7 +129,7 @@ def config_of(args):
     model: dict[str, Any] = {}
     if args.init:
         changes["init"] = args.init
-        before = RunConfig.read(Path(args.init) / "config.yaml")
+        before = RunConfig.read(args.init)
         if before.system == args.system and size in (None, before.size):
             size, model = before.size, {"model": to_dict(before.model)}
     if args.steps:
@@ -183,7 +183,7 @@ def finish(folder: Path) -> None:
     from tuwen.tasks.progress import bars
     from tuwen.training.config import RunConfig
 
-    config = RunConfig.read(folder / "config.yaml")
+    config = RunConfig.read(folder)
     corpus = held_out(config.corpus) if ranks(config.system) else None
     if corpus is not None:
         with bars():

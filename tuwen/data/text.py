@@ -18,6 +18,7 @@ from tuwen.data.batch import Spans, Texts
 from tuwen.data.corpus import normalise
 from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, wordpiece
 from tuwen.errors import UserError
+from tuwen.run import TOKENIZER
 
 DICTIONARY = "dictionary.txt"  # beside a tokenizer.json
 RULES = "tokenizer_rules.json"  # beside that of published weights, what tokenizer.json does not say
@@ -311,7 +312,7 @@ def read_dictionary(path: str | Path) -> tuple[str, ...]:
 
 def _find_file(path: Path) -> Path:
     if path.is_dir():
-        held = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
+        held = [path / name for name in (TOKENIZER, "vocab.txt") if (path / name).is_file()]
         if not held:
             raise UserError(f"{path}: holds neither tokenizer.json nor vocab.txt")
         return held[0]

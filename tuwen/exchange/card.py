@@ -1,11 +1,10 @@
 """The model card of an exported run: what it learnt from, how long, what it scored, what may be done with it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tuwen.benchmark.measure import RESULT
 from tuwen.model import Model
+from tuwen.run import RECALLS, read_json
 
 
 def card(run: Path, model: Model, origin: dict[str, Any], architecture: str) -> str:
@@ -52,10 +51,10 @@ def card(run: Path, model: Model, origin: dict[str, Any], architecture: str) -> 
 
 
 def _results(run: Path) -> list[str]:
-    path = run / RESULT
+    path = run / RECALLS
     if not path.exists():
         return ["Not measured (`tuwen eval`)."]
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     lines = [
         f"Retrieval on {found['corpus']}, {found['split']}: {found['images']} images, {found['texts']} texts; percent.",
         "",

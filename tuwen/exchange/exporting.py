@@ -13,6 +13,7 @@ from tuwen.model import load
 from tuwen.nn.published.files import PILLOW
 from tuwen.nn.published.names import outward
 from tuwen.nn.sizes import CLIP_MEAN, ImageTowerConfig, TextTowerConfig
+from tuwen.run import TOKENIZER, provenance
 from tuwen.training import checkpoint
 
 _THEIRS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
@@ -39,7 +40,7 @@ def export_model(run: str | Path, out: str | Path) -> str:
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --out")
     model = load(run)
-    origin = json.loads((Path(run) / "provenance.json").read_text(encoding="utf-8"))
+    origin = provenance(run)
     imported = origin.get("imported", {})
     settings = settings_of(model, imported.get("architecture") == "siglip2")
     kind = settings["model_type"]
@@ -203,7 +204,7 @@ def _pictures(image: ImageTowerConfig, kind: str) -> dict[str, Any]:
 
 
 def _tokenizer(model: Loaded, folder: Path, kind: str) -> None:
-    model.tokenizer.save(folder / "tokenizer.json")
+    model.tokenizer.save(folder / TOKENIZER)
     (folder / "tokenizer_rules.json").unlink(missing_ok=True)
     inner, words = model.tokenizer._inner, model.tokenizer.vocabulary
     names = {role: inner.id_to_token(i) for role, i in vars(words).items() if role != "size" and i >= 0}

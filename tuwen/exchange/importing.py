@@ -23,6 +23,7 @@ from tuwen.nn.published.names import Report, inward
 from tuwen.nn.published.text import word_rows
 from tuwen.nn.published.tokenizer import longest, tokenizer_of
 from tuwen.nn.published.towers import located, shapes
+from tuwen.run import CONFIG, TOKENIZER, WEIGHTS, holds_run, write_provenance
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
 
@@ -40,7 +41,7 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
         UserError: nothing there, unknown, unsafe, or not whole; or `out` holds a run.
     """
     run = Path(out)
-    if (run / "config.yaml").exists():
+    if holds_run(run):
         raise UserError(f"{run}: holds a run already; choose another --out")
     source = Path(where) if layout else located(where)
     settings = _layout_settings(source, layout) if layout else settings_of(source)
@@ -59,8 +60,8 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     report = replace(report, notes=found.notes + picture_notes(picture) + _cut(folder, config))
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
-    words.save(run / "tokenizer.json")
-    checkpoint.save_tensors(run / checkpoint.WEIGHTS, system.state_dict())
+    words.save(run / TOKENIZER)
+    checkpoint.save_tensors(run / WEIGHTS, system.state_dict())
     imported: dict[str, Any] = {"source": where, "architecture": kind, "report": report.lines()}
     if "logit_bias" in held:
         imported["logit_bias"] = float(held["logit_bias"])
@@ -68,8 +69,8 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
         "imported": imported,
         "corpus": {"name": f"imported from {where}", "languages": list(LANGUAGES), "fingerprint": "imported"},
     }
-    checkpoint.write(run / "provenance.json", json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
-    checkpoint.write(run / "config.yaml", dump(config))
+    write_provenance(run, origin)
+    checkpoint.write(run / CONFIG, dump(config))
     return report
 
 

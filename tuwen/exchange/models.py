@@ -19,7 +19,7 @@ DUAL = ("clip", "chinese_clip", "altclip", "siglip", "siglip2", "vision-text-dua
 LAYOUTS = ("albef", "r2d2", "prd2")  # files of the papers' own code
 # what is left out on purpose, by how the name begins
 KNOWN = {
-    "logit_bias": "the bias of SigLIP's loss, which no ranking reads; kept in provenance.json",
+    "logit_bias": "the bias of SigLIP's loss, which no ranking reads; kept in the run's provenance",
     "text_model.embeddings.position_ids": "plain numbers",
     "vision_model.embeddings.position_ids": "plain numbers",
     "text_model.pooler": "a pooling layer that this model does not use",

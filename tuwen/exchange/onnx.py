@@ -14,6 +14,7 @@ from tuwen.errors import UserError
 from tuwen.model import Model, load
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import ABOUT, FOLDER, digest
+from tuwen.run import WEIGHTS
 from tuwen.training import checkpoint
 
 LARGEST = 1e-4  # most that a float32 export may differ from torch
@@ -72,7 +73,7 @@ def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
     model = load(run)
     folder = Path(run) / FOLDER
     folder.mkdir(exist_ok=True)
-    about: dict[str, Any] = {"weights": digest(Path(run) / checkpoint.WEIGHTS), "parts": {}}
+    about: dict[str, Any] = {"weights": digest(Path(run) / WEIGHTS), "parts": {}}
     for name, part, inputs in _parts(model):
         try:
             part(**inputs(1))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.run import WEIGHTS
 
 FOLDER, ABOUT = "onnx", "export.json"
 ENGINES = ("onnx", "openvino")
@@ -30,7 +31,7 @@ class Engine:
         if not (folder / ABOUT).exists():
             raise UserError(f"{folder}: no export there; make it with `tuwen export {run} --format onnx`")
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if about["weights"] != digest(run / "weights.safetensors"):
+        if about["weights"] != digest(run / WEIGHTS):
             raise UserError(f"{folder}: is of other weights than the run's now; `tuwen export {run}` again")
         end = ".int8.onnx" if int8 else ".onnx"
         if int8 and not (folder / f"image{end}").exists():

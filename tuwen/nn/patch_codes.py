@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tuwen.errors import UserError
+from tuwen.run import WEIGHTS
 
 FACTOR = 8  # pixels a code stands for, on a side
 _WIDTHS = (1, 2, 4, 8)  # of the groups, in units of the config's width
@@ -167,7 +168,7 @@ def published(ours: str) -> str:
 def _file(path: Path) -> Path:
     if path.is_file():
         return path
-    for name in ("weights.safetensors", "model.safetensors"):
+    for name in (WEIGHTS, "model.safetensors"):
         if (path / name).is_file():
             return path / name
     raise UserError(

@@ -20,12 +20,12 @@ from tuwen.data.images import load as load_image
 from tuwen.data.images import resize
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.run import WEIGHTS
 from tuwen.search.ingest import Added, Ingest, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
 from tuwen.search.record import Record, Snapshot, columns_of, field_of
-from tuwen.training import checkpoint
 
 if TYPE_CHECKING:
     from tuwen.search.build import Built
@@ -273,7 +273,7 @@ class Index:
 
 def weights_mark(run: str | os.PathLike) -> str:
     """A mark that changes with a run's weights: hash of the file's size, header, and blocks spread over it."""
-    path = Path(run) / checkpoint.WEIGHTS
+    path = Path(run) / WEIGHTS
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with open(path, "rb") as file:

@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tuwen.errors import UserError
+from tuwen.run import STATE, WEIGHTS, sync, write
 from tuwen.systems.system import Columns, Plan
-
-WEIGHTS = "weights.safetensors"
 
 
 @dataclass
@@ -48,7 +47,7 @@ def save(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: 
 
     A checkpoint that is there already stays: it is the same.
     """
-    folder = run / "state" / f"step-{state.step:08d}"
+    folder = run / STATE / f"step-{state.step:08d}"
     if folder.exists():
         return folder
     filling = folder.with_name(f".{folder.name}.tmp")
@@ -63,9 +62,9 @@ def save(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: 
         save_tensors(filling / "order.safetensors", order)
     values = {"step": state.step, "seconds": state.seconds}
     write(filling / "state.json", json.dumps(values, indent=1) + "\n")
-    _sync(filling)
+    sync(filling)
     filling.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     point_weights(run, folder / WEIGHTS)
     _clean(run, keep)
     return folder
@@ -80,12 +79,12 @@ def point_weights(run: Path, weights: Path) -> None:
     except OSError:
         shutil.copyfile(weights, fresh)
     fresh.replace(run / WEIGHTS)
-    _sync(run)
+    sync(run)
 
 
 def steps(run: Path) -> list[int]:
     """Steps of the complete checkpoints, rising."""
-    return sorted(int(path.name[5:]) for path in (run / "state").glob("step-*") if path.name[5:].isdigit())
+    return sorted(int(path.name[5:]) for path in (run / STATE).glob("step-*") if path.name[5:].isdigit())
 
 
 def load(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> State:
@@ -97,7 +96,7 @@ def load(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
     done = steps(run)
     if not done:
         return State()
-    folder = run / "state" / f"step-{done[-1]:08d}"
+    folder = run / STATE / f"step-{done[-1]:08d}"
     values = json.loads((folder / "state.json").read_text())
     order = load_tensors(folder / "order.safetensors") if (folder / "order.safetensors").exists() else {}
     load_weights(folder / WEIGHTS, system)
@@ -144,7 +143,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     mode = fresh.stat().st_mode
     save_file(stored, fresh, metadata={"ties": json.dumps(ties)})
     fresh.chmod(mode)  # safetensors lets no one else read its files
-    _sync(fresh)
+    sync(fresh)
     fresh.replace(path)
 
 
@@ -161,14 +160,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it, or go back to an older checkpoint") from None
     return tensors | {name: tensors[first] for name, first in ties.items()}
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file in one move."""
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(text, encoding="utf-8")
-    _sync(fresh)
-    fresh.replace(path)
 
 
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -190,24 +181,15 @@ def _unflatten(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) 
         if name not in place:
             raise UserError(f"the optimizer's state has a parameter {name} that this system does not train")
         state.setdefault(place[name], {})[kind] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({STATE: state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _clean(run: Path, keep: int) -> None:
     """Removes all but the newest checkpoints, and what a crash left half written."""
     for step in steps(run)[:-keep]:
-        folder = run / "state" / f"step-{step:08d}"
+        folder = run / STATE / f"step-{step:08d}"
         doomed = folder.with_name(f".{folder.name}.old")
         folder.rename(doomed)  # so that a crash while removing leaves no folder that looks complete
         shutil.rmtree(doomed, ignore_errors=True)
-    for left in (run / "state").glob(".step-*"):
+    for left in (run / STATE).glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Forces a file, or the entries of a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from tuwen import systems
 from tuwen.config import override, read_yaml
 from tuwen.data.loader import DataConfig
+from tuwen.errors import UserError
 from tuwen.nn import sizes
+from tuwen.run import CONFIG
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,15 @@ class RunConfig:
         return override(config, {"preset": preset, **(changes or {})})
 
     @classmethod
-    def read(cls, path: str | Path) -> "RunConfig":
-        """The resolved config of a run, from its config.yaml."""
+    def read(cls, run: str | Path) -> "RunConfig":
+        """The resolved config of a run folder.
+
+        Raises:
+            UserError: if there is none, or it is not as a run writes it.
+        """
+        path = Path(run) / CONFIG
         content = read_yaml(path)
-        named = {name: content.pop(name) for name in ("system", "size", "corpus", "preset") if name in content}
+        named = {name: content.pop(name, None) for name in ("system", "size", "corpus", "preset")}
+        if wrong := [name for name, value in named.items() if not isinstance(value, str)]:
+            raise UserError(f"{path}: {', '.join(wrong)} is missing or no text; restore the file")
         return cls.of(**named, changes=content)

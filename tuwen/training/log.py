@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import tuwen
 from tuwen.data.corpus import Corpus
+from tuwen.run import EVENTS, METRICS
 from tuwen.training import checkpoint
 
 PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "tokenizers", "safetensors", "pyarrow")
@@ -35,13 +36,13 @@ class Metrics:
 
     def __init__(self, run: Path, step: int):
         """step: where the run goes on; lines of later steps, and a half-written one, are removed."""
-        self.path = run / "metrics.jsonl"
+        self.path = run / METRICS
         self.last: dict[str, Any] = {}
         kept = [record for record in read_metrics(self.path) if record["step"] <= step]
         checkpoint.write(self.path, "".join(map(_line, kept)))
         if kept:
             self.last = kept[-1]
-        self.events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if kept else None)
+        self.events = SummaryWriter(str(run / EVENTS), purge_step=step + 1 if kept else None)
 
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -1,6 +1,5 @@
 """A run from start to end: corpus, tokenizer, system, steps, evaluations, checkpoints; and going on with one."""
 
-import json
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,18 @@ from tuwen.data.open import open_corpus
 from tuwen.data.sources import PAIRS, languages_of, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
+from tuwen.run import (
+    CONFIG,
+    SKIPPED,
+    START,
+    STATE,
+    TOKENIZER,
+    WEIGHTS,
+    finished,
+    holds_run,
+    provenance,
+    write_provenance,
+)
 from tuwen.systems.system import Progress, System
 from tuwen.training import checkpoint, log, optim, parallel, start, towers
 from tuwen.training.config import RunConfig, TrainConfig
@@ -54,7 +65,7 @@ def train(
         Interrupted: after SIGTERM or Ctrl-C; the run is saved.
     """
     run = Path(out)
-    if (run / "config.yaml").exists() or checkpoint.steps(run):
+    if holds_run(run) or checkpoint.steps(run):
         raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
     config = replace(config, train=replace(config.train, precision=precision(config.train)))
     if Path(config.corpus).exists():
@@ -77,20 +88,14 @@ def resume(
         Interrupted: as `train`.
     """
     run = Path(run)
-    if not (run / "config.yaml").exists():
-        raise UserError(f"{run}: holds no run to go on with (no config.yaml); start one with `tuwen train`")
-    config = RunConfig.read(run / "config.yaml")
+    if not holds_run(run):
+        raise UserError(f"{run}: holds no run to go on with (no {CONFIG}); start one with `tuwen train`")
+    config = RunConfig.read(run)
     if finished(run):
         if not quiet:
             print(f"{run}: has come to its end already; nothing to do", file=sys.stderr)
         return run
     return _run(run, config, evaluate, corpus, quiet, new=False)
-
-
-def finished(run: str | Path) -> bool:
-    """Whether the folder holds a run that has come to its end."""
-    path = Path(run) / "provenance.json"
-    return path.exists() and "finished" in json.loads(path.read_text())
 
 
 def precision(config: TrainConfig) -> Literal["float32", "bfloat16"]:
@@ -140,9 +145,7 @@ class _Trainer:
                 f"config field train.accumulation: a process's {share} rows do not divide into "
                 f"{train.accumulation} micro-batches"
             )
-        self.tokenizer = (
-            start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / "tokenizer.json")
-        )
+        self.tokenizer = start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / TOKENIZER)
         needs = systems.find(config.system).needs(config.model)
         sides = (config.model.image.fit, config.model.text.length)
         self.loader = make_loader(corpora, self.tokenizer, config.data, needs, train.batch_size, train.seed, *sides)
@@ -287,10 +290,10 @@ class _Trainer:
     def _average(self) -> None:
         """The final weights of a run that averages: between those it started from and those it came to."""
         if self.config.train.average < 1:
-            first = checkpoint.load_tensors(self.run / "state" / start.START)
+            first = checkpoint.load_tensors(self.run / STATE / START)
             mixed = optim.averaged(first, self.system.state_dict(), self.config.train.average)
             self.system.load_state_dict(mixed)
-            checkpoint.save_tensors(self.run / checkpoint.WEIGHTS, mixed)
+            checkpoint.save_tensors(self.run / WEIGHTS, mixed)
 
     def _finish(self) -> None:
         """Marks the run as finished, with what it took."""
@@ -302,8 +305,7 @@ class _Trainer:
             "seconds": round(seconds, 3),
             "pairs_per_second": round(self.total * self.config.train.batch_size / max(seconds, 1e-9), 2),
         }
-        path = self.run / "provenance.json"
-        checkpoint.write(path, json.dumps(json.loads(path.read_text()) | {"finished": done}, indent=1) + "\n")
+        write_provenance(self.run, provenance(self.run) | {"finished": done})
         self.line.say(f"done: {self.total} steps, {done['pairs_per_second']} pairs/s; {self.run}")
         self._tell_data()
 
@@ -317,4 +319,4 @@ class _Trainer:
             start.list_skipped(self.run, self.corpus, skipped)
             reasons = Counter(why.partition(":")[0] for why in skipped.values())
             told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            self.line.say(f"{len(skipped)} rows could not be used ({told}); listed in {self.run / 'skipped.json'}")
+            self.line.say(f"{len(skipped)} rows could not be used ({told}); listed in {self.run / SKIPPED}")

@@ -19,11 +19,10 @@ from tuwen.nn.initial import initialise
 from tuwen.nn.published.tokenizer import trimmed
 from tuwen.nn.towers import ImageTower
 from tuwen.nn.transformer import Block
+from tuwen.run import CONFIG, SKIPPED, START, STATE, TOKENIZER, WEIGHTS, provenance, read_json, write_provenance
 from tuwen.systems.system import System
 from tuwen.training import checkpoint, log, parallel, towers
 from tuwen.training.config import RunConfig
-
-START = "start.safetensors"  # in state/: the first weights of a run that averages with them at its end
 
 
 def prepare(
@@ -45,14 +44,13 @@ def prepare(
     parallel.barrier()  # no process looks at the folder any more: it may now be filled
     if tokenizer is not None and parallel.rank() == 0:
         run.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(run / "tokenizer.json")
-        checkpoint.write(run / "provenance.json", json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
-        checkpoint.write(run / "config.yaml", dump(config))  # last: with it the folder holds a run
+        tokenizer.save(run / TOKENIZER)
+        write_provenance(run, origin)
+        checkpoint.write(run / CONFIG, dump(config))  # last: with it the folder holds a run
     parallel.barrier()
     if tokenizer is not None:
         return
-    path = run / "provenance.json"
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = provenance(run)
     for name, corpus in corpora.items():
         then = (before["corpus"] if name == PAIRS else before.get("sources", {}).get(name, {})).get("fingerprint")
         if then != corpus.fingerprint:
@@ -64,7 +62,7 @@ def prepare(
             )
     if parallel.rank() == 0:
         before.setdefault("resumed", []).append(origin)
-        checkpoint.write(path, json.dumps(before, indent=1, ensure_ascii=False) + "\n")
+        write_provenance(run, before)
     parallel.barrier()
 
 
@@ -92,7 +90,7 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
         tokenizer = towers.read_text(config.text_weights).tokenizer
         tokenizer = trimmed(tokenizer, _texts(corpora)) if wanted.trim else tokenizer
     elif config.init:
-        tokenizer = Tokenizer.load(_of_run(config.init, "tokenizer.json"))
+        tokenizer = Tokenizer.load(_of_run(config.init, TOKENIZER))
     elif _reads_texts(config):
         tokenizer = Tokenizer.train(_texts(corpora), wanted.kind, wanted.size, wanted.lowercase)
     else:
@@ -126,11 +124,11 @@ def first_weights(
     initialise(system, config.train.seed)
     system.begin()
     if config.init:
-        take_weights(system, Path(_of_run(config.init, checkpoint.WEIGHTS)), say)
+        take_weights(system, Path(_of_run(config.init, WEIGHTS)), say)
     towers.take_towers(system, config, tokenizer, say)
     if config.train.average < 1 and parallel.rank() == 0:
-        (run / "state").mkdir(exist_ok=True)
-        checkpoint.save_tensors(run / "state" / START, system.state_dict())
+        (run / STATE).mkdir(exist_ok=True)
+        checkpoint.save_tensors(run / STATE / START, system.state_dict())
 
 
 @torch.no_grad()
@@ -169,8 +167,8 @@ def take_weights(system: nn.Module, path: Path, say: Callable[[str], None]) -> N
 
 def list_skipped(run: Path, corpus: Corpus, skipped: Mapping[int, str]) -> None:
     """Writes skipped.json: corpus rows that could not be used, their ids and why; adds to what it lists already."""
-    path = run / "skipped.json"
-    listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path = run / SKIPPED
+    listed = read_json(path) if path.exists() else {}
     listed |= {str(row): {"id": corpus.record(row).id, "why": why} for row, why in skipped.items()}
     ordered = dict(sorted(listed.items(), key=lambda item: int(item[0])))
     checkpoint.write(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")

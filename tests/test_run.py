@@ -1,0 +1,94 @@
+"""Run folders: their names in one file alone, and small files that are damaged or edited."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.test_floors import ROOT, sources
+from tuwen import run as names
+from tuwen.errors import UserError
+from tuwen.run import finished, provenance, read_json
+from tuwen.training.config import RunConfig
+
+ORIGIN = {"corpus": {"name": "memory", "fingerprint": "memory-1", "languages": ["en"]}}
+DONE = {"step": 3, "seconds": 1.5, "pairs_per_second": 2}
+
+
+def spelled(tree: ast.AST) -> list[str]:
+    """Names of a run's files that a module spells outside its docstrings."""
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body
+        if isinstance(node.body[0], ast.Expr)
+    }
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
+    ]
+    # a tokenizer.json is any program's that uses the tokenizers library: help may speak of one
+    own = [text for text in texts if any(name in text for name in names.NAMES if name != names.TOKENIZER)]
+    return own + [text for text in texts if text.rpartition("/")[2] == names.TOKENIZER]
+
+
+def test_no_other_file_spells_the_names_of_a_run():
+    theirs = (ROOT / "run.py", ROOT / "nn" / "published" / "tokenizer.py")  # the second reads folders of transformers
+    wrong = {str(path): spelled(ast.parse(path.read_text())) for path in sources() if path not in theirs}
+    assert {path: texts for path, texts in wrong.items() if texts} == {}
+
+
+def test_the_search_sees_a_spelled_name():
+    source = '"""Reads config.yaml."""\nx = f"no config.yaml: {run}"\ny = run / "tokenizer.json"\nz = "a tokenizer.json "'
+        '"""Reads config.yaml."""\nx = f"no config.yaml: {run}"\ny = run / "tokenizer.json"\nz = "a tokenizer.json"'
+    )
+    assert spelled(ast.parse(source)) == ["no config.yaml: ", "tokenizer.json"]
+
+
+def test_provenance_as_a_run_writes_it(tmp_path):
+    assert not finished(tmp_path)
+    names.write_provenance(tmp_path, ORIGIN)
+    assert provenance(tmp_path) == ORIGIN
+    assert not finished(tmp_path)
+    names.write_provenance(tmp_path, ORIGIN | {"finished": DONE})
+    assert finished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["provenance.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"corpus": None}, "corpus.name, corpus.fingerprint, corpus.languages"),
+        ({"corpus": {"name": "memory", "fingerprint": 3, "languages": ["en"]}}, "corpus.fingerprint is"),
+        ({"corpus": {"name": "memory", "fingerprint": "m", "languages": [3]}}, "corpus.languages is"),
+        ({"finished": {"step": True, "seconds": 1, "pairs_per_second": 1}}, "finished is"),
+        ({"finished": "yes"}, "finished is"),
+        ({"sources": {"texts": "there"}}, "sources is"),
+        ({"resumed": {}}, "resumed is"),
+    ],
+)
+def test_edited_provenance_is_told_in_a_line(tmp_path, changes, told):
+    (tmp_path / "provenance.json").write_text(json.dumps(ORIGIN | changes))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/provenance.json: {told}"):
+        provenance(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"a": ', b"\xff\xfe", b"[1]", b"null", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"]
+)
+def test_damaged_json_is_told_in_a_line(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.json: ") as caught:
+        read_json(tmp_path / "x.json")
+    assert len(str(caught.value)) < 500
+    with pytest.raises(UserError, match=r"y\.json: cannot be read"):
+        read_json(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize("content", ["size: tiny\ncorpus: x", "system: 3\nsize: tiny\ncorpus: x", "{}"])
+def test_a_config_without_its_first_names_is_told(tmp_path, content):
+    Path(tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml: .*missing or no text"):
+        RunConfig.read(tmp_path)
