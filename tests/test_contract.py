@@ -306,8 +306,7 @@ class Pairs(System):
         return Fused(seen + said / 10, texts.states["last"], texts.state_mask)
 
     def losses(self, encoded, batch, progress):
-        place = batch.images.owner.sort(stable=True).indices.view(len(batch), 2)
-        two = [encoded["images"].select(place[:, k]) for k in range(2)]
+        two = [self.encode_images(batch.images.part(k)) for k in range(2)]
         return Losses({"statement": self.fuse(two, encoded["texts"]).pooled[:, 0].sum() / len(batch)})
 
 

@@ -275,7 +275,10 @@ class Model:
     # ---- pieces
 
     def _image(self, images: Images) -> Encoded:
-        return self.system.encode_images(images) if self.engine is None else self.engine.encode_images(images.pixels)
+        if self.engine is None:
+            return self.system.encode_images(images)
+        assert images.pixels is not None
+        return self.engine.encode_images(images.pixels)
 
     def _text(self, texts: Texts) -> Encoded:
         if self.engine is None:

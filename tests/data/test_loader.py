@@ -64,11 +64,11 @@ def needs(**asked):
     return SimpleNamespace(**(none | asked))
 
 
-def make(corpus=None, batch_size=6, seed=5, asked=None, **config):
+def make(corpus=None, batch_size=6, seed=5, asked=None, pictures=1, **config):
     corpus = corpus or Memory()
     config = DataConfig(**({"workers": 0} | config))
     order = Order(entries(corpus, config), batch_size, seed)
-    return Loader(corpus, TOKENIZER, order, config, asked or needs(), seed, side=16, length=LENGTH)
+    return Loader(corpus, TOKENIZER, order, config, asked or needs(), seed, side=16, length=LENGTH, pictures=pictures)
 
 
 def tensors(value):
@@ -286,7 +286,7 @@ def test_sentences_of_the_drawn_text():
     several = 0
     for step in range(10):
         batch = loader[step]
-        pieces = batch.columns["sentences"]
+        pieces = batch.sentences
         for k, row in enumerate(batch.index.tolist()):
             text = next(t for t in corpus.record(row).texts["en"] if text_id(t) == batch.text_id[k])
             expected = [ids[mask].tolist() for s in sentences(text) for ids, mask in [TOKENIZER.encode([s], LENGTH)]]
@@ -462,3 +462,45 @@ def test_texts_for_evaluation_come_once_each_with_their_place():
         expected, mask = TOKENIZER.encode([captions[position][0]], LENGTH)
         assert ids == expected[mask].tolist()
     assert padding < 200 * 4
+
+
+class Chests(Memory):
+    """Two views a row, of sizes of their own."""
+
+    pictures = 2
+
+    def shown(self, row):
+        return [self.image(row), self.image(row)[:, ::2, ::3].contiguous()]
+
+
+def test_separate_pictures_of_a_row():
+    corpus = Chests(broken=(2,))
+    loader = make(corpus, augment="none", pictures=2)
+    batch = loader[0]
+    assert batch.images.owner.tolist() == [k for k in range(6) for _ in range(2)]
+    for k, row in enumerate(batch.index.tolist()):
+        for part in range(2):
+            assert torch.equal(batch.images.part(part).pixels[k], resize(corpus.shown(row)[part], 16))
+    images, kept, faults = images_of(corpus, [5, 2, 1], 16)
+    assert (kept, faults) == ([5, 1], {"truncated": 1})
+    assert torch.equal(images.part(1).pixels[1], resize(corpus.shown(1)[1], 16))
+    alike = Chests()
+    alike.shown = lambda row: [alike.image(row)] * 2
+    first, second = (make(alike, pictures=2)[0].images.part(k).pixels for k in range(2))
+    assert torch.equal(first, make()[0].images.pixels)
+    assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))  # each is cropped by its own draw
+    with pytest.raises(UserError, match="its rows have 2 separate pictures, 1 can be read"):
+        make(corpus)
+
+
+def test_entries_are_what_the_order_named():
+    loader = make(Memory(7, broken=(3,)), batch_size=38, texts="all")
+    batch = loader[0]
+    assert batch.entry.tolist() == loader.order.batch(0).tolist()
+    rows = [int(loader.every_text[entry][0]) for entry in batch.entry]
+    same = [a == b for a, b in zip(rows, batch.index.tolist(), strict=True)]
+    assert [row for row, equal in zip(rows, same, strict=True) if not equal] == [row for row in rows if row == 3]
+    assert 3 in rows, "a broken row's entry keeps its place"
+    plain = make(Memory(broken=(3,)))
+    for step in range(3):
+        assert plain[step].entry.tolist() == plain.order.batch(step).tolist()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.systems.common import build
+from tuwen.data.batch import Images
 from tuwen.data.fit import Fit
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
@@ -123,7 +124,7 @@ def test_grad_cam_is_attention_times_positive_gradient(name, tokenizer):
 
     ids, mask = tokenizer.encode(["red square 绿色"], 16)
     with torch.no_grad():
-        image = system.encoders.encode_images(pixels[None]).states["last"]
+        image = system.encoders.encode_images(Images(pixels[None])).states["last"]
         text = system.encoders.encode_texts(ids, mask).states["last"]
     records: list = []
     if name == "albef":

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.systems.common import units
-from tuwen.nn.clips import FrameOrder, merged, places_of
+from tuwen.data.batch import places_of
+from tuwen.nn.clips import FrameOrder, merged
 from tuwen.nn.encoded import Encoded
 
 
@@ -15,7 +16,7 @@ def frames() -> tuple[Encoded, torch.Tensor]:
 
 def test_places_keep_the_order_of_each_rows_frames():
     assert places_of(torch.tensor([1, 0, 0, 1, 0, 1])).tolist() == [[1, 2, 4], [0, 3, 5]]
-    with pytest.raises(AssertionError, match="differ in their frames"):
+    with pytest.raises(AssertionError, match="differ in how many"):
         places_of(torch.tensor([0, 0, 1]))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from tuwen.data.batch import Images
 from tuwen.data.text import Vocabulary
 from tuwen.nn.sizes import SIZES
 from tuwen.nn.towers import DualEncoder
@@ -19,10 +20,10 @@ def test_a_locked_tower_drops_parts_of_what_is_projected_and_only_while_training
     pooled = encoders.image.pooled(encoders.image(pixels))
     head = encoders.image_projection
     encoders.eval()
-    torch.testing.assert_close(encoders.encode_images(pixels).pooled, F.normalize(head(pooled), dim=-1))
+    torch.testing.assert_close(encoders.encode_images(Images(pixels)).pooled, F.normalize(head(pooled), dim=-1))
     encoders.train()
     torch.manual_seed(3)
-    got = encoders.encode_images(pixels).pooled
+    got = encoders.encode_images(Images(pixels)).pooled
     torch.manual_seed(3)
     kept = F.dropout(pooled, 0.5, True)
     assert 0.2 < (kept == 0).float().mean() < 0.8

@@ -4,6 +4,7 @@ subset encoded by hand; forward and gradient."""
 import pytest
 import torch
 
+from tuwen.data.batch import Images
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
@@ -31,7 +32,7 @@ def test_vectors_without_states_are_those_with_states(pool, kind):
     direction = torch.randn(3, 6, dtype=torch.float64, generator=generator)
     found = []
     for states in (True, False):
-        images, texts = towers.encode_images(pixels, states), towers.encode_texts(ids, mask, states)
+        images, texts = towers.encode_images(Images(pixels), states), towers.encode_texts(ids, mask, states)
         assert bool(images.states) == bool(texts.states) == states
         loss = ((images.pooled + 2 * texts.pooled) * direction).sum()
         found.append((images.pooled, texts.pooled, torch.autograd.grad(loss, list(towers.parameters()))))
@@ -81,7 +82,7 @@ def test_visible_patches_are_each_pictures_own_subset(config, states):
             parameter += 0.2 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
     pixels = torch.rand(3, 3, 24, 24, dtype=torch.float64, generator=generator)
     kept = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(3)])
-    encoded = towers.encode_images((pixels - towers.image.mean) / towers.image.std, states, kept)
+    encoded = towers.encode_images(Images((pixels - towers.image.mean) / towers.image.std), states, kept)
     tokens = [by_hand(towers.image, pixels[row], kept[row].tolist()) for row in range(3)]
     vectors = torch.cat([unit(towers.image_projection(towers.image.pooled(x))) for x in tokens])
     torch.testing.assert_close(encoded.pooled, vectors, rtol=0, atol=1e-12)
@@ -110,7 +111,9 @@ def test_all_patches_in_order_are_the_whole_picture(pool):
 def test_tokens_from_disk_are_whole_pictures():
     tower = ImageTower(ImageTowerConfig(side=16, patch=8, width=12, layers=2, heads=2, locked=True))
     tokens = torch.randn(2, 5, 12)
-    assert tower(tokens) is tokens
+    assert tower.tokens(Images(features=tokens)) is tokens
+    pixels = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    assert torch.equal(tower.tokens(Images(pixels, features=tokens)), tower(pixels))  # regions of somebody else's
     for asked in ({"kept": torch.zeros(2, 1, dtype=torch.int64)}, {"layers": []}):
         with pytest.raises(UserError, match=f"asks for {next(iter(asked))} too"):
-            tower(tokens, **asked)
+            tower.tokens(Images(features=tokens), **asked)

@@ -145,7 +145,7 @@ def test_queue_takes_the_teachers_features_and_the_batch_stands_in_it_once():
     system, batch = shaken(build("albef", queue=QUEUE)), example()
     losses = system(batch, PROGRESS)
     with torch.no_grad():
-        images = system.teacher.encoders.encode_images(batch.images.pixels).pooled
+        images = system.teacher.encoders.encode_images(batch.images).pooled
         texts = system.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask).pooled
     torch.testing.assert_close(losses.keep["images"], images)
     torch.testing.assert_close(losses.keep["texts"], texts)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.training import toy
+from tuwen.data.batch import Images
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
@@ -87,7 +88,7 @@ def test_what_is_frozen_does_not_move_and_takes_no_gradient():
     system = dual()
     optimizer = optim.build(system, TrainConfig(rates=(("image", 0.0),), lr=0.1))
     before = system.image.patches.weight.clone()
-    loss = system.encode_images(torch.rand(2, 3, 8, 8)).pooled.sum()
+    loss = system.encode_images(Images(torch.rand(2, 3, 8, 8))).pooled.sum()
     loss = loss + system.encode_texts(torch.ones(2, 4).long(), torch.ones(2, 4).bool()).pooled.pow(3).sum()
     loss.backward()
     optimizer.step()

@@ -28,33 +28,67 @@ def _move(value, device):
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures of a batch, uint8 until the device.
+    """Pictures of a batch, uint8 until the device: their pixels, what was computed of them before, or both.
 
-    pixels: [P, 3, H, W] uint8, or float already normalised.
+    pixels: [P, 3, H, W] uint8, or float already normalised; None where features stand for them.
     owner: [P] int64, row of the batch each picture belongs to; None: one a row, in order.
     views: further views a system asked for, by name, each [P, 3, h, w] in the same order.
+    features: [P, N, W] float, tokens that a locked tower gave before, or regions that a detector found.
+    boxes: [P, N, 4] x0, y0, x1, y1 in 0..1, where those regions are.
+    feature_mask: [P, N] bool, True on real features, False on padding; None: all are real.
     """
 
-    pixels: Tensor
+    pixels: Tensor | None = None
     owner: Tensor | None = None
     views: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
+    boxes: Tensor | None = None
+    feature_mask: Tensor | None = None
 
     def __len__(self) -> int:
-        return self.pixels.shape[0]
+        tensor = self.pixels if self.pixels is not None else self.features
+        assert tensor is not None, "pictures without pixels and features"
+        return tensor.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        tensor = self.pixels if self.pixels is not None else self.features
+        assert tensor is not None, "pictures without pixels and features"
+        return tensor.device
 
     def to(self, device) -> "Images":
         return _move(self, device)
 
     def select(self, rows: Tensor) -> "Images":
         """The pictures of the given rows (int64 [R]), renumbered so that rows[k] becomes row k."""
+        items, owner = (rows, None) if self.owner is None else _owned(self.owner, rows)
+        return self._items(items, owner)
+
+    def part(self, k: int) -> "Images":
+        """The k-th picture of every row, in the rows' order; every row has as many pictures as any other."""
         if self.owner is None:
-            return Images(self.pixels[rows], None, {name: view[rows] for name, view in self.views.items()})
-        items, owner = _owned(self.owner, rows)
-        return Images(self.pixels[items], owner, {name: view[items] for name, view in self.views.items()})
+            assert k == 0, f"picture {k} of rows that have one"
+            return self
+        return self._items(places_of(self.owner)[:, k], None)
 
     def view(self, name: str) -> "Images":
-        """A further view in the place of the pixels."""
-        return replace(self, pixels=self.views[name], views={})
+        """A further view in the place of the pixels; features are not of it."""
+        return Images(self.views[name], self.owner)
+
+    def _items(self, items: Tensor, owner: Tensor | None) -> "Images":
+        return replace(_map(replace(self, owner=None), lambda tensor: tensor[items]), owner=owner)
+
+
+def places_of(owner: Tensor) -> Tensor:
+    """[R, F] int64: where the pictures of each row stand, in their order, from the row each belongs to (int64 [P]).
+
+    Every row has as many pictures as any other.
+    """
+    rows = int(owner.max()) + 1
+    order = owner.sort(stable=True).indices
+    counts = torch.bincount(owner, minlength=rows)
+    assert bool((counts == counts[0]).all()), "rows of a batch differ in how many pictures they have"
+    return order.view(rows, -1)
 
 
 @dataclass(frozen=True)
@@ -129,9 +163,12 @@ class Batch:
     images: None in a batch of texts alone; texts: None in a batch of pictures alone.
     image_id: [B] int64; equal ids are one picture, never each other's negative.
     text_id: [B] int64; equal ids are one text.
-    index: [B] int64, row in the corpus, for samplers, noise estimates and reports of bad samples.
-    columns: what a system asked the corpus for (boxes, concepts, noise, parallel texts); tensors have B rows.
+    index: [B] int64, row in the corpus that is shown, for noise estimates and reports of bad samples.
+    columns: what a system asked the corpus for (noise, labels, parallel texts); tensors have B rows.
     source: what the whole batch was drawn from: "pairs", or "images" or "texts" alone, whose other identity is 0.
+    sentences: those of each row's text, by `owner`, where a system asked for them.
+    entry: [B] int64, what the order named, whatever row was shown in its place: a row of the corpus, or, where every
+        text is an entry, a (picture, text). None: the rows themselves.
     """
 
     images: Images | None
@@ -141,6 +178,12 @@ class Batch:
     index: Tensor
     columns: Mapping[str, Tensor | Texts] = field(default_factory=dict)
     source: str = "pairs"
+    sentences: Texts | None = None
+    entry: Tensor = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self):
+        if self.entry is None:
+            object.__setattr__(self, "entry", self.index)
 
     def __len__(self) -> int:
         return self.index.shape[0]
@@ -158,13 +201,18 @@ class Batch:
 
     def select(self, rows: Tensor) -> "Batch":
         """The given rows (int64 [R]) as a batch of their own."""
-        columns = {k: v.select(rows) if isinstance(v, Texts) else v[rows] for k, v in self.columns.items()}
-        images = None if self.images is None else self.images.select(rows)
-        texts = None if self.texts is None else self.texts.select(rows)
-        image_id, text_id, index = self.image_id[rows], self.text_id[rows], self.index[rows]
-        return Batch(images, texts, image_id, text_id, index, columns, self.source)
+        return replace(self, **{f.name: _selected(getattr(self, f.name), rows) for f in fields(self)})
 
     def split(self, parts: int) -> list["Batch"]:
         """`parts` consecutive micro-batches of equal size (the batch must divide by `parts`)."""
         assert len(self) % parts == 0, f"{len(self)} rows do not split into {parts} equal micro-batches"
         return [self.select(rows) for rows in torch.arange(len(self), device=self.device).chunk(parts)]
+
+
+def _selected(value, rows: Tensor):
+    """What belongs to the given rows of a part of a batch."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {name: _selected(item, rows) for name, item in value.items()}
+    return value.select(rows) if isinstance(value, (Images, Texts)) else value

@@ -57,7 +57,8 @@ class Corpus:
     languages: tuple[str, ...]
     fingerprint: str
     notice: str = ""  # licence or attribution that built copies must carry
-    frames: int = 1  # pictures a row; more than one: rows are clips
+    frames: int = 1  # of the one clip a row is; 1: rows are no clips
+    pictures: int = 1  # separate pictures a row: two views of a chest, the two that a statement is about
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -80,6 +81,14 @@ class Corpus:
             BrokenImage: as `image`.
         """
         return self.image(row)[None]
+
+    def shown(self, row: int) -> Sequence[Tensor]:
+        """All [3, H, W] of a row in order: the frames of its clip, or its separate pictures, whose sizes may differ.
+
+        Raises:
+            BrokenImage: as `image`.
+        """
+        return list(self.clip(row)) if self.frames > 1 else [self.image(row)]
 
     def relevance(self, rows: Sequence[int], texts: Sequence["Caption"]) -> "Relevance":
         """Which of the given rows' pictures each text is right for; by default those it was written for.

@@ -82,11 +82,13 @@ class _Row:
     """One row of a batch, drawn. views[""] are its pictures; texts are (text, language index); further by name.
 
     A row of pictures alone has no texts and no text identity (0); one of texts alone no views and no image identity.
+    features: [1, N, W], in place of the views.
     """
 
     index: int
     image_id: int
     views: dict[str, Tensor]
+    features: Tensor | None
     texts: list[tuple[str, int]]
     further: dict[str, tuple[str, int]]
     columns: dict[str, np.ndarray]
@@ -115,15 +117,16 @@ class Loader:
         length: int,
         source: str = "pairs",
         table: tuple[str, ...] = (),
+        pictures: int = 1,
     ):
         """order: over `entries(corpus, config)` rows. side: pictures' side in pixels, or how they are
         brought to it. length: most tokens a text. table: the languages that `Texts.language` indexes; none: the
-        corpus's.
+        corpus's. pictures: separate ones that a row has.
 
         Raises:
             UserError: the corpus lacks what the config or the system asks for.
         """
-        check_needs(corpus, needs, config.languages, source)
+        check_needs(corpus, needs, config.languages, source, pictures)
         self.source = source
         self.corpus, self.tokenizer, self.order, self.config = corpus, tokenizer, order, config
         self.needs, self.seed, self.side, self.length = needs, seed, side, length
@@ -164,7 +167,7 @@ class Loader:
         skipped: dict[int, str] = {}
         rows = [self._usable(int(entry), epoch, skipped) for entry in entries]
         seen, truncated = self.tokenizer.seen, self.tokenizer.truncated
-        batch = self._batch(rows)
+        batch = self._batch(rows, torch.from_numpy(entries))
         return batch, Notes(skipped, self.tokenizer.seen - seen, self.tokenizer.truncated - truncated)
 
     def noted(self, made: tuple[Batch, Notes]) -> Batch:
@@ -205,25 +208,34 @@ class Loader:
         if self.source != "images":
             texts, further = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
         if self.source == "texts":
-            return _Row(row, 0, {}, texts, {}, {})
-        if self.features is not None and row in self.features:
-            views = {"": self.features.tokens(row)[None]}
-        else:
-            shown = [self._views(picture, epoch, entry) for picture in self.corpus.clip(row)]
-            views = {name: torch.stack([one[name] for one in shown]) for name in shown[0]}
+            return _Row(row, 0, {}, None, texts, {}, {})
+        views, features = self._pictures(row, epoch, entry)
         if self.source == "images":
-            return _Row(row, record.image_id, views, [], {}, {})
+            return _Row(row, record.image_id, views, features, [], {}, {})
         columns = {name: numbers(record, name) for name in self.needs.columns}
         further = further_texts(record, self.needs, self.table, texts[0]) | further
-        return _Row(row, record.image_id, views, texts, further, columns)
+        return _Row(row, record.image_id, views, features, texts, further, columns)
 
-    def _views(self, image: Tensor, epoch: int, entry: int) -> dict[str, Tensor]:
-        views = {"": self._augmented(image, self.side, epoch, entry, "crop")}
+    def _pictures(self, row: int, epoch: int, entry: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The row's pictures [F, 3, side, side] by view, or the features that stand for them.
+
+        Frames of a clip are cropped alike, separate pictures each by a draw of its own.
+        """
+        if self.features is not None and row in self.features:
+            return {}, self.features.tokens(row)[None]
+        apart = self.corpus.pictures > 1
+        shown = [self._views(image, epoch, entry, k * apart) for k, image in enumerate(self.corpus.shown(row))]
+        return {name: torch.stack([views[name] for views in shown]) for name in shown[0]}, None
+
+    def _views(self, image: Tensor, epoch: int, entry: int, number: int) -> dict[str, Tensor]:
+        own = f" of picture {number}" if number else ""
+        views = {"": self._augmented(image, self.side, epoch, entry, "crop" + own)}
         for name, side in self.needs.views.items():
             if name == "plain":
                 views[name] = resize(image, side)
             else:  # any view but "second" is the same crop at another size
-                views[name] = self._augmented(image, side, epoch, entry, "second" if name == "second" else "crop")
+                purpose = "second" if name == "second" else "crop"
+                views[name] = self._augmented(image, side, epoch, entry, purpose + own)
         return views
 
     def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
@@ -259,17 +271,22 @@ class Loader:
 
     # ---- a batch
 
-    def _batch(self, rows: list[_Row]) -> Batch:
+    def _batch(self, rows: list[_Row], entries: Tensor) -> Batch:
         images = self._images(rows) if self.source != "texts" else None
         texts = self._encoded([row.texts for row in rows], self.needs.texts == 1) if self.source != "images" else None
         index = torch.tensor([row.index for row in rows])
-        columns = self._columns(rows, index) if self.source == "pairs" else {}
+        columns, pieces = {}, None
+        if self.source == "pairs":
+            columns = self._columns(rows, index)
+            pieces = self._sentences(rows) if self.needs.sentences else None
         image_ids = torch.tensor([row.image_id for row in rows])
         text_ids = torch.tensor([text_id(row.texts[0][0]) if row.texts else 0 for row in rows])
-        return Batch(images, texts, image_ids, text_ids, index, columns, self.source)
+        return Batch(images, texts, image_ids, text_ids, index, columns, self.source, pieces, entries)
 
     @staticmethod
     def _images(rows: list[_Row]) -> Images:
+        if rows[0].features is not None:
+            return Images(features=torch.cat([row.features for row in rows if row.features is not None]))
         views = {name: torch.cat([row.views[name] for row in rows]) for name in rows[0].views}
         frames = [len(row.views[""]) for row in rows]
         owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(frames)) if max(frames) > 1 else None
@@ -278,12 +295,12 @@ class Loader:
     def _columns(self, rows: list[_Row], index: Tensor) -> dict[str, Tensor | Texts]:
         columns: dict[str, Tensor | Texts] = {name: _stacked(rows, name) for name in self.needs.columns}
         columns |= {name: values[index] for name, values in self.columns.items()}
-        if self.needs.sentences:
-            pieces = [[(s, language) for text, language in row.texts for s in sentences(text)] for row in rows]
-            columns["sentences"] = self._encoded(pieces)
         for name in sorted({name for row in rows for name in row.further}):  # a row without has its own text there
             columns[name] = self._encoded([[row.further.get(name, row.texts[0])] for row in rows], one=True)
         return columns
+
+    def _sentences(self, rows: list[_Row]) -> Texts:
+        return self._encoded([[(s, language) for text, language in row.texts for s in sentences(text)] for row in rows])
 
     def _encoded(self, texts: list[list[tuple[str, int]]], one: bool = False) -> Texts:
         """The (text, language) of every row as tokens; one: each row has exactly one."""
@@ -322,11 +339,12 @@ def images_of(corpus: Corpus, rows: Sequence[int], side: int | Fit) -> tuple[Ima
     pixels, kept, faults = [torch.empty(0, 3, side_of(side), side_of(side), dtype=torch.uint8)], [], Counter[str]()
     for row in rows:
         try:
-            pixels.append(torch.stack([fitted(picture, side) for picture in corpus.clip(row)]))
+            pixels.append(torch.stack([fitted(picture, side) for picture in corpus.shown(row)]))
             kept.append(row)
         except BrokenImage as error:
             faults[error.reason] += 1
-    owner = torch.arange(len(kept)).repeat_interleave(corpus.frames) if corpus.frames > 1 else None
+    several = corpus.frames * corpus.pictures
+    owner = torch.arange(len(kept)).repeat_interleave(several) if several > 1 else None
     return Images(torch.cat(pixels), owner), kept, faults
 
 

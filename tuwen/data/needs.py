@@ -38,10 +38,13 @@ class DataNeeds(Protocol):
     def sources(self) -> Mapping[str, float]: ...
 
 
-def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (), source: str = "pairs") -> None:
+def check_needs(
+    corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (), source: str = "pairs", pictures: int = 1
+) -> None:
     """Refuses a corpus that lacks what a system needs, before any work.
 
     languages: those texts are drawn from; none: all of the corpus. source: "images" and "texts" ask one side alone.
+    pictures: separate ones a row that can be read.
 
     Raises:
         UserError: naming what is missing.
@@ -56,7 +59,7 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
         )
     if len(languages or corpus.languages) < needs.languages:
         raise UserError(f"{where}: the system needs texts in {needs.languages} languages a row; give more languages")
-    refuse_clips(corpus, needs)
+    refuse_clips(corpus, needs, pictures)
     if set(needs.spans) - set(KINDS):
         raise UserError(f"{where}: the system needs {', '.join(needs.spans)} spans; there are {', '.join(KINDS)}")
     if needs.tags and source == "pairs" and len(corpus) and "tags" not in corpus.record(0).columns:
@@ -68,8 +71,8 @@ def check_needs(corpus: Corpus, needs: DataNeeds, languages: tuple[str, ...] = (
                 numbers(record, name)
 
 
-def refuse_clips(corpus: Corpus, needs: DataNeeds) -> None:
-    """Refuses a corpus of clips to a system that reads one picture a row.
+def refuse_clips(corpus: Corpus, needs: DataNeeds, pictures: int = 1) -> None:
+    """Refuses a corpus of clips to a system that reads one picture a row, and rows of other than `pictures` pictures.
 
     Raises:
         UserError: naming both.
@@ -78,6 +81,11 @@ def refuse_clips(corpus: Corpus, needs: DataNeeds) -> None:
         raise UserError(
             f"corpus {corpus.name}, split {corpus.split}: its rows are clips of {corpus.frames} pictures, "
             "and the system reads one picture a row; clip, cookie and tokenflow read clips"
+        )
+    if corpus.pictures != pictures:
+        raise UserError(
+            f"corpus {corpus.name}, split {corpus.split}: its rows have {corpus.pictures} separate pictures, "
+            f"{pictures} can be read"
         )
 
 

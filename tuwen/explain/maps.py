@@ -116,6 +116,12 @@ def _inputs(model: Model, image: Picture, text: str, language: str | None) -> tu
     return Images(pixels[None]).to(model.device), model.tokens([text], language), words
 
 
+def _shown(pictures: Images) -> Tensor:
+    """[3, side, side] uint8: the one picture that is explained."""
+    assert pictures.pixels is not None
+    return pictures.pixels[0]
+
+
 def _words(model: Model, text: str, length: int) -> list[_Word]:
     """The words of the text that are letters or digits, as far as it was read."""
     words = [word for word in _pieces(model, text, length, "word") if any(sign.isalnum() for sign in word.text)]
@@ -162,7 +168,7 @@ def _by_tokens(model: Model, pictures: Images, texts: Texts, words: list[_Word])
     sent = torch.stack(flows, 1)
     sent = sent / sent.abs().sum(0).clamp(min=1e-12)
     score = float(system.scores(image, sentence).t2i[0, 0])
-    return Explanation(kept, maps.cpu(), "tokens", score, pictures.pixels[0].cpu(), sent.cpu(), places.cpu())
+    return Explanation(kept, maps.cpu(), "tokens", score, _shown(pictures).cpu(), sent.cpu(), places.cpu())
 
 
 def _real(sentence: Encoded) -> Tensor:
@@ -190,7 +196,7 @@ def _by_regions(model: Model, pictures: Images, texts: Texts, words: list[_Word]
     boxes = None if located.boxes is None else located.boxes[:, 0].float().cpu()
     image, sentence = system.encode_images(pictures), system.encode_texts(texts)
     score = _final_score(system, image, sentence, system.match(image, sentence) if system.can("match") else None)
-    maps, pixels = located.heat.float().cpu(), pictures.pixels[0].cpu()
+    maps, pixels = located.heat.float().cpu(), _shown(pictures).cpu()
     return Explanation([word.text for word in words], maps, "regions", score, pixels, boxes=boxes)
 
 
@@ -230,7 +236,7 @@ def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Wor
     maps = torch.stack([_grid(cam[word.start : word.end].mean(0)) for word in words])
     with torch.no_grad():
         score = _final_score(system, image, sentence, match)
-    return Explanation([word.text for word in words], maps.cpu(), "attention", score, pictures.pixels[0].cpu())
+    return Explanation([word.text for word in words], maps.cpu(), "attention", score, _shown(pictures).cpu())
 
 
 @contextmanager

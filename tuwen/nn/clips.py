@@ -8,21 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tuwen.data.batch import places_of
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.towers import unit
 from tuwen.nn.transformer import Stack
-
-
-def places_of(owner: Tensor) -> Tensor:
-    """[R, F] int64: where the frames of each row stand, in their order, from the row each belongs to (int64 [P]).
-
-    Every row has as many frames as any other.
-    """
-    rows = int(owner.max()) + 1
-    order = owner.sort(stable=True).indices
-    counts = torch.bincount(owner, minlength=rows)
-    assert bool((counts == counts[0]).all()), "rows of a batch of clips differ in their frames"
-    return order.view(rows, -1)
 
 
 class FrameOrder(nn.Module):

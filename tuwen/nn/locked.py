@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from tuwen.data.batch import Images
 from tuwen.errors import UserError
 from tuwen.nn.features import TextFeatures
 
@@ -10,8 +11,8 @@ from tuwen.nn.features import TextFeatures
 class Lockable(nn.Module):
     """A tower whose `run` computes. Locked, it keeps no gradient and no dropout, and its output may be cached.
 
-    A locked image tower takes its own tokens [B, N, W] in place of pixels [B, 3, H, W] (the loader may have them from
-    disk). A locked text tower looks texts up in `features` where it is given one.
+    A locked image tower's tokens may come with the batch (the loader may have them from disk), see `tokens`. A locked
+    text tower looks texts up in `features` where it is given one.
     """
 
     features: TextFeatures | None = None
@@ -37,22 +38,28 @@ class Lockable(nn.Module):
         states; None where pooling reads several or the output may be cached."""
         return None
 
-    def forward(self, *inputs, **options) -> Tensor:
-        """What `run` says.
+    def tokens(self, images: Images, **options) -> Tensor:
+        """[P, N, W] of pictures: `run` of their pixels, or what this tower, locked, gave for them before.
 
         Raises:
             UserError: for tokens that come from disk, if more is asked than they are (other layers, fewer patches).
         """
+        if images.pixels is not None:
+            return self(images.pixels, **options)
+        assert self.locked, "features in place of pixels are for the locked tower that gave them"
+        assert images.features is not None
+        asked = sorted(name for name, value in options.items() if value is not None)
+        if asked:
+            raise UserError(
+                f"a locked tower's tokens on disk are of whole pictures, at its last layer; this system asks for "
+                f"{', '.join(asked)} too: set data.augment=crop, with which none are kept on disk"
+            )
+        return images.features
+
+    def forward(self, *inputs, **options) -> Tensor:
+        """What `run` says."""
         if not self.locked:
             return self.run(*inputs, **options)
-        if inputs[0].dim() == 3:
-            asked = sorted(name for name, value in options.items() if value is not None)
-            if asked:
-                raise UserError(
-                    f"a locked tower's tokens on disk are of whole pictures, at its last layer; this system asks for "
-                    f"{', '.join(asked)} too: set data.augment=crop, with which none are kept on disk"
-                )
-            return inputs[0]
         with torch.no_grad():
             if self.features is not None and not options and len(inputs) == 2:
                 return self.features.states(*inputs, self.run)

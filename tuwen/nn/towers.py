@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tuwen.data.batch import Images
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.backbones import ImageBackbone, TextBackbone, normalised, pool_kind, pool_text
@@ -239,8 +240,8 @@ class DualEncoder(nn.Module):
         self.image_projection = _projection(self.image.pooled_width, embed, image.projection, "image")
         self.text_projection = _projection(self.text.pooled_width, embed, text.projection, "text")
 
-    def encode_images(self, pixels: Tensor, states: bool = True, kept: Tensor | None = None) -> Encoded:
-        """pooled [B, D], states "last" [B, N, W]; pixels [B, 3, H, W], or a locked tower's cached tokens [B, N, W].
+    def encode_images(self, images: Images, states: bool = True, kept: Tensor | None = None) -> Encoded:
+        """pooled [P, D], states "last" [P, N, W].
 
         states: False gives the vectors alone, for which a tower's last block need not work on every token.
         kept: [B, K] int64, the patches that alone are encoded (VLMAE, NLIP, ARL, FLIP), see `ImageTower.run`.
@@ -248,9 +249,8 @@ class DualEncoder(nn.Module):
         Raises:
             UserError: `kept` of a backbone, or of a locked tower's cached tokens.
         """
-        options = {} if kept is None else {"kept": kept}
-        only = None if states else self.image.alone(pixels)
-        tokens = self.image(pixels, **options) if only is None else self.image(pixels, only=only, **options)
+        only = None if states or images.pixels is None else self.image.alone(images.pixels)
+        tokens = self.image.tokens(images, only=only, kept=kept)
         return Encoded(self._image_vector(tokens), states={"last": tokens} if states else {})
 
     def encode_texts(self, ids: Tensor, mask: Tensor, states: bool = True) -> Encoded:

@@ -97,7 +97,7 @@ class ALBEF(System):
         alpha = progress.ramp(self.config.alpha)
         with torch.no_grad():
             teacher = self.teacher.encoders
-            taught_images = teacher.encode_images(batch.images.pixels)
+            taught_images = teacher.encode_images(batch.images)
             taught_texts = teacher.encode_texts(batch.texts.ids, batch.texts.mask)
 
         contrast = self.contrast(images, texts, taught_images, taught_texts, batch, progress)
@@ -164,7 +164,7 @@ class ALBEF(System):
         self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels)
+        return self.encoders.encode_images(images)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.encoders.encode_texts(texts.ids, texts.mask)

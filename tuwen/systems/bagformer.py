@@ -142,7 +142,7 @@ class BagFormer(System):
 
     def encode_images(self, images: Images) -> Encoded:
         """tokens: all of the tower's, the class token among them, as in the code."""
-        encoded = self.encoders.encode_images(images.pixels)
+        encoded = self.encoders.encode_images(images)
         return replace(encoded, tokens=unit(self.encoders.image_projection(encoded.states["last"])))
 
     def encode_texts(self, texts: Texts) -> Encoded:
@@ -174,7 +174,7 @@ class BagFormer(System):
     def image_places(self, images: Images) -> Tensor:
         """The class token lies everywhere, patches in their cells."""
         tower = self.encoders.image
-        tokens = tower(images.pixels)
+        tokens = tower.tokens(images)
         count, cells = tokens.shape[1], tower.grid(tokens).shape[1]
         side = math.isqrt(cells)
         places = torch.cat([torch.full((count - cells, cells), 1 / cells), torch.eye(cells)])

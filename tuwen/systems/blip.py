@@ -120,7 +120,7 @@ class BLIP(System):
         return self.match_head(states[:, 0])
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels)
+        return self.encoders.encode_images(images)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         """pooled, as the text is read alone; states "last" [B, L, W]: its embeddings, which are read with a picture."""

@@ -152,7 +152,7 @@ class BridgeTower(System):
     def encode_images(self, images: Images) -> Encoded:
         """states "layer-k": the final norm of the k-th last layers' tokens, all by one norm (section 3)."""
         layers: list[Tensor] = []
-        last = self.encoders.image(images.pixels, layers=layers)
+        last = self.encoders.image.tokens(images, layers=layers)
         norm = self.encoders.image.stack.norm
         upper = [norm(x) for x in layers[-self.config.fusion.layers : -1]] + [last]
         pooled = (

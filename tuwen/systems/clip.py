@@ -78,7 +78,7 @@ class CLIP(System):
 
     def encode_images(self, images: Images) -> Encoded:
         """Of a clip the mean of its frames' vectors (CLIP4Clip's "meanP")."""
-        return merged(self.encoders.encode_images(images.pixels, states=False), images.owner)
+        return merged(self.encoders.encode_images(images, states=False), images.owner)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.encoders.encode_texts(texts.ids, texts.mask, states=False)

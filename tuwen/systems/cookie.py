@@ -171,7 +171,7 @@ class COOKIE(System):
 
     def encode_images(self, images: Images) -> Encoded:
         """Of a clip the mean of its frames' vectors (section 6)."""
-        x = self.image_norm(self.image_input(self.encoders["image"](images.pixels)))
+        x = self.image_norm(self.image_input(self.encoders["image"].tokens(images)))
         return merged(self.read(x, None, getattr(self, "image_summary", None), self.head), images.owner)
 
     def encode_texts(self, texts: Texts) -> Encoded:

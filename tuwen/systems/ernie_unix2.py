@@ -279,7 +279,7 @@ class ERNIEUniX2(System):
     # ---- use
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels)
+        return self.encoders.encode_images(images)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.encoders.encode_texts(texts.ids, texts.mask)

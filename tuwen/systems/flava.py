@@ -237,7 +237,7 @@ class FLAVA(System):
         """[B, N, W] tokens before the image tower's final norm, and after it."""
         layers: list[Tensor] = []
         instead = None if hidden is None else (hidden, self.mask_token)
-        after = self.encoders.image(images.pixels, layers=layers, hidden=instead)
+        after = self.encoders.image.tokens(images, layers=layers, hidden=instead)
         return layers[-1], after
 
     def text_states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

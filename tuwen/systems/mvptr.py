@@ -222,7 +222,7 @@ class MVPTR(System):
     def see(self, images: Images, concepts: Tensor) -> Encoded:
         """V and g_v; states "last" [B, N, W], the regions alone, and "concepts" [B, S, W]."""
         words, rows = self.vocabulary, len(concepts)
-        regions = self.image_to_fusion(self.encoders.image(images.pixels))
+        regions = self.image_to_fusion(self.encoders.image.tokens(images))
         ends = [concepts.new_full((rows, 1), special) for special in (words.cls, words.sep)]
         ids = torch.cat([ends[0], concepts, ends[1]], 1)
         tags = self.concept_norm(self.encoders.text.words(ids) + self.concept_positions)
@@ -318,7 +318,7 @@ class MVPTR(System):
 
     def encode_images(self, images: Images) -> Encoded:
         """With every place for concepts masked."""
-        unknown = torch.full((len(images), self.config.places), self.vocabulary.mask, device=images.pixels.device)
+        unknown = torch.full((len(images), self.config.places), self.vocabulary.mask, device=images.device)
         seen = self.see(images, unknown)
         return replace(seen, states={"last": seen.states["last"]})
 

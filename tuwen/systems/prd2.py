@@ -97,7 +97,7 @@ class PRD2(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
         with torch.no_grad():
-            taught_images = self.teacher.encoders.encode_images(batch.images.pixels, states=False)
+            taught_images = self.teacher.encoders.encode_images(batch.images, states=False)
             taught_texts = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask)
         now = (taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
         keys = self.queue.read(progress.past(self.config.queue_from)).behind(*(gather(x) for x in now))
@@ -123,7 +123,7 @@ class PRD2(System):
         self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels, states=False)
+        return self.encoders.encode_images(images, states=False)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.encoders.encode_texts(texts.ids, texts.mask, states=False)

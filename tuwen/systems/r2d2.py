@@ -147,7 +147,7 @@ class R2D2(System):
                 taught_texts = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask)
         if config.target_guided:
             with torch.no_grad():
-                taught_images = self.teacher.encoders.encode_images(batch.images.pixels, states=False)
+                taught_images = self.teacher.encoders.encode_images(batch.images, states=False)
             terms["contrast"] = self.target_guided(images, texts, taught_images, taught_texts, batch, progress)
             keep = {"images": taught_images.pooled, "texts": taught_texts.pooled}
             keep |= {"image_id": batch.image_id, "text_id": batch.text_id}
@@ -244,7 +244,7 @@ class R2D2(System):
             self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels)
+        return self.encoders.encode_images(images)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.encoders.encode_texts(texts.ids, texts.mask)

@@ -163,7 +163,7 @@ class SLAN(System):
     def regression(self, steps: list[Tensor], real: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Section 4, L_reg: towards the boxes of the teacher's heat maps; and the share of words that gave one."""
         with torch.no_grad():
-            patches = self.patches(self.teacher.encoders.encode_images(batch.images.pixels))
+            patches = self.patches(self.teacher.encoders.encode_images(batch.images))
             states = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask).states["last"]
             candidates = self.teacher.locator.candidates(patches)
             heat = self.heat(candidates, self.teacher.locator.words(states))  # [B, L, h, w]
@@ -185,7 +185,7 @@ class SLAN(System):
     # ---- use
 
     def encode_images(self, images: Images) -> Encoded:
-        return self.encoders.encode_images(images.pixels)
+        return self.encoders.encode_images(images)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         """states "words" [B, L] bool: the words that look for regions."""

@@ -136,7 +136,7 @@ class TokenFlow(System):
 
     def encode_images(self, images: Images) -> Encoded:
         """tokens: the patches [B, N, D]; of a clip, its frames' vectors [B, F, D] or all their patches [B, F N, D]."""
-        encoded, tower = self.encoders.encode_images(images.pixels), self.encoders.image
+        encoded, tower = self.encoders.encode_images(images), self.encoders.image
         patches = unit(self.encoders.image_projection(tower.grid(encoded.states["last"])))
         return merged(Encoded(encoded.pooled, patches), images.owner, self.config.clips, self.order)
 

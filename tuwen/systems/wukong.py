@@ -133,14 +133,14 @@ class Wukong(System):
     def encode_images(self, images: Images) -> Encoded:
         """tokens: the patches [B, N, D], or the reduced tokens [B, K, D]."""
         if self.config.style == "clip":
-            return self.encoders.encode_images(images.pixels)
+            return self.encoders.encode_images(images)
         grid = self.projected_grid(images)
         tokens = unit(grid if self.reduction is None else self.reduction(grid))
         return Encoded(unit(tokens.mean(1)), tokens)
 
     def projected_grid(self, images: Images) -> Tensor:
         """[B, N, D] patches in the shared space, before their scaling to length 1."""
-        states = self.encoders.image(images.pixels)
+        states = self.encoders.image.tokens(images)
         return self.encoders.image_projection(self.encoders.image.grid(states))
 
     def encode_texts(self, texts: Texts) -> Encoded:
