@@ -36,7 +36,7 @@ def slow_terms(system, batch, alpha: float, masked, labels: Tensor, draws: Tenso
     images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
     teacher = system.teacher.encoders
     with torch.no_grad():
-        image_keys = teacher.encode_images(batch.images.pixels)
+        image_keys = teacher.encode_images(batch.images)
         text_keys = teacher.encode_texts(batch.texts.ids, batch.texts.mask)
     rows = images.pooled, texts.pooled, image_keys.pooled, text_keys.pooled
     ids = batch.image_id.tolist(), batch.text_id.tolist()

@@ -40,7 +40,7 @@ def slow_terms(system, batch, alpha: float, masked: Texts, labels: Tensor, draws
         teacher = system.teacher.encoders
         with torch.no_grad():
             clean = teacher.encode_texts(batch.texts.ids, batch.texts.mask)
-            keys = teacher.encode_images(batch.images.pixels).pooled
+            keys = teacher.encode_images(batch.images).pooled
     pooled = images.pooled, seen.pooled
     if config.target_guided:
         past = queue_of(system)
@@ -140,7 +140,7 @@ def test_prd2_is_r2d2s_distilled_contrast_on_the_masked_text(monkeypatch):
         teacher = system.teacher.encoders
         images, texts = system.encode_images(batch.images), system.encoders.encode_texts(seen.ids, seen.mask)
         with torch.no_grad():
-            keys = teacher.encode_images(batch.images.pixels).pooled
+            keys = teacher.encode_images(batch.images).pooled
             clean = teacher.encode_texts(batch.texts.ids, batch.texts.mask)
         ids = batch.image_id.tolist(), batch.text_id.tolist()
         rows = images.pooled, texts.pooled, keys, clean.pooled
