@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuwen.data.chinese import Word, half_width, has_han, is_traditional, segment, simplify
+from tuwen.data.chinese import Word, half_width, has_han, segment, simplify
 from tuwen.errors import UserError
 
 
@@ -69,9 +69,6 @@ def test_words_cover_all_but_white_space(text):
 def test_simplify():
     assert simplify("乾隆皇帝吃乾飯，一隻狗") == "乾隆皇帝吃干饭，一只狗"
     assert simplify("already simple") == "already simple"
-    assert is_traditional("一隻狗")
-    assert not is_traditional("一只狗")
-    assert not is_traditional("山水")
 
 
 def test_half_width():

@@ -6,7 +6,8 @@ import pickle
 import pytest
 from PIL import Image
 
-from tuwen.data.corpora.folder import FolderSource, open_folder
+from tuwen.data.corpora.files import FileCorpus
+from tuwen.data.corpora.folder import FolderSource
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.errors import UserError
 
@@ -17,6 +18,10 @@ def paint(path, grey=0, **texts):
     Image.new("RGB", (6, 4), (grey, grey, grey)).save(path)
     for name, text in texts.items():
         path.with_suffix("." + name.replace("_", ".")).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def open_folder(location, split, on_bad="stop") -> FileCorpus:
+    return FileCorpus(FolderSource(location), split, on_bad)
 
 
 def fault(call, *args) -> str:

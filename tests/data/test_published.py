@@ -14,11 +14,12 @@ import pytest
 from tests.data.published import MAKERS, icm, icr, json_lines, picture, put, tar
 from tuwen.cli import main
 from tuwen.data import shards
+from tuwen.data.classes import classes_of
 from tuwen.data.corpora.captions import joined
 from tuwen.data.corpora.faults import RowError
 from tuwen.data.corpora.published import find, formats
 from tuwen.data.open import open_corpus, splits_of
-from tuwen.data.shards import open_shards
+from tuwen.data.shards import open_shards, write
 from tuwen.errors import UserError
 
 # split -> [(grey of the picture, texts by language)]
@@ -324,6 +325,26 @@ class TestTraps:
         put(tmp_path, "test/t_1.JPEG", picture(120))
         (tmp_path / "val").rename(tmp_path / "validation")
         assert held(f"imagenet:{tmp_path}", "stop") == EXPECTED["imagenet"] | {"test": [(120, {})]}
+
+    def test_class_folders_without_splits_are_one_split_of_all_classes(self, tmp_path):
+        names = [f"kind_{n}" for n in range(12)]
+        for n, name in enumerate(names):
+            put(tmp_path, f"all_of_it/{name}/{n}.jpg", picture(10 + 15 * n))
+        location = f"imagenet:{tmp_path / 'all_of_it'}"
+        assert splits_of(location) == ("all",)
+        write({"all": open_corpus(location, "all")}, tmp_path / "built", progress=False)
+        for place in (location, str(tmp_path / "built")):
+            known = classes_of(open_corpus(place, "all"))
+            assert known.names == {"en": sorted(name.replace("_", " ") for name in names)}
+            assert [known.names["en"][label] for label in known.labels] == sorted(n.replace("_", " ") for n in names)
+        with pytest.raises(UserError, match="no split 'test'; there are: all"):
+            open_corpus(location, "test")
+
+    def test_a_split_that_shows_few_classes_is_told_from_all(self, tmp_path):
+        MAKERS["imagenet"](tmp_path)
+        known = classes_of(open_corpus(f"imagenet:{tmp_path}", "val"))
+        assert known.names == {"en": ["tench", "goldfish"]}
+        assert known.labels.tolist() == [1]
 
     def test_nothing_of_an_lmdb_is_unpickled(self, tmp_path):
         import lmdb

@@ -479,3 +479,13 @@ def test_every_open_name_is_of_things_there_are():
 def test_ambiguous_texts_of_wrong_captions_are_refused():
     with pytest.raises(UserError, match="leave out noise or ambiguous"):
         Scenes(ambiguous=True, noise=0.1)
+
+
+def test_a_split_without_a_pair_of_its_own_is_refused_and_does_not_hang():
+    """Found by hand: of 8 things spread over the list no two are held out for val, of 9 some are."""
+    with pytest.raises(UserError, match="things=8 leave no two for val"):
+        Scenes("val", things=8)
+    for split, things in (("train", 8), ("test", 8), ("val", 9)):
+        scenes = Scenes(split, count=40, side=16, things=things)
+        held_out = {scenes.record(row).columns["held_out"] for row in range(40)}
+        assert held_out == ({""} if split == "train" else {"", "pair", "concept"})

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage, Corpus, Record
 from tuwen.data.images import decode
-from tuwen.data.shards import open_shards, shard_splits, write
+from tuwen.data.open import splits_of
+from tuwen.data.shards import open_shards, write
 from tuwen.errors import UserError
 
 
@@ -62,7 +63,7 @@ def test_round_trip_of_scenes(tmp_path):
     corpora = {s: Scenes(s, count=23, languages="all", noise=0.2, clicks=True) for s in ("train", "test")}
     report = write(corpora, tmp_path / "c", shard_size=10, progress=False)
     assert report == {s: {"count": 23, "broken": {}} for s in corpora}
-    assert shard_splits(tmp_path / "c") == ("train", "test")
+    assert splits_of(tmp_path / "c") == ("test", "train")
     for split, corpus in corpora.items():
         shards = open_shards(tmp_path / "c", split)
         assert (len(shards), shards.languages, shards.notice) == (23, corpus.languages, corpus.notice)
@@ -261,5 +262,5 @@ def test_damage_is_found(tmp_path):
     with pytest.raises(UserError, match="another version"):
         open_shards(tmp_path, "train")
     (tmp_path / "corpus.json").write_text("{")
-    with pytest.raises(UserError, match=r"corpus\.json cannot be read"):
-        shard_splits(tmp_path)
+    with pytest.raises(UserError, match=r"corpus\.json: damaged"):
+        splits_of(tmp_path)

@@ -7,6 +7,7 @@ from tuwen import tasks
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_table
 from tuwen.cli.parser import add_command, positive
+from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
@@ -21,7 +22,7 @@ def add_to(commands) -> None:
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
     command.add_argument("--task", required=True, choices=tasks.names(), help="what to measure")
-    command.add_argument("--split", default="test", help="split to measure on (default test)")
+    command.add_argument("--split", help="split to measure on (default test, or the only one there is)")
     command.add_argument("--languages", metavar="LANG", nargs="+", help="measure these alone (default: all)")
     command.add_argument("--limit", metavar="N", type=positive, help="at most so many pictures")
     command.add_argument("--top-k", metavar="K", type=positive, help="candidates a query that are re-ranked")
@@ -49,9 +50,9 @@ def run(args) -> None:
         print_found(found)
 
 
-def measure(run_folder: Path, location: str, split: str, task: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a task on a corpus."""
-    from tuwen.data.open import open_corpus
+def measure(run_folder: Path, location: str, split: str | None, task: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a task on a corpus. split: None: test, or the one split of a corpus that is not split."""
+    from tuwen.data.open import open_corpus, splits_of
     from tuwen.model import load
     from tuwen.systems import refuse_impossible
     from tuwen.tasks.progress import bars
@@ -60,7 +61,13 @@ def measure(run_folder: Path, location: str, split: str, task: str, options: dic
     evaluate = tasks.find(task)
     model = load(run_folder, device=str(device("auto")))
     refuse_impossible(model.config.system, task)
-    corpus = open_corpus(location, split, "skip")
+    try:
+        corpus = open_corpus(location, split or "test", "skip")
+    except UserError:
+        splits = splits_of(location) if split is None else ()
+        if len(splits) != 1 or splits == ("test",):
+            raise
+        corpus = open_corpus(location, splits[0], "skip")
     side, length = model.config.model.image.fit, model.config.model.text.length
     with bars():
         return evaluate(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options)

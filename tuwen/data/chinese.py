@@ -78,12 +78,7 @@ def simplify(text: str) -> str:
 
     Nearly always of the same length, character by character.
     """
-    return _converter("t2s").convert(text) if has_han(text) else text
-
-
-def is_traditional(text: str) -> bool:
-    """Whether some character would be written otherwise in simplified Chinese, and none the other way round."""
-    return simplify(text) != text and _converter("s2t").convert(text) == text
+    return _converter().convert(text) if has_han(text) else text
 
 
 def half_width(text: str) -> str:
@@ -109,7 +104,7 @@ def _placed(text: str, pieces: Iterable[str]) -> list[Word]:
 
 
 @cache
-def _converter(direction: str) -> Any:
+def _converter() -> Any:
     import opencc
 
-    return opencc.OpenCC(direction)
+    return opencc.OpenCC("t2s")

@@ -4,6 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Corpus:
     split: str
     languages: tuple[str, ...]
     fingerprint: str
+    class_names: Mapping[str, Sequence[str]] = MappingProxyType({})  # by language, where "cls" numbers known classes
     notice: str = ""  # licence or attribution that built copies must carry
     frames: int = 1  # of the one clip a row is; 1: rows are no clips
     pictures: int = 1  # separate pictures a row: two views of a chest, the two that a statement is about

@@ -1,22 +1,21 @@
 """Phrases of pictures with the boxes they mean, where a corpus knows them.
 
-Three forms are read: a row's column "objects", a list of {"phrase": "a red cap", "box": [x0, y0, x1, y1]} ("phrase" may
-be one a language); a `grounding.jsonl` beside a table, whose lines have the row's id and such a list; and the columns
-"scene" and "boxes" of scenes. Edges are shares of the picture's width and height.
+Two forms are read: a row's column "objects", a list of {"phrase": "a red cap", "box": [x0, y0, x1, y1]} ("phrase" may
+be one a language); and a `grounding.jsonl` beside a table, whose lines have the row's id and such a list. Edges are
+shares of the picture's width and height.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tuwen.data.corpora.scenes.language import chinese_amount, one
 from tuwen.data.corpora.scripts import language_by_script
-from tuwen.data.corpus import Corpus, Record, normalise
-from tuwen.errors import UserError
+from tuwen.data.corpus import Corpus, normalise
+from tuwen.errors import UserError, quoted
 
 FILE = "grounding.jsonl"
 
@@ -42,7 +41,7 @@ def phrases_of(corpus: Corpus, limit: int | None = None) -> list[Phrase]:
     pictures: set[int] = set()
     for row in range(len(corpus)):
         record = corpus.record(row)
-        where, objects = beside.get(record.id) or (f"row {record.id}", _objects(record))
+        where, objects = beside.get(record.id) or (f"row {record.id}", record.columns.get("objects") or ())
         if not objects or record.image_id in pictures:
             continue
         if limit is not None and len(pictures) >= limit:
@@ -57,17 +56,6 @@ def phrases_of(corpus: Corpus, limit: int | None = None) -> list[Phrase]:
     return found
 
 
-def _objects(record: Record) -> Sequence[Any]:
-    columns = record.columns
-    if "objects" in columns:
-        return columns["objects"]
-    if "scene" in columns and "boxes" in columns:
-        names = [item["thing"] for item in columns["scene"]["objects"]]
-        said = ({"en": one(name), "zh": chinese_amount(name, 1)} for name in names)
-        return [{"phrase": phrase, "box": box} for phrase, box in zip(said, columns["boxes"], strict=True)]
-    return ()
-
-
 def _beside(corpus: Corpus) -> dict[str, tuple[str, Sequence[Any]]]:
     """By the row's id: place and objects of each line of the file beside the corpus's table, if there is one."""
     where = getattr(corpus, "where", None)
@@ -80,13 +68,15 @@ def _beside(corpus: Corpus) -> dict[str, tuple[str, Sequence[Any]]]:
             try:
                 content = json.loads(line)
                 found[str(content["id"])] = (f"{path}:{number}", list(content["objects"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise UserError(f'{path}:{number}: not a JSON object with "id" and a list "objects"') from None
     return found
 
 
-def _grouped(row: int, where: str, objects: Iterable[Any]) -> list[Phrase]:
+def _grouped(row: int, where: str, objects: Any) -> list[Phrase]:
     """One a phrase, whatever the number of its boxes."""
+    if not isinstance(objects, Sequence) or isinstance(objects, str):
+        raise UserError(f"{where}: objects are {quoted(objects)}, not a list of phrases with their boxes")
     boxes: dict[tuple[str, str], list[np.ndarray]] = {}
     for item in objects:
         phrases, box = _checked(where, item)
@@ -99,14 +89,14 @@ def _checked(where: str, item: Any) -> tuple[dict[str, str], np.ndarray]:
     phrase = item.get("phrase") if isinstance(item, Mapping) else None
     phrases = {language_by_script(phrase): phrase} if isinstance(phrase, str) else phrase
     if not isinstance(phrases, Mapping) or not all(isinstance(x, str) and x.strip() for x in phrases.values()):
-        raise UserError(f"{where}: an object has no phrase: {item!r}")
+        raise UserError(f"{where}: an object has no phrase: {quoted(item)}")
     try:
         box = np.array(item["box"], dtype=np.float64)
         left, top, right, bottom = box
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{where}: the box of {phrase!r} is not four numbers") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{where}: the box of {quoted(phrase)} is not four numbers") from None
     if not (np.isfinite(box).all() and 0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise UserError(
-            f"{where}: the box of {phrase!r}, {box.tolist()}, is none; edges x0 < x1, y0 < y1 are shares in 0 to 1"
+            f"{where}: the box of {quoted(phrase)}, {box.tolist()}, is none; edges x0 < x1, y0 < y1 are in 0 to 1"
         )
     return dict(phrases), box

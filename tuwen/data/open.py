@@ -4,6 +4,7 @@ import inspect
 import json
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from tuwen.data.subset import MixedCorpus
 from tuwen.errors import UserError
 
 _SHARDS = "corpus.json"
-_MADE: dict[str, Callable[..., Corpus]] = {"scenes": Scenes, "moving": Moving}  # drawn, not read
 
 
 def open_corpus(
@@ -47,12 +47,8 @@ def open_corpus(
     Raises:
         UserError: nothing there that is a corpus, no such split, or what the corpus itself finds wrong.
     """
-    if _is_made(location):
-        return _maker(location)(split, **_options(str(location)))
-    if _is_clips(location):
-        return open_clips(str(location), split)
-    if _is_mixture(location):
-        return _mixture(str(location), split, on_bad)
+    if reader := _reader_of(location):
+        return reader.open(str(location), split, on_bad)
     if (Path(location) / _SHARDS).is_file():
         return open_shards(location, split)
     if _is_text(location):
@@ -66,13 +62,8 @@ def splits_of(location: str | Path) -> tuple[str, ...]:
     Raises:
         UserError: as `open_corpus`.
     """
-    if _is_made(location):
-        _options(str(location))
-        return SPLITS
-    if _is_clips(location):
-        return CLIP_SPLITS
-    if _is_mixture(location):
-        return tuple(sorted({split for part, _ in _parts(str(location)) for split in splits_of(part)}))
+    if reader := _reader_of(location):
+        return reader.splits(str(location))
     if (Path(location) / _SHARDS).is_file():
         return _built_splits(Path(location) / _SHARDS)
     if _is_text(location):
@@ -87,16 +78,19 @@ def _built_splits(path: Path) -> tuple[str, ...]:
         raise UserError(f"{path}: damaged; build the corpus again") from None
 
 
-def _is_made(location: str | Path) -> bool:
-    return str(location).split(":", 1)[0] in _MADE and not Path(location).exists()
+@dataclass(frozen=True)
+class _Reader:
+    """What opens a location that begins with a word: split and `on_bad` beside it; and which splits there are."""
+
+    open: Callable[[str, str, str], Corpus]
+    splits: Callable[[str], tuple[str, ...]]
 
 
-def _maker(location: str | Path) -> Callable[..., Corpus]:
-    return _MADE[str(location).split(":", 1)[0]]
-
-
-def _is_clips(location: str | Path) -> bool:
-    return str(location).split(":", 1)[0] in LAYOUTS and ":" in str(location) and not Path(location).exists()
+def _reader_of(location: str | Path) -> _Reader | None:
+    """The reader that the word before the first colon names; None for a path, and for a public corpus."""
+    word, colon, _ = str(location).partition(":")
+    reader = _READERS.get(word) if colon or word in _DRAWN else None
+    return None if reader is None or Path(location).exists() else reader
 
 
 def _is_text(location: str | Path) -> bool:
@@ -130,10 +124,6 @@ def source_of(location: str | Path, wordless: bool = False) -> files.Source:
     return pictures
 
 
-def _is_mixture(location: str | Path) -> bool:
-    return str(location).startswith("mix:") and not Path(location).exists()
-
-
 def _parts(location: str) -> list[tuple[str, float]]:
     """(location, weight) of the corpora of "mix:A=2;B=1"."""
     found = []
@@ -156,10 +146,23 @@ def _mixture(location: str, split: str, on_bad: str) -> Corpus:
     return MixedCorpus([open_corpus(part, split, on_bad) for part, _ in parts], [weight for _, weight in parts])
 
 
+def _mixture_splits(location: str) -> tuple[str, ...]:
+    return tuple(sorted({split for part, _ in _parts(location) for split in splits_of(part)}))
+
+
+def _drawn(location: str, split: str, on_bad: str) -> Corpus:
+    return _DRAWN[location.partition(":")[0]](split, **_options(location))
+
+
+def _drawn_splits(location: str) -> tuple[str, ...]:
+    _options(location)
+    return SPLITS
+
+
 def _options(location: str) -> dict[str, Any]:
     """Options of `Scenes` or `Moving` from "scenes:count=1000,seed=1"."""
     kind = location.split(":", 1)[0]
-    known = inspect.signature(_maker(location)).parameters
+    known = inspect.signature(_DRAWN[kind]).parameters
     options: dict[str, Any] = {}
     for part in filter(None, location.partition(":")[2].split(",")):
         name, _, value = part.partition("=")
@@ -182,3 +185,13 @@ def _value(location: str, name: str, value: str, kind: Any) -> Any:
         return int(value) if int in kinds else float(value)
     except ValueError:
         raise UserError(f"{location}: {name}={value!r} is no number; write e.g. {name}=1") from None
+
+
+_DRAWN: dict[str, Callable[..., Corpus]] = {"scenes": Scenes, "moving": Moving}
+_READERS: dict[str, _Reader] = {
+    "mix": _Reader(_mixture, _mixture_splits),
+    **dict.fromkeys(_DRAWN, _Reader(_drawn, _drawn_splits)),
+    **dict.fromkeys(
+        LAYOUTS, _Reader(lambda location, split, on_bad: open_clips(location, split), lambda _: CLIP_SPLITS)
+    ),
+}

@@ -214,7 +214,7 @@ def _finish(corpora: Mapping[str, Corpus], folder: Path, plan: dict) -> dict[str
     first = next(iter(corpora.values()))
     languages = list(dict.fromkeys(language for corpus in corpora.values() for language in corpus.languages))
     meta = {"name": first.name, "version": VERSION, "languages": languages, "splits": splits, "notice": first.notice}
-    meta |= {"truth": getattr(first, "truth", "identity"), "plan": plan}
+    meta |= {"truth": getattr(first, "truth", "identity"), "class_names": dict(first.class_names), "plan": plan}
     write_whole(folder / "corpus.json", json.dumps(meta, ensure_ascii=False, indent=1).encode())
     shutil.rmtree(folder / "building", ignore_errors=True)
     return _report(meta)
@@ -295,6 +295,7 @@ class Shards(Corpus):
         found = meta["splits"][split]
         self.name, self.split, self.languages = meta["name"], split, tuple(meta["languages"])
         self.fingerprint, self.notice, self.truth = found["fingerprint"], meta["notice"], meta["truth"]
+        self.class_names = meta.get("class_names", {})
         self._count: int = found["count"]
         with os.scandir(self.folder) as files:  # once for all: a large corpus has tens of thousands
             sizes = {file.name: file.stat().st_size for file in files if file.name.endswith(".tar")}
@@ -316,7 +317,12 @@ class Shards(Corpus):
             told = json.loads(data)
         except ValueError:
             raise UserError(f"row {row} of {_tar(self.folder, self.split, entry['shard'])} is damaged") from None
-        return Record(told["id"], told["texts"], told["image_id"], told["columns"])
+        columns = told["columns"]
+        if self.truth == "scenes" and "cls" not in columns:
+            from tuwen.data.corpora.scenes import older
+
+            columns = older(columns, self.languages)
+        return Record(told["id"], told["texts"], told["image_id"], columns)
 
     def image(self, row: int) -> Tensor:
         return decode(self.encoded(row))
@@ -388,12 +394,3 @@ def open_shards(folder: str | os.PathLike, split: str) -> Shards:
         UserError: as `Shards`.
     """
     return Shards(folder, split)
-
-
-def shard_splits(folder: str | os.PathLike) -> tuple[str, ...]:
-    """The splits of a built folder.
-
-    Raises:
-        UserError: corpus.json is missing or damaged.
-    """
-    return tuple(_read_json(Path(folder) / "corpus.json").get("splits", ()))

@@ -30,7 +30,7 @@ class Subset(Corpus):
         self.base, self.rows = base, np.asarray(rows, dtype=np.int64)
         self._dropped, self._rewrite = dict(dropped or {}), rewrite
         self.name, self.split, self.languages, self.notice = base.name, base.split, base.languages, base.notice
-        self.frames = base.frames
+        self.frames, self.class_names = base.frames, dict(base.class_names)
         if getattr(base, "truth", None):
             self.truth = base.truth  # type: ignore[attr-defined]
         told = hashlib.blake2b(base.fingerprint.encode(), digest_size=16)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import compress, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class Source:
     file: Path
     root: Path
     notice = ""  # licence or attribution that built copies must carry
+    class_names: Mapping[str, Sequence[str]] = MappingProxyType({})  # as `Corpus.class_names`
 
     @property
     def numbers(self) -> frozenset[str]:
@@ -150,7 +152,7 @@ class FileCorpus(Corpus):
         self._places, self._image_ids = pictures.read(chosen, progress)
         self.faults = tuple(faults.found)
         self.skipped: Counter[str] = Counter(faults.counts)
-        self.name, self.notice = source.name, source.notice
+        self.name, self.notice, self.class_names = source.name, source.notice, dict(source.class_names)
         self.split = split
         self.languages = tuple(sorted(listing.languages))
         self.fingerprint = pictures.fingerprint(split)

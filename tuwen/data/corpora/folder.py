@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tuwen.data import images
 from tuwen.data.corpora.faults import Fault, Faults, RowError
-from tuwen.data.corpora.files import Entry, FileCorpus, Source
+from tuwen.data.corpora.files import Entry, Source
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
@@ -24,15 +24,6 @@ from tuwen.errors import UserError
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
-
-
-def open_folder(location: str | Path, split: str, on_bad: str = "stop") -> FileCorpus:
-    """One split of a folder of pictures; `on_bad` as for `open_table`.
-
-    Raises:
-        UserError: FILE: what is wrong and how to fix it; no such split; no usable picture.
-    """
-    return FileCorpus(FolderSource(location), split, on_bad)
 
 
 class FolderSource(Source):

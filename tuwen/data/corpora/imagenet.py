@@ -1,10 +1,11 @@
 """Folders of classes, as ImageNet is unpacked: train/CLASS/*.JPEG, val/CLASS/*.JPEG. The texts are the class's names.
 
 Names come from LOC_synset_mapping.txt (`n01440764 tench, Tinca tinca`, of the Kaggle release) or classes.txt of the
-same form where there is one, else from the folder, `_` read as a space. Columns: "cls", the class's rank among all
-class folders (the order of synset ids, as everybody numbers ImageNet), and "class", its folder. A picture that lies in
-no class folder takes its class from LOC_val_solution.csv; of a test split, whose classes were not published, it is a
-row without texts.
+same form where there is one, else from the folder, `_` read as a space. Where no folder is named as a split, all
+pictures are one split, "all". All class folders are the classes, whichever of them a split shows. Columns: "cls", the
+class's rank among them (the order of synset ids, as everybody numbers ImageNet), and "class", its folder. A picture
+that lies in no class folder takes its class from LOC_val_solution.csv; of a test split, whose classes were not
+published, it is a row without texts.
 """
 
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from tuwen.data import images
 from tuwen.data.corpora.captions import SPLITS, Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults
-from tuwen.data.corpora.files import Entry, Source
+from tuwen.data.corpora.files import EVERY, Entry, Source
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.scripts import language_by_script
@@ -47,6 +48,8 @@ class ClassFolders(Source):
                 if os.path.splitext(name)[1].lower() in images.EXTENSIONS and not name.startswith("."):
                     path = name if place == "." else f"{place}/{name}"
                     found.append((path, split and split_name(split), below[0] if below else ""))
+        if not any(split for _, split, _ in found):
+            return [(path, EVERY, folder) for path, _, folder in found]
         return found
 
     @cached_property
@@ -76,6 +79,24 @@ class ClassFolders(Source):
         folders = {folder for _, _, folder in self._pictures if folder} | set(self._solutions.values())
         return {folder: rank for rank, folder in enumerate(sorted(folders))}
 
+    @cached_property
+    def class_names(self) -> dict[str, list[str]]:  # type: ignore[override]
+        """The first name of every class, in each language in which all have one; else their folders."""
+        first: dict[str, dict[str, str]] = {}
+        for folder in self._ranks:
+            for language, names in self._texts(folder).items():
+                first.setdefault(language, {})[folder] = names[0]
+        complete = {
+            language: list(names.values()) for language, names in first.items() if len(names) == len(self._ranks)
+        }
+        return complete or {"en": [folder.replace("_", " ") for folder in self._ranks]}
+
+    def _texts(self, folder: str) -> dict[str, list[str]]:
+        texts: dict[str, list[str]] = {}
+        for name in self._names.get(folder) or [folder.replace("_", " ")]:
+            texts.setdefault(language_by_script(name), []).append(name)
+        return texts
+
     def entries(self, faults: Faults) -> Iterator[Entry]:
         for position, (path, split, _) in enumerate(self._pictures):
             if not path.isprintable():
@@ -92,9 +113,7 @@ class ClassFolders(Source):
         folder = self._class(position)
         if not folder:
             return Entry(position, 0, os.path.splitext(path)[0], path, {}, split)
-        texts: dict[str, list[str]] = {}
-        for name in self._names.get(folder) or [folder.replace("_", " ")]:
-            texts.setdefault(language_by_script(name), []).append(name)
+        texts = self._texts(folder)
         columns = {"cls": self._ranks[folder], "class": folder}
         return Entry(position, 0, os.path.splitext(path)[0], path, texts, split, columns=columns)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from tuwen.data import draws
 from tuwen.data.corpora.scenes import drawings, exercises
 from tuwen.data.corpora.scenes.kinds import OPEN_NAMES
-from tuwen.data.corpora.scenes.language import captions
-from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, make, render
+from tuwen.data.corpora.scenes.language import captions, chinese_amount, one
+from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, holds_pairs, make, render
 from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, THINGS, foreign_name
 from tuwen.data.corpora.scenes.truth import holds, relevance
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance
@@ -63,7 +63,9 @@ class Scenes(Corpus):
     ambiguous: a column "ambiguous" too, the texts with words that leave open which thing is meant ("a bird", 鸟), as a
         translator is given them: the picture alone decides.
 
-    Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "scene"; "tags", names by language;
+    Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "objects", each's phrase and box; "cls",
+        names by language of the one kind of thing shown, null where there are several; "scene"; "tags", names by
+        language;
         "claims", one a text in the texts' order over languages; "questions"; "statements", on this row or (with "rows")
         on two; "entailment"; "parallel", aligned sentences; "noisy"; "held_out".
 
@@ -100,6 +102,8 @@ class Scenes(Corpus):
             )
         if not 8 <= things <= len(COMMON) or not 2 <= objects <= 5:
             raise UserError(f"scenes: things={things}, objects={objects}; things: 8 to {len(COMMON)}, objects: 2 to 5")
+        if split != "train" and not holds_pairs(split, things):
+            raise UserError(f"scenes: things={things} leave no two for {split} alone; give another number of things")
         if ambiguous and noise:
             raise UserError("scenes: ambiguous texts of wrong captions make no sense; leave out noise or ambiguous")
         self.things, self.objects, self.whole, self.ambiguous = things, objects, whole, ambiguous
@@ -176,7 +180,9 @@ class Scenes(Corpus):
 
     def _columns(self, row: int, scene: Scene) -> dict[str, Callable[[], Any]]:
         return {
-            "boxes": lambda: [[edge / self.side for edge in box] for box in boxes(scene, self.side)],
+            "boxes": lambda: self._edges(scene),
+            "objects": lambda: objects_of([item.thing for item in scene.objects], self._edges(scene)),
+            "cls": lambda: class_of([item.thing for item in scene.objects], self.languages),
             "scene": scene.as_json,
             "tags": lambda: _tags(scene, self.languages),
             "held_out": lambda: scene.held_out,
@@ -184,6 +190,9 @@ class Scenes(Corpus):
             "statements": lambda: self._statements(row, scene),
             "entailment": lambda: exercises.entailment(Draws("entailment", self.seed, self._index(row)), scene),
         }
+
+    def _edges(self, scene: Scene) -> list[list[float]]:
+        return [[edge / self.side for edge in box] for box in boxes(scene, self.side)]
 
     def _statements(self, row: int, scene: Scene) -> list[dict]:
         """Each with the rows it speaks of: this one, or this one (left) and an earlier one (right)."""
@@ -231,6 +240,27 @@ class Scenes(Corpus):
 @lru_cache(maxsize=4096)
 def _scene(seed: int, index: int, things: int, objects: int) -> Scene:
     return make(seed, index, things, objects)
+
+
+def objects_of(things: Sequence[str], edges: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """What `tuwen.data.grounding` reads: the phrase of each thing, by language, and its box."""
+    phrases = ({"en": one(name), "zh": chinese_amount(name, 1)} for name in things)
+    return [{"phrase": phrase, "box": list(box)} for phrase, box in zip(phrases, edges, strict=True)]
+
+
+def class_of(things: Sequence[str], languages: Sequence[str]) -> dict[str, str] | None:
+    """What `tuwen.data.classes` reads: the one kind of thing shown, as it is called in each language."""
+    if len(set(things)) != 1:
+        return None
+    name = things[0]
+    foreign = {language: foreign_name(name, language) for language in languages if language in OTHER_LANGUAGES}
+    return {"en": THINGS[name].name, "zh": THINGS[name].chinese} | foreign
+
+
+def older(columns: Mapping[str, Any], languages: Sequence[str]) -> dict[str, Any]:
+    """The columns of a row, with those that copies built before there were "objects" and "cls" lack."""
+    things = [item["thing"] for item in columns["scene"]["objects"]]
+    return {"objects": objects_of(things, columns["boxes"]), "cls": class_of(things, languages), **columns}
 
 
 def _tags(scene: Scene, languages: Sequence[str]) -> dict[str, list[str]]:

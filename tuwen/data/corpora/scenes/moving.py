@@ -16,7 +16,7 @@ from torch import Tensor
 from tuwen.data import draws
 from tuwen.data.corpora.scenes import drawings
 from tuwen.data.corpora.scenes.language import chinese_amount, one
-from tuwen.data.corpora.scenes.scene import GROUNDS, SPAN, SPLITS, Draws, Object, Scene, render
+from tuwen.data.corpora.scenes.scene import GROUNDS, SPAN, SPLITS, Draws, Object, Scene, common_of, render
 from tuwen.data.corpora.scenes.things import COLOURS, COMMON
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance
 from tuwen.errors import UserError
@@ -113,7 +113,7 @@ class Moving(Corpus):
             )
         if not 2 <= things <= len(COMMON):
             raise UserError(f"moving: things={things}; things: 2 to {len(COMMON)}")
-        self.things = tuple(COMMON[k * len(COMMON) // things] for k in range(things))
+        self.things = common_of(things)
         parts = (VERSION, drawings.versions(), seed, self.count, side, frames, split, things)
         self.fingerprint = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 

@@ -1,8 +1,8 @@
 """Scenes: what stands where, as a pure function of (seed, index), and the picture drawn of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -100,8 +100,7 @@ def make(seed: int, index: int, kinds: int = len(COMMON), most: int = 5) -> Scen
     draw = Draws("scene", seed, index)
     counts = [n for n in (1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5) if n <= most]
     count = draw.choice(counts)
-    common = [COMMON[k * len(COMMON) // kinds] for k in range(kinds)]
-    things, held_out = _things(draw, split, 1 + draw.below(min(count, 3)), common)
+    things, held_out = _things(draw, split, 1 + draw.below(min(count, 3)), common_of(kinds))
     count = max(count, len(things))
     everything = things + [draw.choice(things) for _ in range(count - len(things))]
     places = _places(draw, count)
@@ -112,8 +111,23 @@ def make(seed: int, index: int, kinds: int = len(COMMON), most: int = 5) -> Scen
     )
 
 
-def _things(draw: Draws, split: str, count: int, common: list[str]) -> tuple[list[str], str]:
-    """Different things that may stand together in this split, and what is held out among them."""
+@cache
+def holds_pairs(split: str, kinds: int) -> bool:
+    """Whether among so many kinds of things there are two that only this split may show together."""
+    common = common_of(kinds)
+    return any(held_pair(a, b) == split for k, a in enumerate(common) for b in common[:k])
+
+
+def common_of(kinds: int) -> tuple[str, ...]:
+    """So many of the common things, evenly over their list."""
+    return tuple(COMMON[k * len(COMMON) // kinds] for k in range(kinds))
+
+
+def _things(draw: Draws, split: str, count: int, common: Sequence[str]) -> tuple[list[str], str]:
+    """Different things that may stand together in this split, and what is held out among them.
+
+    Draws until some fit: where `holds_pairs` is false for val or test, none ever would.
+    """
     share = draw.number() if split != "train" else 1.0
     wanted = "concept" if share < 0.1 else "pair" if share < 0.4 else ""
     if wanted == "pair":

@@ -1,0 +1,303 @@
+"""Mutated small corpora of every form read from end to end, each in a child process; what became of each is counted.
+
+`python tests/data/fuzz.py [MUTATIONS] [FORM...]` prints a table: a form a row, how many mutations ended how.
+"""
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.data.published import MAKERS, json_lines, picture, put
+from tuwen.data.classes import classes_of
+from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.corpus import BrokenImage
+from tuwen.data.curate.check import check
+from tuwen.data.grounding import phrases_of
+from tuwen.data.images import EXTENSIONS
+from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.shards import write
+from tuwen.errors import UserError
+
+SECONDS = 10  # that one mutated corpus may take
+LONGEST = 1200  # characters of a message
+ODD = [b"null", b"true", b"[]", b"{}", b'""', b"-1", b"1e999", b"NaN", b"99999999999999999999", b'"\\ud800"', b'"../x"']
+ODD += [b'"\\u001b[2J"', b'"' + b"x" * 3000 + b'"', b"[[[[1]]]]", b'{"en": null}', b"0.5", b'["a", null]', b"1" * 5000]
+
+
+def rows(count: int) -> list[dict]:
+    boxes = [{"phrase": "a dog", "box": [0.1, 0.1, 0.5, 0.5]}]
+    splits = ("train", "test")
+    return [
+        {
+            "id": str(n),
+            "image": f"i/{n}.jpg",
+            "texts": {"en": [f"dog {n}"], "zh": [f"狗{n}"]},
+            "split": splits[n % 2],
+            "price": n + 0.5,
+            "cls": n % 2,
+            "objects": boxes,
+        }
+        for n in range(count)
+    ]
+
+
+def pictures(folder: Path, count: int = 4) -> None:
+    for n in range(count):
+        put(folder, f"i/{n}.jpg", picture(40 * n + 20, "JPEG"))
+
+
+def json_table(folder: Path) -> str:
+    pictures(folder)
+    put(folder, "pairs.jsonl", json_lines(*rows(4)))
+    put(folder, "zeroshot.json", json.dumps({"classnames": {"en": ["cat", "dog"]}, "templates": {"en": ["a {c}"]}}))
+    put(folder, "grounding.jsonl", json_lines({"id": "0", "objects": rows(1)[0]["objects"]}))
+    return str(folder)
+
+
+def csv_table(folder: Path) -> str:
+    pictures(folder)
+    lines = [f"{n},i/{n}.jpg,a dog {n},狗{n},{('train', 'test')[n % 2]},{n}.5,{n % 2}" for n in range(4)]
+    put(folder, "pairs.csv", "\n".join(["id,image,text_en,text_zh,split,price,cls", *lines]))
+    return str(folder)
+
+
+def parquet_table(folder: Path) -> str:
+    pictures(folder)
+    plain = [{**row, "texts": None, "text_en": row["texts"]["en"][0]} for row in rows(4)]
+    table = pa.Table.from_pylist([{k: v for k, v in row.items() if k != "texts"} for row in plain])
+    pq.write_table(table, folder / "pairs.parquet", compression="none", use_dictionary=False, write_statistics=False)
+    return str(folder)
+
+
+def hub_parquet(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = [{"image": {"bytes": picture(40 * n + 20), "path": None}, "caption": f"dog {n}"} for n in range(4)]
+    path = folder / "train-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(cells), path, compression="none", use_dictionary=False, write_statistics=False)
+    return f"huggingface:{folder}"
+
+
+def text_folder(folder: Path) -> str:
+    for n in range(4):
+        put(folder, f"{('train', 'test')[n % 2]}/{n}.jpg", picture(40 * n + 20))
+        put(folder, f"{('train', 'test')[n % 2]}/{n}.txt", f"a dog {n}\n狗{n}\n")
+    return str(folder)
+
+
+def kinds_of_pictures(folder: Path) -> str:
+    for n, kind in enumerate(("PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG", "JPEG2000")):
+        ending = {"JPEG2000": "jp2", "JPEG": "jpg"}.get(kind, kind.lower())
+        put(folder, f"{n}.{ending}", picture(30 * n + 20, kind))
+        put(folder, f"{n}.txt", f"a dog {n}")
+    return str(folder)
+
+
+def shards(folder: Path) -> str:
+    write({split: Scenes(split, count=3, side=32) for split in ("train", "test")}, folder, progress=False)
+    return str(folder)
+
+
+def captions_of_clips(folder: Path) -> str:
+    videos = [{"video_id": f"video{n}", "split": "train"} for n in range(2)]
+    sentences = [{"video_id": f"video{n}", "caption": f"a dog {n}"} for n in range(2)]
+    put(folder, "MSRVTT_data.json", json.dumps({"videos": videos, "sentences": sentences}))
+    put(folder, "MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\n1,m,video0,a dog\n")
+    for n in range(2):
+        put(folder, f"video{n}.mp4", b"\0\0\0\x18ftypmp42" + bytes(100))
+    return f"msrvtt:{folder}"
+
+
+OWN = {
+    "pairs.jsonl": json_table,
+    "pairs.csv": csv_table,
+    "pairs.parquet": parquet_table,
+    "parquet of the hub": hub_parquet,
+    "folder with texts": text_folder,
+    "pictures of seven kinds": kinds_of_pictures,
+    "built shards": shards,
+    "msrvtt": captions_of_clips,
+}
+TWINS = {"muge", "iqm", "iqr", "flickr30k-karpathy", "flickr8k-karpathy", "zero-query", "zero-title", "zero-content"}
+FORMS = [*OWN, *sorted(set(MAKERS) - TWINS)]
+
+
+def make(form: str, folder: Path) -> str:
+    """A whole corpus of the form; its location."""
+    if form in OWN:
+        return OWN[form](folder)
+    MAKERS[form](folder)
+    return f"{form}:{folder}"
+
+
+def mutate(data: bytes, dice: random.Random) -> bytes:
+    """The bytes with one to three changes: of bits, of length, or of a number or string for an odd one."""
+    for _ in range(dice.choice((1, 1, 1, 2, 3))):
+        start = dice.randrange(len(data) + 1)
+        stop = min(len(data), start + dice.choice((1, 1, 2, 4, 8, 40)))
+        kind = dice.randrange(8)
+        if kind == 0:
+            data = data[:start]
+        elif kind == 1:
+            data = data[:start] + data[stop:]
+        elif kind == 2:
+            data = data[:stop] + data[start:]
+        elif kind == 3:
+            data = data[:start] + dice.randbytes(dice.choice((1, 2, 8))) + data[start:]
+        elif kind == 4:
+            data = data[:start] + dice.choice((b"\0", b"\xff", b"\x80", b"\x7f")) * (stop - start) + data[stop:]
+        elif kind == 5 and start < len(data):
+            data = data[:start] + bytes([data[start] ^ 1 << dice.randrange(8)]) + data[start + 1 :]
+        elif tokens := _tokens(data):
+            start, stop = dice.choice(tokens)
+            data = data[:start] + dice.choice(ODD) + data[stop:]
+    return data
+
+
+def _tokens(data: bytes) -> list[tuple[int, int]]:
+    """Where numbers and quoted strings stand in a text."""
+    import re
+
+    return [match.span() for match in re.finditer(rb'"[^"\n]{0,60}"|-?\d+(?:\.\d+)?', data[:20_000])]
+
+
+def mutated(form: str, number: int, whole: Path, folder: Path) -> str:
+    """A copy of a corpus with one file mutated, annotations more often than pictures; its location."""
+    dice = random.Random(f"{form}/{number}")
+    shutil.copytree(whole, folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock.mdb"]
+    told = [path for path in files if path.suffix.lower() not in EXTENSIONS]
+    path = dice.choice(told if told and dice.random() < 0.8 else files)
+    path.write_bytes(mutate(path.read_bytes(), dice))
+    return str(folder) if form in OWN and form not in ("parquet of the hub", "msrvtt") else f"{_name(form)}:{folder}"
+
+
+def _name(form: str) -> str:
+    return {"parquet of the hub": "huggingface"}.get(form, form)
+
+
+def read_all(location: str) -> str:
+    """Reads all that can be read there: "read", "line", or, where a message is too long or not one line, "flood"."""
+    lines: list[str] = []
+    try:
+        splits = splits_of(location)
+    except UserError as error:
+        return _ended([str(error)])
+    for split in splits or ("all",):
+        for on_bad in ("skip", "stop"):
+            try:
+                corpus = open_corpus(location, split, on_bad)
+                lines += [str(fault) for fault in getattr(corpus, "faults", ())]
+                for row in range(len(corpus)):
+                    corpus.record(row)
+                    try:
+                        corpus.clip(row)
+                    except BrokenImage as error:
+                        lines.append(str(error))
+            except UserError as error:
+                lines.append(str(error))
+                continue
+            for look in (phrases_of, classes_of):
+                try:
+                    look(corpus)
+                except UserError as error:
+                    lines.append(str(error))
+    try:
+        lines += [fault.message for fault in check(location, quiet=True).faults]
+    except UserError as error:
+        lines.append(str(error))
+    return _ended(lines)
+
+
+def _ended(lines: list[str]) -> str:
+    long = [line for line in lines if len(line) > LONGEST or not line.isprintable()]
+    if long:
+        print(f"flood: {long[0][:300]!r}", file=sys.stderr)
+    return "flood" if long else "line" if lines else "read"
+
+
+def outcomes(form: str, numbers: range) -> dict[int, tuple[str, str]]:
+    """What became of each mutation and its end: "read", "line", or a fault, "traceback", "flood", "killed", "slow"."""
+    with tempfile.TemporaryDirectory() as held:
+        place = Path(held)
+        make(form, place / "whole")
+        ended: dict[int, tuple[str, str]] = {}
+        waiting = list(numbers)
+        while waiting:
+            ended |= _in_child(form, waiting, place)
+            waiting = [number for number in waiting if number not in ended]
+        return ended
+
+
+def _in_child(form: str, numbers: list[int], place: Path) -> dict[int, tuple[str, str]]:
+    """Reads mutations in a child until all are read or it ends; the one it ended in is "killed" or "slow"."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _work(form, numbers, place, writer)
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        told = [json.loads(line) for line in pipe if line.endswith("\n")]
+    _, status = os.waitpid(child, 0)
+    ended = {number: (what, end) for number, what, end in told if what != "begun"}
+    begun = [number for number, what, _ in told if what == "begun" and number not in ended]
+    if begun:
+        signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        what = "slow" if signal_number == signal.SIGALRM else "killed"
+        ended[begun[-1]] = (what, f"status {status}")
+    return ended
+
+
+def _work(form: str, numbers: list[int], place: Path, writer: int) -> None:
+    errors = io.StringIO()
+    sys.stdout = sys.stderr = errors
+    with open(writer, "w", buffering=1) as pipe:
+        for number in numbers:
+            pipe.write(json.dumps([number, "begun", ""]) + "\n")
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(SECONDS)
+            folder = place / f"copy{number}"
+            location = mutated(form, number, place / "whole", folder)
+            errors.seek(0)
+            errors.truncate()
+            try:
+                what, end = read_all(location), errors.getvalue()[-300:]
+            except BaseException as error:
+                last = traceback.extract_tb(error.__traceback__)[-4:]
+                end = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(last))
+                what, end = "traceback", f"{type(error).__name__}: {str(error)[:160]} | {end}"
+            shutil.rmtree(folder, ignore_errors=True)
+            pipe.write(json.dumps([number, what, end]) + "\n")
+    signal.alarm(0)
+
+
+def main(arguments: list[str]) -> None:
+    count = int(arguments[0]) if arguments else 100
+    whole: Counter[str] = Counter()
+    for form in arguments[1:] or FORMS:
+        began = time.monotonic()
+        ended = outcomes(form, range(count))
+        counts = Counter(what for what, _ in ended.values())
+        whole += counts
+        print(f"{form:26} {dict(counts)} {time.monotonic() - began:.0f} s", flush=True)
+        faults = Counter(f"{what}: {end}" for what, end in ended.values() if what not in ("read", "line"))
+        for fault, times in faults.most_common(12):
+            print(f"    {times} x {fault}", flush=True)
+    print(f"all: {whole.total()} mutations, {dict(whole)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
