@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from tuwen.data.gather import gather
+
 
 def _map(value, function: Callable[[Tensor], Tensor]):
     """A value with the function applied to every tensor in it: a mapping or one of the classes below holds further."""
@@ -150,6 +152,11 @@ class Texts:
         return Texts(self.ids[items], self.mask[items], self.language[items], owner, spans)
 
 
+def same_pair(image_id: Tensor, text_id: Tensor, column_image_id: Tensor, column_text_id: Tensor) -> Tensor:
+    """[B, N] bool: row and column show one picture or say one text; from identities [B] of rows and [N] of columns."""
+    return (image_id[:, None] == column_image_id) | (text_id[:, None] == column_text_id)
+
+
 def _owned(owner: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Items owned by `rows`, in the rows' order, and the place in `rows` of each one's owner."""
     place, item = torch.nonzero(rows[:, None] == owner[None, :], as_tuple=True)
@@ -191,6 +198,17 @@ class Batch:
     @property
     def device(self) -> torch.device:
         return self.index.device
+
+    def same(self) -> Tensor:
+        """[B, N] bool: a row and one of all processes' rows show one picture or say one text.
+
+        They are then never each other's negative. Works both ways: picture to text and text to picture.
+        """
+        return same_pair(self.image_id, self.text_id, gather(self.image_id), gather(self.text_id))
+
+    def same_here(self) -> Tensor:
+        """[B, B] bool: `same` among this process's rows alone."""
+        return same_pair(self.image_id, self.text_id, self.image_id, self.text_id)
 
     def to(self, device) -> "Batch":
         return _move(self, device)

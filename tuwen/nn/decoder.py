@@ -32,17 +32,7 @@ class CausalDecoder(nn.Module):
         self.positions = nn.Parameter(torch.zeros(length, config.width))
         self.embedding_norm = nn.LayerNorm(config.width, config.eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.stack = Stack(
-            config.width,
-            config.layers,
-            config.heads,
-            "post",
-            config.activation,
-            config.eps,
-            config.dropout,
-            memory_width,
-            causal=True,
-        )
+        self.stack = Stack.of(config, "post", memory_width, causal=True)
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def caches(self) -> list[tuple[Cache, Cache]]:
@@ -154,8 +144,7 @@ class PatchDecoder(nn.Module):
         self.enter = nn.Linear(memory_width, config.width)
         self.unseen = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("positions", sines(grid, config.width), persistent=False)
-        options = ("pre", config.activation, config.eps, config.dropout)
-        self.stack = Stack(config.width, config.layers, config.heads, *options)
+        self.stack = Stack.of(config, "pre")
         self.paint = nn.Linear(config.width, 3 * patch * patch)
 
     def forward(self, states: Tensor, kept: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.nn.sizes import CrossEncoderConfig
-from tuwen.nn.transformer import Block, Stack
+from tuwen.nn.transformer import Stack
 
 
 class CrossEncoder(nn.Module):
@@ -17,17 +17,7 @@ class CrossEncoder(nn.Module):
 
     def __init__(self, config: CrossEncoderConfig, memory_width: int):
         super().__init__()
-        self.stack = Stack(
-            config.width,
-            config.layers,
-            config.heads,
-            "post",
-            config.activation,
-            config.eps,
-            config.dropout,
-            memory_width,
-            hidden=config.hidden,
-        )
+        self.stack = Stack.of(config, "post", memory_width)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor | None, record=None
@@ -57,22 +47,7 @@ class BridgedEncoder(nn.Module):
         self.text_norms, self.image_norms = (
             nn.ModuleList(nn.LayerNorm(width, config.eps) for _ in range(config.layers)) for _ in range(2)
         )
-        self.text_layers, self.image_layers = (
-            nn.ModuleList(
-                Block(
-                    width,
-                    config.heads,
-                    "post",
-                    config.activation,
-                    config.eps,
-                    config.dropout,
-                    memory_width=width,
-                    hidden=config.hidden,
-                )
-                for _ in range(config.layers)
-            )
-            for _ in range(2)
-        )
+        self.text_layers, self.image_layers = (Stack.of(config, "post", width).blocks for _ in range(2))
 
     def forward(
         self, images: Sequence[Tensor], texts: Sequence[Tensor], mask: Tensor | None, kind: int = 1

@@ -2,8 +2,8 @@
 the same towers in every system."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 from tuwen.data.fit import Fit
 from tuwen.data.images import Resample
@@ -12,6 +12,7 @@ from tuwen.errors import UserError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Projection = Literal["linear", "unbiased", "none"]
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ class Size:
     text: TextTowerConfig
     fusion: CrossEncoderConfig
     embed: int
+
+    def fill(self, config: type[C], **others: Any) -> C:
+        """A system's config of this size: with `image`, `text`, `fusion` and `embed` as far as it has them."""
+        own = {field.name for field in fields(config)}  # type: ignore[arg-type]
+        return config(**{name: value for name, value in vars(self).items() if name in own} | others)
 
 
 _BASE = Size(ImageTowerConfig(), TextTowerConfig(), CrossEncoderConfig(), embed=256)

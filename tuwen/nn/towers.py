@@ -40,17 +40,7 @@ class ImageTower(Lockable):
             self.register_tokens = nn.Parameter(torch.zeros(config.registers, config.width))
         self.positions = nn.Parameter(torch.zeros(grid * grid + self.first, config.width))
         self.pre_norm = nn.LayerNorm(config.width, config.eps) if config.pre_norm else nn.Identity()
-        self.stack = Stack(
-            config.width,
-            config.layers,
-            config.heads,
-            "pre",
-            config.activation,
-            config.eps,
-            config.dropout,
-            final_norm=config.final_norm,
-            hidden=config.hidden,
-        )
+        self.stack = Stack.of(config, "pre", final_norm=config.final_norm)
         self.map = MapHead(config) if config.pool == "map" else None
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         self.lock()
@@ -149,17 +139,7 @@ class TextTower(Lockable):
         self.positions = nn.Parameter(torch.zeros(config.length, config.width))
         self.embedding_norm = nn.LayerNorm(config.width, config.eps) if normed else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.stack = Stack(
-            config.width,
-            config.layers,
-            config.heads,
-            "post" if bert else "pre",
-            config.activation,
-            config.eps,
-            config.dropout,
-            causal=config.kind == "clip",
-            hidden=config.hidden,
-        )
+        self.stack = Stack.of(config, "post" if bert else "pre", causal=config.kind == "clip")
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         if config.transform:
             norm = nn.LayerNorm(config.width, config.eps)

@@ -5,6 +5,7 @@ Shape legend: B rows, L queries, S keys, H heads, D width, M width of the memory
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -230,8 +231,41 @@ class Block(nn.Module):
         return kept + self.dropout(function(norm(x)))
 
 
+class StackConfig(Protocol):
+    """What a config says of its layers; those of towers, cross encoders and decoders (`tuwen.nn.sizes`) all do."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def activation(self) -> str: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def hidden(self) -> int | None: ...
+
+
 class Stack(nn.Module):
     """Blocks one after the other; pre-norm stacks end with a norm unless `final_norm` is False."""
+
+    @classmethod
+    def of(
+        cls,
+        config: StackConfig,
+        norm: str,
+        memory_width: int | None = None,
+        causal: bool = False,
+        final_norm: bool = True,
+    ) -> "Stack":
+        """The stack a config describes: every field of it counts."""
+        shape = config.width, config.layers, config.heads
+        inside = config.activation, config.eps, config.dropout
+        return cls(*shape, norm, *inside, memory_width, causal, final_norm, config.hidden)
 
     def __init__(
         self,

@@ -7,14 +7,6 @@ import torch
 from torch import Tensor
 
 
-def same_pair(image_id: Tensor, text_id: Tensor, column_image_id: Tensor, column_text_id: Tensor) -> Tensor:
-    """[B, N] bool: row and column show one picture or say one text, so that they are never each other's negative.
-
-    From identities [B] of the rows and [N] of the columns. Works both ways: picture to text and text to picture.
-    """
-    return (image_id[:, None] == column_image_id) | (text_id[:, None] == column_text_id)
-
-
 def targets_of(same: Tensor) -> Tensor:
     """[B, N] float: every right column of a row alike, rows summing to one (ALBEF's fine-tuning targets).
 

@@ -3,6 +3,8 @@
 Shape legend: B rows, N columns to draw negatives from, R pairs.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,17 +35,39 @@ def hardest_negatives(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
         return scores.masked_fill(same, float("-inf")).argmax(1), ~same.all(1)
 
 
-def pairs_to_match(text_scores: Tensor, image_scores: Tensor, same: Tensor, draws: Tensor):
-    """(images [3B], texts [3B], labels [3B]) of B matched pairs, B with a wrong picture, B with a wrong text.
+@dataclass(frozen=True)
+class Pairs:
+    """images, texts [3 B]: columns of what B matched pairs, B with a wrong picture, B with a wrong text are made of.
 
-    Wrong ones are drawn by `hard_negatives`: pictures by text_scores [B, B] of each text with every picture, texts by
-    image_scores [B, B] of each picture with every text. same: [B, B] bool, symmetric. draws: [B, 2] in [0, 1).
+    labels: [3 B] int64: 1, 0, 0; ignored where a row has no wrong partner.
+    """
+
+    images: Tensor
+    texts: Tensor
+    labels: Tensor
+
+
+def drawn_pairs(text_scores: Tensor, image_scores: Tensor, same: Tensor, draws: Tensor, first: int = 0) -> Pairs:
+    """The pairs that matching reads; wrong partners are drawn by `hard_negatives`, one of each kind a row.
+
+    Pictures by text_scores [B, N], of each text with every picture; texts by image_scores [B, N], of each picture with
+    every text; equal scores make all wrong ones alike likely. same: [B, N] bool. draws: [B, 2] in [0, 1). first: column
+    of row 0 itself.
     """
     wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
     wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
-    own = torch.arange(len(same), device=same.device)
+    own = torch.arange(first, first + len(same), device=same.device)
     images, texts = torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text])
-    return images, texts, matching_labels(len(own), exists_image, exists_text)
+    return Pairs(images, texts, matching_labels(len(own), exists_image, exists_text))
+
+
+def one_wrong(same: Tensor, draws: Tensor) -> Tensor:
+    """[B] int64: a column of each row that is not the same [B, N], all alike likely; 0 where there is none.
+
+    draws: [B] in [0, 1).
+    """
+    rank = (draws * (~same).sum(1)).long()  # the so-many-th of the row's wrong columns
+    return ((~same).cumsum(1) > rank[:, None]).int().argmax(1)
 
 
 def matching_labels(matched: int, exists_image: Tensor, exists_text: Tensor) -> Tensor:

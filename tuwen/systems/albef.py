@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.batch import Batch, Images, Texts, same_pair
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, MatchHead, WordHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import distilled_contrastive, logits_of, same_pair
+from tuwen.objectives.contrastive import distilled_contrastive, logits_of
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
@@ -37,8 +38,7 @@ class ALBEFConfig:
 
     @classmethod
     def sized(cls, name: str) -> "ALBEFConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, towers.fusion, towers.embed)
+        return size(name).fill(cls)
 
 
 class ALBEF(System):
@@ -82,13 +82,11 @@ class ALBEF(System):
         self.fusion = CrossEncoder(config.fusion, config.image.width)
         self.word_head = WordHead(config.fusion.width, vocabulary.size)
         self.match_head = MatchHead(config.fusion.width)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.temperature = Temperature()
         self.teacher = Momentum(self, ("encoders", "fusion", "word_head"), config.momentum)
         self.queue = FeatureQueue(config.queue, config.embed)
 
-    @torch.no_grad()
     def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.001, 0.5)
         self.teacher.update(self, progress.step)
         self.queue.limit(progress.epoch_pairs // 4)
 
@@ -130,13 +128,12 @@ class ALBEF(System):
 
     def matching(self, images, texts, taught_images, taught_texts, batch, progress):
         """Section 4.2: B matched pairs, B with a wrong picture, B with a wrong text, drawn by the contrast's scores."""
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
-        draws = progress.uniform(batch, 2, "hard negatives")
         text_scores = logits_of(texts.pooled, taught_images.pooled, self.temperature)
         image_scores = logits_of(images.pooled, taught_texts.pooled, self.temperature)
-        pictures, said, labels = pairs_to_match(text_scores, image_scores, same, draws)
-        logits = self.match_logits(images.select(pictures), texts.select(said))
-        return matching_loss(logits, labels), matching_accuracy(logits, labels)
+        draws = progress.uniform(batch, 2, "hard negatives")
+        pairs = drawn_pairs(text_scores, image_scores, batch.same_here(), draws)
+        logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
+        return matching_loss(logits, pairs.labels), matching_accuracy(logits, pairs.labels)
 
     def masked_words(self, images, taught_images, batch, progress, alpha):
         """Section 4.3: the words masked are read from text and picture; the teacher reads the same masked words."""

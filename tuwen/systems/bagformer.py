@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.spans import KINDS
@@ -14,10 +14,11 @@ from tuwen.data.text import Vocabulary
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, MatchHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature, log_scale
 from tuwen.nn.towers import DualEncoder, unit
-from tuwen.objectives.contrastive import contrastive, directional_contrastive, same_pair
-from tuwen.objectives.gather import against_all, gather
-from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
+from tuwen.objectives.contrastive import directional_contrastive
+from tuwen.objectives.gather import against_all, global_contrast
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
 from tuwen.similarity.bag import bag_of, shuffled_bag_of, sum_bags
 from tuwen.similarity.flows import MaxFlow
 from tuwen.similarity.token_wise import token_flow, token_scores
@@ -45,8 +46,7 @@ class BagFormerConfig:
 
     @classmethod
     def sized(cls, name: str) -> "BagFormerConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, towers.fusion, towers.embed)
+        return size(name).fill(cls)
 
 
 class BagFormer(System):
@@ -92,23 +92,15 @@ class BagFormer(System):
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
         self.fusion = CrossEncoder(config.fusion, config.image.width)
         self.match_head = MatchHead(config.fusion.width)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.temperature = Temperature(least=0.05)
         self.similarity = MaxFlow(config.reduce, "zeros" if config.reduce == "sum" else "discard")
         if config.reduce == "mean":
-            self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.05, 0.5)
-        if self.config.reduce == "mean":
-            self.log_scale.clamp_(0, math.log(100))
+            self.log_scale = log_scale()
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
-        everywhere = gather(batch.image_id), gather(batch.text_id)
-        same = same_pair(batch.image_id, batch.text_id, *everywhere)
-        keys = gather(images.pooled), gather(texts.pooled)
-        contrast = contrastive(images.pooled, texts.pooled, *keys, same, self.temperature)
+        same = batch.same()
+        contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature)
         bags = self.bag_contrast(images, texts, same)
         matching, accuracy = self.matching(images, texts, batch, progress)
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
@@ -129,12 +121,11 @@ class BagFormer(System):
 
     def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
         """Section 4: B matched pairs, B with a wrong picture, B with a wrong text, all wrong ones equally likely."""
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
-        draws = progress.uniform(batch, 2, "negatives")
+        same = batch.same_here()
         even = torch.zeros_like(same, dtype=torch.float32)
-        pictures, said, labels = pairs_to_match(even, even, same, draws)
-        logits = self.match_logits(images.select(pictures), texts.select(said))
-        return matching_loss(logits, labels), matching_accuracy(logits, labels)
+        pairs = drawn_pairs(even, even, same, progress.uniform(batch, 2, "negatives"))
+        logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
+        return matching_loss(logits, pairs.labels), matching_accuracy(logits, pairs.labels)
 
     def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] logits (no match, match) of pairs (image n, text n)."""

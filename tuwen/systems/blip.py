@@ -12,11 +12,12 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import MatchHead
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder, TextTower
 from tuwen.nn.transformer import Attention
-from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
-from tuwen.objectives.gather import gather
-from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
+from tuwen.objectives.contrastive import logits_of
+from tuwen.objectives.gather import global_contrast
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 
@@ -31,8 +32,7 @@ class BLIPConfig:
 
     @classmethod
     def sized(cls, name: str) -> "BLIPConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, towers.embed)
+        return size(name).fill(cls)
 
 
 class BLIP(System):
@@ -83,34 +83,26 @@ class BLIP(System):
             block.cross = Attention(text.width, text.heads, config.image.width, text.dropout)
             block.cross_norm = nn.LayerNorm(text.width, text.eps)
         self.match_head = MatchHead(text.width)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.temperature = Temperature()
 
     @property
     def words(self) -> TextTower:
         assert isinstance(self.encoders.text, TextTower)
         return self.encoders.text
 
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.001, 0.5)
-
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
-        columns = gather(images.pooled), gather(texts.pooled)
-        contrast = contrastive(images.pooled, texts.pooled, *columns, same, self.temperature)
+        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
         matching, accuracy = self.matching(images, texts, batch, progress)
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
         return Losses({"contrast": contrast, "matching": matching}, metrics=metrics)
 
     def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
         """The loss over B matched pairs, B with a wrong picture, B with a wrong text drawn by scores; its accuracy."""
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
-        draws = progress.uniform(batch, 2, "hard negatives")
         scores = logits_of(images.pooled, texts.pooled, self.temperature)
-        pictures, said, labels = pairs_to_match(scores.T, scores, same, draws)
-        logits = self.match_logits(images.select(pictures), texts.select(said))
-        return matching_loss(logits, labels), matching_accuracy(logits, labels)
+        pairs = drawn_pairs(scores.T, scores, batch.same_here(), progress.uniform(batch, 2, "hard negatives"))
+        logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
+        return matching_loss(logits, pairs.labels), matching_accuracy(logits, pairs.labels)
 
     def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] logits (no match, match) of pairs (image n, text n)."""

@@ -12,11 +12,20 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import BridgedEncoder, MatchHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder, unit
-from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
-from tuwen.objectives.gather import gather
+from tuwen.objectives.contrastive import logits_of
+from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
+from tuwen.objectives.matching import (
+    IGNORED,
+    Pairs,
+    drawn_pairs,
+    log_odds,
+    matching_accuracy,
+    matching_loss,
+    one_wrong,
+)
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 
@@ -41,8 +50,7 @@ class BridgeTowerConfig:
 
     @classmethod
     def sized(cls, name: str) -> "BridgeTowerConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, towers.fusion, towers.embed)
+        return size(name).fill(cls)
 
 
 class BridgeTower(System):
@@ -95,23 +103,22 @@ class BridgeTower(System):
         self.word_dense, self.word_norm = nn.Linear(width, width), nn.LayerNorm(width, config.fusion.eps)
         self.word_decoder = nn.Linear(width, vocabulary.size)
         self.match_head = MatchHead(2 * width)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
-
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.001, 0.5)
+        self.temperature = Temperature()
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
         terms = {"masked_words": self.masked_words(images, batch, progress)}
         if self.config.contrast:
-            terms["contrast"] = self.contrast(images, texts, batch)
-            pairs = self.hard_pairs(images, texts, batch, progress)
+            terms["contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
+            scores = logits_of(images.pooled, texts.pooled, self.temperature)
+            draws = progress.uniform(batch, 2, "hard negatives")
+            pairs = drawn_pairs(scores.T, scores, batch.same_here(), draws)
         else:
-            pairs = self.half_pairs(images, texts, batch, progress)
-        logits = self.match_logits(pairs[0], pairs[1])
-        terms["matching"] = matching_loss(logits, pairs[2])
-        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": matching_accuracy(logits, pairs[2])}
+            pairs = self.half_pairs(batch, progress)
+        logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
+        terms["matching"] = matching_loss(logits, pairs.labels)
+        accuracy = matching_accuracy(logits, pairs.labels)
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
         return Losses(terms, metrics=metrics)
 
     def masked_words(self, images: Encoded, batch: Batch, progress: Progress) -> Tensor:
@@ -122,30 +129,15 @@ class BridgeTower(System):
         index, words = masked_positions(labels)
         return masked_language(self.word_logits(states.flatten(0, 1)[index]), words)
 
-    def contrast(self, images: Encoded, texts: Encoded, batch: Batch) -> Tensor:
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
-        columns = gather(images.pooled), gather(texts.pooled)
-        return contrastive(images.pooled, texts.pooled, *columns, same, self.temperature)
-
-    def half_pairs(self, images, texts, batch, progress) -> tuple[Encoded, Encoded, Tensor]:
+    def half_pairs(self, batch: Batch, progress: Progress) -> Pairs:
         """B pairs, exactly floor(B / 2) of them right; the others have another row's picture (where there is one)."""
         draws = progress.uniform(batch, 2, "wrong picture")
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
-        wanted = (draws[:, 1] * (~same).sum(1)).long()  # the so-many-th of the row's wrong pictures
-        other = ((~same).cumsum(1) > wanted[:, None]).int().argmax(1)
+        same = batch.same_here()
         place = draws[:, 0].argsort(stable=True).argsort(stable=True)
         labels = (place < len(batch) // 2).long()
         own = torch.arange(len(batch), device=batch.device)
-        labels = labels.masked_fill((labels == 0) & same.all(1), -100)
-        return images.select(torch.where(labels == 0, other, own)), texts, labels
-
-    def hard_pairs(self, images, texts, batch, progress) -> tuple[Encoded, Encoded, Tensor]:
-        """B right pairs, B with a wrong picture, B with a wrong text, drawn by the contrast's scores."""
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
-        draws = progress.uniform(batch, 2, "hard negatives")
-        scores = logits_of(images.pooled, texts.pooled, self.temperature)
-        pictures, said, labels = pairs_to_match(scores.T, scores, same, draws)
-        return images.select(pictures), texts.select(said), labels
+        labels = labels.masked_fill((labels == 0) & same.all(1), IGNORED)
+        return Pairs(torch.where(labels == 0, one_wrong(same, draws[:, 1]), own), own, labels)
 
     # ---- the encoders
 
@@ -212,11 +204,6 @@ class BridgeTower(System):
         if task in ("vqa", "entailment"):
             return _head(2 * width, 4 * width, classes, 0.0)
         raise self.lacks("adapt", f"its paper gives no head for {task}")
-
-
-def vqa_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross entropy of soft answer scores [B, A], times the number of answers (section 6)."""
-    return nn.functional.binary_cross_entropy_with_logits(logits, targets) * targets.shape[1]
 
 
 def _head(inputs: int, hidden: int, classes: int, dropout: float) -> nn.Module:

@@ -1,19 +1,15 @@
 """CLIP: the baseline every other system is compared with."""
 
-import math
 from dataclasses import dataclass, field
-
-import torch
-from torch import nn
 
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.nn.clips import merged
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import log_scale
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import contrastive, same_pair
-from tuwen.objectives.gather import gather
+from tuwen.objectives.gather import global_contrast
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Losses, Needs, Paper, Progress, System
 
@@ -28,8 +24,7 @@ class CLIPConfig:
 
     @classmethod
     def sized(cls, name: str) -> "CLIPConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, towers.embed)
+        return size(name).fill(cls)
 
 
 class CLIP(System):
@@ -63,18 +58,13 @@ class CLIP(System):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # log of the inverse temperature
+        self.log_scale = log_scale()
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"].pooled, encoded["texts"].pooled
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
         temperature = (-self.log_scale).exp()
-        contrast = contrastive(images, texts, gather(images), gather(texts), same, temperature)
+        contrast = global_contrast(images, texts, batch.same(), temperature)
         return Losses({"contrast": contrast}, metrics={"temperature": temperature.detach()})
-
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        self.log_scale.clamp_(0, math.log(100))
 
     def encode_images(self, images: Images) -> Encoded:
         """Of a clip the mean of its frames' vectors (CLIP4Clip's "meanP")."""

@@ -1,6 +1,5 @@
 """COOKIE: pictures and texts read by one and the same head, three contrasts."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
@@ -9,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.gather import first_row, gather, gather_padded
 from tuwen.data.text import Vocabulary
 from tuwen.nn.clips import merged
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import log_scale
 from tuwen.nn.towers import image_tower, text_tower, unit
 from tuwen.nn.transformer import Stack
-from tuwen.objectives.contrastive import contrastive, same_pair
-from tuwen.objectives.gather import first_row, gather, gather_padded
+from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.unimodal import view_contrastive
 from tuwen.systems.survey.axes import Axes
 from tuwen.systems.system import Losses, Needs, Paper, Progress, System
@@ -47,7 +47,7 @@ class COOKIEConfig:
         pool = towers.image.pool
         readout: Literal["summary", "mean", "max"] = "max" if pool == "max" else "mean" if pool == "mean" else "summary"
         width, heads = towers.fusion.width, towers.fusion.heads
-        return cls(towers.image, towers.text, width, heads, embed=towers.embed, readout=readout)
+        return towers.fill(cls, width=width, heads=heads, readout=readout)
 
 
 class COOKIE(System):
@@ -102,18 +102,12 @@ class COOKIE(System):
         if not config.shared:
             self.text_head = Stack(config.width, config.layers, config.heads, "pre")
         self.projection = nn.Linear(config.width, config.embed, bias=False)
-        start = torch.tensor(math.log(1 / 0.07))
-        self.log_scales = nn.ParameterDict({name: nn.Parameter(start.clone()) for name in self.parts()})
+        self.log_scales = nn.ParameterDict({name: log_scale() for name in self.parts()})
 
     def parts(self) -> list[str]:
         """The contrasts that count, by name."""
         weights = {"across": 1.0, "pictures": self.config.pictures, "texts": self.config.texts}
         return [name for name, weight in weights.items() if weight]
-
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        for scale in self.log_scales.values():
-            scale.clamp_(0, math.log(100))
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
         """Section 4b: "images" and "texts"; "second", another view; "other", another text of the row."""
@@ -138,18 +132,17 @@ class COOKIE(System):
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"].pooled, encoded["texts"].pooled
-        image_id, text_id = gather(batch.image_id), gather(batch.text_id)
-        same = same_pair(batch.image_id, batch.text_id, image_id, text_id)
+        same = batch.same()
         scale = {name: value.exp() for name, value in self.log_scales.items()}
-        terms = {"across": contrastive(images, texts, gather(images), gather(texts), same, 1 / scale["across"])}
+        terms = {"across": global_contrast(images, texts, same, 1 / scale["across"])}
         if self.config.pictures:
-            alike = batch.image_id[:, None] == image_id
-            found = self.within(images, encoded["second"].pooled, alike.repeat(2, 2), 1 / scale["pictures"])
-            terms["pictures"] = self.config.pictures * found
+            alike = batch.image_id[:, None] == gather(batch.image_id)
+            contrast = self.within(images, encoded["second"].pooled, alike.repeat(2, 2), 1 / scale["pictures"])
+            terms["pictures"] = self.config.pictures * contrast
         if self.config.texts:
             alike = same.repeat(2, 2) | self.same_words(*self.two_texts(batch))
-            found = self.within(texts, encoded["other"].pooled, alike, 1 / scale["texts"])
-            terms["texts"] = self.config.texts * found
+            contrast = self.within(texts, encoded["other"].pooled, alike, 1 / scale["texts"])
+            terms["texts"] = self.config.texts * contrast
         metrics = {f"temperature_{name}": 1 / value.detach() for name, value in scale.items()}
         metrics["modality_gap"] = (images.mean(0) - texts.mean(0)).norm().detach()
         return Losses(terms, metrics=metrics)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from tuwen.data.batch import Batch, Images
 from tuwen.data.text import Vocabulary
@@ -33,8 +32,7 @@ class DVAEConfig:
 
     @classmethod
     def sized(cls, name: str) -> "DVAEConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, CodesConfig.sized(name))
+        return size(name).fill(cls, codes=CodesConfig.sized(name))
 
     @property
     def side(self) -> int:
@@ -112,8 +110,3 @@ class DVAE(System):
             pixels = F.interpolate(images.pixels.float(), (side, side), mode="bicubic", antialias=True)
             pixels = (pixels / 255).clamp(0, 1)
         return Encoded(states={"codes": self.encoder.codes(pixels).flatten(1)})
-
-    def restore(self, codes: Tensor) -> Tensor:
-        """[B, 3, 8g, 8g] pixels in 0..1 from codes [B, g, g]."""
-        weights = F.one_hot(codes, self.config.codes.vocabulary).permute(0, 3, 1, 2).float()
-        return ((self.decoder(weights) - 0.1) / 0.8).clamp(0, 1)

@@ -1,13 +1,14 @@
 """ERNIE-UniX2: one encoder-decoder over pictures and several languages, for understanding and generation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.gather import gather
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.errors import UserError
 from tuwen.nn.decoder import CausalDecoder, Speaker
@@ -15,10 +16,10 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import WordHead
 from tuwen.nn.generation import Generation, Said, generate
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
 from tuwen.nn.transformer import Stack
-from tuwen.objectives.contrastive import contrastive, same_pair
-from tuwen.objectives.gather import gather
+from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.next_word import next_word
 from tuwen.systems.survey import Axes
@@ -76,7 +77,7 @@ class ERNIEUniX2Config:
     @classmethod
     def sized(cls, name: str) -> "ERNIEUniX2Config":
         towers = size(name)
-        return cls(towers.image, towers.text, towers.fusion, towers.fusion, towers.embed)
+        return towers.fill(cls, decoder=towers.fusion)
 
 
 class ERNIEUniX2(System):
@@ -128,21 +129,17 @@ class ERNIEUniX2(System):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
-        fusion, width = config.fusion, config.fusion.width
+        width = config.fusion.width
         self.image_to_fusion = nn.Linear(config.image.width, width)
         self.types = nn.Parameter(torch.zeros(2, width))  # picture, text
-        self.fusion = Stack(width, fusion.layers, fusion.heads, "post", fusion.activation, fusion.eps, fusion.dropout)
+        self.fusion = Stack.of(config.fusion, "post")
         self.decoder = CausalDecoder(config.decoder, width, vocabulary.size, config.text.length, config.languages)
         self.word_head = WordHead(width, vocabulary.size)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.temperature = Temperature()
 
     @classmethod
     def needs(cls, config: ERNIEUniX2Config) -> Needs:
         return Needs(languages=2 if config.streams.parallel or config.streams.both else 1)
-
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.001, 0.5)
 
     def stream(self, batch: Batch, progress: Progress) -> str:
         """The step's stream, drawn by (seed, step) among those the batch can fill.
@@ -179,9 +176,10 @@ class ERNIEUniX2(System):
         stream, other = self.stream(batch, progress), batch.columns.get("parallel")
         terms: dict[str, Tensor] = {}
         if images is not None:
-            terms["image_text_contrast"] = self.image_text(images, texts, batch.image_id, batch.text_id)
+            terms["image_text_contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
             if parallel is not None:
-                again = self.image_text(images, parallel, batch.image_id, identity(other))
+                same = replace(batch, text_id=identity(other)).same()
+                again = global_contrast(images.pooled, parallel.pooled, same, self.temperature)
                 terms["image_text_contrast"] = (terms["image_text_contrast"] + again) / 2
         if parallel is not None:
             terms["text_text_contrast"] = self.text_text(texts, parallel, batch, identity(other))
@@ -201,19 +199,10 @@ class ERNIEUniX2(System):
 
     # ---- contrast, before fusion
 
-    def image_text(self, images: Encoded, texts: Encoded, image_id: Tensor, text_id: Tensor) -> Tensor:
-        """ITC over the global batch, gathered with gradient."""
-        same = same_pair(image_id, text_id, gather(image_id), gather(text_id))
-        return contrastive(
-            images.pooled, texts.pooled, gather(images.pooled), gather(texts.pooled), same, self.temperature
-        )
-
     def text_text(self, texts: Encoded, parallel: Encoded, batch: Batch, parallel_id: Tensor) -> Tensor:
         """TTC: a text against the texts of the other language; one picture or equal texts on either side are one."""
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
-        same = same | (parallel_id[:, None] == gather(parallel_id))
-        columns = gather(texts.pooled), gather(parallel.pooled)
-        return contrastive(texts.pooled, parallel.pooled, *columns, same, self.temperature)
+        same = batch.same() | (parallel_id[:, None] == gather(parallel_id))
+        return global_contrast(texts.pooled, parallel.pooled, same, self.temperature)
 
     # ---- masked words
 

@@ -1,25 +1,25 @@
 """FLAVA: one model for pictures, for texts and for both, learned from pairs, pictures alone and texts alone."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.batch import Batch, Images, Texts, same_pair
+from tuwen.data.gather import gather
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import MatchHead
 from tuwen.nn.patch_codes import FACTOR, CodeEncoder, CodesConfig, load_codes
 from tuwen.nn.patch_masking import DRAWS, block_size, hide_blocks
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import log_scale
 from tuwen.nn.towers import DualEncoder, unit
 from tuwen.nn.transformer import Stack
-from tuwen.objectives.contrastive import contrastive, same_pair
-from tuwen.objectives.gather import gather
+from tuwen.objectives.contrastive import contrastive
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import IGNORED, log_odds, matching_loss
+from tuwen.objectives.matching import IGNORED, log_odds, matching_loss, one_wrong
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Needs, Paper, Progress, System
 
@@ -48,8 +48,7 @@ class FLAVAConfig:
     @classmethod
     def sized(cls, name: str) -> "FLAVAConfig":
         towers = size(name)
-        text = replace(towers.text, kind="flava")
-        return cls(towers.image, text, towers.fusion, towers.embed, CodesConfig.sized(name))
+        return towers.fill(cls, text=replace(towers.text, kind="flava"), codes=CodesConfig.sized(name))
 
 
 class FLAVA(System):
@@ -111,32 +110,18 @@ class FLAVA(System):
         self.image_to_fusion = nn.Linear(config.image.width, width)
         self.text_to_fusion = nn.Linear(config.text.width, width)
         self.class_token = nn.Parameter(torch.zeros(width))
-        fusion = config.fusion
-        self.fusion = Stack(
-            width,
-            fusion.layers,
-            fusion.heads,
-            "pre",
-            fusion.activation,
-            fusion.eps,
-            fusion.dropout,
-            hidden=fusion.hidden,
-        )
+        self.fusion = Stack.of(config.fusion, "pre")
         self.match_pooler, self.match_head = nn.Linear(width, width), MatchHead(width)
         self.patch_head = PredictionHead(config.image.width, config.codes.vocabulary, eps)
         self.word_head = PredictionHead(config.text.width, vocabulary.size, eps)
         self.joint_patch_head = PredictionHead(width, config.codes.vocabulary, eps)
         self.joint_word_head = PredictionHead(width, vocabulary.size, eps)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = log_scale()
         self.codes = CodeEncoder(config.codes).requires_grad_(False)
 
     def begin(self) -> None:
         if self.config.tokenizer:
             load_codes(self.codes, self.config.tokenizer)
-
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        self.log_scale.clamp_(0, math.log(100))
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         if batch.images is None:
@@ -175,11 +160,9 @@ class FLAVA(System):
         """(which row's text each row has [B] int64, whether it is a match [B] bool)."""
         draws = progress.uniform(batch, 2, "wrong text")
         own = torch.arange(len(batch), device=batch.device)
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        same = batch.same_here()
         changed = (draws[:, 0] < self.config.wrong_share) & ~same.all(1)
-        wanted = (draws[:, 1] * (~same).sum(1)).long()  # the so-many-th of the row's wrong partners
-        other = ((~same).cumsum(1) > wanted[:, None]).int().argmax(1)
-        return torch.where(changed, other, own), ~changed
+        return torch.where(changed, one_wrong(same, draws[:, 1]), own), ~changed
 
     # ---- the losses
 

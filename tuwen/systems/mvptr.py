@@ -16,11 +16,19 @@ from tuwen.nn.phrases import WithPhrases, corrupted, with_phrases
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.towers import ImageTower, TextTower, unit
 from tuwen.nn.transformer import Stack
-from tuwen.objectives.contrastive import contrastive, logits_of, same_pair
-from tuwen.objectives.gather import gather
+from tuwen.objectives.contrastive import logits_of
+from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.grounding import phrase_scores, weakly_supervised_grounding
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import IGNORED, hard_negatives, hardest_negatives, log_odds, matching_loss
+from tuwen.objectives.matching import (
+    IGNORED,
+    drawn_pairs,
+    hardest_negatives,
+    log_odds,
+    matching_accuracy,
+    matching_loss,
+    one_wrong,
+)
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Located, Losses, Needs, Paper, Progress, System
 
@@ -78,7 +86,7 @@ class MVPTRConfig:
     def sized(cls, name: str) -> "MVPTRConfig":
         towers = size(name)
         rows = 55529 if towers.text.width >= 384 else 4096
-        return cls(towers.image, replace(towers.text, kind="bert"), towers.fusion, towers.embed, rows=rows)
+        return towers.fill(cls, text=replace(towers.text, kind="bert"), rows=rows)
 
 
 class Towers(nn.Module):
@@ -147,10 +155,7 @@ class MVPTR(System):
         self.image_to_fusion = nn.Linear(config.image.width, width)
         self.concept_positions = nn.Parameter(torch.zeros(config.places + 2, width))
         self.concept_norm = nn.LayerNorm(width, fusion.eps)
-        self.visual, self.joint = (
-            Stack(width, fusion.layers, fusion.heads, "post", fusion.activation, fusion.eps, fusion.dropout)
-            for _ in range(2)
-        )
+        self.visual, self.joint = (Stack.of(fusion, "post") for _ in range(2))
         self.image_projection = nn.Linear(width, config.embed, bias=False)
         self.text_projection = nn.Linear(width, config.embed, bias=False)
         self.pool, self.match_head = nn.Linear(width, width), MatchHead(width)
@@ -241,13 +246,11 @@ class MVPTR(System):
         _, concepts = self.hidden_concepts(batch, progress)
         text, labels = self.hidden_words(batch, progress)
         temperature = (-self.log_scale).exp()
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
-        columns = gather(images.pooled), gather(texts.pooled)
         joint = self.fused(images.states["last"], texts)
         matching, accuracy = self.matching(images, texts, joint, batch, progress)
         terms = {
             "masked_concepts": self.word_loss(self.concept_head, images.states["concepts"], concepts),
-            "contrast": contrastive(images.pooled, texts.pooled, *columns, same, temperature),
+            "contrast": global_contrast(images.pooled, texts.pooled, batch.same(), temperature),
             "masked_words": self.word_loss(self.word_head, joint[:, : labels.shape[1]], labels),
             "matching": matching,
             "grounding": self.grounding(joint, images, texts, text, batch, progress),
@@ -262,34 +265,31 @@ class MVPTR(System):
     def matching(self, images: Encoded, texts: Encoded, joint: Tensor, batch: Batch, progress: Progress):
         """ITM: the B positives, and for half of the rows the text with a wrong picture, for the others the picture
         with a wrong text; wrong ones come from this process's rows, by VSC's scores, nothing is encoded anew."""
-        rows = len(batch)
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
+        rows, same = len(batch), batch.same_here()
         scores = logits_of(texts.pooled, images.pooled, (-self.log_scale).exp())
         drawn = progress.uniform(batch, 3, "matching")
         if self.config.negatives == "hardest":
-            wrong_image, exists = hardest_negatives(scores, same)
-            wrong_text, _ = hardest_negatives(scores.T, same.T)
+            wrong_image, wrong_text = hardest_negatives(scores, same)[0], hardest_negatives(scores.T, same)[0]
         else:
             scores = scores * self.config.hardness
-            wrong_image, exists = hard_negatives(scores, same, drawn[:, 0])
-            wrong_text, _ = hard_negatives(scores.T, same.T, drawn[:, 1])
-        own = torch.arange(rows, device=batch.device)
+            pairs = drawn_pairs(scores, scores.T, same, drawn[:, :2])
+            wrong_image, wrong_text = pairs.images[rows : 2 * rows], pairs.texts[2 * rows :]
+        own, exists = torch.arange(rows, device=batch.device), ~same.all(1)
         first_half = torch.zeros_like(exists)
         first_half[drawn[:, 2].argsort()[: rows // 2]] = True
         pictures, said = torch.where(first_half, wrong_image, own), torch.where(first_half, own, wrong_text)
         negative = self.fused(images.states["last"].index_select(0, pictures), texts.select(said))
         logits = self.match_logits(torch.cat([joint[:, 0], negative[:, 0]]))
         labels = torch.cat([torch.ones_like(own), torch.where(exists, 0, IGNORED)])
-        right = (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
-        return matching_loss(logits, labels), right
+        return matching_loss(logits, labels), matching_accuracy(logits, labels)
 
     def grounding(self, joint: Tensor, images: Encoded, texts: Encoded, text: WithPhrases, batch: Batch, progress):
         """WPG: the phrases of a text lie nearer to the regions of its picture than to those of another row's."""
         words, regions = self.grounded(joint, images, texts)
         phrases, mask = text.phrases_in(words, self.config.phrases)
         drawn = progress.uniform(batch, self.config.phrases + 1, "grounding")
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
-        other, exists = hard_negatives(torch.zeros_like(same, dtype=torch.float32), same, drawn[:, -1])
+        same = batch.same_here()
+        other, exists = one_wrong(same, drawn[:, -1]), ~same.all(1)
         which = drawn[:, :-1] if self.config.regions == "top3" and self.training else None
         own = phrase_scores(unit(phrases), unit(regions), mask, which)
         wrong = phrase_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which)

@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.batch import Batch, Images, Texts, same_pair
+from tuwen.data.gather import gather
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import distilled_contrastive, same_pair
+from tuwen.objectives.contrastive import distilled_contrastive
 from tuwen.objectives.distillation import feature_guided
-from tuwen.objectives.gather import gather
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
@@ -38,7 +39,7 @@ class PRD2Config:
     @classmethod
     def sized(cls, name: str) -> "PRD2Config":
         towers = size(name)
-        return cls(replace(towers.image, final_norm=False), towers.text, towers.embed)
+        return towers.fill(cls, image=replace(towers.image, final_norm=False))
 
 
 class PRD2(System):
@@ -74,13 +75,11 @@ class PRD2(System):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.temperature = Temperature()
         self.teacher = Momentum(self, ("encoders",), config.momentum)
         self.queue = FeatureQueue(config.queue, config.embed)
 
-    @torch.no_grad()
     def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.001, 0.5)
         self.teacher.update(self, progress.step)
         self.queue.limit(progress.epoch_pairs // 4)
 

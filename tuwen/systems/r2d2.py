@@ -6,18 +6,20 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.batch import Batch, Images, Texts, same_pair
+from tuwen.data.gather import first_row, gather, gather_padded
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, MatchHead, WordHead
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import contrastive, distilled_contrastive, logits_of, same_pair
+from tuwen.objectives.contrastive import distilled_contrastive, logits_of
 from tuwen.objectives.distillation import feature_guided
-from tuwen.objectives.gather import gather, gather_padded
+from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import hard_negatives, log_odds, matching_accuracy, matching_labels, matching_loss
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
@@ -51,7 +53,7 @@ class R2D2Config:
     def sized(cls, name: str) -> "R2D2Config":
         towers = size(name)
         image = replace(towers.image, final_norm=False)  # as the released model: tokens without CLIP's last norm
-        return cls(image, towers.text, towers.fusion, towers.embed)
+        return towers.fill(cls, image=image)
 
 
 class R2D2(System):
@@ -100,7 +102,7 @@ class R2D2(System):
             )
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.temperature = Temperature()
         width = config.fusion.width
         if config.ranking:
             self.image_to_fusion = nn.Linear(config.image.width, width)
@@ -117,9 +119,7 @@ class R2D2(System):
         if config.target_guided:
             self.queue = FeatureQueue(config.queue, config.embed)
 
-    @torch.no_grad()
     def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.001, 0.5)
         if self.config.target_guided or self.config.feature_guided != "off":
             self.teacher.update(self, progress.step)
         if self.config.target_guided:
@@ -152,7 +152,7 @@ class R2D2(System):
             keep = {"images": taught_images.pooled, "texts": taught_texts.pooled}
             keep |= {"image_id": batch.image_id, "text_id": batch.text_id}
         else:
-            terms["contrast"] = self.pre_ranking(images, texts, batch)
+            terms["contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
         matched_states = None
         if config.ranking:
             terms["matching"], matched_states, metrics["matching_accuracy"] = self.ranking(
@@ -169,12 +169,6 @@ class R2D2(System):
                 encoded["masked"], taught_texts, config.feature_guided, self.temperature.detach()
             )
         return Losses(terms, keep, metrics)
-
-    def pre_ranking(self, images: Encoded, texts: Encoded, batch: Batch) -> Tensor:
-        """GCPR, section 4.1: contrast with gradient through every process's features."""
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
-        columns = gather(images.pooled), gather(texts.pooled)
-        return contrastive(images.pooled, texts.pooled, *columns, same, self.temperature)
 
     def target_guided(self, images, texts, taught_images, taught_texts, batch, progress) -> Tensor:
         """TgD, section 4.5: keys are the teacher's; a queued key counts 0.99^age, the current batch's count 1."""
@@ -200,8 +194,6 @@ class R2D2(System):
         Returns the loss, the text-query states of the matched pairs [B, L, W], and the matching accuracy.
         """
         rows = len(batch)
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
-        draws = progress.uniform(batch, 2, "hard negatives")
         all_images = Encoded(gather(images.pooled), states={"last": gather(images.states["last"])})
         all_texts = Encoded(
             gather(texts.pooled),
@@ -210,19 +202,18 @@ class R2D2(System):
         )
         text_scores = logits_of(texts.pooled, all_images.pooled, self.temperature)
         image_scores = logits_of(images.pooled, all_texts.pooled, self.temperature)
-        wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
-        wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
+        draws = progress.uniform(batch, 2, "hard negatives")
+        pairs = drawn_pairs(text_scores, image_scores, batch.same(), draws, first_row(rows))
 
-        pairs_images = Encoded.cat([images, all_images.select(wrong_image), images])
-        pairs_texts = Encoded.cat([texts, texts, all_texts.select(wrong_text)])
-        wrong = torch.arange(rows, 3 * rows, device=same.device)
+        pairs_images = Encoded.cat([images, all_images.select(pairs.images[rows : 2 * rows]), images])
+        pairs_texts = Encoded.cat([texts, texts, all_texts.select(pairs.texts[2 * rows :])])
+        wrong = torch.arange(rows, 3 * rows, device=batch.device)
         matched_states = self.text_over_image(images, texts)
         wrong_first = self.text_over_image_first(pairs_images.select(wrong), pairs_texts.select(wrong))
         text_logits = self.text_match_head(torch.cat([matched_states[:, 0], wrong_first]))
         image_logits = self.image_match_head(self.image_over_text(pairs_images, pairs_texts))
-        labels = matching_labels(rows, exists_image, exists_text)
-        loss = (matching_loss(text_logits, labels, 2) + matching_loss(image_logits, labels, 2)) / 2
-        return loss, matched_states, matching_accuracy(text_logits + image_logits, labels)
+        loss = (matching_loss(text_logits, pairs.labels, 2) + matching_loss(image_logits, pairs.labels, 2)) / 2
+        return loss, matched_states, matching_accuracy(text_logits + image_logits, pairs.labels)
 
     def text_over_image(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, L, W]: text queries over image tokens."""

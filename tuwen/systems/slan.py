@@ -1,6 +1,5 @@
 """SLAN: regions picked and placed for each text, without a box ever seen in training."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,11 +14,12 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, MatchHead
 from tuwen.nn.locator import Candidates, Locator, Regions
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature, log_scale
 from tuwen.nn.towers import DualEncoder
-from tuwen.objectives.contrastive import contrastive, directional_contrastive, logits_of, same_pair
-from tuwen.objectives.gather import against_all, gather
+from tuwen.objectives.contrastive import directional_contrastive, logits_of
+from tuwen.objectives.gather import against_all, global_contrast
 from tuwen.objectives.location import assign, progressive_regression, repulsion
-from tuwen.objectives.matching import log_odds, matching_accuracy, matching_loss, pairs_to_match
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
 from tuwen.similarity.region import phrase_scores, region_word_scores
 from tuwen.similarity.token_wise import token_scores
 from tuwen.systems.survey.axes import Axes
@@ -46,7 +46,7 @@ class SLANConfig:
     def sized(cls, name: str) -> "SLANConfig":
         towers = size(name)
         regions = 16 if name in ("tiny", "demo") else 32
-        return cls(towers.image, towers.text, towers.fusion, towers.embed, regions)
+        return towers.fill(cls, regions=regions)
 
 
 class SLAN(System):
@@ -98,35 +98,33 @@ class SLAN(System):
         self.region_to_fusion = nn.Linear(config.embed + 4, config.image.width)  # states and their boxes
         self.fusion = CrossEncoder(config.fusion, config.image.width)
         self.match_head = MatchHead(config.fusion.width)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of region-word scores
+        self.temperature = Temperature()
+        self.log_scale = log_scale()  # of region-word scores
         self.teacher = Momentum(self, ("encoders", "locator"), config.momentum)
 
-    @torch.no_grad()
     def before_step(self, progress: Progress) -> None:
-        self.temperature.clamp_(0.001, 0.5)
-        self.log_scale.clamp_(0, math.log(100))
         self.teacher.update(self, progress.step)
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts, rows = encoded["images"], encoded["texts"], len(batch)
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
-        keys = gather(images.pooled), gather(texts.pooled)
-        contrast = contrastive(images.pooled, texts.pooled, *keys, same, self.temperature)
+        same = batch.same()
+        contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature)
         candidates = self.locator.candidates(self.patches(images))
         words = self.locator.words(texts.states["last"])
         significance = self.filter_contrast(candidates, words, texts.states["words"], same)
 
-        image, text, labels = self.partners(images, texts, batch, progress)  # 3B: matched, wrong picture, wrong text
-        pairs = texts.select(text)
-        regions = self.locate_regions(candidates.select(image), pairs)
-        logits = self.match_head(self.fused(images.select(image), pairs, regions)[:, 0])
-        scores = region_word_scores(words[text], pairs.states["words"], regions.features, regions.gates)
+        closeness = logits_of(images.pooled, texts.pooled, self.temperature)
+        draws = progress.uniform(batch, 2, "hard negatives")
+        pairs = drawn_pairs(closeness.T, closeness, batch.same_here(), draws)
+        paired = texts.select(pairs.texts)
+        regions = self.locate_regions(candidates.select(pairs.images), paired)
+        logits = self.match_head(self.fused(images.select(pairs.images), paired, regions)[:, 0])
+        scores = region_word_scores(words[pairs.texts], paired.states["words"], regions.features, regions.gates)
         terms = {
             "contrast": contrast,
             "words": significance,
-            "regions": self.region_contrast(scores, labels),
-            "matching": matching_loss(logits, labels),
+            "regions": self.region_contrast(scores, pairs.labels),
+            "matching": matching_loss(logits, pairs.labels),
         }
         if self.config.repulsion:
             terms["repulsion"] = self.config.repulsion * repulsion(regions.boxes[:rows])
@@ -136,7 +134,7 @@ class SLAN(System):
             warm = min(1.0, progress.step / (0.2 * progress.total_steps))
             terms["boxes"] = self.config.boxes * warm * located
             metrics["references"] = share
-        return Losses(terms, metrics=metrics | {"matching_accuracy": matching_accuracy(logits, labels)})
+        return Losses(terms, metrics=metrics | {"matching_accuracy": matching_accuracy(logits, pairs.labels)})
 
     def filter_contrast(self, candidates: Candidates, words: Tensor, real: Tensor, same: Tensor) -> Tensor:
         """Section 4, L_rw over the whole batch: a text's words, each at its best candidate, against all pictures."""
@@ -144,13 +142,6 @@ class SLAN(System):
         scale = self.log_scale.exp()
         to_text, to_image = against_all(places, Encoded(tokens=words, token_mask=real), best_place)
         return directional_contrastive(scale * to_text, scale * to_image, same)
-
-    def partners(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress):
-        """(picture [3B], text [3B], labels [3B]) of the matched pairs, and of each row with a wrong picture or text."""
-        same = same_pair(batch.image_id, batch.text_id, batch.image_id, batch.text_id)
-        draws = progress.uniform(batch, 2, "hard negatives")
-        scores = logits_of(images.pooled, texts.pooled, self.temperature)
-        return pairs_to_match(scores.T, scores, same, draws)
 
     def region_contrast(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Section 4, L_rw on located regions: the matched pair against its wrong picture and wrong text."""

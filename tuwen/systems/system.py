@@ -20,6 +20,7 @@ from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation, Said
+from tuwen.nn.temperature import clamp_temperatures
 from tuwen.systems.survey.axes import Axes
 
 
@@ -192,6 +193,7 @@ class System(nn.Module):
     # ---- training: the step calls forward alone, so that DDP and a two-pass step work
 
     def forward(self, batch: Batch, progress: Progress) -> Losses:
+        clamp_temperatures(self)
         return self.losses(self.encode(batch, progress), batch, progress)
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
@@ -211,7 +213,7 @@ class System(nn.Module):
         """Once, before step 0 of a new run: takes in the weights of parts that were trained elsewhere."""
 
     def before_step(self, progress: Progress) -> None:
-        """Once an optimizer step, before its first forward: momentum updates, clamps."""
+        """Once an optimizer step, before its first forward: momentum updates."""
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
         """Once an optimizer step, after it: queues, collectors. `keep` holds the whole global batch."""

@@ -1,21 +1,20 @@
 """TokenFlow: tokens matched by a flow whose masses come from the other side's whole vector."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.nn.clips import FrameOrder, merged
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import log_scale
 from tuwen.nn.towers import DualEncoder, unit
-from tuwen.objectives.contrastive import contrastive, directional_contrastive, same_pair
-from tuwen.objectives.gather import against_all, gather
+from tuwen.objectives.contrastive import directional_contrastive
+from tuwen.objectives.gather import against_all, global_contrast
 from tuwen.similarity.flows import Flow, SoftFlow, Transport
 from tuwen.similarity.token_wise import token_flow, token_scores
 from tuwen.systems.survey.axes import Axes
@@ -56,8 +55,7 @@ class TokenFlowConfig:
 
     @classmethod
     def sized(cls, name: str) -> "TokenFlowConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, towers.embed)
+        return size(name).fill(cls)
 
 
 class TokenFlow(System):
@@ -101,25 +99,20 @@ class TokenFlow(System):
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
         layers, heads = config.frame_layers, config.image.heads
         self.order = FrameOrder(config.embed, heads, layers) if layers else None
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = log_scale()
         self.similarity: Flow = SoftFlow(config.sharpness, config.mass, config.signed, config.normalize, config.detach)
         if config.exact:
             self.similarity = Transport(config.regulariser)
 
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        self.log_scale.clamp_(0, math.log(100))
-
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
+        same = batch.same()
         scale, share = self.log_scale.exp(), self.config.whole
         to_text, to_image = against_all(images, texts, self.similarities)
         tokens = directional_contrastive(scale * to_text, scale * to_image, same)
         terms = {"tokens": (1 - share) * tokens}
         if share:
-            columns = gather(images.pooled), gather(texts.pooled)
-            terms["contrast"] = share * contrastive(images.pooled, texts.pooled, *columns, same, 1 / scale)
+            terms["contrast"] = share * global_contrast(images.pooled, texts.pooled, same, 1 / scale)
         return Losses(terms, metrics={"temperature": 1 / scale.detach()})
 
     def similarities(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:

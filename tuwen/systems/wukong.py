@@ -12,9 +12,10 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
+from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder, unit
-from tuwen.objectives.contrastive import directional_contrastive, same_pair
-from tuwen.objectives.gather import against_all, gather
+from tuwen.objectives.contrastive import directional_contrastive
+from tuwen.objectives.gather import against_all
 from tuwen.similarity.flows import MaxFlow
 from tuwen.similarity.reduced import TokenReduction
 from tuwen.similarity.token_wise import token_flow, token_scores
@@ -53,8 +54,7 @@ class WukongConfig:
 
     @classmethod
     def sized(cls, name: str) -> "WukongConfig":
-        towers = size(name)
-        return cls(towers.image, towers.text, towers.embed)
+        return size(name).fill(cls)
 
 
 class Wukong(System):
@@ -98,18 +98,13 @@ class Wukong(System):
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
         self.reduction = TokenReduction(config.embed, config.tokens) if config.style == "wukong" else None
         self.log_scales = nn.ParameterList(
-            nn.Parameter(torch.tensor(config.log_scale)) for _ in range(config.scales)
+            Temperature(config.log_scale, 0.0, math.log(100)) for _ in range(config.scales)
         )  # of i2t and of t2i
         self.similarity = MaxFlow(padding=config.padding)
 
-    @torch.no_grad()
-    def before_step(self, progress: Progress) -> None:
-        for scale in self.log_scales:
-            scale.clamp_(0, math.log(100))
-
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
-        same = same_pair(batch.image_id, batch.text_id, gather(batch.image_id), gather(batch.text_id))
+        same = batch.same()
         to_text, to_image = against_all(images, texts, self.similarities)
         first, last = self.log_scales[0].exp(), self.log_scales[-1].exp()
         contrast = directional_contrastive(first * to_text, last * to_image, same, self.config.smoothing, bound=100)
