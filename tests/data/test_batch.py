@@ -150,3 +150,12 @@ def test_the_k_th_picture_of_every_row():
         alone.part(1)
     with pytest.raises(AssertionError, match="differ in how many"):
         Images(pixels[:3], torch.tensor([0, 0, 1])).part(0)
+
+
+def test_same_is_one_picture_or_one_text():
+    """Two texts of a picture, and a text of two pictures: each other's positives, both ways."""
+    rows = torch.arange(4)
+    four = Batch(None, None, torch.tensor([7, 8, 7, 9]), torch.tensor([1, 2, 3, 2]), rows)
+    right = [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+    assert four.same().int().tolist() == right
+    assert four.same_here().int().tolist() == right

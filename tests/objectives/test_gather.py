@@ -13,8 +13,10 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.systems.common import PROGRESS, build, example, random, shaken, units
-from tuwen.objectives.contrastive import contrastive, same_pair
-from tuwen.objectives.gather import first_row, gather, gather_padded
+from tuwen.data.batch import same_pair
+from tuwen.data.gather import first_row, gather, gather_padded
+from tuwen.objectives.contrastive import contrastive
+from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.matching import hard_negatives
 
 IMAGE_ID, TEXT_ID = torch.tensor([1, 2, 1, 3]), torch.tensor([7, 8, 9, 8])
@@ -51,7 +53,7 @@ def mine(x: torch.Tensor, rank: int) -> torch.Tensor:
 def local_contrast(u: torch.Tensor, t: torch.Tensor, rank: int) -> torch.Tensor:
     ids = mine(IMAGE_ID, rank), mine(TEXT_ID, rank)
     same = same_pair(*ids, *(gather(x) for x in ids))
-    return contrastive(u, t, gather(u), gather(t), same, TEMPERATURE)
+    return global_contrast(u, t, same, TEMPERATURE)
 
 
 def contrast_work(rank: int) -> dict:
@@ -176,7 +178,8 @@ def in_two_threads(system, module, monkeypatch) -> list[torch.Tensor]:
         place.rank = rank
         return Terms(system)(half(rank))
 
-    for where in (module, importlib.import_module("tuwen.objectives.gather")):
+    rooms = [importlib.import_module(name) for name in ("tuwen.objectives.gather", "tuwen.data.batch")]
+    for where in (module, *rooms):
         for name in ("gather", "gather_padded"):
             if hasattr(where, name):
                 monkeypatch.setattr(where, name, plain_gather)

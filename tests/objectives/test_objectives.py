@@ -11,10 +11,19 @@ from tests.reference import albef as slow_albef
 from tests.reference import r2d2 as slow_r2d2
 from tests.reference.scalars import cross_entropy as slow_cross_entropy
 from tests.systems.common import random, units
-from tuwen.objectives.contrastive import contrastive, same_pair, soft_cross_entropy, softened, targets_of
+from tuwen.data.batch import same_pair
+from tuwen.objectives.contrastive import contrastive, soft_cross_entropy, softened, targets_of
 from tuwen.objectives.distillation import cosine_distance
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import IGNORED, hard_negatives, log_odds, matching_labels, matching_loss
+from tuwen.objectives.matching import (
+    IGNORED,
+    drawn_pairs,
+    hard_negatives,
+    log_odds,
+    matching_labels,
+    matching_loss,
+    one_wrong,
+)
 
 TEMPERATURE = torch.tensor(0.3, dtype=torch.float64)
 NUMBERS = st.integers(0, 2**31 - 1)
@@ -230,3 +239,26 @@ def test_similarities_keep_float32_inside_a_bfloat16_region():
         inside = logits_of(rows, rows, 0.07)
     assert inside.dtype == torch.float32
     assert torch.equal(inside, rows @ rows.T / 0.07)
+
+
+def test_drawn_pairs_by_hand():
+    """Sharp scores leave one wrong partner each; of rows 0 and 2, one picture, neither is the other's."""
+    same = torch.eye(3, dtype=torch.bool)
+    same[0, 2] = same[2, 0] = True
+    scores = torch.tensor([[9.0, 1, 500], [0, 9, 500], [400, 3, 9]])
+    pairs = drawn_pairs(scores, scores.T, same, torch.full((3, 2), 0.5))
+    assert pairs.images.tolist() == [0, 1, 2, 1, 2, 1, 0, 1, 2]
+    assert pairs.texts.tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 1]
+    assert pairs.labels.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+    every = drawn_pairs(scores[:2], scores[:2], torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 2), first=1)
+    assert every.images[:2].tolist() == every.texts[:2].tolist() == [1, 2]  # where this process's rows begin
+    assert every.labels.tolist() == [1, 1, *[IGNORED] * 4]
+
+
+def test_one_wrong_takes_every_wrong_column_alike():
+    same = torch.tensor([[True, False, False, True], [False, True, False, False], [True, True, True, True]])
+    draws = (torch.arange(12, dtype=torch.float64) + 0.5) / 12
+    columns = [one_wrong(same, draw.expand(3)).tolist() for draw in draws]
+    assert [row[0] for row in columns] == [1] * 6 + [2] * 6
+    assert [row[1] for row in columns] == [0] * 4 + [2] * 4 + [3] * 4
+    assert {row[2] for row in columns} == {0}

@@ -308,7 +308,7 @@ def test_the_scale_is_clamped():
     system = build("flava")
     with torch.no_grad():
         system.log_scale.fill_(10)
-    system.before_step(PROGRESS)
+    system(views(example()), PROGRESS)
     assert float(system.log_scale.detach()) == pytest.approx(math.log(100))
 
 

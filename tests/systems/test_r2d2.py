@@ -22,6 +22,7 @@ from tests.systems.common import (
 )
 from tuwen.data.batch import Texts
 from tuwen.nn.encoded import Encoded
+from tuwen.objectives import matching
 from tuwen.objectives.contrastive import contrastive, distilled_contrastive
 from tuwen.objectives.distillation import feature_guided
 from tuwen.systems import prd2, r2d2
@@ -110,7 +111,7 @@ def test_rows_without_a_wrong_partner_are_left_out_of_ranking(monkeypatch):
 
 
 def compare(monkeypatch, system, batch, progress, alpha: float) -> None:
-    negatives, masks = (watched(monkeypatch, r2d2, name) for name in ("hard_negatives", "mask_words"))
+    negatives, masks = (watched(monkeypatch, *at) for at in ((matching, "hard_negatives"), (r2d2, "mask_words")))
     losses = system(batch, progress)
     masked, labels = masks[0][1] if masks else (None, None)
     draws = torch.stack([call[0][2] for call in negatives], 1) if negatives else None

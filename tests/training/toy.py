@@ -13,11 +13,11 @@ from torch import nn
 from tuwen import systems
 from tuwen.config import override
 from tuwen.data.corpus import Corpus, Record
+from tuwen.data.gather import first_row, gather
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import unit
 from tuwen.nn.transformer import Stack
-from tuwen.objectives.gather import first_row, gather
 from tuwen.systems.system import Losses, Plan, System
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
