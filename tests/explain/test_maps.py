@@ -1,6 +1,7 @@
 """Word maps of a system whose tokens are colours, by hand; Grad-CAM against loops over what a system's parts record."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from tuwen.errors import UserError
 from tuwen.explain import explain, word_maps
 from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.relations import recorded
 from tuwen.nn.sizes import size
 from tuwen.similarity.token_wise import token_flow, token_scores
 from tuwen.systems.system import Scores, System
@@ -126,12 +128,12 @@ def test_grad_cam_is_attention_times_positive_gradient(name, tokenizer):
     with torch.no_grad():
         image = system.encoders.encode_images(Images(pixels[None])).states["last"]
         text = system.encoders.encode_texts(ids, mask).states["last"]
-    records: list = []
-    if name == "albef":
-        logits = system.match_head(system.fusion(text, mask, image, None, records)[:, 0])
-    else:
-        logits = system.text_match_head(system.text_queries(text, mask, image, None, records)[:, 0])
-    weights = [record.weights for record in records if record.cross][:-1]  # what the last sees, the match does not read
+    with recorded(system, r".*\.cross") as relations:
+        if name == "albef":
+            logits = system.match_head(system.fusion(text, mask, image, None)[:, 0])
+        else:
+            logits = system.text_match_head(system.text_queries(text, mask, image, None)[:, 0])
+    weights = [seen.attention for seen in relations.values()][:-1]  # what the last sees, the match does not read
     gradients = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), weights)
     spans = [np.flatnonzero(row) + 1 for row in word_of_token(tokenizer, "red square 绿色")]
     for word, places in enumerate(spans):
@@ -188,3 +190,30 @@ def test_one_fusion_layer_has_no_attention_to_show(tokenizer):
     system.encoders.text.words = nn.Embedding(tokenizer.vocabulary.size, 32)
     with pytest.raises(UserError, match="two layers or more"):
         explain(model(system, tokenizer, 32), torch.zeros(3, 32, 32, dtype=torch.uint8), "red")
+
+
+@pytest.mark.parametrize("name", ["r2d2", "bridgetower"])
+def test_grad_cam_where_a_text_has_as_many_tokens_as_the_picture(name, tokenizer):
+    """Both streams attend to each other, 17 to 17: what the picture looks at in the text is no map of the picture."""
+    system = build(name, fusion=dataclasses.replace(size("tiny").fusion, layers=2)).eval()
+    asked = model(system, tokenizer, 32, 32)
+    system.encoders.text.words = nn.Embedding(tokenizer.vocabulary.size, 32)
+    pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    text = " ".join("a" * 15)  # and its two ends
+    assert asked.tokens([text]).ids.shape[1] == 17
+    with recorded(system) as relations, torch.no_grad():
+        image, sentence = system.encode_images(Images(pixels[None])), system.encode_texts(asked.tokens([text]))
+        system.match(image, sentence)
+    crossed = [seen.attention for layer, seen in relations.items() if layer.endswith("cross")]
+    assert (17, 17) in [attention.shape[2:] for attention in crossed]
+    by_word = explain(asked, pixels, text).maps
+
+    chosen = [layer for layer in relations if re.search(r"text.*\.0\.cross", layer)]  # the last layer adds nothing
+    with recorded(system) as relations:
+        image, sentence = system.encode_images(Images(pixels[None])), system.encode_texts(asked.tokens([text]))
+        (gradient,) = torch.autograd.grad(system.match(image, sentence).sum(), [relations[chosen[0]].attention])
+    shares = (relations[chosen[0]].attention * gradient.clamp(min=0))[0].mean(0)[:, 1:].view(17, 4, 4)
+    for word, cells in enumerate(by_word):
+        assert cells.amax() > 0
+        ratio = cells / shares[1 + word]
+        torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))

@@ -1,10 +1,13 @@
 """Attention, blocks and stacks against loops over single numbers: forward and gradient, masks, uneven sizes."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.reference import transformer as slow
+from tuwen.nn.relations import recorded
 from tuwen.nn.transformer import Attention, Block, QuickGELU, Stack, attend
 
 
@@ -77,32 +80,23 @@ def test_attention_is_the_naive_one(fused, causal, masked):
     same_with_gradients(out, slow.attention(q, k, v, mask, causal), [q, k, v])
 
 
-@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("watched", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_self_attention(record, causal):
+def test_self_attention(watched, causal):
     module = shaken(Attention(6, 3))
     x = numbers(2, 5, 6).requires_grad_()
-    fast = module(x, mask=MASK, causal=causal, record=[] if record else None)
+    with recorded(module) if watched else nullcontext():
+        fast = module(x, mask=MASK, causal=causal)
     same_with_gradients(fast, slow_attention(module, x, None, MASK, causal), [x, *module.parameters()])
 
 
-@pytest.mark.parametrize("record", [False, True])
-def test_cross_attention_over_a_memory_of_another_width_and_length(record):
+@pytest.mark.parametrize("watched", [False, True])
+def test_cross_attention_over_a_memory_of_another_width_and_length(watched):
     module = shaken(Attention(6, 2, memory_width=8))
     x, memory = numbers(2, 3, 6).requires_grad_(), numbers(2, 5, 8, seed=3).requires_grad_()
-    fast = module(x, memory, MASK, record=[] if record else None)
+    with recorded(module) if watched else nullcontext():
+        fast = module(x, memory, MASK)
     same_with_gradients(fast, slow_attention(module, x, memory, MASK), [x, memory, *module.parameters()])
-
-
-def test_recorded_weights_are_the_distribution_that_was_used():
-    module, record = shaken(Attention(6, 2)), []
-    module(numbers(2, 5, 6), mask=MASK, record=record)
-    weights = record[0].weights
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5, dtype=torch.float64))
-    assert weights[0, :, :, 3:].abs().max() == 0
-    assert not record[0].cross
-    logits = record[0].queries[1, 0, 2] @ record[0].keys[1, 0].T / 3**0.5
-    torch.testing.assert_close(weights[1, 0, 2], logits.softmax(-1))
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -5,21 +5,22 @@ Shape legend: W words, N image tokens, M text tokens, L tokens of the text, S im
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import BrokenImage, normalise
 from tuwen.data.images import load
 from tuwen.data.spans import find_spans
+from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.model import Model, Picture
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.transformer import Attention, AttentionRecord
+from tuwen.nn.relations import recorded
 from tuwen.systems.system import System
 
 HOW = ("tokens", "regions", "attention")
@@ -218,10 +219,13 @@ def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Wor
     """
     system = model.system
     with torch.no_grad():
-        image, sentence = system.encode_images(pictures), system.encode_texts(texts)
-    with torch.enable_grad(), _recorded(model, image) as records:
+        image = system.encode_images(pictures)
+        texts = _told_apart(texts, image, system.vocabulary, model.config.model.text.length)
+        sentence = system.encode_texts(texts)
+    looks = {(texts.ids.shape[1], state.shape[1]) for state in image.states.values()}  # of words at places
+    with torch.enable_grad(), recorded(system) as relations:
         match = system.match(image, sentence)
-        by_word = [record.weights for record in records if record.weights.shape[2] == texts.ids.shape[1]]
+        by_word = [relation.attention for relation in relations.values() if relation.attention.shape[2:] in looks]
         gradients = torch.autograd.grad(match.sum(), by_word, allow_unused=True) if by_word else ()
     shares = [
         (weights.detach() * gradient.clamp(min=0))[0].mean(0)
@@ -239,26 +243,14 @@ def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Wor
     return Explanation([word.text for word in words], maps.cpu(), "attention", score, _shown(pictures).cpu())
 
 
-@contextmanager
-def _recorded(model: Model, image: Encoded):
-    """While it lasts, every cross-attention over one of the picture's states appends to the list it gives."""
-    records: list[AttentionRecord] = []
-
-    def watch(module: Attention, given: tuple) -> tuple | None:
-        _, memory, *_ = given
-        reads = any(memory.shape == state.shape and torch.equal(memory, state) for state in image.states.values())
-        return (*given[:4], records, *given[5:]) if reads else None
-
-    hooks = [
-        module.register_forward_pre_hook(watch)
-        for module in model.system.modules()
-        if isinstance(module, Attention) and module.cross
-    ]
-    try:
-        yield records
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _told_apart(texts: Texts, image: Encoded, vocabulary: Vocabulary, length: int) -> Texts:
+    """The text with another length than the picture has tokens: then shapes tell who looks at whom."""
+    if texts.ids.shape[1] not in {state.shape[1] for state in image.states.values()}:
+        return texts
+    if texts.ids.shape[1] == length:
+        raise UserError(f"the text has as many tokens as the picture, and {length} are all that are read; shorten it")
+    ids, mask = F.pad(texts.ids, (0, 1), value=vocabulary.pad), F.pad(texts.mask, (0, 1))
+    return replace(texts, ids=ids, mask=mask)
 
 
 def _grid(shares: Tensor) -> Tensor:

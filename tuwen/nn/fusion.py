@@ -19,11 +19,9 @@ class CrossEncoder(nn.Module):
         super().__init__()
         self.stack = Stack.of(config, "post", memory_width)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor | None, record=None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
         """[B, L, W] from x [B, L, W], mask [B, L], memory [B, S, M], memory_mask [B, S] (masks True on real tokens)."""
-        return self.stack(x, mask, memory, memory_mask, record)
+        return self.stack(x, mask, memory, memory_mask)
 
     def first(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
         """[B, W]: the first position of `forward`, for which the last layer works alone."""

@@ -48,7 +48,6 @@ class ImageTower(Lockable):
     def run(
         self,
         pixels: Tensor,
-        record=None,
         layers=None,
         only: Tensor | None = None,
         hidden: tuple[Tensor, Tensor] | None = None,
@@ -76,7 +75,7 @@ class ImageTower(Lockable):
             patches = self.grid(x).gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
             x = torch.cat([x[:, : self.first], patches], 1)
         x = self.pre_norm(x)
-        return self.stack(x, record=record, layers=layers, only=only)
+        return self.stack(x, layers=layers, only=only)
 
     def alone(self, pixels: Tensor) -> Tensor | None:
         if self.class_token is None or self.locked:
@@ -150,7 +149,6 @@ class TextTower(Lockable):
         self,
         ids: Tensor,
         mask: Tensor,
-        record=None,
         layers=None,
         places: Tensor | None = None,
         only: Tensor | None = None,
@@ -161,11 +159,11 @@ class TextTower(Lockable):
         only: [B] int64, the one token a row that is asked for; gives [B, 1, W].
         """
         x = self.words(ids) + (self.positions[: ids.shape[1]] if places is None else self.positions[places])
-        return self.read(x, mask, record, layers, only)
+        return self.read(x, mask, layers, only)
 
-    def read(self, x: Tensor, mask: Tensor, record=None, layers=None, only: Tensor | None = None) -> Tensor:
+    def read(self, x: Tensor, mask: Tensor, layers=None, only: Tensor | None = None) -> Tensor:
         """[B, L, W] states from embeddings x [B, L, W], positions included."""
-        return self.stack(self.dropout(self.embedding_norm(x)), mask, record=record, layers=layers, only=only)
+        return self.stack(self.dropout(self.embedding_norm(x)), mask, layers=layers, only=only)
 
     def alone(self, ids: Tensor, mask: Tensor) -> Tensor | None:
         pool = pool_kind(self.config)

@@ -3,7 +3,7 @@
 Shape legend: B rows, L queries, S keys, H heads, D width, M width of the memory attended to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,20 +13,6 @@ from torch import Tensor, nn
 
 # Below this many scores a head, plain matrix products beat the fused kernel's backward on CPU in bfloat16.
 _SHORT = 128 * 128
-
-
-@dataclass(frozen=True)
-class AttentionRecord:
-    """What one attention computed, for pictures of who looked at what.
-
-    queries [B, H, L, d], keys [B, H, S, d], weights [B, H, L, S] (part of the graph, so that gradients
-    with respect to them can be taken); cross tells cross- from self-attention.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    weights: Tensor
-    cross: bool
 
 
 @dataclass
@@ -89,7 +75,12 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head attention, of a sequence over itself or, with `memory_width`, over a memory."""
+    """Multi-head attention, of a sequence over itself or, with `memory_width`, over a memory.
+
+    recorder: given queries, keys and attention of every call while `tuwen.nn.relations.recorded` looks into it.
+    """
+
+    recorder: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
     def __init__(self, width: int, heads: int, memory_width: int | None = None, dropout: float = 0.0):
         super().__init__()
@@ -108,7 +99,6 @@ class Attention(nn.Module):
         memory: Tensor | None = None,
         mask: Tensor | None = None,
         causal: bool = False,
-        record: list[AttentionRecord] | None = None,
         cache: Cache | None = None,
         only: Tensor | None = None,
     ) -> Tensor:
@@ -116,7 +106,6 @@ class Attention(nn.Module):
 
         mask: [B, S] bool, True on real keys; None: all are real.
         causal: query l sees keys 0..l only.
-        record: a list to append an `AttentionRecord` to.
         cache: of the positions before x, which it then holds too (S counts all of them), or of the memory, which is
             then read once.
         only: [B] int64, of self-attention: the one query a row that is asked for; gives [B, 1, D].
@@ -130,11 +119,11 @@ class Attention(nn.Module):
             past = k.shape[2] - q.shape[2]
             order = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(past)
             allowed = order if allowed is None else allowed & order
-        fused = record is None and not _short_bf16_on_cpu(q, k)
+        fused = self.recorder is None and not _short_bf16_on_cpu(q, k)
         out, weights = attend(q, k, v, allowed, self.dropout if self.training else 0.0, fused)
-        if record is not None:
+        if self.recorder is not None:
             assert weights is not None
-            record.append(AttentionRecord(q, k, weights, self.cross))
+            self.recorder(q, k, weights)
         return self.out(out.transpose(1, 2).flatten(2))
 
     def _projected(
@@ -207,7 +196,6 @@ class Block(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         causal: bool = False,
-        record: list[AttentionRecord] | None = None,
         caches: tuple[Cache, Cache] | None = None,
         only: Tensor | None = None,
     ) -> Tensor:
@@ -217,11 +205,9 @@ class Block(nn.Module):
         only: [B] int64, the one position a row whose output is asked for; gives [B, 1, D].
         """
         own, other = caches or (None, None)
-        x = self._residual(
-            x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, record, own, only), only
-        )
+        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, own, only), only)
         if memory is not None:
-            x = self._residual(x, self.cross_norm, lambda y: self.cross(y, memory, memory_mask, False, record, other))
+            x = self._residual(x, self.cross_norm, lambda y: self.cross(y, memory, memory_mask, False, other))
         return self._residual(x, self.feed_forward_norm, self.feed_forward)
 
     def _residual(self, x: Tensor, norm: nn.LayerNorm, function, only: Tensor | None = None) -> Tensor:
@@ -294,7 +280,6 @@ class Stack(nn.Module):
         mask: Tensor | None = None,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
-        record: list[AttentionRecord] | None = None,
         layers: list[Tensor] | None = None,
         caches: Sequence[tuple[Cache, Cache]] | None = None,
         only: Tensor | None = None,
@@ -308,7 +293,7 @@ class Stack(nn.Module):
         for number, block in enumerate(self.blocks):
             wanted = only if number == len(self.blocks) - 1 else None
             cache = None if caches is None else caches[number]
-            x = block(x, mask, memory, memory_mask, self.causal, record, cache, wanted)
+            x = block(x, mask, memory, memory_mask, self.causal, cache, wanted)
             if layers is not None:
                 layers.append(x)
         return self.norm(x)

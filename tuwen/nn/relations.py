@@ -1,0 +1,68 @@
+"""Looking into attention: who looks at what, in which layer.
+
+For DiDE's distillation of attention, SIMLA's keywords and `tuwen.explain`. While nobody looks nothing is paid for it.
+
+Shape legend: B rows, H heads, L queries, S keys, d width of a head.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from tuwen.errors import UserError
+from tuwen.nn.transformer import Attention
+
+
+class Relation(NamedTuple):
+    """What a layer's attention computed, as parts of the graph: losses on them have gradients.
+
+    queries: [B, H, L, d]; keys: [B, H, S, d]. attention: [B, H, L, S], shares of each query that sum to 1 over the keys
+    it may see, before dropout.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    attention: Tensor
+
+
+@contextmanager
+def recorded(system: nn.Module, where: str = ".*") -> Iterator[dict[str, Relation]]:
+    """While it lasts, {layer: (queries, keys, attention)} fills with every layer that runs, in the order they run.
+
+        with recorded(system, r"encoders.image.stack.blocks.11.attention") as relations:
+            system.encode_images(images)
+        (queries, keys, attention), = relations.values()
+
+    where: a regular expression that a layer's whole name matches. A layer is named by its place in the system:
+        "attention" is a block's self-attention, "cross" its cross-attention.
+
+    A layer may run once: look at one call at a time. What is looked at is computed by plain products in place of the
+    fused kernel, equal up to rounding. A last block that works for one position alone has L = 1. A tower of
+    transformers, and states that come from disk, have no layer to look into.
+
+    Raises:
+        UserError: if no layer is so named; some names are given.
+    """
+    layers = {name: module for name, module in system.named_modules() if isinstance(module, Attention)}
+    chosen = {name: module for name, module in layers.items() if re.fullmatch(where, name)}
+    if not chosen:
+        raise UserError(f"no attention layer is named {where!r}; there are {', '.join([*layers][:8]) or 'none'}")
+    relations: dict[str, Relation] = {}
+
+    def recorder(name: str):
+        def record(queries: Tensor, keys: Tensor, attention: Tensor) -> None:
+            assert name not in relations, f"{name} ran twice; record one call at a time"
+            relations[name] = Relation(queries, keys, attention)
+
+        return record
+
+    for name, module in chosen.items():
+        module.recorder = recorder(name)
+    try:
+        yield relations
+    finally:
+        for module in chosen.values():
+            module.recorder = None
