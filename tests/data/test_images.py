@@ -305,3 +305,47 @@ class TestAugment:
             red, green, blue = images.rand_augment(grey, draws.generator(n))
             assert torch.equal(red, green)
             assert torch.equal(green, blue)
+
+
+def scanned(count: int, side=64, **options) -> bytes:
+    """A progressive JPEG of so many scans, the last of its own again and again."""
+    whole = encoded(picture(side, side), "JPEG", progressive=True, **options)
+    own, last = whole.count(b"\xff\xda"), whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + (count - own) * last + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("count", "max_pixels", "fits"),
+    [(500, images.MAX_PIXELS, True), (501, images.MAX_PIXELS, False), (16, 64 * 64, True), (17, 64 * 64, False)],
+)
+def test_a_jpegs_scans_are_counted_before_it_is_decoded(count, max_pixels, fits):
+    for data in (scanned(count), scanned(count)[:2] + b"\xff\x01" + scanned(count)[2:]):  # a marker without length
+        if fits:
+            assert images.probe(data, max_pixels) == (64, 64)
+            continue
+        for read in (images.decode, images.probe):
+            with pytest.raises(BrokenImage, match="scans") as raised:
+                read(data, max_pixels)
+            assert raised.value.reason == "too large"
+
+
+def test_scans_of_what_pillow_alone_reads_are_counted_too():
+    cmyk = encoded(picture().convert("CMYK"), "JPEG", progressive=True)
+    images.decode(cmyk)
+    last = cmyk[cmyk.rindex(b"\xff\xda") : -2]
+    tiles = encoded(picture(), "TIFF", compression="jpeg")
+    images.decode(tiles)
+    for data in (cmyk[:-2] + 600 * last + b"\xff\xd9", tiles + 600 * b"\xff\xda\x00\x0c"):
+        with pytest.raises(BrokenImage, match="scans"):
+            images.decode(data)
+
+
+def test_what_only_looks_like_scans_is_none():
+    thumbnails = b"\xff\xe1" + (2 + 60_000).to_bytes(2, "big") + 30_000 * b"\xff\xda"
+    data = encoded(picture(), "JPEG")
+    assert images.decode(data[:2] + thumbnails + data[2:]).equal(images.decode(data))
+
+
+def test_a_git_lfs_pointer_is_called_one():
+    with pytest.raises(BrokenImage, match="git lfs pull"):
+        images.decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n")

@@ -30,17 +30,22 @@ from PIL import (  # the plugins register the formats that pictures may have; no
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 from torch import Tensor
 
+from tuwen.data import jpeg
 from tuwen.data.corpus import BrokenImage
+from tuwen.data.given import POINTED, is_pointer
 
 REASONS = ("missing", "not a file", "unreadable", "empty", "not a picture", "truncated", "damaged", "too large")
 
 MAX_PIXELS = 100_000_000  # 300 MB of memory once decoded
 MAX_BYTES = 512 * 2**20
+# A scan of a JPEG takes about as long as all its pixels do, however few bytes it has. Encoders write ten or so.
+MAX_SCANS = 500
+MAX_FULL_SCANS = 16  # over a picture of as many pixels as may be; over a smaller one, more
 _NAMES = "jpg jpeg jfif png gif webp bmp tif tiff avif jp2 ppm pgm"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a folder of pictures is read from
 
@@ -63,8 +68,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
     Transparent pixels are composited on white, 16-bit grey is scaled to 8 bits, an animation gives its first frame.
 
     Raises:
-        BrokenImage: "empty", "not a picture", "truncated", "damaged", or "too large" (more than `max_pixels`,
-            read from the header before anything is decoded).
+        BrokenImage: "empty", "not a picture", "truncated", "damaged", or "too large" (more than `max_pixels`, or
+            scans of a JPEG that would take longer than so many pixels may), seen before anything is decoded.
     """
     pixels = _decode_jpeg(data, max_pixels) if data[:3] == b"\xff\xd8\xff" else None
     if pixels is None:
@@ -78,6 +83,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
     return _upright(torch.from_numpy(pixels).permute(2, 0, 1), _jpeg_orientation(data)).contiguous()
 
 
+def is_jpeg2000(data: bytes) -> bool:
+    """Whether the bytes begin as JPEG 2000 does, whose decoder is the slowest by far."""
+    return data.startswith((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"))
+
+
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) from the header, after checks that cost no decoding: known format, size, a proper end.
 
@@ -89,7 +99,7 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     size = None
     if data[:3] == b"\xff\xd8\xff":
         size = _jpeg_size(data, max_pixels)
-        if data.rfind(b"\xff\xd9") < max(0, _start_of_scan(data)):
+        if data.rfind(b"\xff\xd9") < max(0, jpeg.first_scan(data)):
             raise BrokenImage("truncated", "the JPEG ends before its end marker")
     if size is None:
         image = _open(data, max_pixels)
@@ -281,23 +291,14 @@ def _jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
     except ValueError:
         return None
     _refuse_too_large(height, width, max_pixels)
+    _refuse_many_scans(data, height * width, max_pixels)
     return None if colours in ("CMYK", "YCCK") else (height, width)
 
 
-def _start_of_scan(data: bytes) -> int:
-    """Offset of the first scan of a JPEG, past the headers (a thumbnail there has an end marker too); -1 if none."""
-    place = 2
-    while place + 4 <= len(data):
-        if data[place] != 0xFF:
-            return -1
-        marker = data[place + 1]
-        if marker == 0xDA:
-            return place
-        if marker == 0xFF:  # padding
-            place += 1
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return len(data)
+def _refuse_many_scans(data: bytes, pixels: int, max_pixels: int) -> None:
+    most = min(MAX_SCANS, MAX_FULL_SCANS * max_pixels // max(1, pixels))
+    if jpeg.more_scans(data, most):
+        raise BrokenImage("too large", f"a JPEG of more than {most} scans; save it anew")
 
 
 def _refuse_too_large(height: int, width: int, max_pixels: int) -> None:
@@ -316,8 +317,17 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise a dozen kinds on bad bytes
         raise _broken(error, data) from None
     _refuse_too_large(image.height, image.width, max_pixels)
+    if data[:3] == b"\xff\xd8\xff":
+        _refuse_many_scans(data, image.height * image.width, max_pixels)
     if image.format == "PNG":
         _check_png(data)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(259) in (
+        6,
+        7,
+    ):  # JPEGs, one a strip or tile
+        places = image.tag_v2.get(273) or image.tag_v2.get(324) or ()
+        if jpeg.scan_headers(data) > MAX_FULL_SCANS * max(1, len(set(places))):
+            raise BrokenImage("too large", f"a TIFF of JPEGs of more than {MAX_FULL_SCANS} scans; save it anew")
     return image
 
 
@@ -344,6 +354,7 @@ def _broken(error: Exception, data: bytes) -> BrokenImage:
         return BrokenImage("truncated", message)
     if isinstance(error, Image.UnidentifiedImageError):
         what = "the file is text" if data[:1] in (b"<", b"{") else "no format known here; save it as JPEG or PNG"
+        what = POINTED if is_pointer(data) else what
         return BrokenImage("not a picture", f"{what} (it begins with {data[:8]!r})")
     return BrokenImage("damaged", message)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 
 import pytest
 from starlette.datastructures import Headers
@@ -49,6 +50,13 @@ def test_the_limit_is_exact_with_and_without_a_length(sent, status):
         with pytest.raises(HTTPException) as raised:
             read(body)
         assert raised.value.status_code == status
+
+
+def test_the_rest_of_a_body_that_nobody_reads_is_waited_for_in_short():
+    body, _ = body_of([b"x", None, b"x"], json=10, read_seconds=30, refused_seconds=0.2)
+    began = time.monotonic()
+    asyncio.run(body.discard())
+    assert 0.1 < time.monotonic() - began < 2
 
 
 def test_forms_have_a_limit_of_their_own():

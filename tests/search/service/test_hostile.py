@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -93,6 +94,24 @@ def test_broken_pictures_are_refused_and_nothing_is_added(client, name):
     assert client.get("/similar", params={"id": "x"}).status_code == 404
 
 
+def test_pictures_that_are_slow_to_decode_are_refused_at_once(client, searcher, serve):
+    """30 KB of scans took 4 s, and 2 KB of JPEG 2000 took 10 s."""
+    whole = encoded(Image.new("RGB", (1500, 1500)), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    scans = whole[:-2] + 1500 * last + b"\xff\xd9"
+    assert len(scans) < 40_000
+    began = time.perf_counter()
+    answer = client.post("/search/image", files={"picture": scans})
+    assert (answer.status_code, "more than 355 scans" in answer.json()["detail"]) == (413, True), answer.text
+    assert time.perf_counter() - began < 1
+    assert client.post("/search/image", files={"picture": whole}).status_code == 200
+    client = serve(searcher, limits=Limits(slow_pixels=1200))
+    for size, status in (((40, 30), 200), ((41, 30), 413)):
+        for form, right in (("JPEG2000", status), ("PNG", 200)):
+            answer = client.post("/search/image", files={"picture": encoded(noise(size=size), form)})
+            assert answer.status_code == right, answer.text
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_odd_pictures_are_read_and_given_back_as_plain_jpeg(client, name):
     answer = client.post("/search/image", files={"picture": ODD[name]}, data={"top": "1"})
@@ -179,6 +198,9 @@ RAW = {
     b'{"text": "cat", "filters": {"shelf": {"$ne": ""}}}': 422,
     b'{"text": "cat", "filters": {"shelf": []}}': 200,
     b'{"text": "cat", "filters": {"__proto__": "x"}}': 422,
+    b'{"text": "cat", "filters": {"shelf": [' + b'"",' * 256 + b'""]}}': 422,  # one more than may be
+    b'{"text": "cat", "filters": {"shelf": [' + b'"",' * 255 + b'""]}}': 200,
+    b'{"text": "cat", "filters": {"tags": [' + b'"",' * 20_000 + b'""]}}': 422,
     b"\xff\xfe\x00": 400,
     b"[" * 60_000: 400,
     b'{"text": "cat", "filters": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}": 422,

@@ -49,7 +49,9 @@ def create_app(searcher: Searcher, settings: Settings, keys: Keys | None) -> Fas
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(UserError, _mistaken)
     app.add_exception_handler(Full, _full)
-    app.add_middleware(Guard, limits=settings.limits, metrics=service.metrics, local=keys is None)
+    app.add_middleware(
+        Guard, limits=settings.limits, metrics=service.metrics, local=keys is None, requests=settings.requests
+    )
     MultiPartParser.spool_max_size = settings.limits.upload  # forms stay in memory: no request writes a file
     return app
 

@@ -44,6 +44,7 @@ class Body:
         A connection that is closed while the client is sending loses the answer.
         """
         taken = 0
+        self._deadline = min(self._deadline, time.monotonic() + self._limits.refused_seconds)
         try:
             while not self._whole and not self._waits and taken < 4 * self._limits.upload:
                 taken += len((await self._next()).get("body", b""))

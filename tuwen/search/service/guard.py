@@ -23,6 +23,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+ALWAYS = ("/health", "/ready")  # answered however many requests are in hand
 
 
 class Guard:
@@ -30,10 +31,12 @@ class Guard:
 
     local: the service has no keys. Then only requests whose Host is loopback are answered, and none that a page of
     another origin sent: no web page that the user visits can reach the service through the user's browser.
+    requests: in hand at once; one more is answered 503, unless it asks whether the service lives.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, local: bool):
-        self.app, self.limits, self.metrics, self.local = app, limits, metrics, local
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, local: bool, requests: int):
+        self.app, self.limits, self.metrics, self.local, self.requests = app, limits, metrics, local, requests
+        self._in_hand = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -44,9 +47,12 @@ class Guard:
         body = Body(receive, headers, self.limits)
         answer = _Answer(send, body)
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server leaves the body out
+        self._in_hand += 1
         try:
             if self.local and not _is_local(headers):
                 await answer.problem(403, "a service without keys answers requests of this machine's own pages alone")
+            elif self._in_hand > self.requests and scope["path"] not in ALWAYS:
+                await answer.problem(503, "too many requests at once; try again")
             else:
                 await self.app(asked, body.receive, answer.send)
         except Exception as error:
@@ -54,6 +60,7 @@ class Guard:
             if not answer.status:
                 await answer.problem(500, f"the service failed; its log says where, at request {answer.id}")
         finally:
+            self._in_hand -= 1
             self._count(asked, scope["method"], answer)
 
     def _count(self, scope: Scope, asked: str, answer: "_Answer") -> None:

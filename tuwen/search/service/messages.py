@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuwen.search.service.settings import Limits
+
 Value = str | bool | int | Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .:/-]+$")]
 
@@ -20,14 +22,17 @@ class Range(BaseModel):
 
 
 Filters = Annotated[
-    dict[str, Value | list[Value] | Range],
-    Field(description="only pictures whose column has this value, one of these, or lies in the range", max_length=16),
+    dict[str, Value | Annotated[list[Value], Field(max_length=Limits.values)] | Range],
+    Field(
+        description="only pictures whose column has this value, one of these, or lies in the range",
+        max_length=Limits.filters,
+    ),
 ]
-Id = Annotated[str, Field(min_length=1, max_length=512, description="of a picture, as the index names it")]
+Id = Annotated[str, Field(min_length=1, max_length=Limits.id, description="of a picture, as the index names it")]
 Text = Annotated[str, Field(min_length=1, description="in any language the model knows")]
-Top = Annotated[int | None, Field(ge=1, le=200, description="results wanted")]
+Top = Annotated[int | None, Field(ge=1, le=Limits.top, description="results wanted")]
 Candidates = Annotated[
-    int | None, Field(ge=0, le=1000, description="best of the first stage that are re-ranked; 0: none")
+    int | None, Field(ge=0, le=Limits.candidates, description="best of the first stage that are re-ranked; 0: none")
 ]
 Budget = Annotated[int | None, Field(ge=1, le=60_000, description="time for the search, its wait included")]
 
@@ -100,8 +105,12 @@ class Record(BaseModel):
 
     model_config = example(PICTURE)
     id: Id
-    texts: dict[Name, list[str]] = Field({}, max_length=16, description="by language")
-    columns: dict[Name, Value | list[str]] = Field({}, max_length=64)
+    texts: dict[Name, Annotated[list[str], Field(max_length=Limits.texts)]] = Field(
+        {}, max_length=Limits.columns, description="by language"
+    )
+    columns: dict[Name, Value | Annotated[list[str], Field(max_length=Limits.tags)]] = Field(
+        {}, max_length=Limits.columns
+    )
 
     def strings(self) -> list[str]:
         """Every text it has."""

@@ -16,6 +16,7 @@ from tuwen.search.service import messages
 from tuwen.search.service.messages import problems
 from tuwen.search.service.metrics import TYPE
 from tuwen.search.service.service import Service
+from tuwen.search.service.settings import Limits
 
 
 def service_of(request: Request) -> Service:
@@ -40,7 +41,7 @@ def guarded(scope: str) -> APIRouter:
 
 
 Here = Annotated[Service, Depends(service_of)]
-Id = Annotated[str, Query(min_length=1, max_length=512, examples=["birds/17.jpg"])]
+Id = Annotated[str, Query(min_length=1, max_length=Limits.id, examples=["birds/17.jpg"])]
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 public, read, write = APIRouter(), guarded("read"), guarded("write")
 
@@ -153,7 +154,9 @@ async def add(
 
 
 @write.delete("/pictures", responses=problems(409, 422, 429))
-async def delete(service: Here, id: Annotated[list[str], Query(min_length=1, max_length=1000)]) -> messages.Deleted:
+async def delete(
+    service: Here, id: Annotated[list[str], Query(min_length=1, max_length=Limits.deleted)]
+) -> messages.Deleted:
     """Takes pictures out; ids that are not there are passed over."""
     gone = await service.change(service.searcher.index.remove, id)
     return messages.Deleted(deleted=gone, pictures=len(service.searcher.index))

@@ -10,6 +10,7 @@ from tuwen.errors import UserError
 from tuwen.search.query import Searcher
 from tuwen.search.service import log
 from tuwen.search.service.app import create_app
+from tuwen.search.service.connections import bounded
 from tuwen.search.service.keys import Keys
 from tuwen.search.service.settings import Settings
 
@@ -60,7 +61,7 @@ def run(searcher: Searcher, settings: Settings, keys: Keys | None, listening: so
         server_header=False,
         proxy_headers=False,  # an address in a header is a claim
         ws="none",
-        limit_concurrency=4 * settings.queue + 64,
+        http=bounded(settings.limits),
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     log.note("serving", url=url_of(listening))

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from torch import Tensor
 
 from tuwen.data.corpus import BrokenImage, normalise
-from tuwen.data.images import decode, resize
+from tuwen.data.images import decode, is_jpeg2000, resize
 from tuwen.errors import UserError
 from tuwen.explain import word_maps
 from tuwen.search.filters import sql
@@ -186,8 +186,10 @@ class Service:
             HTTPException: 413 too many pixels, 422 none that can be read.
         """
 
+        limits = self.settings.limits
+
         def read() -> Tensor:
-            image = decode(data, self.settings.limits.pixels)
+            image = decode(data, min(limits.pixels, limits.slow_pixels) if is_jpeg2000(data) else limits.pixels)
             return image if side is None else resize(image, side)
 
         try:

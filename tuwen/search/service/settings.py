@@ -8,18 +8,38 @@ from tuwen.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring. Beyond it the answer is 408, 413 or 422, and nothing is decoded.
+    """What one request may bring. Beyond it the answer is 408, 413, 422 or 503, and nothing is decoded.
 
-    text: characters of a query or of a text beside a picture. json: bytes of a JSON body. upload: bytes of a form with
-    pictures. pixels: of one picture, read from its header. pictures: in one form. read_seconds: until the body is in.
+    text: characters of a query, of a text beside a picture, or of a value. id: characters of a picture's name. json:
+    bytes of a JSON body. upload: bytes of a form with pictures. pixels: of one picture, read from its header;
+    slow_pixels: of JPEG 2000, whose decoder takes five times as long (a JPEG's scans are bounded by its pixels,
+    `tuwen.data.images`). pictures: in one form. filters: columns a search is filtered by. values: in one filter. texts:
+    of one picture in one language. tags: in one of its columns. columns: of one picture. top: results. candidates:
+    pictures re-ranked. deleted: ids in one request. header_seconds: until the headers are in. read_seconds: until the
+    body is in. refused_seconds: for the rest of a body that nobody reads. connections: open at once; address: of one
+    address. Beyond these two, one that has sent no request gives way to the new one.
     """
 
     text: int = 1000
+    id: int = 512
     json: int = 64 * 2**10
     upload: int = 20 * 2**20
     pixels: int = 50_000_000
+    slow_pixels: int = 10_000_000
     pictures: int = 32
+    filters: int = 16
+    values: int = 256
+    texts: int = 64
+    tags: int = 256
+    columns: int = 64
+    top: int = 200
+    candidates: int = 1000
+    deleted: int = 1000
+    header_seconds: float = 10.0
     read_seconds: float = 30.0
+    refused_seconds: float = 2.0
+    connections: int = 512
+    address: int = 128
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,11 @@ class Settings:
     refresh_seconds: float = 10.0
     log_queries: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def requests(self) -> int:
+        """In hand at once; one more is answered 503."""
+        return 4 * self.queue + 64
 
 
 def is_loopback(host: str) -> bool:
