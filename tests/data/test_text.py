@@ -409,6 +409,20 @@ def test_masking_by_hand():
     assert labels.tolist() == [[-100, 7, 8, 9, 3, -100]]
 
 
+def test_the_end_may_be_spared_and_a_word_always_taken():
+    """Rows: whose word of least draw is 8; of [CLS] and [SEP] alone; whose draws take 7 anyway."""
+    ids = torch.tensor([[2, 7, 8, 3], [2, 3, 0, 0], [2, 7, 8, 3]])
+    texts = Texts(ids, ids != 0, torch.zeros(3, dtype=torch.int64))
+    drawn = torch.zeros(3, 4, 3, dtype=torch.float64)
+    drawn[..., 0] = torch.tensor([[0, 0.9, 0.5, 0.0], [0, 0.0, 0, 0], [0, 0.1, 0.5, 0.0]])
+    drawn = drawn.flatten(1)
+    assert mask_words(texts, WORDS, drawn)[1].tolist() == [[-100] * 3 + [3], [-100, 3, -100, -100], [-100, 7, -100, 3]]
+    assert (mask_words(texts, WORDS, drawn, sep=False)[1][:2] == -100).all()
+    masked, labels = mask_words(texts, WORDS, drawn, sep=False, some=True)
+    assert labels.tolist() == [[-100, -100, 8, -100], [-100] * 4, [-100, 7, -100, -100]]
+    assert masked.ids[0].tolist() == [2, 7, 4, 3]
+
+
 def test_padding_to_another_length_masks_the_same():
     short = some_texts(length=12)
     longer = Texts(

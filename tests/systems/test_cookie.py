@@ -99,9 +99,10 @@ def test_the_head_is_one_module_and_the_control_has_two_that_start_equal():
     shared, separate = build("cookie"), build("cookie", shared=False)
     names = [name for name, _ in shared.named_parameters() if "head" in name]
     assert len(names) == len(parts(shared, "head"))
-    for a, b in zip(parts(separate, "head"), parts(separate, "text_head"), strict=True):
-        assert a is not b
-        assert torch.equal(a, b)
+    for part, twin in (("head", "text_head"), ("projection", "text_projection")):
+        for a, b in zip(parts(separate, part), parts(separate, twin), strict=True):
+            assert a is not b
+            assert torch.equal(a, b)
     for a, b in zip(parts(shared, "head"), parts(separate, "head"), strict=True):
         assert torch.equal(a, b)
 
@@ -110,8 +111,8 @@ def test_both_paths_read_alike_what_is_alike():
     """Card, check 2: the same tokens through either path, no mask, give the same bits."""
     system = shaken(build("cookie")).eval()
     x = torch.randn(3, 7, system.config.width, dtype=torch.float64)
-    one = system.read(x, None, None, system.head)
-    other = system.read(x, torch.ones(3, 7, dtype=torch.bool), None, system.head)
+    one = system.read(x, None, None, system.head, system.projection)
+    other = system.read(x, torch.ones(3, 7, dtype=torch.bool), None, system.head, system.projection)
     torch.testing.assert_close(one.pooled, other.pooled, rtol=0, atol=1e-12)
 
 
@@ -135,7 +136,7 @@ def test_contrast_of_pictures_moves_texts_where_the_head_is_shared_and_nowhere_e
     system, batch = shaken(build("cookie", shared=shared)), twofold()
     first, _ = system.two_texts(batch)
     before = system.encode_texts(first).pooled.detach().clone()
-    weights = [*parts(system, "head"), *parts(system, "encoders.image")]
+    weights = list(system.parameters())
     loss = system(batch, PROGRESS).terms["pictures"]
     for weight, slope in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
         if slope is not None:

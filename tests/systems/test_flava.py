@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.systems.common import PROGRESS, VOCABULARY, build, example, gradients
+from tests.systems.common import IMAGE_IDS, PROGRESS, TEXT_IDS, VOCABULARY, build, example, gradients
 from tuwen.data.batch import Images, Spans
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.patch_codes import CodeEncoder, CodesConfig, load_codes, map_pixels
@@ -127,7 +127,7 @@ def pooled_of(model, batch, images) -> Tensor:
 
 @pytest.mark.parametrize("matched", [[1, 1, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
 def test_losses_of_pairs_and_their_gradients_are_those_of_transformers(matched):
-    """Card, check 8 too: which rows count for what."""
+    """Card, check 8 too: which rows count for what. Where all are wrong, theirs contrasts wrong pairs; ours none."""
     model = peer()
     system = ours_of(model)
     batch, images, hidden, codes, masked, labels = inputs()
@@ -142,20 +142,21 @@ def test_losses_of_pairs_and_their_gradients_are_those_of_transformers(matched):
         itm_labels=torch.tensor(matched),
         return_dict=True,
     )
-    terms, _ = system.pair_losses(
+    own, right = (batch.image_id, batch.text_id), torch.tensor(matched, dtype=torch.bool)
+    terms, _ = system.pair_losses(  # a wrong text is of no picture of the batch, as in the released code
         system.encode_images(images),
         system.encode_texts(batch.texts),
-        (torch.arange(4), torch.arange(4)),
-        torch.tensor(matched, dtype=torch.bool),
+        (own, (torch.where(right, own[0], own[0] + 100), torch.where(right, own[1], own[1] + 100))),
+        right,
         (images, hidden, codes),
         (masked, labels),
     )
     found = theirs.loss_info
-    close(terms["contrast"], found.global_contrastive)
+    close(terms["contrast"], found.global_contrastive if any(matched) else torch.tensor(0.0))
     close(terms["matching"], found.itm)
     close(terms["joint_masked_words"], found.mmm_text)
     close(terms["joint_masked_patches"], found.mmm_image)
-    theirs.loss.backward()
+    (theirs.loss if any(matched) else theirs.loss - found.global_contrastive).backward()
     mine = gradients(sum(terms.values()), system)
     for ours, other in (
         ("encoders.image.patches.weight", "flava.image_model.embeddings.patch_embeddings.projection.weight"),
@@ -251,7 +252,7 @@ def test_slices_of_the_joint_states():
     pooled = Encoded(torch.nn.functional.normalize(torch.ones(1, 24), dim=1))
     one = torch.zeros(1, dtype=torch.int64)
     pictures = Images(torch.zeros(1, 3, 112, 112)), hidden, codes
-    base.pair_losses(pooled, pooled, (one, one), torch.ones(1, dtype=torch.bool), pictures, (texts, ids.clone()))
+    base.pair_losses(pooled, pooled, ((one, one),) * 2, torch.ones(1, dtype=torch.bool), pictures, (texts, ids.clone()))
     assert seen["joint_patch_head"][:, 0].tolist() == list(range(2, 198))
     assert seen["joint_word_head"][:, 0].tolist() == list(range(198, 275))
 
@@ -265,7 +266,7 @@ def test_the_joint_encoder_reads_what_is_before_the_final_norms():
         encoded = system.encode_images(images), system.encode_texts(batch.texts)
         ids = torch.arange(4)
         found, _ = system.pair_losses(
-            *encoded, (ids, ids), torch.ones(4, dtype=torch.bool), (images, hidden, codes), (masked, labels)
+            *encoded, ((ids, ids),) * 2, torch.ones(4, dtype=torch.bool), (images, hidden, codes), (masked, labels)
         )
         return {name: float(term.detach()) for name, term in found.items()}
 
@@ -323,6 +324,36 @@ def test_wrong_texts_are_other_texts_of_the_batch():
     assert system.wrong_texts(alone, PROGRESS)[1].all()
     many = [build("flava").wrong_texts(batch, Progress(0, 1, 1, 6, seed))[1] for seed in range(300)]
     assert float((~torch.stack(many)).float().mean()) == pytest.approx(0.1, abs=0.03)
+
+
+def slow_contrast(pictures, words, said: list[int], matched: list[bool], scale: float) -> float:
+    """Row by row: what is right is a text of that picture, wherever it stands, or a picture of that text."""
+    total, rows = [], [k for k, right in enumerate(matched) if right]
+    ids = list(zip(IMAGE_IDS, TEXT_IDS, strict=True))
+    for queries, keys, query_ids, key_ids in (
+        (pictures, words, ids, [ids[k] for k in said]),
+        (words, pictures, [ids[k] for k in said], ids),
+    ):
+        for row in rows:
+            log_p = (scale * queries[row] @ keys.T).log_softmax(0)
+            right = [j for j, other in enumerate(key_ids) if any(map(int.__eq__, query_ids[row], other))]
+            total.append(-log_p[right].mean() if right else torch.zeros(()))
+    return float(torch.stack(total).sum() / len(rows) / 2)
+
+
+def test_a_text_changed_for_another_is_no_positive_of_the_picture_it_stands_beside():
+    """Rows 1 and 4 change texts; the picture of row 1 is then right with the text in row 4, and asks for it there."""
+    system, batch = build("flava").double().eval(), views(example())
+    images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
+    said, matched = [0, 4, 2, 3, 1, 5], [True, False, True, True, False, True]
+    order = torch.tensor(said)
+    system.wrong_texts = lambda batch, progress: (order, torch.tensor(matched))
+    scale = float(system.log_scale.detach().exp())
+    terms = system.losses({"images": images, "texts": texts}, batch, PROGRESS).terms
+    want = slow_contrast(images.pooled.detach(), texts.pooled.detach()[order], said, matched, scale)
+    assert float(terms["contrast"].detach()) == pytest.approx(want, abs=1e-9)
+    kept = slow_contrast(images.pooled.detach(), texts.pooled.detach()[order], list(range(6)), matched, scale)
+    assert abs(want - kept) > 1e-3  # what the pairing as it stands would give
 
 
 def test_codes_take_no_gradient_and_are_no_optimizers_business():

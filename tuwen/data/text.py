@@ -239,17 +239,25 @@ class Tokenizer:
 
 
 def mask_words(
-    texts: Texts, vocabulary: Vocabulary, draws: Tensor, share: float = 0.15, words: Spans | None = None
+    texts: Texts,
+    vocabulary: Vocabulary,
+    draws: Tensor,
+    share: float = 0.15,
+    words: Spans | None = None,
+    sep: bool = True,
+    some: bool = False,
 ) -> tuple[Texts, Tensor]:
     """BERT's masking: (texts with masked ids, labels [S, L] int64, -100 where nothing is to be told).
 
-    Each real token but [CLS] ([SEP] too may be hidden) is chosen with probability `share`; of the chosen 80% become
-    [MASK], 10% an id drawn uniformly from the vocabulary, 10% stay (ALBEF, sections 3.2 and A, and its code).
+    Each real token but [CLS] is chosen with probability `share`; of the chosen 80% become [MASK], 10% an id drawn
+    uniformly from the vocabulary, 10% stay (ALBEF, sections 3.2 and A, and its code).
 
     draws: [S, >= 3 L] float64 in [0, 1); position l uses 3l (whether), 3l + 1 (what) and 3l + 2 (which id), so
         padding to another length changes nothing.
     words: spans that are hidden whole or not at all, by the draw of their first token (whole word masking, Cui et al.,
         arXiv 1906.08101); what takes the place of each token is still drawn by itself. They must not overlap.
+    sep: [SEP] too may be hidden, as in ALBEF's code. some: of a text that has a word at least one is chosen, that of
+        the least draw, as in the collators of transformers.
     """
     if vocabulary.mask < 0:
         raise UserError("this tokenizer has no mask token, so no words can be masked; use one that has, such as BERT's")
@@ -259,7 +267,11 @@ def mask_words(
     if words is not None:
         whether = whether.gather(1, _first_of_word(words, sequences, length).to(whether.device))
     real = texts.mask & (texts.ids != vocabulary.cls) & (texts.ids != vocabulary.pad)
+    real = real if sep else real & (texts.ids != vocabulary.sep)
     chosen = real & (whether < share)
+    if some:
+        whether = whether.masked_fill(~real, 1.0)
+        chosen |= real & (whether == whether.amin(1, keepdim=True))
     labels = texts.ids.masked_fill(~chosen, -100)
     drawn = (which * vocabulary.size).long()
     ids = texts.ids.masked_fill(chosen & (what < 0.8), vocabulary.mask)

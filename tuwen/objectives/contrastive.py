@@ -51,15 +51,18 @@ def contrastive(
     text_columns: Tensor,
     same: Tensor,
     temperature: Tensor | float,
+    same_texts: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE both ways, every right pair a positive.
 
     image_rows, text_rows: [B, D] unit vectors of this process; image_columns, text_columns: [N, D] of all
-    (gathered with gradient). same: [B, N] bool. Half the sum of picture-to-text and text-to-picture.
+    (gathered with gradient). same: [B, N] bool, of pictures with texts; same_texts: of texts with pictures, where texts
+    stand beside pictures they do not belong to (None: the same). Half the sum of picture-to-text and text-to-picture.
     """
     targets = targets_of(same.to(image_rows.dtype))
+    text_targets = targets if same_texts is None else targets_of(same_texts.to(image_rows.dtype))
     image_to_text = soft_cross_entropy(logits_of(image_rows, text_columns, temperature), targets)
-    text_to_image = soft_cross_entropy(logits_of(text_rows, image_columns, temperature), targets)
+    text_to_image = soft_cross_entropy(logits_of(text_rows, image_columns, temperature), text_targets)
     return (image_to_text + text_to_image) / 2
 
 

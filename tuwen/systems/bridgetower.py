@@ -122,9 +122,10 @@ class BridgeTower(System):
         return Losses(terms, metrics=metrics)
 
     def masked_words(self, images: Encoded, batch: Batch, progress: Progress) -> Tensor:
-        """15% of the tokens, told from the text stream's last states, the picture being their own."""
+        """15% of the tokens, never [SEP], at least one a text, told from the text stream's last states, with their picture."""
         draws = progress.uniform(batch, 3 * batch.texts.ids.shape[1], "mask")
-        masked, labels = mask_words(batch.texts, self.vocabulary, draws, self.config.mask_share)
+        share = self.config.mask_share
+        masked, labels = mask_words(batch.texts, self.vocabulary, draws, share, sep=False, some=True)
         states = self.fused(images, self.encode_texts(masked))[0]
         index, words = masked_positions(labels)
         return masked_language(self.word_logits(states.flatten(0, 1)[index]), words)

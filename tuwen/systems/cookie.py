@@ -24,7 +24,7 @@ from tuwen.systems.system import Losses, Needs, Paper, Progress, System
 
 @dataclass(frozen=True)
 class COOKIEConfig:
-    """layers: of the head. shared: one head for both sides; no: two that start equal, the control arm.
+    """layers: of the head. shared: one head and projection for both sides; no: two that start equal, the control arm.
 
     pictures, texts: weights of the contrasts within a side; 0 draws no second view, no second text.
     readout: a summary token before each sequence, or the mean or greatest of the head's states.
@@ -80,7 +80,7 @@ class COOKIE(System):
         ),
     )
     Config = COOKIEConfig
-    twins: ClassVar[Mapping[str, str]] = {"text_head": "head"}  # drawn alike where there are two
+    twins: ClassVar[Mapping[str, str]] = {"text_head": "head", "text_projection": "projection"}  # drawn alike
 
     @classmethod
     def needs(cls, config: COOKIEConfig) -> Needs:
@@ -102,6 +102,8 @@ class COOKIE(System):
         if not config.shared:
             self.text_head = Stack(config.width, config.layers, config.heads, "pre")
         self.projection = nn.Linear(config.width, config.embed, bias=False)
+        if not config.shared:
+            self.text_projection = nn.Linear(config.width, config.embed, bias=False)
         self.log_scales = nn.ParameterDict({name: log_scale() for name in self.parts()})
 
     def parts(self) -> list[str]:
@@ -165,15 +167,20 @@ class COOKIE(System):
     def encode_images(self, images: Images) -> Encoded:
         """Of a clip the mean of its frames' vectors (section 6)."""
         x = self.image_norm(self.image_input(self.encoders["image"].tokens(images)))
-        return merged(self.read(x, None, getattr(self, "image_summary", None), self.head), images.owner)
+        summary = getattr(self, "image_summary", None)
+        return merged(self.read(x, None, summary, self.head, self.projection), images.owner)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         ids, mask = self.encoders["text"].padded(texts.ids, texts.mask)
         x = self.text_norm(self.text_input(self.encoders["text"](ids, mask)))
-        head = self.head if self.config.shared else self.text_head
-        return self.read(x, mask, getattr(self, "text_summary", None), head)
+        head, projection = (
+            (self.head, self.projection) if self.config.shared else (self.text_head, self.text_projection)
+        )
+        return self.read(x, mask, getattr(self, "text_summary", None), head, projection)
 
-    def read(self, x: Tensor, mask: Tensor | None, summary: Tensor | None, head: Stack) -> Encoded:
+    def read(
+        self, x: Tensor, mask: Tensor | None, summary: Tensor | None, head: Stack, projection: nn.Linear
+    ) -> Encoded:
         """pooled [B, D] from a side's tokens [B, N, W] through the head; states "last" are the head's."""
         if summary is not None and self.config.layers:
             x = torch.cat([summary.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
@@ -186,4 +193,4 @@ class COOKIE(System):
             pooled = states.masked_fill(~real[..., None], float("-inf")).amax(1)
         else:
             pooled = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        return Encoded(unit(self.projection(pooled)), states={"last": states}, state_mask=mask)
+        return Encoded(unit(projection(pooled)), states={"last": states}, state_mask=mask)

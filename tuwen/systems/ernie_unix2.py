@@ -208,13 +208,8 @@ class ERNIEUniX2(System):
 
     def hide(self, texts: Texts, batch: Batch, progress: Progress, purpose: str) -> tuple[Texts, Tensor]:
         """BERT's masking, never of [SEP], and of at least one word of every text that has one."""
-        length = texts.ids.shape[1]
-        drawn = progress.uniform(batch, 3 * length, purpose)
-        whether = drawn.view(len(batch), length, 3)[..., 0]
-        content = texts.mask & (texts.ids != self.vocabulary.cls) & (texts.ids != self.vocabulary.sep)
-        whether.masked_fill_(~content, 1.0)
-        whether.masked_fill_((whether == whether.amin(1, keepdim=True)) & content, 0.0)
-        return mask_words(texts, self.vocabulary, drawn, self.config.mask_share)
+        drawn = progress.uniform(batch, 3 * texts.ids.shape[1], purpose)
+        return mask_words(texts, self.vocabulary, drawn, self.config.mask_share, sep=False, some=True)
 
     def masked_words(self, texts: Texts, batch: Batch, progress: Progress, images: Encoded | None = None) -> Tensor:
         """MLM on the text encoder's states, or with a picture on the fused ones; or the decoder restores the text."""

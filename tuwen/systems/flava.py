@@ -57,7 +57,8 @@ class FLAVA(System):
 
     As the released code: the contrast reads what is unmasked, after the towers' final norms; the joint encoder reads
     the towers' states before those norms; matching is told on the masked pass; rows whose text was changed for another
-    are columns of the contrast but ask for nothing, and have no masked losses, unless all rows are such.
+    are columns of the contrast but ask for nothing, and have no masked losses, unless all rows are such. Positives of
+    the contrast are texts that are really a picture's own, wherever in the batch they stand.
     Ours differs by choice: padding is masked in the joint encoder too; equal pictures or texts are positives of each
     other; a wrong text is another row's of the batch (theirs: of the data set); re-ranking adds the match probability
     to the cosine (the paper ranks by the cosine alone); and towers start from scratch unless told otherwise, whereas
@@ -133,10 +134,11 @@ class FLAVA(System):
             return Losses({"masked_patches": self.masked_patches(batch.images, hidden, codes)})
         said, matched = self.wrong_texts(batch, progress)
         masked, labels = self.mask_texts(batch, progress, whole=self.config.whole_words)
+        own = batch.image_id, batch.text_id
         terms, accuracy = self.pair_losses(
             encoded["images"],
             encoded["texts"].select(said),
-            (batch.image_id, batch.text_id[said]),
+            (own, (own[0][said], own[1][said])),
             matched,
             (batch.images, hidden, codes),
             (masked.select(said), labels[said]),
@@ -154,7 +156,7 @@ class FLAVA(System):
     def mask_texts(self, batch: Batch, progress: Progress, whole: bool) -> tuple[Texts, Tensor]:
         draws = progress.uniform(batch, 3 * batch.texts.ids.shape[1], "mask")
         words = batch.texts.spans if whole else None
-        return mask_words(batch.texts, self.vocabulary, draws, self.config.mask_share, words)
+        return mask_words(batch.texts, self.vocabulary, draws, self.config.mask_share, words, sep=False, some=True)
 
     def wrong_texts(self, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
         """(which row's text each row has [B] int64, whether it is a match [B] bool)."""
@@ -170,22 +172,26 @@ class FLAVA(System):
         self,
         images: Encoded,
         texts: Encoded,
-        ids: tuple[Tensor, Tensor],
+        ids: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]],
         matched: Tensor,
         seen: tuple[Images, Tensor, Tensor],
         read: tuple[Texts, Tensor],
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of pairs, and the matching accuracy.
 
-        images, texts: unmasked, row by row. ids: of pictures and of the texts beside them. matched: [B] bool.
+        images, texts: unmasked, row by row. ids: of the pair (picture, text) that each picture comes from, and that each
+        text beside it does; a text changed for another has its own. matched: [B] bool.
         seen: pictures, hidden [B, h, w], codes [B, h, w]. read: masked texts and labels [B, L].
         """
         asked = matched | ~matched.any()  # rows that have more than a matching loss
         rows = torch.nonzero(asked)[:, 0]
-        same = same_pair(*(x[rows] for x in ids), *(gather(x) for x in ids))
         columns = gather(images.pooled), gather(texts.pooled)
         queries = images.select(rows).pooled, texts.select(rows).pooled
-        contrast = contrastive(*queries, *columns, same, (-self.log_scale).exp())
+        same, same_texts = (
+            same_pair(*(x[rows] for x in asks), *(gather(x) for x in asked_of))
+            for asks, asked_of in (ids, reversed(ids))
+        )
+        contrast = contrastive(*queries, *columns, same, (-self.log_scale).exp(), same_texts)
         pictures, hidden, codes = seen
         masked, labels = read
         states = self.joint(

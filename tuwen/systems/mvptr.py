@@ -210,8 +210,7 @@ class MVPTR(System):
         """
         texts, length = batch.texts, batch.texts.ids.shape[1]
         drawn = progress.uniform(batch, 3 * length, "mask")
-        drawn.view(len(batch), length, 3)[..., 0].masked_fill_(texts.ids == self.vocabulary.sep, 1.0)
-        masked, labels = mask_words(texts, self.vocabulary, drawn, self.config.mask_share)
+        masked, labels = mask_words(texts, self.vocabulary, drawn, self.config.mask_share, sep=False)
         both = with_phrases(masked, self.vocabulary, self.config.phrases, self.config.rows)
         by_phrase = progress.uniform(batch, 3 * self.config.phrases, "phrases").view(len(batch), -1, 3)
         return corrupted(both, labels, by_phrase, self.vocabulary, self.config.rows, self.config.mask_share), labels
