@@ -179,7 +179,7 @@ class FLAVA(System):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of pairs, and the matching accuracy.
 
-        images, texts: unmasked, row by row. ids: of the pair (picture, text) that each picture comes from, and that each
+        images, texts: unmasked. ids: of the pair (picture, text) that each picture comes from, and that each
         text beside it does; a text changed for another has its own. matched: [B] bool.
         seen: pictures, hidden [B, h, w], codes [B, h, w]. read: masked texts and labels [B, L].
         """
