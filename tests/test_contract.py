@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Spans, Texts
 from tuwen.data.text import Vocabulary
+from tuwen.data.views import View
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation, Said
-from tuwen.systems.system import Fused, Losses, Needs, Plan, Progress, System
+from tuwen.systems.system import Fused, Losses, Needs, Plan, Progress, Reads, System
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig
 from tuwen.training.step import train_step
@@ -80,7 +81,7 @@ class Flava(System):
 
     @classmethod
     def needs(cls, config):
-        return Needs(views={"codes": 1}, sources={"pairs": 2.0, "images": 1.0, "texts": 1.0})
+        return Needs(views={"codes": View(1)}, sources={"pairs": 2.0, "images": 1.0, "texts": 1.0})
 
     def encode_images(self, images):
         pixels, codes = images.pixels.float().mean((1, 2, 3)), images.view("codes").pixels.float().mean((1, 2, 3))
@@ -243,8 +244,8 @@ class Bags(System):
         self.embed = nn.Embedding.from_pretrained(torch.arange(12.0)[:, None], freeze=False)
 
     @classmethod
-    def needs(cls, config):
-        return Needs(spans=("entity",))
+    def reads(cls, config):
+        return Reads(spans=("entity",))
 
     def encode_texts(self, texts):
         states, spans = self.embed(texts.ids), texts.spans

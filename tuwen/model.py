@@ -290,7 +290,7 @@ class Model:
         length = self.config.model.text.length
         ids, mask = self.tokenizer.encode(texts, length)
         spoken = [self.languages.index(language or language_of(text, self.languages)) for text in texts]
-        spans = find_spans(texts, self.tokenizer, length, self.system.needs(self.system.config).spans)
+        spans = find_spans(texts, self.tokenizer, length, self.system.reads(self.system.config).spans)
         return Texts(ids, mask, torch.tensor(spoken), None, spans).to(self.device)
 
     def _blank(self, side: int) -> Tensor:

@@ -1,20 +1,24 @@
 """The loader against a corpus in memory: the same batch whatever the processes and workers, substitutes included."""
 
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tuwen.data import needs as needs_module
 from tuwen.data.batch import Batch
+from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
+from tuwen.data.fit import Fit
 from tuwen.data.images import resize
 from tuwen.data.loader import DataConfig, Loader, entries, image_batches, images_of, text_batches
-from tuwen.data.needs import check_needs, sentences
+from tuwen.data.needs import check_needs, check_reads, every_text, sentences
 from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
+from tuwen.data.views import Pictures, View
 from tuwen.errors import UserError
+from tuwen.systems.system import Needs, Reads
 
 LENGTH = 16
 
@@ -49,26 +53,12 @@ class Memory(Corpus):
 TOKENIZER = Tokenizer.train([t for row in range(40) for texts in Memory(60).record(row).texts.values() for t in texts])
 
 
-def needs(**asked):
-    none = {
-        "views": {},
-        "texts": 1,
-        "sentences": False,
-        "languages": 1,
-        "spans": (),
-        "tags": False,
-        "clips": False,
-        "columns": (),
-        "sources": {},
-    }
-    return SimpleNamespace(**(none | asked))
-
-
-def make(corpus=None, batch_size=6, seed=5, asked=None, pictures=1, **config):
+def make(corpus=None, batch_size=6, seed=5, asked=None, reads=None, pictures=1, **config):
     corpus = corpus or Memory()
     config = DataConfig(**({"workers": 0} | config))
-    order = Order(entries(corpus, config), batch_size, seed)
-    return Loader(corpus, TOKENIZER, order, config, asked or needs(), seed, side=16, length=LENGTH, pictures=pictures)
+    order = Order(entries(corpus, config, asked or Needs()), batch_size, seed)
+    reads, asked = reads or Reads(), asked or Needs()
+    return Loader(corpus, TOKENIZER, order, config, reads, asked, seed, side=16, length=LENGTH, pictures=pictures)
 
 
 def tensors(value):
@@ -89,12 +79,13 @@ def same(one: Batch, other: Batch):
         assert torch.equal(value, b[name]), name
 
 
-RICH = {"views": {"second": 12, "plain": 16, "codes": 8}, "texts": 2, "sentences": True, "languages": 2}
+VIEWS = {"second": View(12, crop="own"), "plain": View(16, augment=False, crop="none"), "codes": View(8)}
+RICH = {"views": VIEWS, "texts": 2, "sentences": True, "languages": 2}
 
 
 def test_a_batch_holds_what_its_rows_hold():
     corpus = Memory()
-    loader = make(corpus, augment="none", asked=needs(columns=("noise", "box")))
+    loader = make(corpus, augment="none", asked=Needs(columns=("noise", "box")))
     batch = loader[2]
     assert batch.index.tolist() == Order(23, 6, 5).batch(2).tolist()
     assert batch.images.pixels.dtype == torch.uint8
@@ -113,7 +104,7 @@ def test_a_batch_holds_what_its_rows_hold():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
     corpus = Memory(broken=(3, 4, 11), mute=(7,))
-    alone, helped = make(corpus, asked=needs(**RICH)), make(corpus, asked=needs(**RICH), workers=workers)
+    alone, helped = make(corpus, asked=Needs(**RICH)), make(corpus, asked=Needs(**RICH), workers=workers)
     for one, other in zip(alone.run(0, 8), helped.run(0, 8), strict=True):
         same(one, other)
     assert alone.skipped == helped.skipped
@@ -123,7 +114,7 @@ def test_workers_change_nothing(workers):
 
 def test_a_pickled_loader_gives_the_same():
     """As a spawned worker has it."""
-    loader = make(Memory(broken=(3,)), asked=needs(**RICH))
+    loader = make(Memory(broken=(3,)), asked=Needs(**RICH))
     copy = pickle.loads(pickle.dumps(loader))
     for step in (0, 5, 6):
         same(loader[step], copy[step])
@@ -132,7 +123,7 @@ def test_a_pickled_loader_gives_the_same():
 @pytest.mark.parametrize("world", [1, 2, 3, 6])
 def test_processes_together_make_the_global_batch(world):
     corpus = Memory(broken=(0, 5, 9), mute=(2,))
-    asked = needs(views={"second": 12}, columns=("noise",))
+    asked = Needs(views={"second": View(12, crop="own")}, columns=("noise",))
     whole = [make(corpus, asked=asked)[step] for step in range(5)]
     ranks = [list(make(corpus, asked=asked).run(0, 5, rank, world)) for rank in range(world)]
     for step, batch in enumerate(whole):
@@ -248,17 +239,57 @@ def test_every_text_is_a_row():
 
 def test_views():
     corpus = Memory()
-    loader = make(corpus, asked=needs(views={"second": 16, "plain": 10, "codes": 16}))
+    views = {"second": View(16, crop="own"), "plain": View(10, augment=False, crop="none"), "codes": View(16)}
+    loader = make(corpus, asked=Needs(views=views))
     batch = loader[0]
-    views = batch.images.views
-    assert torch.equal(views["codes"], batch.images.pixels)  # the same crop
-    assert not torch.equal(views["second"], batch.images.pixels)
+    made = batch.images.views
+    assert torch.equal(made["codes"], batch.images.pixels)  # the same crop
+    assert not torch.equal(made["second"], batch.images.pixels)
     for k, row in enumerate(batch.index.tolist()):
-        assert torch.equal(views["plain"][k], resize(corpus.image(row), 10))
+        assert torch.equal(made["plain"][k], resize(corpus.image(row), 10))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop+randaugment"])
+@pytest.mark.parametrize("side", [24, 48, 96])
+def test_views_that_are_compared_have_one_geometry(augment, side):
+    """A view of another size shows what the tower's shows, place by place, whatever was done to that."""
+    how = Pictures(48, {"codes": View(side)}, augment, (0.5, 1.0))
+    corpus = Scenes("train", count=30, side=128)
+    for row in range(30):
+        made = how.made(corpus.image(row), (0, 0, row))
+        small, large = sorted(made.values(), key=lambda image: image.shape[1])
+        apart = (resize(large, small.shape[1]).float() - small.float()).abs().mean()
+        assert apart < 2, f"row {row}"  # grey levels; moved twice as far, up to 47
+
+
+def test_a_view_keeps_the_fit_of_the_tower():
+    wide = torch.arange(40 * 120).remainder(256).to(torch.uint8).view(1, 40, 120).expand(3, -1, -1)
+    fit = Fit(16, shorter_side=20)
+    made = Pictures(fit, {"codes": View(8)}, "none", (0.5, 1.0)).made(wide, (0, 0, 0))
+    assert torch.equal(made[""], fit(wide))
+    assert torch.equal(made["codes"], Fit(8, shorter_side=10)(wide))
+
+
+@pytest.mark.parametrize(
+    ("view", "config", "message"),
+    [
+        (View(8, crop="own"), {"augment": "none"}, "data.augment: none makes the second view 'v'.*the same picture"),
+        (View(8, crop="own"), {"crop_scale": (1.0, 1.0)}, "data.crop_scale: 1, 1 makes the second view 'v'"),
+        (View(0), {}, "view 'v': 0 pixels"),
+        (View(8, scale=(0.1, 0.5)), {}, "crop same, scale .* are no view"),
+    ],
+)
+def test_views_that_cannot_be_are_refused_before_any_step(view, config, message):
+    with pytest.raises(UserError, match=message):
+        make(asked=Needs(views={"v": view}), **config)
+    make(asked=Needs(views={"v": View(8, crop="own", scale=(0.2, 0.4))}), crop_scale=(1.0, 1.0))
+    make(asked=Needs(views={"v": View(8, crop="own")}), crop_scale=(1.0, 1.0), augment="crop+randaugment")
 
 
 def test_a_view_does_not_change_the_picture():
-    assert torch.equal(make(asked=needs(views={"second": 12}))[0].images.pixels, make()[0].images.pixels)
+    assert torch.equal(
+        make(asked=Needs(views={"second": View(12, crop="own")}))[0].images.pixels, make()[0].images.pixels
+    )
 
 
 def test_randaugment_follows_the_crop():
@@ -269,20 +300,58 @@ def test_randaugment_follows_the_crop():
 
 def test_two_texts_a_row_belong_to_it_and_differ():
     corpus = Memory()
-    batch = make(corpus, asked=needs(texts=2))[1]
-    assert batch.texts.owner.tolist() == [k for k in range(6) for _ in range(2)]
-    for k, row in enumerate(batch.index.tolist()):
-        pair = [batch.texts.ids[2 * k + j][batch.texts.mask[2 * k + j]].tolist() for j in range(2)]
-        spoken = corpus.languages[batch.texts.language[2 * k]]
-        own = corpus.record(row).texts[spoken]
-        encoded = [ids[mask].tolist() for text in own for ids, mask in [TOKENIZER.encode([text], LENGTH)]]
-        assert all(ids in encoded for ids in pair)
-        assert (pair[0] != pair[1]) == (len(own) > 1)
+    loader = make(corpus, asked=Needs(texts=2))
+    assert loader.remarks == (
+        "corpus memory, split train: no text is drawn in de: no row has 2 texts in one language there",
+    )
+    for step in range(8):
+        batch = loader[step]
+        assert batch.texts.owner.tolist() == [k for k in range(6) for _ in range(2)]
+        for k, row in enumerate(batch.index.tolist()):
+            pair = [batch.texts.ids[2 * k + j][batch.texts.mask[2 * k + j]].tolist() for j in range(2)]
+            spoken = corpus.languages[batch.texts.language[2 * k]]
+            assert spoken != "de", "German has one text a row"
+            own = corpus.record(row).texts[spoken]
+            encoded = [ids[mask].tolist() for text in own for ids, mask in [TOKENIZER.encode([text], LENGTH)]]
+            assert all(ids in encoded for ids in pair)
+            assert pair[0] != pair[1]
+
+
+def test_rows_without_enough_texts_are_counted_and_replaced():
+    corpus = Memory(12)
+    record = corpus.record
+    corpus.record = lambda row: Record(f"r{row}", {"en": ["one"]}, row) if row % 4 == 0 else record(row)
+    loader = make(corpus, asked=Needs(texts=2), languages=("en", "de"))
+    where = "corpus memory, split train: "
+    assert loader.remarks[0] == (
+        f"{where}3 of 12 rows have no 2 texts in one language, which the system needs; others take their place"
+    )
+    assert all(row % 4 for step in range(6) for row in loader[step].index.tolist())
+    assert set(loader.skipped) == {0, 4, 8}
+    assert loader.skipped[4] == "no text: row r4 has fewer than 2 of a language in en, de"
+    every = every_text(corpus, ("en", "de"), Needs(texts=2))
+    assert [len(every), set(every[:, 0]) & {0, 4, 8}] == [9 * 3, set()]
+    with pytest.raises(UserError, match="needs 2 texts in one language a row, and no row has them"):
+        make(corpus, asked=Needs(texts=2), languages=("de",))
+    said = make(corpus, asked=Needs(languages=2)).remarks
+    assert said == (
+        f"{where}3 of 12 rows have no texts in 2 languages, which the system needs; others take their place",
+    )
+
+
+def test_of_a_large_corpus_some_rows_are_looked_at(monkeypatch):
+    monkeypatch.setattr(needs_module, "_LOOKED_AT", 5)
+    corpus = Memory(21)
+    seen = []
+    corpus.record = lambda row: seen.append(row) or Record(f"r{row}", {"en": ["one", "two"][: 1 + row // 10]}, row)
+    lines = check_needs(corpus, Needs(texts=2), ("en",))
+    assert seen == [0, 5, 10, 15, 20]
+    assert "2 of 5 rows looked at have no 2 texts" in lines[0]
 
 
 def test_sentences_of_the_drawn_text():
     corpus = Memory(4)
-    loader = make(corpus, batch_size=4, asked=needs(sentences=True), languages=("en",))
+    loader = make(corpus, batch_size=4, asked=Needs(sentences=True), languages=("en",))
     several = 0
     for step in range(10):
         batch = loader[step]
@@ -318,7 +387,7 @@ def test_sentences(text, expected):
 
 def test_parallel_texts_are_in_another_language():
     corpus = Memory()
-    loader = make(corpus, asked=needs(languages=2))
+    loader = make(corpus, asked=Needs(languages=2))
     for step in range(5):
         batch = loader[step]
         parallel = batch.columns["parallel"]
@@ -333,7 +402,7 @@ def test_aligned_lists_give_the_translation_of_the_same_text():
     corpus = Memory()
     corpus.record = lambda row: Record("r", {"zh": ["一", "二", "三"], "en": ["1", "2", "3"]}, row)
     pairs = {text_id(a): b for a, b in zip("一二三123", "123一二三", strict=True)}
-    batch = make(corpus, asked=needs(languages=2))[0]
+    batch = make(corpus, asked=Needs(languages=2))[0]
     parallel = batch.columns["parallel"]
     for k in range(6):
         expected = TOKENIZER.encode([pairs[int(batch.text_id[k])]], LENGTH)[0]
@@ -345,7 +414,7 @@ def test_tags_are_in_the_language_of_the_text_drawn():
     texts = {"zh": ["一", "二"], "en": ["1"]}
     given = [{"tags": {"zh": ["三", "四"], "en": ["3", "4"]}}, {"tags": ["3", "5"]}, {"tags": []}]
     corpus.record = lambda row: Record("r", texts, row, given[row % 3])
-    batch = make(corpus, asked=needs(tags=True))[0]
+    batch = make(corpus, asked=Needs(tags=True))[0]
     tags = batch.columns["tags"]
     assert torch.equal(tags.language, batch.texts.language)
     for k, row in enumerate(batch.index.tolist()):
@@ -356,10 +425,14 @@ def test_tags_are_in_the_language_of_the_text_drawn():
     assert "tags" not in make(corpus)[0].columns
     corpus.record = lambda row: Record("r", texts, row, {"tags": "dog"} if row else {"tags": []})
     with pytest.raises(UserError, match=r'row r: column "tags" must hold names'):
-        make(corpus, asked=needs(tags=True))[0]
+        make(corpus, asked=Needs(tags=True))
+    corpus.record = lambda row: Record("r", texts, row, {"tags": ["dog"] if row % 2 else []})
+    assert make(corpus, asked=Needs(tags=True)).remarks == (
+        "corpus memory, split train: 12 of 23 rows have no tags; an empty text stands there",
+    )
     corpus.record = lambda row: Record("r", texts, row)
     with pytest.raises(UserError, match='the system needs a column "tags"'):
-        make(corpus, asked=needs(tags=True))
+        make(corpus, asked=Needs(tags=True))
 
 
 def test_texts_to_translate_are_those_of_the_texts_drawn():
@@ -367,7 +440,7 @@ def test_texts_to_translate_are_those_of_the_texts_drawn():
     texts = {"zh": ["一", "二", "三"], "en": ["1", "2", "3"]}
     given = {"ambiguous": {"zh": ["甲", "乙", "丙"], "en": ["4", "5", "6"]}}
     corpus.record = lambda row: Record("r", texts, row, given if row % 2 else {})
-    loader = make(corpus, asked=needs(languages=2))
+    loader = make(corpus, asked=Needs(languages=2))
     vague = {text_id(a): b for a, b in zip("一二三123", "甲乙丙456", strict=True)}
     clear = {text_id(a): a for a in "一二三123"}
     for step in range(3):
@@ -377,9 +450,9 @@ def test_texts_to_translate_are_those_of_the_texts_drawn():
         for k, row in enumerate(batch.index.tolist()):
             text = (vague if row % 2 else clear)[int(batch.text_id[k])]
             assert torch.equal(sources.ids[k], TOKENIZER.encode([text], LENGTH)[0][0])
-    assert "ambiguous" not in make(corpus, asked=needs())[0].columns
+    assert "ambiguous" not in make(corpus, asked=Needs())[0].columns
     corpus.record = lambda row: Record("r", texts, row)
-    assert "ambiguous" not in make(corpus, asked=needs(languages=2))[0].columns
+    assert "ambiguous" not in make(corpus, asked=Needs(languages=2))[0].columns
 
 
 @pytest.mark.parametrize(
@@ -388,14 +461,15 @@ def test_texts_to_translate_are_those_of_the_texts_drawn():
         ({"columns": ("depth",)}, "row r0: has no column 'depth'"),
         ({"columns": ("name",)}, "row r0: column 'name' must hold numbers, got 'cat'"),
         ({"spans": ("letters",)}, "needs letters spans"),
+        ({"texts": 4}, "needs 4 texts in one language a row, and no row has them"),
         ({"languages": 4}, "needs texts in 4 languages"),
     ],
 )
 def test_a_corpus_that_lacks_something_is_refused(asked, message):
     with pytest.raises(UserError, match=message):
-        check_needs(Memory(), needs(**asked))
+        check_needs(Memory(), Needs(**asked))
     with pytest.raises(UserError, match=message):
-        make(asked=needs(**asked))
+        make(asked=Needs(**asked))
 
 
 def test_a_column_missing_in_a_later_row_is_refused_before_any_step():
@@ -403,7 +477,7 @@ def test_a_column_missing_in_a_later_row_is_refused_before_any_step():
     record = corpus.record
     corpus.record = lambda row: Record("late", {"zh": ["一"]}, row) if row == 22 else record(row)
     with pytest.raises(UserError, match="row late: has no column 'noise'"):
-        make(corpus, asked=needs(columns=("noise",)))
+        make(corpus, asked=Needs(columns=("noise",)))
 
 
 def test_plan_and_columns_set_between_runs():
@@ -504,3 +578,40 @@ def test_entries_are_what_the_order_named():
     plain = make(Memory(broken=(3,)))
     for step in range(3):
         assert plain[step].entry.tolist() == plain.order.batch(step).tolist()
+
+
+def test_regions_go_beside_the_pictures():
+    corpus = Memory()
+    record = corpus.record
+    given = {row: (np.full((1 + row % 3, 5), row / 2), np.full((1 + row % 3, 4), 0.25)) for row in range(23)}
+    corpus.record = lambda row: Record(
+        record(row).id, record(row).texts, row, {"features": given[row][0].tolist(), "boxes": given[row][1].tolist()}
+    )
+    loader = make(corpus, reads=Reads(features=True))
+    batch = loader[1]
+    assert torch.equal(batch.images.pixels, make()[1].images.pixels)
+    for images, rows in ((batch.images, batch.index.tolist()), (images_of(corpus, [5, 4], 8, True)[0], [5, 4])):
+        longest = max(1 + row % 3 for row in rows)
+        assert images.features.shape == (len(rows), longest, 5)
+        for k, row in enumerate(rows):
+            count = 1 + row % 3
+            assert images.feature_mask[k].tolist() == [True] * count + [False] * (longest - count)
+            assert torch.equal(images.features[k, :count], torch.full((count, 5), row / 2))
+            assert torch.equal(images.boxes[k, :count], torch.full((count, 4), 0.25))
+            assert not images.features[k, count:].any()
+    with pytest.raises(UserError, match="reads regions of pictures; add a column 'features'"):
+        check_reads(Memory(), Reads(features=True))
+    for features, boxes, message in (
+        ([[1.0]], [[0, 0, 1]], "must be"),
+        ([1.0], [[0, 0, 1, 1]], "must be"),
+        ([[1.0]], [[0, 0, 2, 1]], "shares of width and height"),
+        ([["a"]], [[0, 0, 1, 1]], "must hold numbers"),
+    ):
+        corpus.record = lambda row, f=features, b=boxes: Record("r", record(row).texts, 0, {"features": f, "boxes": b})
+        with pytest.raises(UserError, match=message):
+            make(corpus, reads=Reads(features=True))[0]
+    corpus.record = lambda row: Record(
+        "r", record(row).texts, 0, {"features": [[1.0] * (1 + row % 2)], "boxes": [[0, 0, 1, 1]]}
+    )
+    with pytest.raises(UserError, match="rows differ in width \\(1, 2\\)"):
+        make(corpus, reads=Reads(features=True))[0]

@@ -10,7 +10,7 @@ from tuwen.data.order import Order
 from tuwen.data.shards import write
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
-from tuwen.systems.system import Needs
+from tuwen.systems.system import Needs, Reads
 
 
 def test_a_row_is_a_function_of_seed_split_and_row_alone():
@@ -69,7 +69,7 @@ def test_loader_and_evaluation_give_frames_with_their_rows():
     texts = [text for row in range(6) for told in corpus.record(row).texts.values() for text in told]
     tokenizer = Tokenizer.train(texts, size=200)
     config = DataConfig(augment="none", workers=0)
-    batch = Loader(corpus, tokenizer, Order(6, 4, 0), config, Needs(clips=True), 0, 16, 32)[0]
+    batch = Loader(corpus, tokenizer, Order(6, 4, 0), config, Reads(clips=True), Needs(), 0, 16, 32)[0]
     assert batch.images.owner.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     for row in range(4):
         clip = batch.images.select(torch.tensor([row])).pixels
@@ -78,10 +78,10 @@ def test_loader_and_evaluation_give_frames_with_their_rows():
     assert kept == [4, 1]
     assert images.owner.tolist() == [0, 0, 0, 1, 1, 1]
     assert torch.equal(images.pixels[3:], corpus.clip(1))
-    cropped = Loader(corpus, tokenizer, Order(6, 4, 0), DataConfig(workers=0), Needs(clips=True), 0, 16, 32)[0]
+    cropped = Loader(corpus, tokenizer, Order(6, 4, 0), DataConfig(workers=0), Reads(clips=True), Needs(), 0, 16, 32)[0]
     still = Moving(count=6, side=16, frames=3)
     still.clip = lambda row: still.image(row)[None].expand(3, -1, -1, -1)  # frames alike stay alike: one crop a clip
-    batch = Loader(still, tokenizer, Order(6, 4, 0), DataConfig(workers=0), Needs(clips=True), 0, 16, 32)[0]
+    batch = Loader(still, tokenizer, Order(6, 4, 0), DataConfig(workers=0), Reads(clips=True), Needs(), 0, 16, 32)[0]
     pixels = batch.images.pixels.view(4, 3, 3, 16, 16)
     assert torch.equal(pixels[:, 0], pixels[:, 1])
     assert torch.equal(pixels[:, 0], pixels[:, 2])
@@ -92,7 +92,7 @@ def test_refusals(tmp_path):
     corpus = Moving(count=4, side=16)
     tokenizer = Tokenizer.train(["a"], size=40)
     with pytest.raises(UserError, match="its rows are clips of 6 pictures"):
-        Loader(corpus, tokenizer, Order(4, 4, 0), DataConfig(workers=0), Needs(), 0, 16, 32)
+        Loader(corpus, tokenizer, Order(4, 4, 0), DataConfig(workers=0), Reads(), Needs(), 0, 16, 32)
     with pytest.raises(UserError, match="shards cannot hold"):
         write({"train": corpus}, tmp_path / "built")
     for options in ("frames=1", "things=1", "side=2", "speed=3", "count=x"):

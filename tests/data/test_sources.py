@@ -3,13 +3,12 @@
 import json
 import pickle
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.data.test_loader import TOKENIZER, Memory, needs, same
+from tests.data.test_loader import TOKENIZER, Memory, same
 from tests.training import toy
 from tuwen import systems
 from tuwen.data import draws
@@ -19,8 +18,9 @@ from tuwen.data.loader import DataConfig, Loader
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.order import Order
 from tuwen.data.sources import MixedLoader, Mixture, languages_of, make_loader
+from tuwen.data.views import View
 from tuwen.errors import UserError
-from tuwen.systems.system import Losses, Needs, System
+from tuwen.systems.system import Losses, Needs, Reads, System
 from tuwen.training.loop import resume, train
 
 WEIGHTS = {"pairs": 0.7, "images": 0.15, "texts": 0.15}
@@ -52,8 +52,9 @@ class Silent(Memory):
 
 def make(corpora=None, weights=None, seed=5, batch_size=6, asked=None, **config):
     corpora = {"pairs": Memory()} | (corpora or {})
-    asked = asked or needs(sources=weights or WEIGHTS)
-    return make_loader(corpora, TOKENIZER, DataConfig(**({"workers": 0} | config)), asked, batch_size, seed, 16, 16)
+    asked = asked or Needs(sources=weights or WEIGHTS)
+    config = DataConfig(**({"workers": 0} | config))
+    return make_loader(corpora, TOKENIZER, config, Reads(), asked, batch_size, seed, 16, 16)
 
 
 # ---- which source
@@ -105,7 +106,7 @@ def test_a_source_without_weight_is_never_drawn():
 def test_each_source_is_gone_through_as_if_alone():
     loader = make({"images": Silent(rows=14), "texts": Words()})
     assert isinstance(loader, MixedLoader)
-    alone = Loader(Memory(), TOKENIZER, Order(23, 6, 5), DataConfig(workers=0), needs(), 5, 16, 16)
+    alone = Loader(Memory(), TOKENIZER, Order(23, 6, 5), DataConfig(workers=0), Reads(), Needs(), 5, 16, 16)
     rows = {"images": [], "texts": []}
     pair_steps = 0
     for step in range(60):
@@ -124,7 +125,7 @@ def test_each_source_is_gone_through_as_if_alone():
 def test_one_side_alone_holds_nothing_of_the_other():
     loader = make(
         {"images": Silent(rows=14, broken=(3,)), "texts": Words()},
-        asked=needs(sources=WEIGHTS, views={"codes": 8}, columns=("noise",)),
+        asked=Needs(sources=WEIGHTS, views={"codes": View(8)}, columns=("noise",)),
     )
     seen = {loader[step].source: loader[step] for step in range(40)}
     pictures, words, pairs = seen["images"], seen["texts"], seen["pairs"]
@@ -187,7 +188,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="source texts, corpus words: 9 rows do not fill a batch of 12"):
         make({"texts": Words()}, batch_size=12)
     with pytest.raises(UserError, match="does not learn from texts alone"):
-        make({"texts": Words()}, asked=needs())
+        make({"texts": Words()}, asked=Needs())
     with pytest.raises(UserError, match="has no texts in zh"):
         make({"texts": Other()}, languages=("zh",))
     with pytest.raises(ValueError, match="images and texts, got sounds"):
@@ -302,8 +303,3 @@ def test_a_changed_source_stops_the_resume(tmp_path, mixing):
     (tmp_path / "words.txt").write_text("".join(f"blue {k}\n" for k in range(9)))
     with pytest.raises(UserError, match=r"words\.txt has changed since the run began"):
         resume(run, corpus=toy.Memory(), quiet=True)
-
-
-def test_needs_may_be_any_object_with_the_fields():
-    asked = SimpleNamespace(**vars(needs(sources={"images": 1.0})))
-    assert make(asked=asked)[0].texts is None

@@ -10,12 +10,12 @@ import torch
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import all_texts, normalise, text_id
 from tuwen.data.loader import DataConfig, Loader, text_batches
-from tuwen.data.needs import check_needs
+from tuwen.data.needs import check_needs, check_reads
 from tuwen.data.order import Order
 from tuwen.data.spans import KINDS, backward_maximum_matching, entities, find_spans, phrases, span_id, words
 from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
-from tuwen.systems.system import Needs
+from tuwen.systems.system import Needs, Reads
 
 MIXED = "iPhone 14手机壳 and a café: 很大的猫！"
 
@@ -180,8 +180,8 @@ def test_a_bad_dictionary_is_told_in_one_line(tmp_path, content, message):
 
 
 def test_loader_and_evaluation_deliver_them(tokenizer):
-    corpus, asked = Scenes(count=8, side=32), Needs(spans=("phrase", "word"))
-    loader = Loader(corpus, tokenizer, Order(8, 4, 0), DataConfig(workers=0), asked, 0, 32, 16)
+    corpus, asked = Scenes(count=8, side=32), (Reads(spans=("phrase",)), Needs(spans=("word", "phrase")))
+    loader = Loader(corpus, tokenizer, Order(8, 4, 0), DataConfig(workers=0), *asked, 0, 32, 16)
     texts = loader[0].texts
     told = {text_id(text): text for row in range(8) for text in all_texts(corpus.record(row))}
     want = find_spans([told[k] for k in loader[0].text_id.tolist()], tokenizer, 16, ("phrase", "word"))
@@ -198,3 +198,5 @@ def test_no_kinds_give_no_spans_and_unknown_kinds_are_refused(tokenizer):
     assert find_spans(["a cat"], tokenizer, 16, ()) is None
     with pytest.raises(UserError, match="there are word, phrase, entity"):
         check_needs(Scenes(count=2), Needs(spans=("letters",)))
+    with pytest.raises(UserError, match="there are word, phrase, entity"):
+        check_reads(Scenes(count=2), Reads(spans=("letters",)))

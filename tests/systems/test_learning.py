@@ -43,10 +43,11 @@ def one_thread():
 
 def loader(name: str, scenes: Scenes, tokenizer: Tokenizer, config) -> Loader:
     towers = size("tiny")
-    data = DataConfig(augment="none", workers=0)
-    order = Order(ROWS, ROWS, 0)
-    needs = systems.find(name).needs(config)
-    return Loader(scenes, tokenizer, order, data, needs, 0, towers.image.side, towers.text.length)
+    order, system = Order(ROWS, ROWS, 0), systems.find(name)
+    reads, needs = system.reads(config), system.needs(config)
+    two = any(view.crop == "own" for view in needs.views.values())  # two crops that are compared must differ
+    data = DataConfig(augment="crop" if two else "none", workers=0)
+    return Loader(scenes, tokenizer, order, data, reads, needs, 0, towers.image.side, towers.text.length)
 
 
 @pytest.mark.parametrize("name", systems.names())

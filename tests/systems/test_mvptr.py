@@ -364,7 +364,7 @@ def test_heat_is_the_cosine_of_phrases_and_regions(ground):
 
 def test_what_it_asks_of_the_data():
     config = MVPTR.Config.sized("tiny")
-    assert MVPTR.needs(config).spans == ("phrase", "entity")
+    assert MVPTR.reads(config).spans == ("phrase", "entity")
     assert not MVPTR.needs(config).tags
     assert MVPTR.needs(dataclasses.replace(config, concepts="tags")).tags
     with pytest.raises(ValueError, match="negatives must be one of hardest, drawn"):

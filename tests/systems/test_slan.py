@@ -164,9 +164,9 @@ def test_gates_teach_the_filter_what_to_keep():
 
 def test_no_box_is_read_in_training():
     """Card, check 7: nothing is asked of the corpus but pictures and texts, and a batch with boxes changes nothing."""
-    needs = module.SLAN.needs(module.SLANConfig.sized("tiny"))
-    assert needs.columns == ()
-    assert needs.spans == ("phrase",)
+    config = module.SLANConfig.sized("tiny")
+    assert module.SLAN.needs(config).columns == ()
+    assert module.SLAN.reads(config).spans == ("phrase",)
 
     class Spy(dict):
         def __getitem__(self, name):

@@ -44,7 +44,7 @@ ARMS = [
     ("wukong", {"model.style": "wukong"}),
     ("tokenflow", {}),
     ("bagformer", {}),
-    ("cookie", {}),
+    ("cookie", {"data.augment": "crop"}),  # its two views of a picture are two crops
     ("slan", {}),
 ]
 

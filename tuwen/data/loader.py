@@ -6,7 +6,7 @@ broken pictures included. To resume, ask for the steps that remain.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,13 +16,24 @@ from torch import Tensor
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
-from tuwen.data.features import ImageFeatures
+from tuwen.data.features import ImageFeatures, padded, regions_of
 from tuwen.data.fit import Fit, fitted, side_of
-from tuwen.data.images import rand_augment, random_resized_crop, resize
-from tuwen.data.needs import DataNeeds, check_needs, every_text, further_texts, numbers, sentences, texts_of
+from tuwen.data.needs import (
+    DataNeeds,
+    DataReads,
+    check_needs,
+    check_reads,
+    every_text,
+    further_texts,
+    numbers,
+    sentences,
+    texts_of,
+)
 from tuwen.data.order import Order
+from tuwen.data.rows import Row, images_of_rows, stacked
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
+from tuwen.data.views import Augment, Pictures
 from tuwen.data.workers import default_workers, in_workers
 from tuwen.errors import UserError
 
@@ -45,7 +56,7 @@ class DataConfig:
 
     texts: Literal["one", "all"] = "one"
     languages: tuple[str, ...] = ()
-    augment: Literal["crop", "crop+randaugment", "none"] = "crop"
+    augment: Augment = "crop"
     crop_scale: tuple[float, float] = (0.5, 1.0)
     sources: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
@@ -77,29 +88,13 @@ class _Unusable(Exception):
     """A row that cannot be trained on: the reason, and what exactly."""
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of a batch, drawn. views[""] are its pictures; texts are (text, language index); further by name.
-
-    A row of pictures alone has no texts and no text identity (0); one of texts alone no views and no image identity.
-    features: [1, N, W], in place of the views.
-    """
-
-    index: int
-    image_id: int
-    views: dict[str, Tensor]
-    features: Tensor | None
-    texts: list[tuple[str, int]]
-    further: dict[str, tuple[str, int]]
-    columns: dict[str, np.ndarray]
-
-
 class Loader:
     """The batches of a corpus by step.
 
     source: "pairs", or one side of the rows alone: "images" or "texts".
     plan: rows of the epoch in order, in place of the permutation (see `Order.batch`); columns: further columns by
     name, one entry a corpus row. Both may be set between two calls of `run`.
+    remarks: what some rows of the corpus lack, in lines to say.
     features: what a locked tower gave for the pictures, which then stands in their place (set before `run`).
     skipped: corpus row -> why it was replaced; texts, truncated: texts tokenized, and cut to fit. They count
     what this process has been given so far, whichever worker made it.
@@ -111,6 +106,7 @@ class Loader:
         tokenizer: Tokenizer,
         order: Order,
         config: DataConfig,
+        reads: DataReads,
         needs: DataNeeds,
         seed: int,
         side: int | Fit,
@@ -119,22 +115,27 @@ class Loader:
         table: tuple[str, ...] = (),
         pictures: int = 1,
     ):
-        """order: over `entries(corpus, config)` rows. side: pictures' side in pixels, or how they are
+        """order: over `entries(corpus, config, needs)` rows. side: pictures' side in pixels, or how they are
         brought to it. length: most tokens a text. table: the languages that `Texts.language` indexes; none: the
         corpus's. pictures: separate ones that a row has.
 
         Raises:
             UserError: the corpus lacks what the config or the system asks for.
         """
-        check_needs(corpus, needs, config.languages, source, pictures)
+        if source != "texts":
+            check_reads(corpus, reads, pictures)
+        self.remarks = check_needs(corpus, needs, config.languages, source)
+        self.pictures = Pictures(side, needs.views, config.augment, config.crop_scale)
+        self.pictures.check()
         self.source = source
         self.corpus, self.tokenizer, self.order, self.config = corpus, tokenizer, order, config
-        self.needs, self.seed, self.side, self.length = needs, seed, side, length
+        self.reads, self.needs, self.seed, self.length = reads, needs, seed, length
         self.languages, self.table = config.languages or corpus.languages, table or corpus.languages
-        self.every_text = every_text(corpus, self.languages) if config.texts == "all" else None
+        self.every_text = every_text(corpus, self.languages, needs) if config.texts == "all" else None
         held = len(corpus) if self.every_text is None else len(self.every_text)
         if order.rows != held:
             raise ValueError(f"the order runs over {order.rows} rows, the corpus with these settings has {held}")
+        self.kinds = tuple(dict.fromkeys((*reads.spans, *needs.spans)))  # of spans to find
         self.plan: Any = None
         self.columns: Mapping[str, Tensor] = {}
         self.features: ImageFeatures | None = None
@@ -180,7 +181,7 @@ class Loader:
 
     # ---- a row
 
-    def _usable(self, entry: int, epoch: int, skipped: dict[int, str]) -> _Row:
+    def _usable(self, entry: int, epoch: int, skipped: dict[int, str]) -> Row:
         """The row of an entry, or of a substitute drawn by (seed, epoch, entry)."""
         generator = draws.generator(self.seed, epoch, entry, "substitute")
         for _ in range(_TRIES):
@@ -200,7 +201,7 @@ class Loader:
             f"the last for this reason: {skipped[row]}; see `tuwen data check`"
         )
 
-    def _draw(self, row: int, place: int | None, epoch: int, entry: int) -> _Row:
+    def _draw(self, row: int, place: int | None, epoch: int, entry: int) -> Row:
         """The row's texts and views; place: of its text among those `texts_of` lists, None: drawn."""
         record = self.corpus.record(row)
         texts: list[tuple[str, int]] = []
@@ -208,13 +209,14 @@ class Loader:
         if self.source != "images":
             texts, further = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
         if self.source == "texts":
-            return _Row(row, 0, {}, None, texts, {}, {})
+            return Row(row, 0, {}, None, None, texts, {}, {})
         views, features = self._pictures(row, epoch, entry)
+        regions = regions_of(record) if self.reads.features else None
         if self.source == "images":
-            return _Row(row, record.image_id, views, features, [], {}, {})
+            return Row(row, record.image_id, views, features, regions, [], {}, {})
         columns = {name: numbers(record, name) for name in self.needs.columns}
         further = further_texts(record, self.needs, self.table, texts[0]) | further
-        return _Row(row, record.image_id, views, features, texts, further, columns)
+        return Row(row, record.image_id, views, features, regions, texts, further, columns)
 
     def _pictures(self, row: int, epoch: int, entry: int) -> tuple[dict[str, Tensor], Tensor | None]:
         """The row's pictures [F, 3, side, side] by view, or the features that stand for them.
@@ -223,27 +225,20 @@ class Loader:
         """
         if self.features is not None and row in self.features:
             return {}, self.features.tokens(row)[None]
-        apart = self.corpus.pictures > 1
-        shown = [self._views(image, epoch, entry, k * apart) for k, image in enumerate(self.corpus.shown(row))]
+        apart, key = self.corpus.pictures > 1, (self.seed, epoch, entry)
+        which = [f" of picture {k}" if k and apart else "" for k in range(self.corpus.pictures * self.corpus.frames)]
+        shown = [
+            self.pictures.made(image, key, name) for image, name in zip(self.corpus.shown(row), which, strict=True)
+        ]
         return {name: torch.stack([views[name] for views in shown]) for name in shown[0]}, None
-
-    def _views(self, image: Tensor, epoch: int, entry: int, number: int) -> dict[str, Tensor]:
-        own = f" of picture {number}" if number else ""
-        views = {"": self._augmented(image, self.side, epoch, entry, "crop" + own)}
-        for name, side in self.needs.views.items():
-            if name == "plain":
-                views[name] = resize(image, side)
-            else:  # any view but "second" is the same crop at another size
-                purpose = "second" if name == "second" else "crop"
-                views[name] = self._augmented(image, side, epoch, entry, purpose + own)
-        return views
 
     def _draw_texts(self, record: Record, place: int | None, generator: np.random.Generator):
         """([(text, language index)] as many as needed, a text in another language or None)."""
-        spoken = texts_of(record, self.languages)
-        if len(spoken) < self.needs.languages or not spoken:
-            wanted = f"{self.needs.languages} of " if self.needs.languages > 1 else ""
-            raise _Unusable(f"no text: row {record.id} has none in {wanted}{', '.join(self.languages)}")
+        spoken = texts_of(record, self.languages, self.needs)
+        if not spoken:
+            several = f"fewer than {self.needs.texts} of a language" if self.needs.texts > 1 else "none"
+            where = f"{self.needs.languages} of " if self.needs.languages > 1 else ""
+            raise _Unusable(f"no text: row {record.id} has {several} in {where}{', '.join(self.languages)}")
         if place is None:
             language = list(spoken)[int(generator.integers(len(spoken)))]
             first = int(generator.integers(len(spoken[language])))
@@ -251,7 +246,7 @@ class Loader:
             language, first = [(name, k) for name, texts in spoken.items() for k in range(len(texts))][place]
         own = spoken.pop(language)
         others = generator.permutation([k for k in range(len(own)) if k != first]).tolist()
-        chosen = [([first, *others])[k % len(own)] for k in range(self.needs.texts)]
+        chosen = [first, *others][: self.needs.texts]
         number = self.table.index
         texts = [(own[k], number(language)) for k in chosen]
         if self.needs.languages < 2:
@@ -261,18 +256,10 @@ class Loader:
         parallel = spoken[other][first if aligned else int(generator.integers(len(spoken[other])))]
         return texts, {"parallel": (parallel, number(other))}
 
-    def _augmented(self, image: Tensor, side: int | Fit, epoch: int, entry: int, purpose: str) -> Tensor:
-        """[3, side, side]; the same crop and operations at every side."""
-        if self.config.augment == "none":
-            return fitted(image, side)
-        generator = draws.generator(self.seed, epoch, entry, purpose)
-        cropped = random_resized_crop(image, side_of(side), generator, self.config.crop_scale)
-        return rand_augment(cropped, generator) if self.config.augment == "crop+randaugment" else cropped
-
     # ---- a batch
 
-    def _batch(self, rows: list[_Row], entries: Tensor) -> Batch:
-        images = self._images(rows) if self.source != "texts" else None
+    def _batch(self, rows: list[Row], entries: Tensor) -> Batch:
+        images = images_of_rows(rows) if self.source != "texts" else None
         texts = self._encoded([row.texts for row in rows], self.needs.texts == 1) if self.source != "images" else None
         index = torch.tensor([row.index for row in rows])
         columns, pieces = {}, None
@@ -283,23 +270,14 @@ class Loader:
         text_ids = torch.tensor([text_id(row.texts[0][0]) if row.texts else 0 for row in rows])
         return Batch(images, texts, image_ids, text_ids, index, columns, self.source, pieces, entries)
 
-    @staticmethod
-    def _images(rows: list[_Row]) -> Images:
-        if rows[0].features is not None:
-            return Images(features=torch.cat([row.features for row in rows if row.features is not None]))
-        views = {name: torch.cat([row.views[name] for row in rows]) for name in rows[0].views}
-        frames = [len(row.views[""]) for row in rows]
-        owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(frames)) if max(frames) > 1 else None
-        return Images(views.pop(""), owner, views)
-
-    def _columns(self, rows: list[_Row], index: Tensor) -> dict[str, Tensor | Texts]:
-        columns: dict[str, Tensor | Texts] = {name: _stacked(rows, name) for name in self.needs.columns}
+    def _columns(self, rows: list[Row], index: Tensor) -> dict[str, Tensor | Texts]:
+        columns: dict[str, Tensor | Texts] = {name: stacked(rows, name) for name in self.needs.columns}
         columns |= {name: values[index] for name, values in self.columns.items()}
         for name in sorted({name for row in rows for name in row.further}):  # a row without has its own text there
             columns[name] = self._encoded([[row.further.get(name, row.texts[0])] for row in rows], one=True)
         return columns
 
-    def _sentences(self, rows: list[_Row]) -> Texts:
+    def _sentences(self, rows: list[Row]) -> Texts:
         return self._encoded([[(s, language) for text, language in row.texts for s in sentences(text)] for row in rows])
 
     def _encoded(self, texts: list[list[tuple[str, int]]], one: bool = False) -> Texts:
@@ -308,34 +286,30 @@ class Loader:
         ids, mask = self.tokenizer.encode(said, self.length)
         language = torch.tensor([language for row in texts for _, language in row])
         owner = None if one else torch.tensor([k for k, row in enumerate(texts) for _ in row])
-        spans = find_spans(said, self.tokenizer, self.length, self.needs.spans)
+        spans = find_spans(said, self.tokenizer, self.length, self.kinds)
         return Texts(ids, mask, language, owner, spans)
 
 
 # ---- what a corpus must have
 
 
-def entries(corpus: Corpus, config: DataConfig) -> int:
+def entries(corpus: Corpus, config: DataConfig, needs: DataNeeds) -> int:
     """How many rows an `Order` of this corpus runs over: its rows, or its texts where every text is a row."""
     if config.texts == "one":
         return len(corpus)
-    return len(every_text(corpus, config.languages or corpus.languages))
-
-
-def _stacked(rows: list[_Row], name: str) -> Tensor:
-    shapes = {row.columns[name].shape for row in rows}
-    if len(shapes) > 1:
-        raise UserError(
-            f"column {name!r}: rows differ in shape ({', '.join(map(str, sorted(shapes)))}); make them equal"
-        )
-    return torch.from_numpy(np.stack([row.columns[name] for row in rows]))
+    return len(every_text(corpus, config.languages or corpus.languages, needs))
 
 
 # ---- pictures and texts by themselves, for evaluation and search
 
 
-def images_of(corpus: Corpus, rows: Sequence[int], side: int | Fit) -> tuple[Images, list[int], Counter[str]]:
-    """The rows' pictures brought to a side, the rows that could be read, and the others counted by reason."""
+def images_of(
+    corpus: Corpus, rows: Sequence[int], side: int | Fit, regions: bool = False
+) -> tuple[Images, list[int], Counter[str]]:
+    """The rows' pictures brought to a side, the rows that could be read, and the others counted by reason.
+
+    regions: those of the corpus go beside them.
+    """
     pixels, kept, faults = [torch.empty(0, 3, side_of(side), side_of(side), dtype=torch.uint8)], [], Counter[str]()
     for row in rows:
         try:
@@ -345,15 +319,16 @@ def images_of(corpus: Corpus, rows: Sequence[int], side: int | Fit) -> tuple[Ima
             faults[error.reason] += 1
     several = corpus.frames * corpus.pictures
     owner = torch.arange(len(kept)).repeat_interleave(several) if several > 1 else None
-    return Images(torch.cat(pixels), owner), kept, faults
+    found = padded([regions_of(corpus.record(row)) for row in kept]) if regions and kept else Images()
+    return replace(found, pixels=torch.cat(pixels), owner=owner), kept, faults
 
 
 def image_batches(
-    corpus: Corpus, rows: Sequence[int], side: int | Fit, batch_size: int, workers: int = 0
+    corpus: Corpus, rows: Sequence[int], side: int | Fit, batch_size: int, workers: int = 0, regions: bool = False
 ) -> Iterator[tuple[Images, list[int], dict[str, int]]]:
     """`images_of` of the rows in order, `batch_size` rows at a time."""
     starts = range(0, len(rows), batch_size)
-    return in_workers(_Chunks(corpus, rows, side, batch_size), starts, min(workers, len(starts)))
+    return in_workers(_Chunks(corpus, rows, side, batch_size, regions), starts, min(workers, len(starts)))
 
 
 def text_batches(
@@ -406,7 +381,9 @@ class _Chunks:
     rows: Sequence[int]
     side: int | Fit
     batch_size: int
+    regions: bool
 
     def __getitem__(self, start: int) -> tuple[Images, list[int], dict[str, int]]:
-        images, kept, faults = images_of(self.corpus, self.rows[start : start + self.batch_size], self.side)
+        rows = self.rows[start : start + self.batch_size]
+        images, kept, faults = images_of(self.corpus, rows, self.side, self.regions)
         return images, kept, dict(faults)  # torch copies what it loads, and would count a Counter twice

@@ -17,7 +17,7 @@ from tuwen.data.batch import Batch
 from tuwen.data.corpus import Corpus
 from tuwen.data.fit import Fit
 from tuwen.data.loader import DataConfig, Loader, Notes, entries
-from tuwen.data.needs import DataNeeds
+from tuwen.data.needs import DataNeeds, DataReads
 from tuwen.data.order import order_of
 from tuwen.data.text import Tokenizer
 from tuwen.data.workers import default_workers, in_workers
@@ -103,6 +103,10 @@ class MixedLoader:
         return self.main.skipped
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(line for loader in self.loaders.values() for line in loader.remarks)
+
+    @property
     def texts(self) -> int:
         return sum(loader.texts for loader in self.loaders.values())
 
@@ -155,6 +159,7 @@ def make_loader(
     corpora: Mapping[str, Corpus],
     tokenizer: Tokenizer,
     config: DataConfig,
+    reads: DataReads,
     needs: DataNeeds,
     batch_size: int,
     seed: int,
@@ -173,18 +178,20 @@ def make_loader(
     if unused:
         raise UserError(f"config field data.sources: this system does not learn from {', '.join(unused)} alone")
     if not needs.sources:
-        order = order_of(corpora[PAIRS], entries(corpora[PAIRS], config), batch_size, seed)
-        return Loader(corpora[PAIRS], tokenizer, order, config, needs, seed, side, length)
+        order = order_of(corpora[PAIRS], entries(corpora[PAIRS], config, needs), batch_size, seed)
+        return Loader(corpora[PAIRS], tokenizer, order, config, reads, needs, seed, side, length)
     mixture, table = Mixture(needs.sources, seed), languages_of(corpora)
     loaders = {}
     for name in mixture.names:
         corpus = corpora.get(name, corpora[PAIRS])
         how = _config(config, name, corpus)
         try:
-            order = order_of(corpus, entries(corpus, how), batch_size, seed if name == PAIRS else draws.key(seed, name))
+            order = order_of(
+                corpus, entries(corpus, how, needs), batch_size, seed if name == PAIRS else draws.key(seed, name)
+            )
         except UserError as error:
             raise UserError(f"source {name}, corpus {corpus.name}: {error}") from None
-        loaders[name] = Loader(corpus, tokenizer, order, how, needs, seed, side, length, name, table)
+        loaders[name] = Loader(corpus, tokenizer, order, how, reads, needs, seed, side, length, name, table)
     return MixedLoader(loaders, mixture)
 
 

@@ -23,7 +23,7 @@ from tuwen.similarity.bag import bag_of, shuffled_bag_of, sum_bags
 from tuwen.similarity.flows import MaxFlow
 from tuwen.similarity.token_wise import token_flow, token_scores
 from tuwen.systems.survey.axes import Axes
-from tuwen.systems.system import Fused, Losses, Needs, Paper, Progress, Scores, System
+from tuwen.systems.system import Fused, Losses, Paper, Progress, Reads, Scores, System
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class BagFormer(System):
     index_fields = ("pooled", "tokens", "token_mask", "states.last")
 
     @classmethod
-    def needs(cls, config: BagFormerConfig) -> Needs:
-        return Needs(spans=(_kind(config),))
+    def reads(cls, config: BagFormerConfig) -> Reads:
+        return Reads(spans=(_kind(config),))
 
     def __init__(self, config: BagFormerConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -11,7 +11,7 @@ from tuwen.nn.temperature import log_scale
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.gather import global_contrast
 from tuwen.systems.survey import Axes
-from tuwen.systems.system import Losses, Needs, Paper, Progress, System
+from tuwen.systems.system import Losses, Paper, Progress, Reads, System
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class CLIP(System):
     Config = CLIPConfig
 
     @classmethod
-    def needs(cls, config: CLIPConfig) -> Needs:
-        return Needs(clips=True)
+    def reads(cls, config: CLIPConfig) -> Reads:
+        return Reads(clips=True)
 
     def __init__(self, config: CLIPConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.gather import first_row, gather, gather_padded
 from tuwen.data.text import Vocabulary
+from tuwen.data.views import View
 from tuwen.nn.clips import merged
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
@@ -19,7 +20,7 @@ from tuwen.nn.transformer import Stack
 from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.unimodal import view_contrastive
 from tuwen.systems.survey.axes import Axes
-from tuwen.systems.system import Losses, Needs, Paper, Progress, System
+from tuwen.systems.system import Losses, Needs, Paper, Progress, Reads, System
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,13 @@ class COOKIE(System):
     twins: ClassVar[Mapping[str, str]] = {"text_head": "head", "text_projection": "projection"}  # drawn alike
 
     @classmethod
+    def reads(cls, config: COOKIEConfig) -> Reads:
+        return Reads(clips=True)
+
+    @classmethod
     def needs(cls, config: COOKIEConfig) -> Needs:
-        views = {"second": config.image.side} if config.pictures else {}
-        return Needs(views=views, texts=2 if config.texts else 1, clips=True)
+        views = {"second": View(config.image.side, crop="own")} if config.pictures else {}
+        return Needs(views=views, texts=2 if config.texts else 1)
 
     def __init__(self, config: COOKIEConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from tuwen.data.batch import Batch, Images
 from tuwen.data.text import Vocabulary
+from tuwen.data.views import View
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.patch_codes import FACTOR, CodeDecoder, CodeEncoder, CodesConfig, map_pixels
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
@@ -75,7 +76,7 @@ class DVAE(System):
 
     @classmethod
     def needs(cls, config: DVAEConfig) -> Needs:
-        return Needs(views={"codes": config.side}, sources={"images": 1.0})
+        return Needs(views={"codes": View(config.side)}, sources={"images": 1.0})
 
     def __init__(self, config: DVAEConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tuwen.data.batch import Batch, Images, Texts, same_pair
 from tuwen.data.gather import gather
 from tuwen.data.text import Vocabulary, mask_words
+from tuwen.data.views import View
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import MatchHead
 from tuwen.nn.patch_codes import FACTOR, CodeEncoder, CodesConfig, load_codes
@@ -99,7 +100,7 @@ class FLAVA(System):
 
     @classmethod
     def needs(cls, config: FLAVAConfig) -> Needs:
-        views = {"codes": config.image.side // config.image.patch * FACTOR}
+        views = {"codes": View(config.image.side // config.image.patch * FACTOR)}
         return Needs(views=views, spans=("word",) if config.whole_words else (), sources=config.sources)
 
     def __init__(self, config: FLAVAConfig, vocabulary: Vocabulary):

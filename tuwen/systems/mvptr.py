@@ -30,7 +30,7 @@ from tuwen.objectives.matching import (
     one_wrong,
 )
 from tuwen.systems.survey import Axes
-from tuwen.systems.system import Fused, Located, Losses, Needs, Paper, Progress, System
+from tuwen.systems.system import Fused, Located, Losses, Needs, Paper, Progress, Reads, System
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,12 @@ class MVPTR(System):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # unclamped
 
     @classmethod
+    def reads(cls, config: MVPTRConfig) -> Reads:
+        return Reads(spans=("phrase", "entity"))
+
+    @classmethod
     def needs(cls, config: MVPTRConfig) -> Needs:
-        return Needs(spans=("phrase", "entity"), tags=config.concepts == "tags")
+        return Needs(tags=config.concepts == "tags")
 
     # ---- the uni-modal stage
 

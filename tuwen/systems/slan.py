@@ -23,7 +23,7 @@ from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, 
 from tuwen.similarity.region import phrase_scores, region_word_scores
 from tuwen.similarity.token_wise import token_scores
 from tuwen.systems.survey.axes import Axes
-from tuwen.systems.system import Fused, Located, Losses, Needs, Paper, Progress, System
+from tuwen.systems.system import Fused, Located, Losses, Paper, Progress, Reads, System
 from tuwen.teachers.momentum import Momentum
 
 
@@ -85,8 +85,8 @@ class SLAN(System):
     index_fields = ("pooled", "states.last", "states.words")
 
     @classmethod
-    def needs(cls, config: SLANConfig) -> Needs:
-        return Needs(spans=("phrase",))
+    def reads(cls, config: SLANConfig) -> Reads:
+        return Reads(spans=("phrase",))
 
     def __init__(self, config: SLANConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
+from tuwen.data.views import View
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation, Said
@@ -47,29 +48,41 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a system asks of the data; a corpus that lacks one is refused before step 0.
+class Reads:
+    """What a system's encoders read, in training and in use; data that lacks one is refused before any work.
 
-    views: further image views, name -> side in pixels; "second" is another augmentation of the same picture,
-        "plain" the picture resized without augmentation.
-    texts: texts drawn a row (COOKIE two); sentences: the drawn text split into sentences (MAX-VL).
-    languages: least number of languages a row must have (ERNIE-UniX2's parallel texts: 2).
     spans: kinds of spans over the text ("word", "phrase", "entity").
-    tags: names of what a picture shows, from the corpus's column "tags", as texts (MVPTR).
-    columns: columns of the corpus, by name.
     clips: rows may have several pictures; `encode_images` makes one row of them (`tuwen.nn.clips.merged`).
-    sources: name -> weight; a step draws one source for the whole global batch (FLAVA). Empty: pairs only.
+    features: regions that a detector found, from the corpus's columns "features" and "boxes", as `Images.features`.
     """
 
-    views: Mapping[str, int] = field(default_factory=dict)
-    texts: int = 1
-    sentences: bool = False
-    languages: int = 1
     spans: tuple[str, ...] = ()
+    clips: bool = False
+    features: bool = False
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What pre-training a system asks of the data beside; a corpus that lacks one is refused before step 0.
+
+    views: further views of the pictures, by name (COOKIE another crop, FLAVA the same one for its codebook).
+    texts: texts drawn a row, of one language (COOKIE two).
+    languages: least number of languages a row must have (ERNIE-UniX2's parallel texts: 2).
+    sentences: the drawn text split into sentences (MAX-VL), as `Batch.sentences`.
+    tags: names of what a picture shows, from the corpus's column "tags", as texts (MVPTR).
+    columns: columns of the corpus, by name.
+    sources: name -> weight; a step draws one source for the whole global batch (FLAVA). Empty: pairs only.
+    spans: kinds that training alone reads (FLAVA masks whole words).
+    """
+
+    views: Mapping[str, View] = field(default_factory=dict)
+    texts: int = 1
+    languages: int = 1
+    sentences: bool = False
     tags: bool = False
     columns: tuple[str, ...] = ()
-    clips: bool = False
     sources: Mapping[str, float] = field(default_factory=dict)
+    spans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,8 +199,13 @@ class System(nn.Module):
     vocabulary: Vocabulary
 
     @classmethod
+    def reads(cls, config: Any) -> Reads:
+        """What this system's encoders read, given its config."""
+        return Reads()
+
+    @classmethod
     def needs(cls, config: Any) -> Needs:
-        """What this system asks of the data, given its config."""
+        """What pre-training this system asks of the data beside, given its config."""
         return Needs()
 
     # ---- training: the step calls forward alone, so that DDP and a two-pass step work

@@ -18,7 +18,7 @@ from tuwen.objectives.gather import against_all, global_contrast
 from tuwen.similarity.flows import Flow, SoftFlow, Transport
 from tuwen.similarity.token_wise import token_flow, token_scores
 from tuwen.systems.survey.axes import Axes
-from tuwen.systems.system import Losses, Needs, Paper, Progress, Scores, System
+from tuwen.systems.system import Losses, Paper, Progress, Reads, Scores, System
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class TokenFlow(System):
     index_fields = ("pooled", "tokens", "token_mask")
 
     @classmethod
-    def needs(cls, config: TokenFlowConfig) -> Needs:
-        return Needs(clips=True)
+    def reads(cls, config: TokenFlowConfig) -> Reads:
+        return Reads(clips=True)
 
     def __init__(self, config: TokenFlowConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -12,7 +12,7 @@ from torch import Tensor
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
 from tuwen.data.fit import Fit
 from tuwen.data.loader import default_workers, image_batches, text_batches
-from tuwen.data.needs import refuse_clips
+from tuwen.data.needs import check_reads
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import System
@@ -53,10 +53,11 @@ def encode_pictures(system: System, corpus: Corpus, rows: Sequence[int], side: i
     Raises:
         UserError: if none can be read.
     """
-    refuse_clips(corpus, system.needs(system.config))
+    reads = system.reads(system.config)
+    check_reads(corpus, reads)
     parts, read = [], []
     broken: Counter[str] = Counter()
-    pictures = image_batches(corpus, rows, side, batch_size, default_workers())
+    pictures = image_batches(corpus, rows, side, batch_size, default_workers(), reads.features)
     for images, kept, faults in track(pictures, "pictures", batches(len(rows), batch_size)):
         broken.update(faults)
         if len(kept):
@@ -73,7 +74,7 @@ def encode_captions(
     """The given texts, in order. languages: the table that `Texts.language` indexes."""
     pieces = [(caption.text, caption.language) for caption in captions]
     parts, places = [], []
-    spans = system.needs(system.config).spans
+    spans = system.reads(system.config).spans
     read = text_batches(pieces, languages, tokenizer, length, batch_size, spans)
     for place, texts in track(read, "texts", batches(len(pieces), batch_size)):
         parts.append(_keep(system, system.encode_texts(texts.to(device_of(system))), len(captions)))

@@ -88,7 +88,7 @@ def _marks(system, corpus, asked: list[Phrase], tokenizer, side, length, batch_s
     points, boxes = [], []
     broken: Counter[str] = Counter()
     unreadable: set[int] = set()
-    phrases = text_batches(captions, known, tokenizer, length, batch_size, system.needs(system.config).spans)
+    phrases = text_batches(captions, known, tokenizer, length, batch_size, system.reads(system.config).spans)
     for places, texts in track(phrases, "phrases", batches(len(captions), batch_size)):
         rows = [asked[k].row for k in places]
         distinct = [row for row in dict.fromkeys(rows) if row not in unreadable]

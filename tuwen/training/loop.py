@@ -146,9 +146,10 @@ class _Trainer:
                 f"{train.accumulation} micro-batches"
             )
         self.tokenizer = start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / TOKENIZER)
-        needs = systems.find(config.system).needs(config.model)
+        kind = systems.find(config.system)
+        asked = kind.reads(config.model), kind.needs(config.model)
         sides = (config.model.image.fit, config.model.text.length)
-        self.loader = make_loader(corpora, self.tokenizer, config.data, needs, train.batch_size, train.seed, *sides)
+        self.loader = make_loader(corpora, self.tokenizer, config.data, *asked, train.batch_size, train.seed, *sides)
         self.loader.order.slice_of(parallel.rank(), parallel.world())
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = train.steps or max(1, round(train.epochs * self.steps_per_epoch))
@@ -187,6 +188,8 @@ class _Trainer:
             f"{name}: step {self.state.step} of {self.total}, batches of {train.batch_size} of "
             f"{self.loader.order.rows} rows, {train.precision} on {self.place}"
         )
+        for remark in self.loader.remarks:
+            self.line.say(remark)
         self.line.begin(self.state.step)
         try:
             with Signals(self.line.say) as self.signals:

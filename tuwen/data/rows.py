@@ -1,0 +1,50 @@
+"""Rows of a batch, drawn, and how they become its tensors."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuwen.data.batch import Images
+from tuwen.data.features import Regions, padded
+from tuwen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch, drawn. views[""] are its pictures; texts are (text, language index); further by name.
+
+    A row of pictures alone has no texts and no text identity (0); one of texts alone no views and no image identity.
+    features: [1, N, W], in place of the views. regions: beside them.
+    """
+
+    index: int
+    image_id: int
+    views: dict[str, Tensor]
+    features: Tensor | None
+    regions: Regions | None
+    texts: list[tuple[str, int]]
+    further: dict[str, tuple[str, int]]
+    columns: dict[str, np.ndarray]
+
+
+def images_of_rows(rows: list[Row]) -> Images:
+    """Their pictures with views and regions, or the features that stand for them."""
+    if rows[0].features is not None:
+        return Images(features=torch.cat([row.features for row in rows if row.features is not None]))
+    found = padded([row.regions for row in rows if row.regions is not None]) if rows[0].regions else Images()
+    views = {name: torch.cat([row.views[name] for row in rows]) for name in rows[0].views}
+    frames = [len(row.views[""]) for row in rows]
+    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(frames)) if max(frames) > 1 else None
+    return replace(found, pixels=views.pop(""), owner=owner, views=views)
+
+
+def stacked(rows: list[Row], name: str) -> Tensor:
+    """[B, ...]: a column of numbers."""
+    shapes = {row.columns[name].shape for row in rows}
+    if len(shapes) > 1:
+        raise UserError(
+            f"column {name!r}: rows differ in shape ({', '.join(map(str, sorted(shapes)))}); make them equal"
+        )
+    return torch.from_numpy(np.stack([row.columns[name] for row in rows]))
