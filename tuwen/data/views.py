@@ -66,9 +66,7 @@ class Pictures:
         made = {"": self._one(image, "", View(side_of(self.fit)), key, which)}
         for name, view in self.views.items():
             if view.crop == "same" and view.augment and self.augment == "crop+randaugment":
-                made[name] = resize(
-                    made[""], view.side
-                )  # no operation does quite the same to a picture of another size
+                made[name] = resize(made[""], view.side)  # no operation does the same to another size
             else:
                 made[name] = self._one(image, name, view, key, which)
         return made
