@@ -41,7 +41,7 @@ def test_no_other_file_spells_the_names_of_a_run():
 
 
 def test_the_search_sees_a_spelled_name():
-    source = '"""Reads config.yaml."""\nx = f"no config.yaml: {run}"\ny = run / "tokenizer.json"\nz = "a tokenizer.json "'
+    source = (
         '"""Reads config.yaml."""\nx = f"no config.yaml: {run}"\ny = run / "tokenizer.json"\nz = "a tokenizer.json"'
     )
     assert spelled(ast.parse(source)) == ["no config.yaml: ", "tokenizer.json"]

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, reason_of
 
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
@@ -89,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
     except (ValueError, RecursionError) as error:  # also what is no UTF-8
-        raise UserError(f"{path}: no valid JSON ({str(error)[:200]}); restore it") from None
+        raise UserError(f"{path}: no valid JSON ({reason_of(error)}); restore it") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds {type(value).__name__} where names with values belong; restore it")
     return value
