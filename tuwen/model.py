@@ -80,7 +80,7 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
             )
     config = RunConfig.read(folder)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    system = build_system(config, tokenizer)
+    system = build_system(config, tokenizer).for_use()
     checkpoint.load_weights(folder / WEIGHTS, system)
     languages = provenance(folder)["corpus"]["languages"]
     if config.text_weights:  # what the text tower read before the run, it may be asked in

@@ -39,7 +39,8 @@ def same(one: Path, other: Path) -> None:
     """The same weights, teacher, queue, optimizer and record."""
     last = f"state/step-{checkpoint.steps(one)[-1]:08d}"
     assert checkpoint.steps(one)[-1] == checkpoint.steps(other)[-1]
-    for name in ("weights.safetensors", f"{last}/weights.safetensors", f"{last}/optimizer.safetensors"):
+    parts = ("weights.safetensors", "training.safetensors", "optimizer.safetensors")
+    for name in ("weights.safetensors", *(f"{last}/{part}" for part in parts)):
         first, second = checkpoint.load_tensors(one / name), checkpoint.load_tensors(other / name)
         assert first.keys() == second.keys()
         for key in first:
@@ -71,8 +72,10 @@ def stop_after(monkeypatch, step: int) -> None:
 
 def test_the_state_has_a_teacher_a_queue_and_moments(whole):
     weights = checkpoint.load_tensors(whole / "weights.safetensors")
-    assert not torch.equal(weights["teacher.image.weight"], weights["image.weight"])
-    assert weights["queue.events"] == 13
+    own = checkpoint.load_tensors(whole / "state/step-00000013/training.safetensors")
+    assert not torch.equal(own["teacher.image.weight"], weights["image.weight"])
+    assert own["queue.events"] == 13
+    assert not weights.keys() & own.keys()
     moments = checkpoint.load_tensors(whole / "state/step-00000013/optimizer.safetensors")
     assert moments["exp_avg_sq.image.weight"].abs().sum() > 0
 

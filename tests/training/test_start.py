@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.training import toy
 from tuwen.data.corpus import BrokenImage
-from tuwen.data.text import Vocabulary
+from tuwen.data.text import Tokenizer, Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import ImageTower, TextTower
@@ -51,8 +51,52 @@ def test_a_run_from_another_starts_with_its_weights_and_tokenizer(first, tmp_pat
     began = checkpoint.load_tensors(tmp_path / "next/state/start.safetensors")
     was = checkpoint.load_tensors(first / "weights.safetensors")
     assert torch.equal(began["image.weight"], was["image.weight"])
-    assert torch.equal(began["teacher.image.weight"], was["image.weight"]), "a teacher starts as its student"
-    assert began["queue.events"] == 0, "a queue starts empty"
+    assert began.keys() == was.keys(), "no teacher is averaged"
+
+
+def test_a_teacher_starts_as_its_student_or_goes_on_as_it_was(first):
+    weights = checkpoint.load_tensors(first / "weights.safetensors")
+    taught = checkpoint.load_tensors(first / "state/step-00000013/training.safetensors")["teacher.image.weight"]
+    assert not torch.equal(taught, weights["image.weight"])
+    for init, expected in ((str(first), weights["image.weight"]), (f"{first}:state", taught)):
+        system = toy.Toy(toy.config().model, Tokenizer.load(first / "tokenizer.json").vocabulary)
+        start.take_init(system, init, print)
+        assert torch.equal(system.image.weight, weights["image.weight"])
+        assert torch.equal(system.teacher.image.weight, expected)
+        assert system.queue.events == 0, "a queue starts empty"
+
+
+def test_a_run_without_a_checkpoint_has_no_teacher_to_go_on_with(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint in state/"):
+        start.take_init(nn.Linear(2, 2), f"{tmp_path}:state", print)
+
+
+def test_scales_and_temperatures_become_each_other():
+    """Scores are multiplied by exp(log_scale), and divided by temperature: log_scale = -log(temperature)."""
+    there, told = start.scaled({"temperature": torch.tensor(0.05)}, ["log_scale"])
+    assert there["log_scale"].exp().item() == pytest.approx(20)
+    assert told == "log_scale 2.996 from its temperature"
+    there, told = start.scaled({"log_scale": torch.tensor(2.995732)}, ["temperature", "log_scale"])
+    assert list(there) == ["temperature"], "its other scale is of other scores"
+    assert there["temperature"].item() == pytest.approx(0.05)
+    assert told == "temperature 0.05 from its log_scale"
+    for names in (["temperature"], ["temperature", "log_scale"], ["other"]):
+        assert start.scaled({"temperature": torch.tensor(0.05)}, names) == ({"temperature": torch.tensor(0.05)}, "")
+
+    system = nn.Module()
+    system.temperature = nn.Parameter(torch.tensor(1.0))
+    said = []
+    start.take_weights(system, {"log_scale": torch.tensor(0.0).add(10).log()}, "clip's", said.append)
+    assert system.temperature.item() == pytest.approx(0.1)
+    assert said == ["1 weights taken from clip's; temperature 0.1 from its log_scale"]
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    system = nn.Linear(2, 2)
+    broken = {"weight": torch.ones(2, 2), "bias": torch.tensor([0.0, float("nan")])}
+    with pytest.raises(UserError, match=r"^there: bias holds 1 numbers that are not finite"):
+        start.take_weights(system, broken, "there", print)
+    assert not torch.equal(system.weight, torch.ones(2, 2)), "nothing was taken"
 
 
 def test_what_does_not_fit_is_new_and_told(tmp_path):
@@ -60,21 +104,20 @@ def test_what_does_not_fit_is_new_and_told(tmp_path):
     system = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
     kept = system[1].weight.clone()
     said = []
-    start.take_weights(system, tmp_path / "w.safetensors", said.append)
+    start.take_weights(system, checkpoint.load_tensors(tmp_path / "w.safetensors"), "w", said.append)
     assert torch.equal(system[0].weight, torch.ones(2, 2))
     assert torch.equal(system[1].weight, kept)
     assert said[0].startswith("1 weights taken from")
     assert "new: 0.bias, 1.weight, 1.bias (3 in all)" in said[0]
     with pytest.raises(UserError, match="none of its weights fit"):
-        start.take_weights(nn.Conv2d(3, 3, 3), tmp_path / "w.safetensors", said.append)
+        start.take_weights(nn.Conv2d(3, 3, 3), checkpoint.load_tensors(tmp_path / "w.safetensors"), "w", said.append)
 
 
-def test_positions_are_fitted(tmp_path):
+def test_positions_are_fitted():
     small = ImageTower(ImageTowerConfig(8, 4, 8, layers=1, heads=2))
     large = ImageTower(ImageTowerConfig(16, 4, 8, layers=1, heads=2))
     nn.init.normal_(small.positions)
-    checkpoint.save_tensors(tmp_path / "w.safetensors", small.state_dict())
-    start.take_weights(large, tmp_path / "w.safetensors", print)
+    start.take_weights(large, small.state_dict(), "small", print)
     assert torch.equal(large.positions[0], small.positions[0])
     grid = small.positions[1:].T.reshape(1, 8, 2, 2)
     expected = F.interpolate(grid, (4, 4), mode="bicubic", align_corners=False)[0]
@@ -84,8 +127,7 @@ def test_positions_are_fitted(tmp_path):
     nn.init.normal_(short.positions)
     nn.init.normal_(long.positions)
     tail = long.positions[4:].clone()
-    checkpoint.save_tensors(tmp_path / "t.safetensors", short.state_dict())
-    start.take_weights(long, tmp_path / "t.safetensors", print)
+    start.take_weights(long, short.state_dict(), "short", print)
     assert torch.equal(long.positions[:4], short.positions)
     assert torch.equal(long.positions[4:], tail)
 

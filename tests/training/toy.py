@@ -47,6 +47,11 @@ class Toy(System):
     """Mean colours by quarter, and a bag of words through one block, into one space."""
 
     Config = ToyConfig
+    training_only = ("teacher", "queue")
+
+    @classmethod
+    def compares_rows(cls, config):
+        return config.contrast
 
     def __init__(self, config, vocabulary):
         super().__init__()

@@ -119,6 +119,7 @@ def config_of(args):
     """
     from tuwen.config import override, to_dict
     from tuwen.training.config import RunConfig
+    from tuwen.training.start import init_run
 
     changes = changes_of(args)
     if changes.get("system", args.system) != args.system:
@@ -129,7 +130,7 @@ def config_of(args):
     model: dict[str, Any] = {}
     if args.init:
         changes["init"] = args.init
-        before = RunConfig.read(args.init)
+        before = RunConfig.read(init_run(args.init)[0])
         if before.system == args.system and size in (None, before.size):
             size, model = before.size, {"model": to_dict(before.model)}
     if args.steps:

