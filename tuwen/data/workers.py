@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, reason_of
 
 
 def default_workers() -> int:
@@ -20,7 +20,11 @@ def default_workers() -> int:
 
 
 def in_workers(items: Any, keys: Sequence[int], workers: int) -> Iterator[Any]:
-    """items[key] for every key, in order, made by worker processes ahead of time."""
+    """items[key] for every key, in order, made by worker processes ahead of time.
+
+    Raises:
+        UserError: one that an item is, or if a worker was killed, as a machine without memory left does.
+    """
     loader: DataLoader = DataLoader(
         items,
         batch_size=None,
@@ -32,10 +36,18 @@ def in_workers(items: Any, keys: Sequence[int], workers: int) -> Iterator[Any]:
     )
     with _tokenizer_threads_off() if workers else contextlib.nullcontext():
         made = iter(loader)
-    for item in made:
-        if isinstance(item, UserError):
-            raise item
-        yield item
+    try:
+        for item in made:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that loads pictures has ended ({reason_of(error)}); where memory ran out, lower data.workers; "
+            "a run goes on with `tuwen train --resume`"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A run from start to end: corpus, tokenizer, system, steps, evaluations, checkpoints; and going on with one."""
 
+import errno
 import sys
 import time
 from collections import Counter
@@ -11,12 +12,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from tuwen import systems
+from tuwen.data.batch import Batch
 from tuwen.data.corpus import Corpus
 from tuwen.data.loader import Loader
 from tuwen.data.open import open_corpus
-from tuwen.data.sources import PAIRS, languages_of, make_loader
+from tuwen.data.sources import PAIRS, make_loader
 from tuwen.data.text import Tokenizer
-from tuwen.errors import UserError
+from tuwen.errors import UserError, reason_of
 from tuwen.run import (
     CONFIG,
     SKIPPED,
@@ -30,7 +32,7 @@ from tuwen.run import (
     write_provenance,
 )
 from tuwen.systems.system import Progress, System
-from tuwen.training import checkpoint, log, optim, parallel, start, towers
+from tuwen.training import checkpoint, log, optim, parallel, refusals, start, towers
 from tuwen.training.config import RunConfig, TrainConfig
 from tuwen.training.signals import Interrupted, Signals, Stop
 from tuwen.training.step import train_step
@@ -68,10 +70,8 @@ def train(
     if holds_run(run) or checkpoint.steps(run):
         raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
     config = replace(config, train=replace(config.train, precision=precision(config.train)))
-    if Path(config.corpus).exists():
-        config = replace(config, corpus=str(Path(config.corpus).absolute()))
-    sources = {k: str(Path(v).absolute()) if Path(v).exists() else v for k, v in config.data.sources.items()}
-    config = replace(config, data=replace(config.data, sources=sources))
+    sources = {name: _whole(place) for name, place in config.data.sources.items()}
+    config = replace(config, corpus=_whole(config.corpus), data=replace(config.data, sources=sources))
     return _run(run, config, evaluate, corpus, quiet, new=True)
 
 
@@ -80,8 +80,11 @@ def resume(
     evaluate: Evaluate | None = None,
     corpus: Corpus | None = None,
     quiet: bool = False,
+    moved: str | None = None,
 ) -> Path:
     """Goes on with a run from its last checkpoint, exactly as if it had never stopped; a finished run stays as it is.
+
+    moved: where the run's corpus lies now, if elsewhere than it did.
 
     Raises:
         UserError: if the folder holds no run, or the corpus is not the one the run began with.
@@ -91,11 +94,18 @@ def resume(
     if not holds_run(run):
         raise UserError(f"{run}: holds no run to go on with (no {CONFIG}); start one with `tuwen train`")
     config = RunConfig.read(run)
+    if moved is not None:
+        config = replace(config, corpus=_whole(moved))
     if finished(run):
         if not quiet:
             print(f"{run}: has come to its end already; nothing to do", file=sys.stderr)
         return run
     return _run(run, config, evaluate, corpus, quiet, new=False)
+
+
+def _whole(place: str) -> str:
+    """The absolute path of a corpus that is one on disk; a name stays."""
+    return str(Path(place).absolute()) if Path(place).exists() else place
 
 
 def precision(config: TrainConfig) -> Literal["float32", "bfloat16"]:
@@ -136,7 +146,7 @@ class _Trainer:
         new: bool,
     ):
         self.run, self.config, self.evaluate, self.place = run, config, evaluate, place
-        self.corpus, self.languages = corpora[PAIRS], languages_of(corpora)
+        self.corpus = corpora[PAIRS]
         self.writes = parallel.rank() == 0
         train = config.train
         share = train.batch_size // parallel.world()
@@ -146,17 +156,25 @@ class _Trainer:
                 f"{train.accumulation} micro-batches"
             )
         self.tokenizer = start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / TOKENIZER)
+        self.languages = start.language_table(run, config, corpora, new)
         kind = systems.find(config.system)
-        asked = kind.reads(config.model), kind.needs(config.model)
-        sides = (config.model.image.fit, config.model.text.length)
-        self.loader = make_loader(corpora, self.tokenizer, config.data, *asked, train.batch_size, train.seed, *sides)
+        reads, needs = kind.reads(config.model), kind.needs(config.model)
+        self.compares = kind.compares_rows(config.model)
+        if self.compares and new:
+            refusals.refuse_micro_batches(train, config.system)
+        if self.compares and new and (not needs.sources or needs.sources.get(PAIRS)):
+            refusals.refuse_alike(train, config.system, self.corpus)
+        seen = (config.model.image.fit, config.model.text.length, self.languages)
+        how = (config.data, reads, needs, train.batch_size, train.seed)
+        self.loader = make_loader(corpora, self.tokenizer, *how, *seen)
         self.loader.order.slice_of(parallel.rank(), parallel.world())
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = train.steps or max(1, round(train.epochs * self.steps_per_epoch))
 
         self.line = log.Line(f"{config.system} {run.name}", self.total, self.writes and not quiet)
         self.system = start.build_system(config, self.tokenizer).to(place)
-        start.prepare(run, config, corpora, self.tokenizer if new else None, place)  # all checked: now write
+        first_words = self.tokenizer if new else None
+        start.prepare(run, config, corpora, first_words, place, self.languages)  # all is checked: now it writes
         start.first_weights(run, config, self.system, self.line.say, self.tokenizer)
         self.optimizer = optim.build(self.system, train)
         self.schedule = optim.schedule(train, self.total)
@@ -171,6 +189,7 @@ class _Trainer:
         self.rates = log.Rates(self.state.seconds)
         self.metrics = log.Metrics(run, self.state.step) if self.writes else None
         self.saved = time.monotonic()
+        self.alike = 0  # batches since the start or a resume that held no wrong pair
 
     def _keep_features(self) -> None:
         """What locked towers give is computed once; the first process writes, the others read."""
@@ -199,6 +218,13 @@ class _Trainer:
                 self._evaluate_if_due()
                 while self.state.step < self.total:
                     self._segment()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                raise
+            raise UserError(
+                f"{self.run}: the disk does not take what is written ({reason_of(error)}); its checkpoints are whole: "
+                f"make room, then go on with `tuwen train --resume {self.run}`"
+            ) from None
         except Stop:
             if self.writes:
                 self._save()
@@ -226,7 +252,9 @@ class _Trainer:
         begun = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - begun
-        micro_batches = batch.to(self.place).split(self.config.train.accumulation)
+        batch = batch.to(self.place)
+        self._tell_if_alike(batch)
+        micro_batches = batch.split(self.config.train.accumulation)
         result = train_step(
             self.model, self.system, micro_batches, self.optimizer, self.schedule, self.progress, self.config.train
         )
@@ -241,6 +269,17 @@ class _Trainer:
         if self.writes and self._checkpoint_due():
             self._save()
         self._evaluate_if_due()
+
+    def _tell_if_alike(self, batch: Batch) -> None:
+        """Says, at the first such batch, that it holds nothing to compare; `_tell_data` counts them."""
+        if not self.compares or refusals.has_wrong_pair(batch):
+            return
+        if not self.alike:
+            self.line.say(
+                f"step {self.state.step}: all rows of this batch are of one picture or one text, so it holds no wrong "
+                "pair to learn from; a larger train.batch_size makes such batches rare"
+            )
+        self.alike += 1
 
     @property
     def progress(self) -> Progress:
@@ -318,6 +357,8 @@ class _Trainer:
     def _tell_data(self) -> None:
         """Says, and lists in skipped.json, which rows could not be used; says how many texts were cut."""
         skipped, texts, cut = self.loader.skipped, self.loader.texts, self.loader.truncated
+        if self.alike:
+            self.line.say(f"{self.alike} of the batches held no wrong pair to learn from")
         if cut:
             length = self.loader.length
             self.line.say(f"{100 * cut / texts:.1f}% of the texts were cut to {length} tokens (model.text.length)")

@@ -25,18 +25,35 @@ from tuwen.training import checkpoint, log, parallel, towers
 from tuwen.training.config import RunConfig
 
 
+def language_table(run: Path, config: RunConfig, corpora: Mapping[str, Corpus], new: bool) -> tuple[str, ...]:
+    """The table that `Texts.language` indexes: an old run's own; of a new one, that of the run whose weights it starts
+    from, which know its languages by their places, and then what its corpora add.
+    """
+    if not new:
+        known = provenance(run)["corpus"]["languages"]
+    else:
+        known = provenance(init_run(config.init)[0])["corpus"]["languages"] if config.init else ()
+    return languages_of(corpora, known)
+
+
 def prepare(
-    run: Path, config: RunConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer | None, place: torch.device
+    run: Path,
+    config: RunConfig,
+    corpora: Mapping[str, Corpus],
+    tokenizer: Tokenizer | None,
+    place: torch.device,
+    languages: tuple[str, ...],
 ) -> None:
     """Makes a new run's folder with what must be known of it; or checks that an old one is of these very corpora.
 
-    corpora: "pairs" and the further sources of the run. tokenizer: of a new run; None for an old one.
+    corpora: "pairs" and the further sources of the run. tokenizer: of a new run; None for an old one. An old run
+    whose corpus lies elsewhere now has its new place in its config from now on.
 
     Raises:
         UserError: if the corpus has changed since the run began.
     """
     origin = log.provenance(corpora[PAIRS], config.train.precision, place)
-    origin["corpus"]["languages"] = list(languages_of(corpora))
+    origin["corpus"]["languages"] = list(languages)
     others = {name: corpus for name, corpus in corpora.items() if name != PAIRS}
     origin["sources"] = {
         name: {"name": c.name, "fingerprint": c.fingerprint, "rows": len(c)} for name, c in others.items()
@@ -63,6 +80,7 @@ def prepare(
     if parallel.rank() == 0:
         before.setdefault("resumed", []).append(origin)
         write_provenance(run, before)
+        checkpoint.write(run / CONFIG, dump(config))
     parallel.barrier()
 
 
