@@ -52,4 +52,4 @@ def has_wrong_pair(batch: Batch) -> bool:
     """Whether any two rows of the global batch differ in both picture and text; yes where it is not of pairs."""
     if batch.images is None or batch.texts is None:
         return True
-    return parallel.any_true(not bool(batch.same().all()), batch.device)
+    return not parallel.all_true(batch.same().all())
