@@ -122,7 +122,7 @@ class BridgeTower(System):
         return Losses(terms, metrics=metrics)
 
     def masked_words(self, images: Encoded, batch: Batch, progress: Progress) -> Tensor:
-        """15% of the tokens, never [SEP], at least one a text, told from the text stream's states with their picture."""
+        """15% of the tokens, never [SEP], one a text at least, told from the text stream with their picture."""
         draws = progress.uniform(batch, 3 * batch.texts.ids.shape[1], "mask")
         share = self.config.mask_share
         masked, labels = mask_words(batch.texts, self.vocabulary, draws, share, sep=False, some=True)
