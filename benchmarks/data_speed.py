@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 
 from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.built import Shards, open_shards
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.scenes.drawings import STYLES, sprite
 from tuwen.data.corpora.scenes.scene import LARGE, SMALL
@@ -45,7 +46,7 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.images import encode_jpeg, resize
 from tuwen.data.open import open_corpus
 from tuwen.data.order import Order
-from tuwen.data.shards import INDEX, Shards, open_shards, write
+from tuwen.data.shards import INDEX, write
 from tuwen.data.text import Vocabulary
 from tuwen.systems.clip import CLIP
 from tuwen.systems.system import Progress

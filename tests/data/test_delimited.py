@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,9 @@ import pytest
 
 from tests.data.pairs import fault, row, with_pictures, write
 from tuwen.data.corpora.scripts import language_by_script
-from tuwen.data.corpora.table import open_table
+from tuwen.data.corpora.table import open_table, several
+from tuwen.data.open import open_corpus
+from tuwen.data.shards import write as write_shards
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ class TestDelimited:
             {"zh": ["一只狗"]},
         ]
         assert [corpus.record(n).id for n in range(3)] == ["2", "3", "5"]  # their lines
-        assert corpus.record(0).columns == {"price": "3"}
+        assert corpus.record(0).columns == {"price": 3}
         assert corpus.record(0).image_id == corpus.record(1).image_id
         assert corpus.name == "t"
         assert len(corpus.gallery().rows) == 2
@@ -134,3 +137,48 @@ SCRIPTS = {
 @pytest.mark.parametrize(("language", "text"), [(one, text) for one, texts in SCRIPTS.items() for text in texts])
 def test_language_by_script(language, text):
     assert language_by_script(text) == language
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ("['a bird', 'a red bird']", ["a bird", "a red bird"]),
+        ('["it\'s one", \'two "2"\',]', ["it's one", 'two "2"']),
+        ("['a bird'\n 'a red bird']", ["a bird", "a red bird"]),
+        (r"['a\'b', '\u72d7']", ["a'b", "狗"]),
+        ("[a dog] 'runs'", "[a dog] 'runs'"),
+        ("['open", "['open"),
+        (r"['\N{no such}']", r"['\N{no such}']"),
+        ("['a', 1]", "['a', 1]"),
+        ("[]", None),
+        ("", ""),
+        (None, None),
+    ],
+)
+def test_cells_that_are_lists(cell, texts):
+    assert several(cell) == texts
+
+
+def test_a_cell_of_brackets_costs_no_time():
+    for cell in ("[" * 90_000, "['" + "a', 'a" * 10_000, "[" + "'a' " * 20_000 + "x]", "['" + "\\'" * 40_000):
+        began = time.monotonic()
+        several(cell)
+        assert time.monotonic() - began < 2
+
+
+def test_numbers_of_a_table_are_numbers_in_its_shards(tmp_path):
+    folder = with_pictures(tmp_path)
+    lines = [
+        "image,text,price,code,mixed",
+        "images/1.png,dog,12,007,1",
+        "images/2.png,cat,,08,待定",
+        "images/3.png,cow,2.5,9,3",
+    ]
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    corpus = open_corpus(folder, "all")
+    write_shards({"all": corpus}, tmp_path / "built", progress=False)
+    for read in (corpus, open_corpus(tmp_path / "built", "all")):
+        columns = [dict(read.record(row).columns) for row in range(3)]
+        assert [row["price"] for row in columns] == [12, None, 2.5]
+        assert [row["code"] for row in columns] == ["007", "08", "9"]
+        assert [row["mixed"] for row in columns] == ["1", "待定", "3"]

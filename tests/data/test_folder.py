@@ -171,3 +171,25 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
     assert corpus.skipped == {"unreadable": 1}
     assert str(corpus.faults[0]).startswith(f"{tmp_path / 'closed'}: the folder cannot be looked into")
     assert "Permission denied" in fault(open_corpus, tmp_path, "all")
+
+
+def test_pictures_that_are_not_read_are_named(tmp_path):
+    paint(tmp_path / "a.png", 1, txt="dog")
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "odd.jpe").write_bytes(b"\xff\xd8")
+    (tmp_path / "drawing.xyz").write_bytes(b"x")
+    (tmp_path / "drawing.txt").write_text("a drawing")
+    (tmp_path / "a.json").write_text("{}")  # beside a picture that is read
+    corpus = open_folder(tmp_path, "all", "skip")
+    assert len(corpus) == 1
+    assert {fault.file.name for fault in corpus.faults} == {"phone.HEIC", "odd.jpe", "drawing.xyz"}
+    assert corpus.skipped == {"unread format": 3}
+
+
+def test_a_table_of_another_name_is_told_where_no_picture_has_a_text(tmp_path):
+    paint(tmp_path / "a.png", 1)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a dog\n")
+    assert "metadata.csv: a table that is not read" in fault(open_folder, tmp_path, "all")
+    assert len(FileCorpus(FolderSource(tmp_path, wordless=True), "all")) == 1  # pictures alone, as for an index
+    (tmp_path / "a.txt").write_text("a dog")
+    assert open_folder(tmp_path, "all").record(0).texts == {"en": ["a dog"]}

@@ -349,3 +349,25 @@ def test_what_only_looks_like_scans_is_none():
 def test_a_git_lfs_pointer_is_called_one():
     with pytest.raises(BrokenImage, match="git lfs pull"):
         images.decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n")
+
+
+def test_arrays_are_pictures_and_what_is_none_is_told_in_a_line():
+    pixels = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
+    taken = images.load(pixels)
+    assert taken.shape == (3, 2, 4)
+    assert taken[1, 0].tolist() == [1, 4, 7, 10]  # the greens of the first row
+    assert images.load(pixels[:, ::-1])[1, 0].tolist() == [10, 7, 4, 1]
+    assert torch.equal(images.load(images.to_pillow(taken)), taken)
+    for wrong in (
+        pixels[..., 0],
+        pixels / 255,
+        pixels[None],
+        torch.rand(3, 2, 2),
+        torch.zeros(2, 2, 3, dtype=torch.uint8),
+    ):
+        with pytest.raises(BrokenImage, match=r"of shape .*; give a") as told:
+            images.load(wrong)
+        assert len(str(told.value)) < 200
+    for wrong in (None, 3, [pixels]):
+        with pytest.raises(BrokenImage, match="give a path, encoded bytes"):
+            images.load(wrong)

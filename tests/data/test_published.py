@@ -14,12 +14,13 @@ import pytest
 from tests.data.published import MAKERS, icm, icr, json_lines, picture, put, tar
 from tuwen.cli import main
 from tuwen.data import shards
+from tuwen.data.built import open_shards
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.captions import joined
 from tuwen.data.corpora.faults import RowError
 from tuwen.data.corpora.published import find, formats
 from tuwen.data.open import open_corpus, splits_of
-from tuwen.data.shards import open_shards, write
+from tuwen.data.shards import write
 from tuwen.errors import UserError
 
 # split -> [(grey of the picture, texts by language)]

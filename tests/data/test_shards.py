@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tarfile
 import time
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuwen.data.built import open_shards
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage, Corpus, Record
+from tuwen.data.curate.check import check
 from tuwen.data.images import decode
 from tuwen.data.open import splits_of
-from tuwen.data.shards import open_shards, write
+from tuwen.data.shards import write
 from tuwen.errors import UserError
+from tuwen.search.pictures import plain
 
 
 class Memory(Corpus):
@@ -253,10 +258,10 @@ def test_damage_is_found(tmp_path):
     shards = open_shards(tmp_path, "train")
     with pytest.raises(UserError, match="row 4 of"):
         shards.record(4)
-    with pytest.raises(BrokenImage):
+    with pytest.raises(BrokenImage, match="not those that were built"):
         shards.image(4)
     (tmp_path / "train.index.npy").write_bytes(b"\x80\x04broken")
-    with pytest.raises(UserError, match=r"train\.index\.npy"):
+    with pytest.raises(UserError, match=r"train\.index\.npy: changed since it was built"):
         open_shards(tmp_path, "train")
     (tmp_path / "corpus.json").write_text('{"version": 99}')
     with pytest.raises(UserError, match="another version"):
@@ -264,3 +269,84 @@ def test_damage_is_found(tmp_path):
     (tmp_path / "corpus.json").write_text("{")
     with pytest.raises(UserError, match=r"corpus\.json: damaged"):
         splits_of(tmp_path)
+
+
+def test_texts_changed_in_place_and_an_index_turned_round(tmp_path):
+    """As the docs promise: a copy that is not what was built is refused, at the latest where it is read."""
+    write({"train": Memory(rows(6))}, tmp_path, shard_size=3, progress=False)
+    assert check(tmp_path, quiet=True).reasons.get("changed") is None
+    shard, index = tmp_path / "train-00001.tar", tmp_path / "train.index.npy"
+    whole, order = shard.read_bytes(), index.read_bytes()
+    shard.write_bytes(whole.replace(b"row 4", b"row 9"))
+    shards = open_shards(tmp_path, "train")
+    assert shards.record(3).texts["en"] == ["row 3", "two"]
+    with pytest.raises(UserError, match=r"row 4 of .*train-00001\.tar is damaged: its text is not what was built"):
+        shards.record(4)
+    assert [line.split(":")[0] for line in shards.changed()] == [str(shard)]
+    assert check(tmp_path, quiet=True).reasons["changed"] == 1
+    shard.write_bytes(whole)
+    np.save(index, np.load(index)[::-1])
+    with pytest.raises(UserError, match=r"train\.index\.npy: changed since it was built"):
+        open_shards(tmp_path, "train")
+    index.write_bytes(order)
+    assert list(open_shards(tmp_path, "train").changed()) == []
+
+
+def as_before(folder):
+    """A built folder as it was when there were neither sums nor hashes."""
+    meta = json.loads((folder / "corpus.json").read_text())
+    for split, own in meta["splits"].items():
+        del own["hashes"], own["index"]
+        index = np.load(folder / f"{split}.index.npy")
+        fields = [name for name in index.dtype.names if not name.endswith("_sum")]
+        old = np.zeros(len(index), dtype=[(name, index.dtype[name]) for name in fields])
+        for name in fields:
+            old[name] = index[name]
+        np.save(folder / f"{split}.index.npy", old)
+    del meta["class_names"]
+    (folder / "corpus.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_copies_built_before_there_were_hashes_open(tmp_path):
+    write({"train": Memory(rows(5))}, tmp_path / "c", shard_size=2, progress=False)
+    want = [open_shards(tmp_path / "c", "train").record(row) for row in range(5)]
+    shards = open_shards(as_before(tmp_path / "c"), "train")
+    assert [shards.record(row) for row in range(5)] == want
+    assert shards.image(4).shape == (3, 72, 90)
+    assert list(shards.changed()) == []
+
+
+@pytest.mark.parametrize("field", ["shard", "image_offset", "image_size", "json_offset", "json_size"])
+@pytest.mark.parametrize("value", [-1, 2**31 - 1])
+def test_an_old_index_that_leads_out_of_its_shard(field, value, tmp_path):
+    write({"train": Memory(rows(3))}, tmp_path, progress=False)
+    as_before(tmp_path)
+    index = np.load(tmp_path / "train.index.npy")
+    index[field][1] = value
+    np.save(tmp_path / "train.index.npy", index)
+    with pytest.raises(UserError, match="row 1 lies outside its shard"):
+        open_shards(tmp_path, "train")
+
+
+def test_a_full_disk_is_a_line_and_the_build_goes_on_later(tmp_path, monkeypatch):
+    corpus = {"train": Memory(rows(4))}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for where in ("os.fsync", "tuwen.data.shards._join", "tuwen.data.shards._add_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, full)
+            with pytest.raises(UserError, match=r"No space left on device.*run it again"):
+                write(corpus, tmp_path / where, progress=False)
+        assert not (tmp_path / where / "corpus.json").exists()
+        assert write(corpus, tmp_path / where, progress=False)["train"]["count"] == 4
+
+
+def test_numbers_and_dates_stay_what_an_index_makes_of_them(tmp_path):
+    columns = {"price": Decimal("12.50"), "day": date(2024, 5, 31), "at": datetime(2024, 5, 31, 10)}
+    write({"train": Memory([({"en": ["x"]}, columns)])}, tmp_path, progress=False)
+    built = open_shards(tmp_path, "train").record(0).columns
+    assert built == {name: plain(value) for name, value in columns.items()}
+    assert built["price"] == 12.5

@@ -6,6 +6,8 @@ import pickle
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,8 @@ from tests.data.pairs import fault, row, with_pictures, write
 from tuwen.data.corpora.files import splits_of
 from tuwen.data.corpora.table import open_table, table_source
 from tuwen.data.corpus import hashed_split
+from tuwen.data.open import open_corpus
+from tuwen.data.open import splits_of as open_splits
 from tuwen.errors import UserError
 
 KEYS = st.sampled_from(["id", "image", "texts", "split", "en"]) | st.text()
@@ -323,3 +327,21 @@ def test_a_million_rows_cost_little_memory(folder):
     write(folder, *(row(n, image="images/1.png") for n in range(6000)))
     assert (len(pickle.dumps(open_table(folder, "train"))) - small) / 3000 <= 25
     assert np.unique(open_table(folder, "train").image_ids()).size == 1
+
+
+def test_a_parquet_table_that_holds_its_pictures(folder):
+    names = ["images/1.png", "images/2.png"]
+    inside = [{"bytes": (folder / name).read_bytes(), "path": None} for name in names]
+    more = {"id": ["a", "b"], "text": ["a dog", "a cat"], "price": [1.5, 2.0], "split": ["day", "night"]}
+    for pictures in (inside, [cell["bytes"] for cell in inside]):
+        pq.write_table(pa.table({"image": pictures, **more}), folder / "mine.parquet")
+        assert open_splits(folder / "mine.parquet") == ("day", "night")
+        corpus = pickle.loads(pickle.dumps(open_corpus(folder / "mine.parquet", "night")))
+        record = corpus.record(0)
+        assert (record.id, dict(record.texts), record.columns) == ("b", {"en": ["a cat"]}, {"price": 2.0})
+        assert corpus.image(0).unique().tolist() == [20]
+    pq.write_table(pa.table({"image": names, **more}), folder / "mine.parquet")  # paths, as ever
+    assert open_corpus(folder / "mine.parquet", "day").image(0).unique().tolist() == [10]
+    pq.write_table(pa.table({"image": [{"bytes": b"", "path": "../x.png"}], "text": ["x"]}), folder / "mine.parquet")
+    with pytest.raises(UserError, match="outside: the path leaves the folder"):
+        open_corpus(folder / "mine.parquet", "all")

@@ -18,7 +18,7 @@ from tuwen.config import override, read_yaml, to_dict
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
 from tuwen.tasks.progress import bars
 from tuwen.tasks.retrieval import retrieve
@@ -160,6 +160,9 @@ def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -
     """OUT/tokenizer.json, made once and given to every run's config."""
     path = out / TOKENIZER
     begun = any(holds_run(run) for run in configs)
+    own = {TOKENIZER, *(run.relative_to(out).parts[0] for run in configs)}
+    if not begun and out.is_dir() and (others := {path.name for path in out.iterdir()} - own):
+        raise UserError(f"{out} holds something else than a comparison ({quoted(min(others))}); choose another folder")
     if not (begun and path.exists()):
         out.mkdir(parents=True, exist_ok=True)
         start.make_tokenizer(next(iter(configs.values())), [pairs]).save(path)

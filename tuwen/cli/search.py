@@ -184,7 +184,7 @@ def whole(text: str) -> int:
     return 0 if text == "0" else positive(text)
 
 
-def run_index(args) -> None:
+def run_index(args) -> int:
     from tuwen.search.index import Index
     from tuwen.training.parallel import device
 
@@ -193,7 +193,7 @@ def run_index(args) -> None:
             args.parser.error("--remove goes with --out alone")
         gone = Index.open(args.out, token=args.token).remove(args.remove)
         print_json({"removed": gone}) if args.json else print(f"{gone} of {len(args.remove)} pictures taken out")
-        return
+        return 0
     if args.pictures is None:
         args.parser.error("give RUN and PICTURES")
     with only_json(args.json):
@@ -215,6 +215,16 @@ def run_index(args) -> None:
             say=print_line,
         )
     _print_built(index.built, args.json)
+    return _status(index.built)
+
+
+def _status(built) -> int:
+    """1 where a row was left out for its values, or most were."""
+    from tuwen.search.ingest import BAD_ROW
+
+    odd = any(one["reason"].startswith(BAD_ROW) for one in built.broken)
+    taken = sum(count for state, count in built.counts.items() if state != "removed")
+    return 1 if odd or 2 * built.counts.get("broken", 0) > taken else 0
 
 
 def _print_built(built, as_json: bool) -> None:

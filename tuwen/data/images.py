@@ -129,18 +129,27 @@ def read_file(path: str | os.PathLike) -> bytes:
     return data
 
 
-def load(source: str | os.PathLike | bytes | Image.Image | Tensor, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """[3, H, W] uint8 RGB of whatever a user has at hand: a path, encoded bytes, a Pillow image, a decoded tensor.
+Source = str | os.PathLike | bytes | Image.Image | Tensor | np.ndarray  # whatever a user has at hand of a picture
+
+
+def load(source: Source, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """[3, H, W] uint8 RGB of a path, encoded bytes, a Pillow image, or uint8: a tensor [3, H, W], an array [H, W, 3].
 
     Raises:
-        BrokenImage: as `read_file` and `decode`.
+        BrokenImage: as `read_file` and `decode`; a tensor or array of another form, or something else altogether.
     """
-    if isinstance(source, Tensor):
-        assert source.dtype == torch.uint8, "uint8 expected"
-        assert source.ndim == 3, "[3, H, W] expected"
-        return source
+    if isinstance(source, Tensor | np.ndarray):
+        turned = isinstance(source, np.ndarray)
+        if source.ndim != 3 or source.shape[2 if turned else 0] != 3 or str(source.dtype).split(".")[-1] != "uint8":
+            form = "an array [H, W, 3]" if turned else "a tensor [3, H, W]"
+            what = f"{source.dtype} of shape {list(source.shape)}; give {form} of uint8, or a Pillow image"
+            raise BrokenImage("not a picture", what)
+        return torch.from_numpy(source.transpose(2, 0, 1).copy()) if isinstance(source, np.ndarray) else source
     if isinstance(source, Image.Image):
         return from_pillow(source)
+    if not isinstance(source, bytes | str | os.PathLike):
+        what = f"a {type(source).__name__}; give a path, encoded bytes, a Pillow image, a tensor or an array"
+        raise BrokenImage("not a picture", what)
     return decode(source if isinstance(source, bytes) else read_file(source), max_pixels)
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuwen.data.built import open_shards
 from tuwen.data.corpora import files, published
 from tuwen.data.corpora.clips import LAYOUTS, open_clips
 from tuwen.data.corpora.clips import SPLITS as CLIP_SPLITS
 from tuwen.data.corpora.folder import FolderSource
+from tuwen.data.corpora.huggingface import PicturesInside, holds_pictures
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.scenes.corpus import SPLITS
 from tuwen.data.corpora.scenes.moving import Moving
@@ -19,7 +21,6 @@ from tuwen.data.corpora.table import NAMES, table_source
 from tuwen.data.corpora.texts import SPLITS as TEXT_SPLITS
 from tuwen.data.corpora.texts import TextLines
 from tuwen.data.corpus import Corpus
-from tuwen.data.shards import open_shards
 from tuwen.data.subset import MixedCorpus
 from tuwen.errors import UserError
 
@@ -73,8 +74,9 @@ def splits_of(location: str | Path) -> tuple[str, ...]:
 
 def _built_splits(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(sorted(json.loads(path.read_bytes())["splits"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        splits = json.loads(path.read_bytes())["splits"]
+        return tuple(sorted({**splits}))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: damaged; build the corpus again") from None
 
 
@@ -108,7 +110,7 @@ def source_of(location: str | Path, wordless: bool = False) -> files.Source:
     if colon and not path.exists() and name.replace("-", "").isalnum():
         return published.find(name).source(folder)
     if path.is_file():
-        return table_source(path, wordless)
+        return _table(path, wordless)
     if str(location) in published.formats() and not path.exists():
         raise UserError(f"{location} is a public corpus; say where it was downloaded, {location}:DIR")
     if not path.is_dir():
@@ -116,12 +118,18 @@ def source_of(location: str | Path, wordless: bool = False) -> files.Source:
             f"{location}: no such file or folder; name a folder of pictures, shards or pairs.jsonl, a table, or scenes"
         )
     if any((path / name).is_file() for name in NAMES):
-        return table_source(path, wordless)
+        return _table(path, wordless)
     pictures = FolderSource(path, wordless)
     if not len(pictures):
         looked = ", ".join((_SHARDS, *NAMES))
         raise UserError(f"{path}: no corpus in this folder: neither {looked} nor a picture; put one there")
     return pictures
+
+
+def _table(path: Path, wordless: bool) -> files.Source:
+    source = table_source(path, wordless)
+    inside = source.file.suffix.lower() == ".parquet" and holds_pictures(source.file)
+    return PicturesInside(source.file, source.name, wordless) if inside else source
 
 
 def _parts(location: str) -> list[tuple[str, float]]:

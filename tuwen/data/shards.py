@@ -3,9 +3,11 @@
 A built folder holds
     corpus.json         name, languages, splits, notice, truth rule; written last: a folder without it is unfinished
     train-00000.tar     000000000.jpg, 000000000.json, 000000001.jpg, ...: plain tar, two files a row, side by side
-    train.index.npy     where each row's files lie (INDEX), memory-mapped by the reader
+    train.index.npy     where each row's files lie and their sums (INDEX), memory-mapped by the reader
     broken.jsonl        rows left out because their picture was broken, where there were any
     building/           what is under way; gone once finished
+
+`tuwen.data.built` reads it.
 """
 
 import hashlib
@@ -13,20 +15,21 @@ import json
 import os
 import shutil
 import tarfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from tuwen.data.corpus import BrokenImage, Caption, Corpus, Record, Relevance
-from tuwen.data.images import decode, encode_jpeg, shrink
-from tuwen.errors import UserError
+from tuwen.data.corpora.faults import one_line
+from tuwen.data.corpus import BrokenImage, Corpus, Record
+from tuwen.data.images import encode_jpeg, shrink
+from tuwen.errors import UserError, reason_of, refused
 
 VERSION = 1
 TRUTHS = ("identity", "scenes")  # rules of `Corpus.relevance` a built copy can follow
@@ -38,10 +41,12 @@ INDEX = np.dtype(
         ("json_offset", "<i8"),
         ("json_size", "<i8"),
         ("image_id", "<i8"),
+        ("image_sum", "<u4"),  # CRC-32 of the bytes
+        ("json_sum", "<u4"),
     ]
 )
+OLD_INDEX = np.dtype([field for field in INDEX.descr if not field[0].endswith("_sum")])
 _BLOCK = 512  # of tar
-_OPEN_FILES = 200  # shards a reader keeps open; further ones are opened for each read
 
 
 def write(
@@ -71,7 +76,7 @@ def write(
     folder = Path(out)
     plan = _plan(corpora, side, quality, shard_size)
     if (folder / "corpus.json").exists():
-        found = _read_json(folder / "corpus.json")
+        found = read_json(folder / "corpus.json")
         if found.get("plan") != plan:
             raise UserError(f"{folder} holds a corpus built otherwise; choose another folder or delete it")
         return _report(found)
@@ -84,7 +89,8 @@ def write(
                 if not _done(folder, split, shard):
                     _write_shard(corpus, rows, folder, split, shard, side, quality, lambda: bar.advance(task))  # noqa: B023
                 bar.update(task, completed=rows.stop)
-    return _finish(corpora, folder, plan)
+    with refused(f"{folder}: the corpus cannot be finished", "make room and run it again", (OSError,)):
+        return _finish(corpora, folder, plan)
 
 
 def _plan(corpora: Mapping[str, Corpus], side, quality, shard_size) -> dict:
@@ -105,7 +111,7 @@ def _start(folder: Path, plan: dict) -> None:
     building = folder / "building"
     try:
         if (building / "plan.json").exists():
-            if _read_json(building / "plan.json") != plan:
+            if read_json(building / "plan.json") != plan:
                 raise UserError(f"{folder} holds an unfinished build of another corpus; delete it or choose another")
         else:
             if folder.exists() and any(folder.iterdir()) and not building.exists():
@@ -115,14 +121,16 @@ def _start(folder: Path, plan: dict) -> None:
         for stale in building.glob("*.part"):
             stale.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+        what = f"cannot write to {folder}: {reason_of(error)}"
+        raise UserError(f"{what}; make room, or choose another folder, and run it again") from None
 
 
 def _done(folder: Path, split: str, shard: int) -> bool:
-    return _tar(folder, split, shard).exists() and _sidecar(folder, split, shard).exists()
+    there = tar_of(folder, split, shard).exists() and _sidecar(folder, split, shard).exists()
+    return there and "hash" in read_json(_sidecar(folder, split, shard))  # not of a version without sums
 
 
-def _tar(folder: Path, split: str, shard: int) -> Path:
+def tar_of(folder: Path, split: str, shard: int) -> Path:
     return folder / f"{split}-{shard:05d}.tar"
 
 
@@ -147,29 +155,34 @@ def _write_shard(corpus, rows, folder, split, shard, side, quality, advance) -> 
                     )
                 else:
                     jpeg = encode_jpeg(image if side is None else shrink(image, side), quality)
-                    index.append((shard, *_add_row(file, row, jpeg, record), record.image_id))
+                    index.append((shard, *_add_row(file, row, jpeg, record)))
                 advance()
             file.write(bytes(2 * _BLOCK))
             file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
             file.flush()
             os.fsync(file.fileno())
-        write_whole(_sidecar(folder, split, shard), json.dumps({"index": index, "broken": broken}).encode())
-        os.replace(part, _tar(folder, split, shard))
+        finished = {"index": index, "broken": broken, "hash": hash_of(part)}
+        write_whole(_sidecar(folder, split, shard), json.dumps(finished).encode())
+        os.replace(part, tar_of(folder, split, shard))
     except OSError as error:
-        raise UserError(f"shard {_tar(folder, split, shard)} cannot be written: {error}") from None
+        what = f"shard {tar_of(folder, split, shard)} cannot be written: {reason_of(error)}"
+        raise UserError(f"{what}; make room, or choose another folder, and run it again") from None
     finally:
         part.unlink(missing_ok=True)
 
 
-def _add_row(file, row: int, jpeg: bytes, record: Record) -> tuple[int, int, int, int]:
-    """Writes a row's two files and returns image offset, image size, json offset, json size."""
+def _add_row(file, row: int, jpeg: bytes, record: Record) -> tuple[int, ...]:
+    """Writes a row's two files and returns what INDEX holds of it after the shard."""
     content = {"id": record.id, "texts": {k: list(v) for k, v in record.texts.items()}, "image_id": record.image_id}
     try:
         told = json.dumps({**content, "columns": dict(record.columns)}, ensure_ascii=False, default=_plain).encode()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"row {row} ({record.id}) cannot be written as JSON: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        what = f"row {row} ({one_line(record.id, 60)}) cannot be written as JSON: {reason_of(error)}"
+        raise UserError(f"{what}; mend or drop the column") from None
     image_offset = _add_file(file, f"{row:09d}.jpg", jpeg)
-    return image_offset, len(jpeg), _add_file(file, f"{row:09d}.json", told), len(told)
+    json_offset = _add_file(file, f"{row:09d}.json", told)
+    places = (image_offset, len(jpeg), json_offset, len(told))
+    return *places, record.image_id, zlib.crc32(jpeg), zlib.crc32(told)
 
 
 def _add_file(file, name: str, data: bytes) -> int:
@@ -186,8 +199,10 @@ def _add_file(file, name: str, data: bytes) -> int:
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
-    if isinstance(value, date | time | Decimal):
-        return str(value)
+    if isinstance(value, Decimal):
+        return float(value)  # as a table's own is in an index: numbers stay numbers
+    if isinstance(value, date | time):
+        return value.isoformat()
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a {type(value).__name__} is no JSON value")
@@ -199,12 +214,14 @@ def _finish(corpora: Mapping[str, Corpus], folder: Path, plan: dict) -> dict[str
     lost: list[dict] = []
     for split, corpus in corpora.items():
         shards = range(-(-len(corpus) // plan["shard_size"]))
-        parts = (_read_json(_sidecar(folder, split, shard)) for shard in shards)
+        parts = [read_json(_sidecar(folder, split, shard)) for shard in shards]
         broken, count = _join(parts, folder, split, len(corpus))
         lost += broken
         splits[split] = {
             "count": count,
-            "shards": [_tar(folder, split, shard).stat().st_size for shard in shards],
+            "shards": [tar_of(folder, split, shard).stat().st_size for shard in shards],
+            "hashes": [part["hash"] for part in parts],
+            "index": hash_of(folder / f"{split}.index.npy"),
             "fingerprint": _fingerprint(plan, split),
             "broken": dict(Counter(row["reason"] for row in broken)),
         }
@@ -220,7 +237,13 @@ def _finish(corpora: Mapping[str, Corpus], folder: Path, plan: dict) -> dict[str
     return _report(meta)
 
 
-def _join(parts: Iterator[dict], folder: Path, split: str, rows: int) -> tuple[list[dict], int]:
+def hash_of(path: Path) -> str:
+    """Of a file's bytes; 32 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _join(parts: Sequence[dict], folder: Path, split: str, rows: int) -> tuple[list[dict], int]:
     """Writes a split's index shard by shard; returns the broken rows and the number of rows written."""
     target = folder / "building" / f"{split}.index.part"
     broken: list[dict] = []
@@ -232,6 +255,8 @@ def _join(parts: Iterator[dict], folder: Path, split: str, rows: int) -> tuple[l
         count += len(part["index"])
     with open(target, "wb") as file:
         np.save(file, joined[:count])
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(target, folder / f"{split}.index.npy")
     return broken, count
 
@@ -255,11 +280,14 @@ def write_whole(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {reason_of(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged; build the corpus again")
+    return content
 
 
 def _bar(shown: bool):
@@ -273,124 +301,3 @@ def _bar(shown: bool):
         progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
     return progress.Progress(*columns, console=Console(stderr=True), disable=not shown)
-
-
-class Shards(Corpus):
-    """A split of a built folder. Memory does not grow with the rows: index and records are read when asked for.
-
-    Raises:
-        UserError: no finished corpus there, no such split, or a shard is missing or of another size.
-    """
-
-    def __init__(self, folder: str | os.PathLike, split: str):
-        self.folder = Path(folder)
-        if not (self.folder / "corpus.json").is_file():
-            what = "an unfinished build; run it again" if (self.folder / "building").exists() else "no corpus.json"
-            raise UserError(f"{self.folder} holds {what}")
-        meta = _read_json(self.folder / "corpus.json")
-        if meta.get("version") != VERSION or meta.get("truth") not in TRUTHS:
-            raise UserError(f"{self.folder / 'corpus.json'} was written by another version of tuwen; build it again")
-        if split not in meta["splits"]:
-            raise UserError(f"{self.folder} has no split {split!r}; it has {', '.join(meta['splits'])}")
-        found = meta["splits"][split]
-        self.name, self.split, self.languages = meta["name"], split, tuple(meta["languages"])
-        self.fingerprint, self.notice, self.truth = found["fingerprint"], meta["notice"], meta["truth"]
-        self.class_names = meta.get("class_names", {})
-        self._count: int = found["count"]
-        with os.scandir(self.folder) as files:  # once for all: a large corpus has tens of thousands
-            sizes = {file.name: file.stat().st_size for file in files if file.name.endswith(".tar")}
-        for shard, size in enumerate(found["shards"]):
-            path = _tar(self.folder, split, shard)
-            if sizes.get(path.name) != size:
-                raise UserError(f"{path} is missing or not of {size:,} bytes; build or copy the corpus again")
-        self._files: dict[int, int] = {}
-        if len(self._index) != self._count:
-            raise UserError(f"{self.folder / f'{split}.index.npy'} has {len(self._index)} rows, not {self._count}")
-
-    def __len__(self) -> int:
-        return self._count
-
-    def record(self, row: int) -> Record:
-        entry = self._entry(row)
-        data = self._read(entry["shard"], entry["json_offset"], entry["json_size"])
-        try:
-            told = json.loads(data)
-        except ValueError:
-            raise UserError(f"row {row} of {_tar(self.folder, self.split, entry['shard'])} is damaged") from None
-        columns = told["columns"]
-        if self.truth == "scenes" and "cls" not in columns:
-            from tuwen.data.corpora.scenes import older
-
-            columns = older(columns, self.languages)
-        return Record(told["id"], told["texts"], told["image_id"], columns)
-
-    def image(self, row: int) -> Tensor:
-        return decode(self.encoded(row))
-
-    def encoded(self, row: int) -> bytes:
-        """The row's JPEG as it lies in the shard."""
-        entry = self._entry(row)
-        return self._read(entry["shard"], entry["image_offset"], entry["image_size"])
-
-    def image_ids(self) -> np.ndarray:
-        """[rows] int64, without reading a record."""
-        return np.array(self._index["image_id"])
-
-    def shard_starts(self) -> list[int]:
-        """The first row of each shard that has any."""
-        shards = np.asarray(self._index["shard"])
-        return [] if not len(shards) else [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist()]
-
-    def relevance(self, rows: Sequence[int], texts: Sequence[Caption]) -> Relevance:
-        if self.truth == "identity":
-            return super().relevance(rows, texts)
-        from tuwen.data.corpora import scenes
-
-        claims: dict[int, list] = {}
-        for text in texts:
-            if text.row not in claims:
-                claims[text.row] = self.record(text.row).columns["claims"]
-        shown = [scenes.Scene.from_json(self.record(row).columns["scene"]) for row in rows]
-        return scenes.relevance(shown, [claims[text.row][text.place] for text in texts])
-
-    @cached_property
-    def _index(self) -> np.ndarray:
-        path = self.folder / f"{self.split}.index.npy"
-        try:
-            index = np.load(path, mmap_mode="r" if self._count else None)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
-        if index.dtype != INDEX:
-            raise UserError(f"{path} is no index of shards; build the corpus again")
-        return index
-
-    def _entry(self, row: int) -> np.void:
-        if not 0 <= row < self._count:
-            raise IndexError(f"row {row} of {self._count}")
-        return self._index[row]
-
-    def _read(self, shard: int, offset: int, size: int) -> bytes:
-        """Bytes of a shard by pread, which shares no position between threads and forked processes."""
-        shard = int(shard)
-        if shard not in self._files and len(self._files) >= _OPEN_FILES:
-            with open(_tar(self.folder, self.split, shard), "rb") as file:
-                return os.pread(file.fileno(), int(size), int(offset))
-        if shard not in self._files:
-            self._files[shard] = os.open(_tar(self.folder, self.split, shard), os.O_RDONLY)
-        return os.pread(self._files[shard], int(size), int(offset))
-
-    def __getstate__(self) -> dict:
-        return {**{k: v for k, v in self.__dict__.items() if k != "_index"}, "_files": {}}
-
-    def __del__(self):
-        for file in self.__dict__.get("_files", {}).values():
-            os.close(file)
-
-
-def open_shards(folder: str | os.PathLike, split: str) -> Shards:
-    """One split of a built folder.
-
-    Raises:
-        UserError: as `Shards`.
-    """
-    return Shards(folder, split)

@@ -13,7 +13,9 @@ from torch import Tensor
 from tuwen.data.images import shrink
 from tuwen.explain.font import font_for
 from tuwen.explain.maps import Explanation
+from tuwen.outputs import check_free
 
+MARK = "tuwen explain"  # in the file, so that it may be written again
 COLUMNS = 5  # panels in a row
 PANEL = 2.0  # inches
 BOXES = 3  # the best boxes that are drawn
@@ -58,8 +60,9 @@ def draw(found: Explanation, text: str, out: Path, image: Tensor | None = None) 
         axis.set_title(found.words[k - 1], fontproperties=font, fontsize=11, color=colour)
     if matched:
         _matches(figure.add_subplot(layout[rows, :]), found, pixels, font)
+    check_free(out, MARK)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png", dpi=100)
+    figure.savefig(out, format="png", dpi=100, metadata={"Software": MARK})
     return lacking
 
 

@@ -18,7 +18,7 @@ from tuwen.data.batch import Images
 from tuwen.errors import UserError
 from tuwen.search import nearest
 from tuwen.search.index import Index, weights_mark
-from tuwen.search.ingest import Ingest, first_stage_vectors, schema_of
+from tuwen.search.ingest import BAD_ROW, Ingest, first_stage_vectors, schema_of
 from tuwen.search.measure import LossProbe
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
@@ -90,8 +90,6 @@ def build(
         record = Record.create(out, about | _at_milvus(milvus, about), schema)
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
-    if isinstance(source, CorpusPictures):
-        source.as_text = frozenset(name for name, kind in index.columns().items() if kind == "text")
     probe = LossProbe(index.model, index.layout)
     say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
     counts, broken, skipped, no_columns = _take_all(index, record, source, batch_size, probe, prune, progress, say)
@@ -195,10 +193,13 @@ def _take_all(
     skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
     if prune and "unreadable" in skipped:
         say(f"nothing pruned: {skipped['unreadable']:,} files or folders cannot be read, and may hold what would go")
+    elif prune and 2 * len(broken) > sum(counts.values()):
+        say(f"nothing pruned: {len(broken):,} of {sum(counts.values()):,} rows are broken; mend them first")
     elif prune and _prune(record, ingest, counts):
         again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
         counts["added"] = counts.get("added", 0) + again.get("added", 0)
-    return counts, faults + broken, skipped, ingest.no_columns
+    odd = [one for one in broken if one["reason"].startswith(BAD_ROW)]  # first: their pictures are sound
+    return counts, odd + faults + [one for one in broken if one not in odd], skipped, ingest.no_columns
 
 
 def _take_in(

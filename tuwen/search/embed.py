@@ -21,10 +21,10 @@ import torch
 
 from tuwen import model as models
 from tuwen.data.batch import Images
+from tuwen.data.built import Shards
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import load, resize
-from tuwen.data.shards import Shards
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.search.index import weights_mark
 from tuwen.search.ingest import first_stage_vectors
 from tuwen.search.pictures import Picture, Unreadable, open_pictures
@@ -220,6 +220,10 @@ def _settle(folder: Path, plan: dict) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "vectors.json"
         if not path.exists():
+            others = [file.name for file in folder.iterdir() if not file.name.startswith("vectors.json")]
+            if others:
+                what = f"{folder} holds something else than vectors ({quoted(others[0])})"
+                raise UserError(f"{what}; choose another folder")
             part = folder / f"vectors.json.{os.getpid()}.part"
             part.write_text(json.dumps(plan))
             os.replace(part, path)

@@ -19,13 +19,14 @@ from torch import Tensor
 from tuwen.data.batch import Images
 from tuwen.data.corpus import BrokenImage
 from tuwen.data.images import encode_jpeg, load, resize, shrink
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
 from tuwen.search.parts import Layout
-from tuwen.search.pictures import Content, Picture, Unreadable, as_number, check_id, digest, kind_of, plain
+from tuwen.search.pictures import Content, Picture, Unreadable, as_number, check_id, digest, fitted, kind_of, plain
 from tuwen.search.record import KINDS, Record, columns_of, field_of, vector_column
 
+BAD_ROW = "bad row"  # the reason of what is left out for an id or a value, not for its picture
 WINDOW = 64  # pictures read ahead
 SHORTEST = 1.0  # seconds between commits; a fiftieth of the time so far where that is more
 COMMIT_BYTES = 1 << 28  # most bytes of a commit
@@ -157,7 +158,7 @@ class Ingest:
             check_id(name)
             told = self._told(picture, content)
         except (UserError, UnicodeError) as error:
-            self._broken(name, BrokenImage("bad row", str(error)))
+            self._broken(name, BrokenImage(BAD_ROW, str(error)))
             return
         holder = self.owner.get(content.hash)
         if holder is not None and holder != name:
@@ -216,12 +217,16 @@ class Ingest:
             value = None if column in self.no_columns else plain(picture.columns[column])
             if value is None:
                 continue
+            value = fitted(value, self.kinds[column]) if column in self.kinds else value
             kind = kind_of(value)
-            if kind is None:
+            if kind is None and column not in self.kinds:
                 self.no_columns.add(column)  # boxes and the like: nothing to filter by
                 continue
-            if self.kinds.setdefault(column, kind) != kind:
-                raise UserError(f"column {column!r} is {self.kinds[column]} in this index, not {value!r}")
+            if value is None:
+                continue
+            if kind is None or self.kinds.setdefault(column, kind) != kind:
+                what = f"column {quoted(column)} is {self.kinds[column]} in this index, not {quoted(value)}"
+                raise UserError(f"{what}; mend the row or leave the cell empty")
             columns[column] = as_number(column, value) if kind == "number" else value
         texts = {language: list(given) for language, given in picture.texts.items()}
         return {"texts": texts, "columns": columns, "digest": digest(texts, columns, content.source)}

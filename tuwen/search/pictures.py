@@ -6,32 +6,34 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from tuwen.data.corpora.files import EVERY, FileCorpus
 from tuwen.data.corpus import BrokenImage, Corpus
-from tuwen.data.images import from_pillow, read_file
+from tuwen.data.images import Source, load, read_file
 from tuwen.data.open import open_corpus, source_of, splits_of
 from tuwen.errors import UserError
+
+_NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 @dataclass(frozen=True)
 class Picture:
     """A picture to index.
 
-    image: encoded bytes, a path, a Pillow image, or [3, H, W] uint8. id: what it is called; None: the hash of its
-    content. texts: by language, shown with it. columns: metadata, to show and filter by: strings, numbers, true or
-    false, lists of strings. source: where it came from, shown with it; a path given as `image` is taken for it.
+    image: encoded bytes, a path, a Pillow image, or pixels, as `load` takes them. id: what it is called; None: the hash
+    of its content. texts: by language, shown with it. columns: metadata, to show and filter by: strings, numbers, true
+    or false, lists of strings. source: where it came from, shown with it; a path given as `image` is taken for it.
     """
 
-    image: bytes | str | os.PathLike | Image.Image | Tensor
+    image: Source
     id: str | None = None
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -47,8 +49,8 @@ class Picture:
         if isinstance(data, str | os.PathLike):
             source = source or str(Path(data).resolve())
             data = read_file(data)
-        if isinstance(data, Image.Image):
-            data = from_pillow(data)
+        if not isinstance(data, bytes):
+            data = load(data)
         digest = hashlib.blake2b(digest_size=16)
         if isinstance(data, Tensor):
             digest.update(repr(tuple(data.shape)).encode())
@@ -72,12 +74,11 @@ class Content:
 class CorpusPictures(Sequence):
     """All rows of corpora as pictures, read when asked for. A row that cannot be read gives the `BrokenImage` itself.
 
-    prefix: set before every id. as_text: columns of CSV that stay texts, though all they hold is numbers.
+    prefix: set before every id.
     """
 
     def __init__(self, corpora: Sequence[Corpus], prefix: str = ""):
         self.corpora, self.prefix = corpora, prefix
-        self.as_text: frozenset[str] = frozenset()
         self.ends = np.cumsum([len(corpus) for corpus in corpora])
         self.skipped: dict[str, int] = {}
         for corpus in corpora:
@@ -97,13 +98,7 @@ class CorpusPictures(Sequence):
         except BrokenImage as error:
             return Unreadable(self.prefix + record.id, error)
         source = corpus.path(row) if isinstance(corpus, FileCorpus) else ""
-        return Picture(image, self.prefix + record.id, record.texts, self._columns(corpus, record.columns), source)
-
-    def _columns(self, corpus: Corpus, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-        numbers = corpus.numbers - self.as_text if isinstance(corpus, FileCorpus) else frozenset()
-        if not numbers:
-            return columns
-        return {name: (float(cell) if cell else None) if name in numbers else cell for name, cell in columns.items()}
+        return Picture(image, self.prefix + record.id, record.texts, record.columns, source)
 
     def faults(self) -> list[dict[str, str]]:
         """{"id", "reason"} of the corpora's unusable rows: file (and line), and what is wrong with its fix."""
@@ -146,6 +141,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     return float(value) if isinstance(value, decimal.Decimal) else value
+
+
+def fitted(value: Any, kind: str) -> Any:
+    """The value as its index's column has it: a number written as text for a column of numbers, and the other way.
+
+    What does not fit stays as it is.
+    """
+    if kind == "number" and isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value.strip()) else value if value.strip() else None
+    if kind == "text" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
 def kind_of(value: Any) -> str | None:

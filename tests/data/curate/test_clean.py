@@ -10,10 +10,10 @@ from PIL import Image
 from tests.data.curate.test_check import Page
 from tests.data.pairs import write
 from tuwen.cli import main
+from tuwen.data.built import open_shards
 from tuwen.data.curate.check import check
 from tuwen.data.curate.check_page import write_page
 from tuwen.data.curate.clean import clean
-from tuwen.data.shards import open_shards
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 

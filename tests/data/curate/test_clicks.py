@@ -105,8 +105,8 @@ class TestLog:
         (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
         made = []
         for name in ("a.csv", "a.tsv", "a.jsonl"):
-            select_log(tmp_path / name, tmp_path / "out.jsonl", Rule())
-            made.append((tmp_path / "out.jsonl").read_text())
+            select_log(tmp_path / name, tmp_path / f"{name}.out.jsonl", Rule())
+            made.append((tmp_path / f"{name}.out.jsonl").read_text())
         assert len(set(made)) == 1
 
     def test_hostile_logs(self, tmp_path):
@@ -143,8 +143,27 @@ class TestLog:
 def test_tables_that_cannot_be_written(tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("query,image,impressions,clicks\n猫,a.jpg,20,12\n")
-    assert select_log(log, tmp_path / "new" / "pairs.jsonl", Rule())[:2] == (1, 1)
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="folder: cannot be written: a folder; choose another file"):
         select_log(log, tmp_path / "folder", Rule())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "log.csv", "new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "log.csv"]
+
+
+def test_a_table_that_is_there_stays(tmp_path):
+    log, table = tmp_path / "log.csv", tmp_path / "pairs.jsonl"
+    log.write_text("query,image,impressions,clicks\n猫,a.jpg,20,12\n")
+    table.write_text('{"id": "mine"}\n')
+    with pytest.raises(UserError, match=r"pairs\.jsonl: is there already and was not made by"):
+        select_log(log, table, Rule())
+    assert table.read_text() == '{"id": "mine"}\n'
+
+
+def test_pictures_are_named_from_the_new_table(tmp_path):
+    (tmp_path / "logs" / "pictures").mkdir(parents=True)
+    log = tmp_path / "logs" / "log.csv"
+    log.write_text("query,image,impressions,clicks\n猫,pictures/a.jpg,20,12\n")
+    assert select_log(log, tmp_path / "pairs.jsonl", Rule())[:2] == (1, 1)
+    assert json.loads((tmp_path / "pairs.jsonl").read_text())["image"] == "logs/pictures/a.jpg"
+    with pytest.raises(UserError, match=r"does not lie below .*elsewhere; write the table into .*logs or a folder"):
+        select_log(log, tmp_path / "elsewhere" / "pairs.jsonl", Rule())
+    assert not (tmp_path / "elsewhere").exists()

@@ -14,6 +14,9 @@ from tuwen.data.corpora.captions import Folder
 from tuwen.data.corpora.faults import Fault, Faults, one_line
 from tuwen.data.corpora.files import Entry
 from tuwen.errors import UserError
+from tuwen.outputs import check_free
+
+_HEAD = ("url", "caption", "key")
 
 
 class Fetched:
@@ -98,13 +101,14 @@ class MissingList:
 
     def __init__(self, path: Path):
         self.count = 0
+        check_free(path, ",".join(_HEAD))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: Any = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}; choose another file") from None
         self._writer = csv.writer(self._file)
-        self._writer.writerow(("url", "caption", "key"))
+        self._writer.writerow(_HEAD)
 
     def __enter__(self) -> "MissingList":
         return self

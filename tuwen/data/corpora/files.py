@@ -6,6 +6,7 @@ cost a few arrays: a row is read and parsed again whenever it is asked for.
 
 import hashlib
 import json
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from tuwen.errors import UserError
 
 EVERY = "all"  # the split of every row, where no row names a split so
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")  # codes as 007, or of over 15 digits, are none
 _FIXES = {
     "missing": "put the file there or mend its path",
     "outside": "copy the picture into the folder and give its path from there",
@@ -63,11 +65,7 @@ class Source:
     root: Path
     notice = ""  # licence or attribution that built copies must carry
     class_names: Mapping[str, Sequence[str]] = MappingProxyType({})  # as `Corpus.class_names`
-
-    @property
-    def numbers(self) -> frozenset[str]:
-        """Columns that hold numbers, where rows give them as strings."""
-        return frozenset()
+    untyped = False  # whether columns come as strings, numbers too, as of CSV
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         """Every usable row in order; the others go to `faults`."""
@@ -155,6 +153,7 @@ class FileCorpus(Corpus):
         self.name, self.notice, self.class_names = source.name, source.notice, dict(source.class_names)
         self.split = split
         self.languages = tuple(sorted(listing.languages))
+        self._numbers = listing.numbers
         self.fingerprint = pictures.fingerprint(split)
         if not len(self):
             raise NoRows(self._why_empty(listing, pictures), self.faults)
@@ -164,12 +163,8 @@ class FileCorpus(Corpus):
 
     def record(self, row: int) -> Record:
         entry = self._entry(row)
-        return Record(entry.id, entry.texts, self._image_ids[row], entry.columns)
-
-    @property
-    def numbers(self) -> frozenset[str]:
-        """Columns that hold numbers, though records give them as strings: those of CSV and TSV."""
-        return self._source.numbers
+        columns = {k: _number(v) if k in self._numbers else v for k, v in entry.columns.items()}
+        return Record(entry.id, entry.texts, self._image_ids[row], columns if self._numbers else entry.columns)
 
     @property
     def zero_shot(self) -> Path | None:
@@ -231,13 +226,17 @@ def splits_of(source: Source) -> tuple[str, ...]:
 
 
 class _Listing:
-    """First pass: where the rows are, the splits they name, their languages; ids are unique over all splits."""
+    """First pass: where the rows are, the splits they name, their languages, which untyped columns hold numbers.
+
+    Ids are unique over all splits.
+    """
 
     def __init__(self, source: Source, faults: Faults):
         self.source = source
         self.places, self._codes = Places(), array("l")
         self.splits: dict[str, int] = {}
         self.languages: set[str] = set()
+        kinds: dict[str, bool] = {}  # column: whether all its cells are numbers, or empty
         lines: dict[int, int] = {}
         for entry in source.entries(faults):
             first = lines.setdefault(hash(entry.id), entry.line)
@@ -249,6 +248,10 @@ class _Listing:
             named = entry.split
             self._codes.append(-1 if named is None else self.splits.setdefault(named, len(self.splits)))
             self.languages.update(entry.texts)
+            for name, cell in entry.columns.items() if source.untyped else ():
+                if cell:
+                    kinds[name] = kinds.get(name, True) and _NUMBER.fullmatch(cell) is not None
+        self.numbers = frozenset(name for name, numeric in kinds.items() if numeric)
 
     @property
     def by_hash(self) -> bool:
@@ -343,6 +346,10 @@ class _Pictures:
     def fingerprint(self, split: str) -> str:
         self._digest.update(split.encode())
         return self._digest.hexdigest()
+
+
+def _number(cell: str) -> int | float | None:
+    return (float(cell) if "." in cell else int(cell)) if cell else None
 
 
 def _digest(data: bytes) -> bytes:

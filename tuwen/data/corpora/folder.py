@@ -2,8 +2,8 @@
 
 `dog.zh.txt` holds Chinese texts, `dog.en.txt` English ones; the languages of `dog.txt` are told by script. Folders may
 be nested; where every picture lies in a first folder named train, val, dev or test, that is its split. Hidden files,
-and text files that are links or beside no picture, are passed over. A folder without any text is pictures alone, for
-an index.
+and text files that are links or beside no picture, are passed over; pictures of a form that is not read are faults, as
+is a table beside pictures that have no texts. A folder without any text is pictures alone, for an index.
 """
 
 import os
@@ -21,8 +21,12 @@ from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
 
+_PICTURES_TOO = "heic heif jpe jxl svg psd tga raw dng cr2 nef arw ico"
+UNREAD = frozenset(f".{name}" for name in _PICTURES_TOO.split())  # endings of pictures that are not read
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
+_ENDINGS = " ".join(sorted(images.EXTENSIONS))
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 
 
@@ -35,6 +39,7 @@ class FolderSource(Source):
     def __init__(self, location: str | Path, wordless: bool = False):
         self.wordless = wordless
         self._closed: list[Fault] = []  # folders that cannot be looked into
+        self._others: dict[str, list[str]] = {}  # by stem, files that are neither pictures that are read nor texts
         self.file = self.root = Path(location)
         self.name = self.root.resolve().name
         if not self.root.is_dir():
@@ -63,7 +68,16 @@ class FolderSource(Source):
                     pictures.append(path)
                 elif extension.lower() == ".txt" and stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode):
                     beside.setdefault(stem, []).append(path)
+                else:
+                    self._others.setdefault(stem, []).append(path)
         pictures.sort()
+        read = {os.path.splitext(path)[0] for path in pictures}
+        self._unread = [
+            path
+            for stem, paths in sorted(self._others.items())
+            for path in paths
+            if stem not in read and (stem in beside or os.path.splitext(path)[1].lower() in UNREAD)
+        ]
         return self._matched(pictures, beside)
 
     def _note_closed(self, error: OSError) -> None:
@@ -90,7 +104,7 @@ class FolderSource(Source):
     def entries(self, faults: Faults) -> Iterator[Entry]:
         pictures, _, texts = self._files
         wordless = self.wordless or not any(texts)
-        for fault in self._closed:
+        for fault in (*self._closed, *self._unseen(wordless and not self.wordless)):
             faults.add(fault)
         for position, path in enumerate(pictures):
             try:
@@ -107,6 +121,16 @@ class FolderSource(Source):
             else:
                 what = f"no text in {texts[position][0]}; write one a line"
                 faults.add(Fault(self.root / path, 0, "empty text", what))
+
+    def _unseen(self, without_texts: bool) -> Iterator[Fault]:
+        """What looks like pictures or their texts and is not read."""
+        for path in self._unread:
+            what = f"no kind of picture that is read ({_ENDINGS}); save it as JPEG, or give it its right ending"
+            yield Fault(self.root / path, 0, "unread format", what)
+        for path in (path for paths in self._others.values() for path in paths) if without_texts else ():
+            if "/" not in path and path.lower().endswith(TABLES):
+                what = f"a table that is not read, beside pictures without texts; name it in place of {self.name}"
+                yield Fault(self.root / path, 0, "unread table", f"{what}, or call it pairs.csv")
 
     def entry(self, position: int, line: int) -> Entry:
         return self._entry(position, Faults("skip"))

@@ -22,7 +22,7 @@ from tuwen.data.corpora.captions import SPLITS, Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry, Source
 from tuwen.data.corpora.published import Format
-from tuwen.data.corpora.table import column_name, columns_of, entry_of
+from tuwen.data.corpora.table import IMAGE, column_name, columns_of, entry_of
 from tuwen.data.corpus import BrokenImage
 from tuwen.errors import UserError
 
@@ -31,6 +31,8 @@ _BITS = 36  # of a row's number within its file
 
 class HuggingFace(Source):
     """`image` of an entry is "FILE:ROW"."""
+
+    wordless = False
 
     def __init__(self, root: Path):
         self.file = self.root = root
@@ -51,7 +53,7 @@ class HuggingFace(Source):
         self._held: tuple[tuple[int, int], pa.Table] | None = None
 
     def __getstate__(self) -> dict:
-        kept = {"name", "notice", "file", "root", "folder", "files"}
+        kept = {"name", "notice", "file", "root", "folder", "files", "wordless"}
         return {name: value for name, value in self.__dict__.items() if name in kept} | {"_held": None}
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
@@ -97,7 +99,7 @@ class HuggingFace(Source):
     @cached_property
     def _headers(self) -> list[Any]:
         """What the columns of each file mean."""
-        return [columns_of(list(map(column_name, schema.names)), path) for path, schema in self._schemas]
+        return [columns_of(list(map(column_name, schema.names)), path, self.wordless) for path, schema in self._schemas]
 
     @cached_property
     def _told(self) -> list[list[str]]:
@@ -159,6 +161,32 @@ class HuggingFace(Source):
         if held is None or held[0] != (number, piece):
             self._held = held = ((number, piece), self._piece(number, piece))
         return held[1].slice(row - starts[piece], 1)
+
+
+class PicturesInside(HuggingFace):
+    """A Parquet table of your own that holds the pictures: a column of bytes, or of bytes and path, as the hub's Image.
+
+    Its columns mean what they mean without pictures inside (`tuwen.data.corpora.table`).
+    """
+
+    def __init__(self, path: Path, name: str, wordless: bool = False):
+        self.file, self.root, self.folder = path, path.parent, Folder(path.parent)
+        self.files, self.name, self.wordless, self._held = [(path, None)], name, wordless, None
+
+    def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
+        columns = self._columns(number)
+        return entry_of(columns.row({**cells, columns.image: f"0:{row}"}, row + 1), row, row + 1, self.wordless)
+
+
+def holds_pictures(path: Path) -> bool:
+    """Whether a Parquet table's column for the picture is one of bytes. False for what is no readable Parquet file."""
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError):
+        return False
+    kinds = {column_name(field.name): field.type for field in schema}
+    image = next((kinds[name] for name in IMAGE if name in kinds), None)
+    return image is not None and _has_bytes(image)
 
 
 def _has_bytes(kind: pa.DataType) -> bool:

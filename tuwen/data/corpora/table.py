@@ -13,12 +13,14 @@ A file called mmt.jsonl holds aligned sentences instead, a key for each language
 
 CSV, TSV and Parquet name in their first row (Parquet in its schema): the picture (`image`, `filepath`, `path`, ...),
 the text (`text`, `caption`, `title`, or a column a language: `text_en`, `caption_zh`, or numbered: `caption_0`), and
-where they want `id`, `split`, `language`, `image_id`. Without `id`, the row's number is its id. Several rows may name
-one picture.
+where they want `id`, `split`, `language`, `image_id`. A text written as a list, "['a dog', 'a pet']", is several.
+Without `id`, the row's number is its id. Several rows may name one picture. A Parquet table may hold the pictures
+themselves (`tuwen.data.corpora.huggingface.PicturesInside`).
 
 Picture paths start at the table's folder and never leave it, by dots, links or otherwise.
 """
 
+import ast
 import csv
 import difflib
 import re
@@ -37,7 +39,7 @@ from tuwen.data.corpora.files import Entry, FileCorpus, Source
 from tuwen.data.corpora.json_text import kind_of, parse
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
-from tuwen.errors import UserError
+from tuwen.errors import UserError, reason_of
 
 NAMES = ("pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
 ALIGNED = "mmt.jsonl"
@@ -47,7 +49,9 @@ IMAGE = ("image", "image_path", "filepath", "file_path", "path", "filename", "fi
 TEXT = ("text", "texts", "caption", "captions", "title", "sentence", "description")
 LANGUAGE = ("language", "lang")
 
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
+_LONGEST_LIST = 100_000  # characters
+_ITEM = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""")
+_LIST = re.compile(rf"\[\s*+(?:{_ITEM.pattern})(?:(?:\s*+,\s*+|\s++)(?:{_ITEM.pattern}))*+\s*+,?\s*+\]", re.DOTALL)
 _KEYS = ("id", "image", "texts", "split", "image_id")
 _LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 _LANGUAGE_OF_LINE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
@@ -129,6 +133,8 @@ class AlignedLines(JsonLines):
 class Delimited(_Table):
     """CSV or TSV, quoted as Excel does. A position is the offset of the first line of a row."""
 
+    untyped = True
+
     @cached_property
     def _header(self) -> tuple[str, list[str], "_Columns"]:
         """Delimiter, names, and what they mean."""
@@ -165,17 +171,6 @@ class Delimited(_Table):
                 except RowError as error:
                     faults.add(Fault(self.file, lines.first[1], error.reason, str(error)))
 
-    @cached_property
-    def numbers(self) -> frozenset[str]:
-        """Columns whose cells are numbers, or empty. Codes that begin with 0 or have over 15 digits are none."""
-        numbers: set[str] = set()
-        others: set[str] = set()
-        for entry in self.entries(Faults("skip")):
-            for name, cell in entry.columns.items():
-                if cell:
-                    (numbers if _NUMBER.fullmatch(cell) else others).add(name)
-        return frozenset(numbers - others)
-
     def entry(self, position: int, line: int) -> Entry:
         delimiter, names, columns = self._header
         with Lines(self.file, Faults("stop"), position) as lines:
@@ -198,8 +193,7 @@ class Parquet(_Table):
         try:
             table = pq.read_table(self.file)
         except (pa.ArrowException, OSError) as error:
-            what = str(error).splitlines()[0]
-            raise UserError(f"{self.file}: not a readable Parquet file ({what}); write it anew") from None
+            raise UserError(f"{self.file}: not a readable Parquet file ({reason_of(error)}); write it anew") from None
         names = list(map(column_name, table.column_names))
         return table.rename_columns(names), columns_of(names, self.file, self.wordless)
 
@@ -239,9 +233,11 @@ class _Columns:
         texts: Any = {language: text for language, text in languages.items() if text not in (None, "")}
         named = row.pop(self.language) if self.language else None
         if self.text is not None or self.numbered:
-            several = [row.pop(name) for name in self.numbered]
-            texts = row.pop(self.text) if self.text else [text for text in several if text not in (None, "")] or None
+            numbered = [row.pop(name) for name in self.numbered]
+            texts = row.pop(self.text) if self.text else [text for text in numbered if text not in (None, "")] or None
             texts = {named: texts} if named and texts else texts
+        listed = {k: several(text) for k, text in texts.items()} if isinstance(texts, dict) else several(texts)
+        texts = {k: text for k, text in listed.items() if text} if isinstance(listed, dict) else listed
         if texts in (None, "", {}) and not self.wordless:
             raise RowError("empty text", "no text; write one or remove the row")
         for key in ("split", "image_id"):
@@ -269,6 +265,18 @@ def columns_of(names: list[str], file: Path, wordless: bool = False) -> _Columns
     if text is None and not texts and not numbered and not wordless:
         raise UserError(one_line(f"{file}:1: no column for texts among {shown}; name it text, or text_en"))
     return _Columns(image, text, texts, language, numbered, wordless)
+
+
+def several(text: Any) -> Any:
+    """The texts of a cell that is a list as Python, numpy or JSON writes it ("['a dog', 'a cat']"); else the cell."""
+    if isinstance(text, str) and text.strip() == "[]":
+        return None
+    if not isinstance(text, str) or len(text) > _LONGEST_LIST or not _LIST.fullmatch(text.strip()):
+        return text
+    try:
+        return [ast.literal_eval(item[0]) for item in _ITEM.finditer(text)]
+    except (ValueError, SyntaxError):  # an escape that Python does not know
+        return text
 
 
 def column_name(name: str) -> str:

@@ -23,6 +23,8 @@ from tuwen.errors import UserError
 
 
 class Wukong(Streamed):
+    untyped = True
+
     def __init__(self, root: Path):
         self.file = self.root = root
         self.folder = Folder(root)

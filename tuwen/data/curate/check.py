@@ -13,6 +13,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from tuwen.data.built import Shards
 from tuwen.data.corpora.files import EVERY, NoRows
 from tuwen.data.corpus import Corpus
 from tuwen.data.curate.check_split import Contents, Found, SplitReader
@@ -128,6 +129,8 @@ def check(
                 faults[Found("no rows", str(error))] = None
             continue
         faults.update((Found(fault.reason, str(fault)), None) for fault in getattr(corpus, "faults", ()))
+        if isinstance(corpus, Shards):
+            faults.update((Found("changed", line), None) for line in corpus.changed())
         reader = SplitReader(corpus, split, tokenizer, length, limits)
         opened.append(reader)
         for wrong, remarkable in _rows(reader, quiet):

@@ -10,6 +10,7 @@ from tuwen.data.curate.check import Findings
 from tuwen.data.curate.check_split import Contents, Found
 from tuwen.data.curate.show import thumbnail
 from tuwen.errors import UserError
+from tuwen.outputs import PAGE_MARK, check_free
 
 _SIDE = 128  # pixels of a thumbnail's longer side
 
@@ -46,14 +47,14 @@ def write_page(findings: Findings, out: str | Path, examples: int = 12) -> Path:
     faults, remarks = len(findings.faults), len(findings.remarks)
     told = f"{faults:,} faults, {remarks:,} remarks. Faults are wrong; remarks are worth a look."
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(findings.location)}</title><style>{_STYLE}</style></head>
 <body><header><h1>{escape(one_line(findings.location))}</h1><p>{told}</p>{_contents(findings)}</header>
 <main>
 {"".join(sections)}
 </main></body></html>
 """
-    path = Path(out)
+    path = check_free(out, PAGE_MARK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")

@@ -8,6 +8,7 @@ ranked by it.
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.data.corpus import Corpus, all_texts, text_id
 from tuwen.data.shards import write_whole
 from tuwen.data.subset import Subset
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
+from tuwen.outputs import check_free
 
 Z = 1.96  # of a two-sided interval of 95 %
 
@@ -123,11 +125,13 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
     """Writes a pair table of what stays of a click log; returns pairs seen, pairs kept, and faulty lines by reason.
 
     log: CSV, TSV or JSON lines with query, image, impressions, clicks; lines of one pair are summed. out: a .jsonl
-        in the form of pairs.jsonl, a row a picture; it belongs into the folder that the picture paths start at.
+        in the form of pairs.jsonl, a row a picture, anywhere at or above the pictures: paths, which in the log start
+        at its folder, start at the table's. A file that is there is never replaced.
 
     Raises:
         UserError: no such log, a column is missing, nothing stays, or the table cannot be written.
     """
+    check_free(out)
     faults = Faults("skip")
     sums: dict[tuple[str, str], list[int]] = {}
     for query, image, impressions, clicks in _log_lines(Path(log), faults):
@@ -144,18 +148,32 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
     pictures: dict[str, dict[str, Any]] = {}
     for (query, image), counts, stays in zip(pairs, told.tolist(), kept, strict=True):
         if stays:
-            row = pictures.setdefault(image, {"id": image, "image": image, "texts": {}, "clicks": []})
+            place = _from_table(Path(log).parent, image, Path(out).parent)
+            row = pictures.setdefault(image, {"id": image, "image": place, "texts": {}, "clicks": []})
             row["texts"].setdefault(language_by_script(query), []).append((query, counts))
     if not pictures:
         raise UserError(f"{log}: no pair of {len(pairs)} stays by {rule}; lower the floor or the least rate")
     try:
-        if Path(out).is_dir():
-            raise IsADirectoryError(None, "a folder")
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(out), "".join(map(_table_line, pictures.values())).encode())
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}; choose another file") from None
     return len(pairs), int(kept.sum()), dict(faults.counts)
+
+
+def _from_table(start: Path, image: str, table: Path) -> str:
+    """A picture's path from the folder of the new table, where it lies below that folder; else as it is.
+
+    Raises:
+        UserError: it lies elsewhere, so that no path within the new folder leads to it.
+    """
+    if "://" in image or os.path.isabs(image):
+        return image
+    path = os.path.relpath(os.path.realpath(start / image), os.path.realpath(table))
+    if path.startswith(".."):
+        what = f"picture {quoted(image)} of the log does not lie below {table}"
+        raise UserError(f"{what}; write the table into {start} or a folder above it")
+    return path.replace(os.sep, "/")
 
 
 def _table_line(row: dict[str, Any]) -> str:

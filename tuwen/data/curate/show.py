@@ -9,6 +9,7 @@ from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import encode_jpeg, resize
 from tuwen.errors import UserError
+from tuwen.outputs import PAGE_MARK, check_free
 
 _SIDE = 224  # pixels of a thumbnail's longer side
 
@@ -40,14 +41,14 @@ def contact_sheet(corpus: Corpus, out: str | Path, count: int = 48, seed: int = 
     title = f"{corpus.name}, {corpus.split}"
     told = f"{len(rows)} of {len(corpus):,} rows · {spoken} · {corpus.notice}".rstrip(" ·")
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head>
 <body><header><h1>{escape(title)}</h1><p>{escape(told)}</p></header>
 <main>
 {figures}
 </main></body></html>
 """
-    path = Path(out)
+    path = check_free(out, PAGE_MARK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
