@@ -39,7 +39,10 @@ def quoted(value: object, most: int = MOST) -> str:
 def reason_of(error: BaseException, most: int = MOST) -> str:
     """The first line of what a library says, printable and at most `most` long; its kind where it says nothing."""
     lines = str(error)[: 10 * most].strip().splitlines()
-    return _cut(printable(lines[0]), most) if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""  # says the key alone
+    return _cut(printable(kind + lines[0]), most)
 
 
 @contextlib.contextmanager

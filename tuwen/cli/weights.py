@@ -19,6 +19,9 @@ def add_to(commands) -> None:
     into.add_argument("--out", metavar="RUN", type=Path, required=True, help="folder of the run; must hold none yet")
     into.add_argument("--layout", choices=("albef", "r2d2", "prd2"), help="the file is of that paper's own code")
     into.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or vocab.txt of such a file")
+    into.add_argument(
+        "--prefix", metavar="TEXT", default="", help="what the names of its tensors begin with, taken off"
+    )
     into.add_argument("--json", action="store_true", help="print one JSON object")
     out = add_command(verbs, "export", run_export, "write a run as transformers reads it, with a model card")
     out.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train` or an import")
@@ -30,7 +33,7 @@ def run_import(args) -> None:
     from tuwen.exchange.importing import import_model
 
     with only_json(args.json):
-        report = import_model(args.source, args.out, args.layout, args.tokenizer)
+        report = import_model(args.source, args.out, args.layout, args.tokenizer, args.prefix)
         if not args.json:
             for line in (*report.lines(), f"run: {args.out}"):
                 print_line(line)

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from tuwen.data.batch import Spans, Texts
 from tuwen.data.corpus import normalise
+from tuwen.data.given import json_of, text_of
+from tuwen.data.tokenizer_bounds import MOST_WORDS, refuse_unbounded
 from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, wordpiece
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted, refused
 from tuwen.run import TOKENIZER
 
 DICTIONARY = "dictionary.txt"  # beside a tokenizer.json
@@ -61,7 +64,8 @@ class Tokenizer:
         Raises:
             UserError: a special token is missing.
         """
-        self.rules: dict[str, Any] = dict(rules or {})
+        self._source = source
+        self.rules = _checked_rules(rules or {}, source)
         self.vocabulary = _special_ids(inner, source, self.rules)
         names = {inner.id_to_token(i) for i in self._specials()}
         inner.add_special_tokens(sorted(names))
@@ -113,26 +117,24 @@ class Tokenizer:
             UserError: no such file, not readable, or a special token is missing.
         """
         file = _find_file(Path(path))
-        try:
-            text = file.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        text = text_of(file)
         if file.suffix != ".json":
             found = cls(_from_pieces(text.split("\n"), lowercase), str(file))
         else:
             rules = file.parent / RULES
-            found = cls._from_json(text, str(file), (), json.loads(rules.read_bytes()) if rules.is_file() else None)
+            found = cls._from_json(text, str(file), (), json_of(rules) if rules.is_file() else None)
         beside = file.parent / DICTIONARY
         found.dictionary = read_dictionary(beside) if beside.is_file() else ()
         return found
 
     @classmethod
     def _from_json(cls, text: str, source: str, dictionary: Sequence[str] = (), rules=None) -> "Tokenizer":
-        try:
-            inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{source}: not a tokenizer.json of the tokenizers library: {error}") from None
-        return cls(inner, source, dictionary, rules)
+        """Raises:
+        UserError: not the library's, or one that makes texts very much longer.
+        """
+        with refused(f"{source}: not a tokenizer.json of the tokenizers library"):
+            refuse_unbounded(json.loads(text), source)
+            return cls(tokenizers.Tokenizer.from_str(text), source, dictionary, rules)
 
     def save(self, path: str | Path) -> None:
         """Writes a `tokenizer.json` that gives the same ids in any program that uses `tokenizers`.
@@ -160,7 +162,8 @@ class Tokenizer:
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Each text's ids, int64, uncut and without special tokens."""
         clean = [normalise(text) for text in texts] if self.rules.get("normalise", True) else list(texts)
-        encodings = self._inner.encode_batch_fast(clean, add_special_tokens=False)
+        with self._encoding():
+            encodings = self._inner.encode_batch_fast(clean, add_special_tokens=False)
         found = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         special = [i for i in self._specials() if i != self.vocabulary.unknown]
         for ids in found:
@@ -169,13 +172,15 @@ class Tokenizer:
 
     def places(self, texts: Sequence[str]) -> list[np.ndarray]:
         """[n, 2] int64 a text: the characters start..end-1 of `normalise(text)` that each of its `ids` stands for."""
-        encodings = self._inner.encode_batch([normalise(text) for text in texts], add_special_tokens=False)
+        with self._encoding():
+            encodings = self._inner.encode_batch([normalise(text) for text in texts], add_special_tokens=False)
         return [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
 
     def unknown_words(self, text: str) -> list[str]:
         """The parts of a text that the vocabulary does not have, each once, as they come."""
         clean = normalise(text) if self.rules.get("normalise", True) else text
-        found = self._inner.encode(clean, add_special_tokens=False)
+        with self._encoding():
+            found = self._inner.encode(clean, add_special_tokens=False)
         places = [place for place, i in zip(found.offsets, found.ids, strict=True) if i == self.vocabulary.unknown]
         return list(dict.fromkeys(clean[start:end].strip() for start, end in places))
 
@@ -183,6 +188,10 @@ class Tokenizer:
     def entries(self) -> frozenset[tuple[int, ...]]:
         """The dictionary's entries of two tokens or more, as ids."""
         return frozenset(tuple(ids.tolist()) for ids in self.ids(self.dictionary) if len(ids) > 1)
+
+    def _encoding(self) -> AbstractContextManager[None]:
+        """While texts are encoded: a file's own pattern may fail on one, and panic."""
+        return refused(f"{self._source}: the tokenizer fails on a text", "use another tokenizer")
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """(ids [S, L] int64, mask [S, L] bool) of `[CLS] text [SEP]`, padded on the right.
@@ -310,12 +319,7 @@ def read_dictionary(path: str | Path) -> tuple[str, ...]:
     Raises:
         UserError: no such file, not UTF-8, or no name in it.
     """
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as a dictionary: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+    lines = text_of(Path(path)).splitlines()
     names = tuple(dict.fromkeys(name for name in map(normalise, lines) if name))
     if not names:
         raise UserError(f"{path}: no name in it; write one a line")
@@ -331,6 +335,21 @@ def _find_file(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer file; give a tokenizer.json or a BERT vocab.txt")
     return path
+
+
+def _checked_rules(rules: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The rules, if each is of its kind.
+
+    Raises:
+        UserError: one that is not.
+    """
+    for name, value in rules.items():
+        role = name in SPECIAL_NAMES and (value is None or isinstance(value, str))
+        flag = name == "normalise" and isinstance(value, bool)
+        size = name == "size" and isinstance(value, int) and 0 <= value <= MOST_WORDS
+        if not (role or flag or size):
+            raise UserError(f"{source}: the rule {quoted(name, 40)}: {quoted(value, 80)} is none of a tokenizer")
+    return dict(rules)
 
 
 def _special_ids(inner: tokenizers.Tokenizer, source: str, rules: Mapping[str, Any]) -> Vocabulary:

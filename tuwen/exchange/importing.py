@@ -1,28 +1,26 @@
 """`tuwen weights import`: a published model becomes a run folder."""
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tuwen import systems
 from tuwen.config import dump
+from tuwen.data.given import json_of
 from tuwen.data.text import Tokenizer
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.exchange.models import LAYOUTS, Model, known_kind, model_of, parts_of
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published import vision
-from tuwen.nn.published.files import picture_notes, picture_settings, settings_of, tensors_of
+from tuwen.nn.published.files import picture_notes, picture_settings, refuse_wrapped, settings_of, tensors_of
 from tuwen.nn.published.languages import LANGUAGES
-from tuwen.nn.published.names import Report, inward
+from tuwen.nn.published.names import Report, inward, refuse_broken
 from tuwen.nn.published.text import word_rows
 from tuwen.nn.published.tokenizer import longest, tokenizer_of
-from tuwen.nn.published.towers import located, shapes
+from tuwen.nn.published.towers import fitting, located, shapes
 from tuwen.run import CONFIG, TOKENIZER, WEIGHTS, holds_run, write_provenance
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
@@ -31,11 +29,14 @@ from tuwen.training.config import RunConfig
 _ANEW = ("teacher.", "queue.", "word_head.")
 
 
-def import_model(where: str, out: str | Path, layout: str | None = None, tokenizer: str | None = None) -> Report:
+def import_model(
+    where: str, out: str | Path, layout: str | None = None, tokenizer: str | None = None, prefix: str = ""
+) -> Report:
     """Writes the run folder of a published model, and gives the report of its tensors.
 
     where: a folder of transformers, a name on its hub, or with `layout` ("albef", "r2d2", "prd2") a file of that
     paper's code or a folder with one. tokenizer: where such a file's tokenizer is (vocab.txt).
+    prefix: with which the names of its tensors begin there, and not here.
 
     Raises:
         UserError: nothing there, unknown, unsafe, or not whole; or `out` holds a run.
@@ -46,17 +47,22 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     source = Path(where) if layout else located(where)
     settings = _layout_settings(source, layout) if layout else settings_of(source)
     kind = known_kind(settings["model_type"])
-    held = tensors_of(_weights_file(source) if layout else source)
+    tensors = tensors_of(_weights_file(source) if layout else source)
+    held = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    refuse_wrapped(held, where, "give --prefix " + prefix + "{}")
     words = _tokenizer(source, settings, tokenizer, held)
     folder = source if source.is_dir() else source.parent
-    with _told(where, kind):
+    with fitting(where, kind):
         picture = picture_settings(folder, _side(settings, held))
         found = model_of(settings, held, words.vocabulary, picture)
-        system, config = _system(found, words, where)
-    wanted = {name: shape for name, shape in shapes(system).items() if not _starts_anew(name, found)}
+        make, config = _system(found, words, where)
+        every = shapes(make)
+    wanted = {name: shape for name, shape in every.items() if not _starts_anew(name, found)}
     ours, report = inward(found.entries, held, wanted, found.known)
     report.refuse(where)
-    _refuse_broken(ours, where)
+    refuse_broken(ours, where)
+    system = make()  # of sizes that the file's own tensors have
+    initialise(system, 0)
     report = replace(report, notes=found.notes + picture_notes(picture) + _cut(folder, config))
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
@@ -64,7 +70,7 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     checkpoint.save_tensors(run / WEIGHTS, checkpoint.parted(system)[0])
     imported: dict[str, Any] = {"source": where, "architecture": kind, "report": report.lines()}
     if "logit_bias" in held:
-        imported["logit_bias"] = float(held["logit_bias"])
+        imported["logit_bias"] = float(held["logit_bias"].float().mean())
     origin = {
         "imported": imported,
         "corpus": {"name": f"imported from {where}", "languages": list(LANGUAGES), "fingerprint": "imported"},
@@ -74,35 +80,18 @@ def import_model(where: str, out: str | Path, layout: str | None = None, tokeniz
     return report
 
 
-@contextmanager
-def _told(where: str, kind: str) -> Iterator[None]:
-    """A value of another type than its field's becomes one line."""
-    try:
-        yield
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{where}: its settings are not those of {kind} ({type(error).__name__}: {error})") from None
-
-
-def _refuse_broken(tensors: Mapping[str, Tensor], where: str) -> None:
-    for name, value in tensors.items():
-        if not value.isfinite().all():
-            raise UserError(f"{where}: what becomes {name} holds numbers that are not finite; the file is damaged")
-
-
 def _cut(folder: Path, config: RunConfig) -> tuple[str, ...]:
     """A line where the tokenizer's own length is less than the model's."""
     length, theirs = config.model.text.length, longest(folder)
     return (f"texts are cut at the model's {length} tokens, not its tokenizer's {theirs}",) if theirs < length else ()
 
 
-def _system(found: Model, words: Tokenizer, where: str) -> tuple[Any, RunConfig]:
-    """The system with first weights, and the config of its run."""
+def _system(found: Model, words: Tokenizer, where: str) -> tuple[Callable[[], Any], RunConfig]:
+    """What makes the system, and the config of its run."""
     kind: Any = systems.find(found.system)
     model = replace(kind.Config.sized("base"), **found.config)
     config = RunConfig(found.system, "base", f"imported from {where}", model)
-    system = kind(model, words.vocabulary)
-    initialise(system, 0)
-    return system, config
+    return lambda: kind(model, words.vocabulary), config
 
 
 def _starts_anew(name: str, found: Model) -> bool:
@@ -139,7 +128,9 @@ def _layout_settings(source: Path, layout: str) -> dict[str, Any]:
         raise UserError(f"no layout {layout!r}; there is {', '.join(LAYOUTS)}")
     folder = source if source.is_dir() else source.parent
     path = folder / "heads.json"  # {"image": 12, "text": 12}, where heads are not of width 64
-    heads = json.loads(path.read_text()) if path.is_file() else {}
+    heads = json_of(path) if path.is_file() else {}
+    if any(not isinstance(count, int) or not 1 <= count <= 1_024 for count in heads.values()):
+        raise UserError(f"{path}: {quoted(heads)} are not numbers of heads")
     return {"model_type": layout, "heads": heads}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, reason_of
 
 Tensors = Mapping[str, Tensor]
 
@@ -97,6 +97,17 @@ class Report:
         return [*out, *self.notes]
 
 
+def refuse_broken(tensors: Tensors, source: str) -> None:
+    """Refuses weights that no training left so.
+
+    Raises:
+        UserError: one has numbers that are not finite.
+    """
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"{source}: what becomes {name} holds numbers that are not finite; the file is damaged")
+
+
 def inward(
     entries: Sequence[Entry], theirs: Tensors, wanted: Mapping[str, torch.Size], known: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Tensor], Report]:
@@ -114,9 +125,9 @@ def inward(
             missing.append(f"{', '.join(entry.ours)} (from {', '.join(lacking)})")
             continue
         try:
-            values = entry.inward([theirs[name].float() for name in needed])
-        except RuntimeError as error:
-            shapes.append(f"{', '.join(entry.ours)} cannot be made: {error}")
+            values = entry.inward([_real(theirs[name]) for name in needed])
+        except (RuntimeError, ValueError, IndexError) as error:  # of tensors of other dimensions
+            shapes.append(f"{', '.join(entry.ours)} cannot be made: {reason_of(error)}")
             continue
         for name, value in zip(entry.ours, values, strict=True):
             if name not in wanted:
@@ -152,6 +163,12 @@ def prefixed(entries: Sequence[Entry], ours: str, theirs: str) -> list[Entry]:
         )
         for entry in entries
     ]
+
+
+def _real(value: Tensor) -> Tensor:
+    if value.is_complex() or value.is_sparse or value.layout != torch.strided:
+        raise ValueError(f"numbers of the kind {value.dtype}, {value.layout}")
+    return value.float()
 
 
 def _reason(name: str, known: Mapping[str, str]) -> str:

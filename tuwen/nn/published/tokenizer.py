@@ -10,8 +10,10 @@ import torch
 from tokenizers import normalizers
 from torch import Tensor
 
+from tuwen.data.given import text_of
 from tuwen.data.text import Tokenizer
-from tuwen.errors import UserError
+from tuwen.data.tokenizer_bounds import refuse_unbounded
+from tuwen.errors import UserError, refused
 from tuwen.nn.backbones import transformers_package
 from tuwen.nn.published.files import read_json
 
@@ -35,10 +37,17 @@ def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
         UserError: none there, one with more pieces than the model has words, or one whose texts are padded or cut on
             the left, or stand between other tokens than it names.
     """
+    with refused(f"{folder}: its tokenizer cannot be read"):
+        return _tokenizer_of(folder, words, kind)
+
+
+def _tokenizer_of(folder: Path, words: int, kind: str) -> Tokenizer:
     told = (read_json(folder / "special_tokens_map.json") or {}) | (read_json(folder / "tokenizer_config.json") or {})
     inner = _inner(folder, bool(told.get("do_lower_case", True)))
     if "left" in (_side(told, "padding", inner.padding), _side(told, "truncation", inner.truncation)):
         raise UserError(f"{folder}: texts padded or cut on the left are not read here")
+    inner.no_padding()  # which may be to any length
+    inner.no_truncation()
     rules: dict[str, Any] = {"normalise": False, "size": words}
     for role, names in ROLES.items():
         found = next((told[name] for name in names if told.get(name)), None)
@@ -59,7 +68,8 @@ def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
 
 def longest(folder: Path) -> float:
     """Tokens that a folder's tokenizer cuts its texts at; infinite where it does not say."""
-    return (read_json(folder / "tokenizer_config.json") or {}).get("model_max_length") or float("inf")
+    length = (read_json(folder / "tokenizer_config.json") or {}).get("model_max_length")
+    return length if isinstance(length, int | float) and length > 0 else float("inf")
 
 
 def _side(told: dict[str, Any], what: str, own: dict[str, Any] | None) -> str:
@@ -88,10 +98,11 @@ def _lower_case(inner: tokenizers.Tokenizer) -> None:
 
 def _inner(folder: Path, lowercase: bool) -> tokenizers.Tokenizer:
     if (folder / "tokenizer.json").is_file():
-        try:
-            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{folder / 'tokenizer.json'}: not of the tokenizers library: {error}") from None
+        path = folder / "tokenizer.json"
+        text = text_of(path)
+        with refused(f"{path}: not of the tokenizers library"):
+            refuse_unbounded(json.loads(text), str(path))
+            return tokenizers.Tokenizer.from_str(text)
     if (folder / "vocab.txt").is_file():
         return Tokenizer.load(folder / "vocab.txt", lowercase)._inner
     slow = ("vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")

@@ -1,6 +1,7 @@
 """A tower's published weights by where they are: package:NAME, a folder of transformers, or a name on its hub."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.data.text import Tokenizer, Vocabulary
-from tuwen.errors import UserError
+from tuwen.errors import UserError, reason_of, refused
 from tuwen.nn.backbones import ImageBackbone, TextBackbone, renamed
 from tuwen.nn.published import packages, text, vision
 from tuwen.nn.published.files import picture_notes, picture_settings, settings_of, tensors_of
-from tuwen.nn.published.names import Entry, Report, inward, prefixed
+from tuwen.nn.published.names import Entry, Report, inward, prefixed, refuse_broken
 from tuwen.nn.published.tokenizer import tokenizer_of
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import image_tower, text_tower
@@ -66,15 +67,18 @@ def image_weights(where: str) -> ImageWeights:
         return ImageWeights(config, tensors, Report(tuple(tensors)))
     folder = located(where)
     settings, stem = _part(settings_of(folder), "vision_config")
-    config, names = image_plan(settings, str(folder))
-    picture = picture_settings(folder, config.side)
-    config = replace(config, **picture)
-    held, left = _below(tensors_of(folder), stem or _STEMS["image"])
-    if config.backbone is not None:
-        held = renamed(config.backbone, held)
-    wanted = shapes(image_tower(config))
+    tensors = tensors_of(folder)
+    with fitting(where, settings["model_type"]):
+        config, names = image_plan(settings, str(folder))
+        picture = picture_settings(folder, config.side)
+        config = replace(config, **picture)
+        held, left = _below(tensors, stem or _STEMS["image"])
+        if config.backbone is not None:
+            held = renamed(config.backbone, held)
+        wanted = shapes(lambda: image_tower(config))
     ours, report = inward(names, held, wanted, KNOWN)
     report.refuse(where)
+    refuse_broken(ours, where)
     beside = {**report.unexpected, **dict.fromkeys(left, "not of the image tower")}
     notes = vision.notes(settings["model_type"], config) + picture_notes(picture)
     return ImageWeights(config, ours, replace(report, unexpected=beside, notes=notes))
@@ -94,11 +98,14 @@ def text_weights(where: str) -> TextWeights:
     settings, stem = _part(settings_of(folder), "text_config")
     held, left = _below(tensors_of(folder), stem or _STEMS["text"])
     tokenizer = tokenizer_of(folder, text.word_rows(held, settings), settings["model_type"])
-    config, names = text_plan(settings, str(folder), tokenizer.vocabulary)
-    if config.backbone is not None:
-        held = renamed(config.backbone, held)
-    ours, report = inward(names, held, shapes(text_tower(config, tokenizer.vocabulary)), KNOWN)
+    with fitting(where, settings["model_type"]):
+        config, names = text_plan(settings, str(folder), tokenizer.vocabulary)
+        if config.backbone is not None:
+            held = renamed(config.backbone, held)
+        wanted = shapes(lambda: text_tower(config, tokenizer.vocabulary))
+    ours, report = inward(names, held, wanted, KNOWN)
     report.refuse(where)
+    refuse_broken(ours, where)
     beside = {**report.unexpected, **dict.fromkeys(left, "not of the text tower")}
     return TextWeights(config, ours, tokenizer, replace(report, unexpected=beside))
 
@@ -115,7 +122,7 @@ def image_plan(settings: Mapping[str, Any], source: str) -> tuple[ImageTowerConf
     width, classed = _probed(plain, side)
     pool = "class" if classed else "mean"
     config = ImageTowerConfig(side=side, patch=settings.get("patch_size", 32), width=width, pool=pool, backbone=plain)
-    return config, _backbone_entries(ImageBackbone(config))
+    return config, _backbone_entries(lambda: ImageBackbone(config))
 
 
 def text_plan(settings: Mapping[str, Any], source: str, vocabulary: Vocabulary) -> tuple[TextTowerConfig, list[Entry]]:
@@ -130,7 +137,7 @@ def text_plan(settings: Mapping[str, Any], source: str, vocabulary: Vocabulary) 
         raise UserError(f"{source}: the width of a {kind} is not told by hidden_size, dim or d_model")
     length = min(settings.get("max_position_embeddings", 512), 512)
     config = TextTowerConfig(kind="bert", length=length, width=width, backbone=plain)
-    return config, _backbone_entries(TextBackbone(config, vocabulary))
+    return config, _backbone_entries(lambda: TextBackbone(config, vocabulary))
 
 
 def located(where: str) -> Path:
@@ -154,13 +161,19 @@ def located(where: str) -> Path:
         if not list(folder.glob("model*.safetensors")):
             folder = Path(snapshot_download(where, allow_patterns=[*wanted, "pytorch_model*.bin"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise UserError(f"{where}: no such folder, and the hub did not give it ({why})") from None
+        raise UserError(f"{where}: no such folder, and the hub did not give it ({reason_of(error)})") from None
     return folder
 
 
-def shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Shapes of what weights must fill: all but what a tower's config says (mean, std)."""
+def fitting(where: str, kind: str) -> AbstractContextManager[None]:
+    """While settings are read and networks planned by them: whatever goes wrong is theirs, and becomes one line."""
+    return refused(f"{where}: its settings are not those of {kind}")
+
+
+def shapes(make: Callable[[], nn.Module]) -> dict[str, torch.Size]:
+    """Shapes of what weights must fill, without making it: all but what a tower's config says (mean, std)."""
+    with torch.device("meta"):
+        module = make()
     return {name: value.shape for name, value in module.state_dict().items() if name not in ("mean", "std")}
 
 
@@ -168,6 +181,8 @@ def _part(settings: dict[str, Any], name: str) -> tuple[dict[str, Any], tuple[st
     """The settings of one tower, and the stem of its tensors where it is a part of a whole model."""
     if name not in settings:
         return settings, ()
+    if not isinstance(settings[name], dict):
+        raise UserError(f"{name} of config.json is not settings by name")
     inner = dict(settings[name])
     kinds = {"vision_config": "vision_model", "text_config": "text_model"}
     inner.setdefault("model_type", f"{settings['model_type']}_{kinds[name]}")
@@ -199,15 +214,17 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _probed(settings: dict[str, Any], side: int) -> tuple[int, bool]:
     """(width, whether a class token comes first) of a backbone, by one look at a blank picture."""
-    tower = ImageBackbone(ImageTowerConfig(side=side, width=1, backbone=settings))
-    with torch.no_grad():
+    with torch.device("meta"), torch.no_grad():  # shapes alone: nothing is allocated, however large the sizes are
+        tower = ImageBackbone(ImageTowerConfig(side=side, width=1, backbone=settings))
         tokens = tower.eval()(torch.zeros(1, 3, side, side))
     count = tokens.shape[1]
     return tokens.shape[2], round(count**0.5) ** 2 != count
 
 
-def _backbone_entries(tower: ImageBackbone | TextBackbone) -> list[Entry]:
+def _backbone_entries(make: Callable[[], ImageBackbone | TextBackbone]) -> list[Entry]:
     """Every tensor of the model under its own name."""
+    with torch.device("meta"):
+        tower = make()
     return prefixed([_same(name) for name in tower.model.state_dict()], "model.", "")
 
 
