@@ -286,3 +286,15 @@ def test_padding_changes_nothing():
     a, b = (system.fused(encoded, system.encode_texts(x)) for x in (texts, other))
     close(a[0][texts.mask], b[0][texts.mask])
     close(a[1], b[1])
+
+
+@torch.no_grad()
+def test_a_tower_without_class_token_is_pooled_as_it_pools():
+    """Not by its first patch: the order of the patches' last states is nothing to the match."""
+    system = build("bridgetower", image=dataclasses.replace(build("bridgetower").config.image, pool="max")).eval()
+    images, texts = system.encode_images(example().images), system.encode_texts(example().texts)
+    words, patches = system.fused(images, texts)
+    assert patches.shape[1] == 16
+    width = words.shape[2]
+    close(system.pooled(words, patches.flip(1))[:, width:], system.pooled(words, patches)[:, width:])
+    close(system.pooled(words, patches)[:, width:], system.image_pooler(patches.amax(1)).tanh())

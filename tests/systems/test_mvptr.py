@@ -24,6 +24,7 @@ from tuwen.objectives import matching
 from tuwen.objectives.contrastive import contrastive
 from tuwen.objectives.matching import hardest_negatives
 from tuwen.systems.mvptr import MVPTR
+from tuwen.systems.system import Progress
 
 V, ROWS, PLACES = VOCABULARY.size, 30, 6
 # text, start, end, id, kind (1 phrase, 2 entity); texts 3 and 5 have none
@@ -168,20 +169,20 @@ def slow_terms(system, batch: Batch, concepts: str, ground: str, regions: str) -
         assert image != text  # check 6
         logits.append(system.match_logits(fused(image, text)[:1])[0])
         labels.append(0)
-    margin, which = [], PROGRESS.uniform(batch, 4, "grounding").tolist()
+    margin, which = [], PROGRESS.uniform(batch, 7, "grounding").tolist()
     for row in rows:
         others = [j for j in rows if not same[row][j]]
-        other = others[int(which[row][3] * len(others))]
+        other = others[int(which[row][6] * len(others))]
         if places[row][0]:
             pool = seen if ground == "single" else [h[len(states[k]) :] for k, h in enumerate(joint)]
             said = states[row] if ground == "single" else joint[row]
             near = {}
-            for j in (row, other):
+            for j, draws in ((row, which[row][:3]), (other, which[row][3:])):
                 taken = []
                 for rank, place in enumerate(places[row][0]):
-                    cosines = [(unit(said[place]) * unit(region)).sum() for region in pool[j]]
+                    cosines = [(unit(said[place]) * unit(region)).sum() for region in pool[j][1:]]  # no class token
                     best = sorted(cosines, key=lambda x: -float(x.detach()))[:3]
-                    taken.append(best[int(which[row][rank] * 3)] if regions == "top3" else best[0])
+                    taken.append(best[int(draws[rank] * 3)] if regions == "top3" else best[0])
                 near[j] = sum(taken) / len(taken)
             margin.append((0.2 + near[other] - near[row]).clamp(min=0))
     return {
@@ -234,7 +235,9 @@ def test_the_cross_encoder_reads_words_phrases_and_regions_alone():
     system, batch = model(concepts="tags").eval(), phrased()
     texts = system.encode_texts(batch.texts)
     assert texts.states["last"].shape[1] == batch.texts.ids.shape[1] + 3
-    some, other = (system.see(batch.images, torch.full((6, PLACES), word)) for word in (11, 12))
+    some, other = (
+        system.see(batch.images, torch.full((6, PLACES), word), torch.ones(6, PLACES) > 0) for word in (11, 12)
+    )
     joint = system.fused(some.states["last"], texts)
     assert joint.shape[1] == texts.states["last"].shape[1] + some.states["last"].shape[1]
     assert (joint != system.fused(other.states["last"], texts)).any()
@@ -371,3 +374,32 @@ def test_what_it_asks_of_the_data():
         dataclasses.replace(config, negatives="all")
     with pytest.raises(ValueError, match="hardness must lie between 0 and 1, got 2"):
         dataclasses.replace(config, hardness=2.0)
+
+
+def test_a_tag_replaced_by_the_id_of_padding_stays_a_place(monkeypatch):
+    """What is drawn in its place is read like any other word; what it was is told from there."""
+    system, batch = model(concepts="tags", tags_seen=1.0, mask_share=1.0), phrased()
+    draws = torch.full((6, 3 * PLACES + 1), 0.0, dtype=torch.float64)
+    draws[:, 1:-1:3] = 0.85  # another id, and that the first: padding's
+    monkeypatch.setattr(Progress, "uniform", lambda self, batch, count, purpose: draws[:, :count])
+    concepts, real, told = system.hidden_concepts(batch, PROGRESS)
+    assert (concepts[told >= 0] == VOCABULARY.pad).all()
+    assert torch.equal(real, told >= 0)
+    monkeypatch.undo()
+    one, other = (system.see(batch.images, concepts, mask).pooled for mask in (real, torch.zeros_like(real)))
+    assert (one - other).abs().amax(1)[:2].min() > 1e-4
+
+
+def test_no_phrase_is_grounded_in_the_class_token():
+    """However near the class token lies to every phrase, it is taken for no region."""
+    system, batch = model(ground="single", regions="top3"), phrased()
+    images, texts = system.encode(batch, PROGRESS).values()
+    states = images.states["last"].clone()
+    text, _ = system.hidden_words(batch, PROGRESS)
+    values = []
+    for factor in (1.0, -5.0):
+        states[:, 0] = factor * texts.states["last"].sum(1)
+        seen = dataclasses.replace(images, states={"last": states})
+        values.append(system.grounding(None, seen, texts, text, batch, PROGRESS))
+    assert torch.equal(*values)
+    assert float(values[0].detach()) > 0

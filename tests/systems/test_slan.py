@@ -289,3 +289,11 @@ def test_boxes_and_heat_of_a_mirrored_picture_are_mirrored():
     mirrored = turned.boxes[..., [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
     torch.testing.assert_close(mirrored, found.boxes, rtol=0, atol=1e-6)
     assert (found.boxes[:, 0] - turned.boxes[:, 0]).abs().amax(1).min() > 0.02  # each best box has another side
+
+
+def test_matching_trains_the_filter():
+    """Card, section 3.3: kept regions are weighed by their gates, so that losses reach what chose them."""
+    system, batch = shaken(build("slan", boxes=0.0, repulsion=0.0)), spelled(example())
+    slopes = gradients(system(batch, PROGRESS).terms["matching"], system)
+    for name in ("objectness.weight", "objectness.bias", "log_scale", "word_projection.weight"):
+        assert slopes[f"locator.{name}"].abs().max() > 0, name

@@ -7,13 +7,17 @@ import pytest
 import torch
 
 from tests.exchange.checkpoints import randomised, saved
-from tests.systems.common import PROGRESS, build, example, gradients, random, shaken
+from tests.systems.common import PROGRESS, VOCABULARY, build, example, gradients, random, shaken
+from tuwen import systems
 from tuwen.data.batch import Texts
 from tuwen.nn.backbones import normalised
+from tuwen.nn.initial import initialise
 from tuwen.nn.published.towers import image_weights
 from tuwen.nn.sizes import size
 from tuwen.objectives.contrastive import directional_contrastive
 from tuwen.similarity.reduced import TokenReduction
+from tuwen.systems import wukong as module
+from tuwen.systems.clip import CLIP, CLIPConfig
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig
 from tuwen.training.step import train_step
@@ -263,3 +267,42 @@ def test_a_locked_swin_from_a_folder_of_weights_is_its_image_tower(style, tmp_pa
     if style == "wukong":
         places = system.image_places(batch.images)
         torch.testing.assert_close(places.flatten(2).sum(2), torch.ones(6, 3))
+
+
+@torch.no_grad()
+def test_reduced_tokens_start_apart():
+    """Kaiming's start tells places apart; a smaller one gives nearly the same mean of all places to every token."""
+    cosines = []
+    for seed in range(5):
+        reduction = TokenReduction(256, 12)
+        initialise(reduction, seed)
+        tokens = torch.nn.functional.normalize(
+            reduction(torch.randn(4, 49, 256, generator=torch.Generator().manual_seed(seed))), dim=2
+        )
+        cosines.append(float((tokens @ tokens.mT)[:, ~torch.eye(12, dtype=torch.bool)].mean()))
+    assert sum(cosines) / 5 < 0.25, cosines
+    assert float(reduction.choose.weight.std()) == pytest.approx((2 / 256) ** 0.5, rel=0.05)
+    assert float(reduction.attend.weight.std()) == pytest.approx((2 / 32) ** 0.5, rel=0.05)  # 32 inputs a group
+
+
+def test_published_sizes_are_exact():
+    """The official models' numbers of parameters; of Wukong's, the card's (sections 3 and 11)."""
+    for name, count in (("clip-b32", 151_277_313), ("clip-b16", 149_620_737), ("clip-l14", 427_616_513)):
+        with torch.device("meta"):
+            system = CLIP(CLIPConfig.sized(name), dataclasses.replace(VOCABULARY, size=49_408))
+        assert sum(p.numel() for p in system.parameters()) == count, name
+    for name, tokens, layers, width in (("wukong-b32", 12, 12, 768), ("wukong-l14", 24, 24, 1024)):
+        config = module.WukongConfig.sized(name)
+        assert (config.tokens, config.embed, config.text.length) == (tokens, 256, 32)
+        assert (config.image.layers, config.image.width, config.image.locked) == (layers, width, True)
+        with torch.device("meta"):
+            system = module.Wukong(config, dataclasses.replace(VOCABULARY, size=21_128))
+        count = sum(p.numel() for p in system.reduction.parameters())
+        assert count == 512 + 8192 + 256 * tokens + 8192, name
+
+
+@pytest.mark.parametrize(
+    ("name", "embed"), [("r2d2", 768), ("prd2", 768), ("flava", 768), ("clip", 512), ("albef", 256)]
+)
+def test_base_has_each_papers_own_space(name, embed):
+    assert systems.find(name).Config.sized("base").embed == embed

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.reference import albef as slow
-from tests.systems.common import units
+from tests.systems.common import build, units
+from tuwen.systems.system import Progress
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
 
@@ -144,3 +145,19 @@ def test_queue_is_saved_and_goes_on_where_it_stood():
         queue.enqueue(torch.zeros(3, 2), torch.zeros(3, 2), ids + 5, ids + 5)
     for one, other in zip(vars(a.read()).values(), vars(b.read()).values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_published_momentum_and_queue_can_be_had():
+    """No rise from 0.1, and no bound by the length of the epoch."""
+    for rises, momentum in ((True, 4 / 13), (False, 0.995)):
+        system = build("albef", momentum_rises=rises, queue=8, queue_share=1.0)
+        old = system.teacher.encoders.image.positions.clone()
+        with torch.no_grad():
+            system.encoders.image.positions.add_(1.0)
+        system.before_step(Progress(3, 1, 10, 6))
+        moved = (system.teacher.encoders.image.positions - old).mean()
+        assert float(moved) == pytest.approx(1 - momentum, abs=1e-4)
+        assert system.queue.capacity == 6  # an epoch's pairs
+    system = build("albef", queue=8)
+    system.before_step(Progress(3, 1, 10, 6))
+    assert system.queue.capacity == 1  # a quarter of them

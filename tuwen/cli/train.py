@@ -54,7 +54,9 @@ def add_to(commands) -> None:
 
 def add_config_options(command) -> None:
     """The options that `tuwen train` and `tuwen compare` share."""
-    command.add_argument("--size", metavar="SIZE", help="tiny, demo, small (default), base or large")
+    command.add_argument(
+        "--size", metavar="SIZE", help="tiny, demo, small (default), base, large, or a published one (clip-b32, ...)"
+    )
     command.add_argument("--config", metavar="FILE", type=Path, help="recipe: a YAML file of differences")
     command.add_argument(
         "--set",

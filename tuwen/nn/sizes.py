@@ -104,20 +104,34 @@ class CrossEncoderConfig:
 
 @dataclass(frozen=True)
 class Size:
-    """Towers, fusion and shared embedding width of a size."""
+    """Towers, fusion and shared embedding width of a size; embed None: what the system's own paper has."""
 
     image: ImageTowerConfig
     text: TextTowerConfig
     fusion: CrossEncoderConfig
-    embed: int
+    embed: int | None
 
     def fill(self, config: type[C], **others: Any) -> C:
         """A system's config of this size: with `image`, `text`, `fusion` and `embed` as far as it has them."""
         own = {field.name for field in fields(config)}  # type: ignore[arg-type]
-        return config(**{name: value for name, value in vars(self).items() if name in own} | others)
+        sizes = {name: value for name, value in vars(self).items() if name in own and value is not None}
+        return config(**sizes | others)
 
 
-_BASE = Size(ImageTowerConfig(), TextTowerConfig(), CrossEncoderConfig(), embed=256)
+_BASE = Size(ImageTowerConfig(), TextTowerConfig(), CrossEncoderConfig(), embed=None)
+
+
+def _clip(patch: int, embed: int, length: int = 77, **image: Any) -> Size:
+    """CLIP's towers as published (Radford et al. 2021, appendix F): its text tower is as wide as its space."""
+    blocks: dict[str, Any] = {"activation": "quick_gelu", "eps": 1e-5, "projection": "unbiased"}
+    tower = ImageTowerConfig(patch=patch, pre_norm=True, patch_bias=False, shorter_side=224, **blocks, **image)
+    text = TextTowerConfig("clip", length, embed, heads=embed // 64, **blocks)
+    return Size(tower, text, CrossEncoderConfig(embed, heads=embed // 64), embed)
+
+
+_LARGE: dict[str, Any] = {"width": 1024, "layers": 24, "heads": 16}
+# Wukong's: CLIP's, the picture's locked, 32 words, one narrower space for all tokens (card, section 3)
+_WUKONG_B, _WUKONG_L = _clip(32, 512, 32, locked=True), _clip(14, 768, 32, locked=True, **_LARGE)
 
 SIZES: dict[str, Size] = {
     # tests: seconds on one core
@@ -141,7 +155,13 @@ SIZES: dict[str, Size] = {
         embed=256,
     ),
     "base": _BASE,  # ViT-B/16 and BERT-base
-    "large": replace(_BASE, image=ImageTowerConfig(patch=14, width=1024, layers=24, heads=16), embed=768),
+    "large": replace(_BASE, image=ImageTowerConfig(patch=14, **_LARGE), embed=768),
+    # published ones, exact
+    "clip-b32": _clip(32, 512),
+    "clip-b16": _clip(16, 512),
+    "clip-l14": _clip(14, 768, **_LARGE),
+    "wukong-b32": replace(_WUKONG_B, embed=256),
+    "wukong-l14": replace(_WUKONG_L, embed=256),
 }
 
 

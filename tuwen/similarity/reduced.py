@@ -3,20 +3,30 @@
 from torch import Tensor, nn
 
 
+class Mix(nn.Conv2d):
+    """A linear map of every place by itself, in groups, without bias; its start is Kaiming's (`tuwen.nn.initial`):
+    from smaller weights all new tokens would be the mean of all places."""
+
+    gain = 2**0.5
+
+    def __init__(self, width: int, out: int, groups: int = 1):
+        super().__init__(width, out, 1, groups=groups, bias=False)
+
+
 class TokenReduction(nn.Module):
     """Each of `tokens` new tokens is a weighted mean of all places, by weights it learns to read off them.
 
     A = softmax over places of W2 W1 LN(x), z = A Wf x, with W1 and Wf in `groups` groups, W2 to `tokens`, no biases and
-    nothing between W1 and W2 (Wukong card, section 3, from the official code). x are projected tokens before they are
-    scaled to length 1. The order of places changes nothing.
+    nothing between W1 and W2 (Wukong card, section 3, from the official code), their start Kaiming's. x are projected
+    tokens before they are scaled to length 1. The order of places changes nothing.
     """
 
     def __init__(self, width: int, tokens: int, groups: int = 8):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.attend = nn.Conv2d(width, width, 1, groups=groups, bias=False)
-        self.choose = nn.Conv2d(width, tokens, 1, bias=False)
-        self.values = nn.Conv2d(width, width, 1, groups=groups, bias=False)
+        self.attend = Mix(width, width, groups)
+        self.choose = Mix(width, tokens)
+        self.values = Mix(width, width, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, K, D] from x [B, N, D]."""

@@ -30,9 +30,11 @@ class ALBEFConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 256
-    queue: int = 65536  # pairs; at most a quarter of an epoch is used
+    queue: int = 65536  # pairs
+    queue_share: float = 0.25  # of an epoch, that the queue holds at most [choice]; 1 and more: as published
     queue_from: float = 1.0  # epochs before queued keys count; 0 as published, see the class
     momentum: float = 0.995
+    momentum_rises: bool = True  # from 0.1 in the first steps [choice], for training from scratch, see `Momentum`
     alpha: float = 0.4  # weight of the teacher's targets, reached at the end of the first epoch
     mask_share: float = 0.15
 
@@ -84,12 +86,12 @@ class ALBEF(System):
         self.word_head = WordHead(config.fusion.width, vocabulary.size)
         self.match_head = MatchHead(config.fusion.width)
         self.temperature = Temperature()
-        self.teacher = Momentum(self, ("encoders", "fusion", "word_head"), config.momentum)
+        self.teacher = Momentum(self, ("encoders", "fusion", "word_head"), config.momentum, config.momentum_rises)
         self.queue = FeatureQueue(config.queue, config.embed)
 
     def before_step(self, progress: Progress) -> None:
         self.teacher.update(self, progress.step)
-        self.queue.limit(progress.epoch_pairs // 4)
+        self.queue.limit(int(self.config.queue_share * progress.epoch_pairs))
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]

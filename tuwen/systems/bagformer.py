@@ -34,7 +34,8 @@ class BagFormerConfig:
         "token", every token by itself; "shuffled", bags as long as the entities in a drawn order, the control that
         tells knowledge of entities from mere pooling. Nothing else differs between these arms.
     reduce: "mean" divides scores by patches or bags and learns one scale for both directions; "sum" is the official
-        code's: no division, no temperature, and padded bags that can be the best at 0.
+        code's: no division, no temperature, and padded bags that can be the best at 0, so that a picture's score of a
+        text depends on the batch's longest text.
     """
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -175,7 +176,10 @@ class BagFormer(System):
         return log_odds(self.match_logits(images, texts).float())[:, None]
 
     def rerank(self, match: Tensor, first: Tensor) -> Tensor:
-        """The code's merged score: log-odds of a match plus the bag score (section 6)."""
+        """Log-odds of a match plus the bag score as its contrast scales it [choice]; with `reduce` "sum" by 1.
+
+        The code's merged score (section 6) takes the match logit alone in place of the log-odds.
+        """
         return match.float().mean(-1) + self.scale() * first
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:

@@ -52,7 +52,7 @@ class BLIP(System):
         arxiv="2201.12086",
         code="github.com/salesforce/BLIP",
         idea="one text transformer reads alone, or looks at the picture in every layer; its retrieval half",
-        fidelity="reconstructed",
+        fidelity="code",
         image_encoder="ViT",
         text_encoder="BERT",
         interaction="cosine, then text queries over image tokens in every layer",

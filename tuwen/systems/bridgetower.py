@@ -72,8 +72,8 @@ class BridgeTower(System):
         code="github.com/microsoft/BridgeTower",
         idea="bridges from the upper layers of both towers to every layer of the cross encoder",
         fidelity="code",
-        image_encoder="ViT (CLIP)",
-        text_encoder="RoBERTa",
+        image_encoder="ViT (published: CLIP's)",
+        text_encoder="BERT (published: RoBERTa)",
         interaction="cosine, then co-attention of both streams with bridges",
         objectives=("masked language", "image-text matching", "image-text contrast"),
         axes=Axes(
@@ -122,7 +122,7 @@ class BridgeTower(System):
         return Losses(terms, metrics=metrics)
 
     def masked_words(self, images: Encoded, batch: Batch, progress: Progress) -> Tensor:
-        """15% of the tokens, never [SEP], one a text at least, told from the text stream with their picture."""
+        """15% of the tokens (at least one a text, never [SEP]), told from the text stream's states with its picture."""
         draws = progress.uniform(batch, 3 * batch.texts.ids.shape[1], "mask")
         share = self.config.mask_share
         masked, labels = mask_words(batch.texts, self.vocabulary, draws, share, sep=False, some=True)
@@ -165,8 +165,10 @@ class BridgeTower(System):
         return self.fusion(_layers(images), _layers(texts), texts.state_mask, kind)
 
     def pooled(self, words: Tensor, patches: Tensor) -> Tensor:
-        """[N, 2W]: each stream's first token through its pooler."""
-        return torch.cat([self.text_pooler(words[:, 0]).tanh(), self.image_pooler(patches[:, 0]).tanh()], -1)
+        """[N, 2W]: the text's first token and the picture's pooled one (its class token, where the tower has one; else
+        as that tower pools its patches), each through its pooler."""
+        pooled = self.encoders.image.pool(patches)
+        return torch.cat([self.text_pooler(words[:, 0]).tanh(), self.image_pooler(pooled).tanh()], -1)
 
     def word_logits(self, states: Tensor) -> Tensor:
         return self.word_decoder(self.word_norm(nn.functional.gelu(self.word_dense(states))))

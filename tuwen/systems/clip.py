@@ -16,7 +16,7 @@ from tuwen.systems.system import Losses, Paper, Progress, Reads, System
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Towers and shared width. `text.kind` "clip" gives the published causal text tower."""
+    """Towers and shared width. The published models are sizes "clip-b32", "clip-b16" and "clip-l14"."""
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)

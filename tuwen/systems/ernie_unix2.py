@@ -104,7 +104,7 @@ class ERNIEUniX2(System):
         idea="one encoder-decoder learns contrast and language modelling over pictures and several languages",
         fidelity="reconstructed",
         image_encoder="ViT",
-        text_encoder="XLM-R (a multilingual BERT)",
+        text_encoder="multilingual BERT (published: XLM-R)",
         interaction="cosine, then self-attention over picture and text together",
         objectives=(
             "image-text and text-text contrast",

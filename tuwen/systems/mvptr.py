@@ -173,12 +173,13 @@ class MVPTR(System):
     # ---- the uni-modal stage
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
-        concepts, _ = self.hidden_concepts(batch, progress)
+        concepts, real, _ = self.hidden_concepts(batch, progress)
         text, _ = self.hidden_words(batch, progress)
-        return {"images": self.see(batch.images, concepts), "texts": self.read(text)}
+        return {"images": self.see(batch.images, concepts, real), "texts": self.read(text)}
 
-    def hidden_concepts(self, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
-        """(what stands in the places for concepts [B, S], what is to be told there [B, S], -100 for nothing).
+    def hidden_concepts(self, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor, Tensor]:
+        """(what stands in the places for concepts [B, S], where anything does [B, S] bool, what is to be told there
+        [B, S], -100 for nothing).
 
         Where tags are not seen, every place is masked, also those behind the last concept, so that nothing but the
         picture tells what or how many there are.
@@ -189,7 +190,7 @@ class MVPTR(System):
         drawn = progress.uniform(batch, 3 * places + 1, "concepts")
         masked, told = mask_words(concepts, words, drawn, self.config.mask_share)
         seen = drawn[:, -1:] < (self.config.tags_seen if self.config.concepts == "tags" else 0.0)
-        return torch.where(seen, masked.ids, words.mask), torch.where(seen, told, wanted)
+        return torch.where(seen, masked.ids, words.mask), concepts.mask | ~seen, torch.where(seen, told, wanted)
 
     def concepts_of(self, batch: Batch) -> Texts:
         """Tokens of the rows' concepts [B, S], special ones left out: of their tags, or of the nouns of their texts."""
@@ -227,15 +228,16 @@ class MVPTR(System):
         states = tower.read(table[text.ids] + positions, text.mask)
         return Encoded(unit(self.text_projection(states[:, 0])), states={"last": states}, state_mask=text.mask)
 
-    def see(self, images: Images, concepts: Tensor) -> Encoded:
-        """V and g_v; states "last" [B, N, W], the regions alone, and "concepts" [B, S, W]."""
+    def see(self, images: Images, concepts: Tensor, real: Tensor) -> Encoded:
+        """V and g_v; states "last" [B, N, W], the regions alone, and "concepts" [B, S, W]; real: [B, S] bool, places
+        that hold a concept, whichever id was drawn for it."""
         words, rows = self.vocabulary, len(concepts)
         regions = self.image_to_fusion(self.encoders.image.tokens(images))
         ends = [concepts.new_full((rows, 1), special) for special in (words.cls, words.sep)]
         ids = torch.cat([ends[0], concepts, ends[1]], 1)
         tags = self.concept_norm(self.encoders.text.words(ids) + self.concept_positions)
-        real = torch.cat([ids != words.pad, torch.ones_like(regions[..., 0], dtype=torch.bool)], 1)
-        states = self.visual(torch.cat([tags, regions], 1), real)
+        sides = torch.ones_like(ids[:, :1], dtype=torch.bool), torch.ones_like(regions[..., 0], dtype=torch.bool)
+        states = self.visual(torch.cat([tags, regions], 1), torch.cat([sides[0], real, sides[0], sides[1]], 1))
         count = ids.shape[1]
         kept = {"last": states[:, count:], "concepts": states[:, 1 : count - 1]}
         pool = self.encoders.image
@@ -246,7 +248,7 @@ class MVPTR(System):
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
-        _, concepts = self.hidden_concepts(batch, progress)
+        _, _, concepts = self.hidden_concepts(batch, progress)
         text, labels = self.hidden_words(batch, progress)
         temperature = (-self.log_scale).exp()
         joint = self.fused(images.states["last"], texts)
@@ -290,12 +292,13 @@ class MVPTR(System):
         """WPG: the phrases of a text lie nearer to the regions of its picture than to those of another row's."""
         words, regions = self.grounded(joint, images, texts)
         phrases, mask = text.phrases_in(words, self.config.phrases)
-        drawn = progress.uniform(batch, self.config.phrases + 1, "grounding")
+        drawn = progress.uniform(batch, 2 * self.config.phrases + 1, "grounding")
         same = batch.same_here()
         other, exists = one_wrong(same, drawn[:, -1]), ~same.all(1)
-        which = drawn[:, :-1] if self.config.regions == "top3" and self.training else None
+        by_chance = self.config.regions == "top3" and self.training
+        which, which_other = drawn[:, :-1].chunk(2, 1) if by_chance else (None, None)
         own = phrase_scores(unit(phrases), unit(regions), mask, which)
-        wrong = phrase_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which)
+        wrong = phrase_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which_other)
         return weakly_supervised_grounding(own, wrong, mask.any(1) & exists, self.config.margin)
 
     # ---- the cross-modal stage
@@ -307,11 +310,12 @@ class MVPTR(System):
         return self.joint(torch.cat([texts.states["last"], regions], 1), real)
 
     def grounded(self, joint: Tensor, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
-        """States of words and phrases [B, A, W] and of regions [B, N, W] that are compared."""
+        """States of words and phrases [B, A, W] and of regions [B, N, W] that are compared; a class token is none."""
+        grid = self.encoders.image.grid
         if self.config.ground == "single":
-            return texts.states["last"], images.states["last"]
+            return texts.states["last"], grid(images.states["last"])
         count = texts.states["last"].shape[1]
-        return joint[:, :count], joint[:, count:]
+        return joint[:, :count], grid(joint[:, count:])
 
     def match_logits(self, first: Tensor) -> Tensor:
         """[N, 2] (no match, match) from the fused states of [CLS]."""
@@ -322,7 +326,7 @@ class MVPTR(System):
     def encode_images(self, images: Images) -> Encoded:
         """With every place for concepts masked."""
         unknown = torch.full((len(images), self.config.places), self.vocabulary.mask, device=images.device)
-        seen = self.see(images, unknown)
+        seen = self.see(images, unknown, torch.ones_like(unknown, dtype=torch.bool))
         return replace(seen, states={"last": seen.states["last"]})
 
     def encode_texts(self, texts: Texts) -> Encoded:
@@ -352,7 +356,6 @@ class MVPTR(System):
         phrases, mask = text.phrases_in(words, self.config.phrases)
         meant = (unit(phrases) * mask[..., None]).sum(1)
         meant = torch.where(mask.any(1, keepdim=True), meant, words[:, 0].to(meant.dtype))
-        patches = regions[:, 1:] if self.config.image.pool == "class" else regions
-        heat = (unit(patches) @ unit(meant)[..., None])[..., 0]
+        heat = (unit(regions) @ unit(meant)[..., None])[..., 0]
         height = images.pixels.shape[2] // self.config.image.patch
         return Located(heat=heat.unflatten(1, (height, -1)))

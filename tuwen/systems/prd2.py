@@ -29,10 +29,12 @@ class PRD2Config:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embed: int = 768
     feature_guided: str = "tokens"
-    queue: int = 65536  # pairs; at most a quarter of an epoch is used [choice]
+    queue: int = 65536  # pairs
+    queue_share: float = 0.25  # of an epoch, that the queue holds at most [choice]; 1 and more: as published
     queue_from: float = 1.0  # epochs before queued keys count [choice], for training from scratch, see ALBEF
     queue_decay: float = 0.99
     momentum: float = 0.995
+    momentum_rises: bool = True  # from 0.1 in the first steps [choice], for training from scratch, see `Momentum`
     alpha: float = 0.4
     mask_share: float = 0.15
 
@@ -56,8 +58,8 @@ class PRD2(System):
         code="github.com/yuxie11/R2D2 (model only)",
         idea="the dual-encoder part of R2D2 with target- and feature-guided distillation",
         fidelity="reconstructed",
-        image_encoder="ViT (CLIP)",
-        text_encoder="BERT (RoBERTa-wwm)",
+        image_encoder="ViT (published: CLIP's)",
+        text_encoder="BERT (published: RoBERTa-wwm)",
         interaction="cosine of two vectors",
         objectives=("image-text contrast", "target- and feature-guided"),
         axes=Axes(
@@ -77,12 +79,12 @@ class PRD2(System):
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
         self.temperature = Temperature()
-        self.teacher = Momentum(self, ("encoders",), config.momentum)
+        self.teacher = Momentum(self, ("encoders",), config.momentum, config.momentum_rises)
         self.queue = FeatureQueue(config.queue, config.embed)
 
     def before_step(self, progress: Progress) -> None:
         self.teacher.update(self, progress.step)
-        self.queue.limit(progress.epoch_pairs // 4)
+        self.queue.limit(int(self.config.queue_share * progress.epoch_pairs))
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
         texts = batch.texts

@@ -42,10 +42,12 @@ class R2D2Config:
     enhanced: bool = True  # one masked text for all of the student's losses, instead of a second pass for masked words
     target_guided: bool = True
     feature_guided: str = "tokens"
-    queue: int = 65536  # pairs; at most a quarter of an epoch is used [choice]
+    queue: int = 65536  # pairs
+    queue_share: float = 0.25  # of an epoch, that the queue holds at most [choice]; 1 and more: as published
     queue_from: float = 1.0  # epochs before queued keys count [choice], for training from scratch, see ALBEF
     queue_decay: float = 0.99
     momentum: float = 0.995
+    momentum_rises: bool = True  # from 0.1 in the first steps [choice], for training from scratch, see `Momentum`
     alpha: float = 0.4  # [choice] of the card: ALBEF's
     mask_share: float = 0.15
 
@@ -78,8 +80,8 @@ class R2D2(System):
         code="github.com/yuxie11/R2D2 (fine-tuning only)",
         idea="global pre-ranking, fine-grained ranking by two cross encoders, target- and feature-guided distillation",
         fidelity="reconstructed",
-        image_encoder="ViT (CLIP)",
-        text_encoder="BERT (RoBERTa-wwm)",
+        image_encoder="ViT (published: CLIP's)",
+        text_encoder="BERT (published: RoBERTa-wwm)",
         interaction="cosine, then text over image and image over text",
         objectives=("image-text contrast", "image-text matching", "masked language", "target- and feature-guided"),
         axes=Axes(
@@ -116,7 +118,7 @@ class R2D2(System):
         if config.masked_words:
             self.word_head = WordHead(width, vocabulary.size)
         if config.target_guided or config.feature_guided != "off":
-            self.teacher = Momentum(self, ("encoders",), config.momentum)
+            self.teacher = Momentum(self, ("encoders",), config.momentum, config.momentum_rises)
         if config.target_guided:
             self.queue = FeatureQueue(config.queue, config.embed)
 
@@ -124,7 +126,7 @@ class R2D2(System):
         if self.config.target_guided or self.config.feature_guided != "off":
             self.teacher.update(self, progress.step)
         if self.config.target_guided:
-            self.queue.limit(progress.epoch_pairs // 4)
+            self.queue.limit(int(self.config.queue_share * progress.epoch_pairs))
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
         """Pictures; "texts", what contrast and ranking read; "masked", what masked words and FgD read."""

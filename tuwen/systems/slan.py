@@ -41,6 +41,7 @@ class SLANConfig:
     repulsion: float = 0.05
     peak: float = 0.2  # least height of a heat map's peak over its mean, in cosine, for its box to be a reference
     momentum: float = 0.995
+    momentum_rises: bool = True  # from 0.1 in the first steps, see `Momentum`
 
     @classmethod
     def sized(cls, name: str) -> "SLANConfig":
@@ -101,7 +102,7 @@ class SLAN(System):
         self.match_head = MatchHead(config.fusion.width)
         self.temperature = Temperature()
         self.log_scale = log_scale()  # of region-word scores
-        self.teacher = Momentum(self, ("encoders", "locator"), config.momentum)
+        self.teacher = Momentum(self, ("encoders", "locator"), config.momentum, config.momentum_rises)
 
     def before_step(self, progress: Progress) -> None:
         self.teacher.update(self, progress.step)
@@ -204,8 +205,12 @@ class SLAN(System):
         return self.locator(candidates, texts.states["last"], texts.state_mask, texts.states["words"].bool())
 
     def fused(self, images: Encoded, texts: Encoded, regions: Regions) -> Tensor:
-        """[R, L, W] text states over image tokens and regions with their boxes (section 3.6)."""
-        placed = self.region_to_fusion(torch.cat([regions.states, regions.boxes.to(regions.states.dtype)], -1))
+        """[R, L, W] text states over image tokens and regions with their boxes (section 3.6).
+
+        Regions are weighed by their gates (section 3.3), so that what reads them trains the filter.
+        """
+        gated = regions.states * regions.gates.exp()[..., None].to(regions.states.dtype)
+        placed = self.region_to_fusion(torch.cat([gated, regions.boxes.to(gated.dtype)], -1))
         memory = torch.cat([images.states["last"], placed], 1)
         return self.fusion(texts.states["last"], texts.state_mask, memory, None)
 

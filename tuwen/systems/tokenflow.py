@@ -74,8 +74,8 @@ class TokenFlow(System):
         code="none",
         idea="a token ships what the other side's whole vector finds in it, to the tokens it is like",
         fidelity="reconstructed",
-        image_encoder="ViT (CLIP)",
-        text_encoder="causal transformer (CLIP)",
+        image_encoder="ViT (published: CLIP's)",
+        text_encoder="BERT-like or causal transformer (published: CLIP's)",
         interaction="flow between tokens",
         objectives=("token-wise image-text contrast",),
         axes=Axes(

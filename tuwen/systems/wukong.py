@@ -25,11 +25,11 @@ from tuwen.systems.system import Losses, Paper, Progress, Scores, System
 
 @dataclass(frozen=True)
 class WukongConfig:
-    """The published models are style "wukong" with `image.locked`, `text.kind` "clip", embed 256, 12 tokens (ViT-L 24).
+    """The published models are sizes "wukong-b32" and "wukong-l14", their picture tower CLIP's (`--image-weights`).
 
     style: "clip" (one vector a side), "filip" (all patches), "wukong" (patches reduced to `tokens`).
     specials: [CLS] and [SEP] count among a text's tokens, as published.
-    padding: see `MaxFlow`; "zeros" is the official code's.
+    padding: see `MaxFlow`; "zeros" is the official code's, by which a score depends on the batch's longest text.
     scales: one temperature a direction, as the official code has, or one for both, as the papers say.
     """
 
@@ -54,7 +54,7 @@ class WukongConfig:
 
     @classmethod
     def sized(cls, name: str) -> "WukongConfig":
-        return size(name).fill(cls)
+        return size(name).fill(cls, tokens=24 if name == "wukong-l14" else 12)
 
 
 class Wukong(System):
@@ -77,8 +77,8 @@ class Wukong(System):
         code="github.com/huawei-noah/Pretrained-Language-Model (evaluation only)",
         idea="a locked image tower, whose patches are reduced to a few tokens that are matched with words",
         fidelity="code",
-        image_encoder="ViT or Swin, locked",
-        text_encoder="causal transformer",
+        image_encoder="ViT (published: CLIP's or Swin, locked)",
+        text_encoder="BERT-like or causal transformer (published)",
         interaction="mean of each token's best match",
         objectives=("token-wise image-text contrast",),
         axes=Axes(

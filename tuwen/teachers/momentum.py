@@ -14,9 +14,10 @@ class Momentum(nn.Module):
     dropout noise. (ALBEF's official code leaves them in training mode; evaluation mode is the stable choice.)
     """
 
-    def __init__(self, student: nn.Module, parts: Sequence[str], decay: float = 0.995):
+    def __init__(self, student: nn.Module, parts: Sequence[str], decay: float = 0.995, rises: bool = True):
+        """rises: the momentum grows to `decay`, see `update`; False: it is `decay` throughout, as published."""
         super().__init__()
-        self.parts, self.decay = tuple(parts), decay
+        self.parts, self.decay, self.rises = tuple(parts), decay, rises
         for part in self.parts:
             self.add_module(part, copy.deepcopy(getattr(student, part)).requires_grad_(False))
         self.eval()
@@ -29,12 +30,12 @@ class Momentum(nn.Module):
         self._mix(student, 0.0)
 
     def update(self, student: nn.Module, step: int) -> None:
-        """theta' <- m theta' + (1 - m) theta with m = min(decay, (1 + step) / (10 + step)).
+        """theta' <- m theta' + (1 - m) theta with m = min(decay, (1 + step) / (10 + step)), or `decay` if not `rises`.
 
         The bound lets a teacher of a student trained from scratch follow its first steps; it passes
         0.995 after 1,790 of them.
         """
-        self._mix(student, min(self.decay, (1 + step) / (10 + step)))
+        self._mix(student, min(self.decay, (1 + step) / (10 + step)) if self.rises else self.decay)
 
     @torch.no_grad()
     def _mix(self, student: nn.Module, decay: float) -> None:
