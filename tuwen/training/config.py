@@ -119,6 +119,7 @@ TRAIN: dict[str, TrainConfig] = {
     "base": TrainConfig(batch_size=512, lr=3e-4),
     "large": TrainConfig(batch_size=1024, lr=2e-4),
 }
+TRAIN |= {name: TRAIN["large" if name.endswith("-l14") else "base"] for name in sizes.SIZES if name not in TRAIN}
 
 
 def train_config(size: str, preset: str) -> TrainConfig:
