@@ -25,9 +25,7 @@ def ranked(first, odds, right, weight):
 def gallery(first, odds):
     """(hits [W, 2 I], share, group) of I pictures with a text each, both ways; first, odds: [I, I]."""
     own = torch.arange(len(first))
-    hits = torch.stack(
-        [torch.cat([ranked(first, odds, own, w), ranked(first.T, odds.T, own, w)]) for w in WEIGHTS]
-    )
+    hits = torch.stack([torch.cat([ranked(first, odds, own, w), ranked(first.T, odds.T, own, w)]) for w in WEIGHTS])
     return hits, torch.full((2 * len(own),), 0.5 / len(own)), torch.cat([own, own])
 
 

@@ -1,5 +1,7 @@
 """The pace of hard negatives: by hand, inside its bounds, and the same after a stop."""
 
+from itertools import pairwise
+
 import torch
 
 from tuwen.teachers.pace import AVERAGE, BAND, BOUND, Pace
@@ -26,7 +28,7 @@ def test_by_hand():
     assert path[:8] == [0.0] * 8
     average = 1 - (1 - AVERAGE) ** 9
     assert abs(path[8] - 0.1 * (average - BAND[1])) < 1e-6
-    assert all(after > before for before, after in zip(path[8:], path[9:], strict=False))
+    assert all(after > before for before, after in pairwise(path[8:]))
 
 
 def test_no_step_is_longer_than_its_bound_and_none_leaves_0_to_1():
@@ -35,7 +37,7 @@ def test_no_step_is_longer_than_its_bound_and_none_leaves_0_to_1():
     down, _ = paced([-3.0] * 300, pace)
     assert down[-1] == 0.0
     whole = [0.0, *path, *down]
-    assert max(abs(b - a) for a, b in zip(whole, whole[1:], strict=False)) <= BOUND + 1e-7
+    assert max(abs(b - a) for a, b in pairwise(whole)) <= BOUND + 1e-7
 
 
 def test_within_the_band_nothing_moves():

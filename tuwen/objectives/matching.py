@@ -47,15 +47,22 @@ class Pairs:
     labels: Tensor
 
 
-def drawn_pairs(text_scores: Tensor, image_scores: Tensor, same: Tensor, draws: Tensor, first: int = 0) -> Pairs:
+def drawn_pairs(
+    text_scores: Tensor,
+    image_scores: Tensor,
+    same: Tensor,
+    draws: Tensor,
+    first: int = 0,
+    hardness: Tensor | float = 1.0,
+) -> Pairs:
     """The pairs that matching reads; wrong partners are drawn by `hard_negatives`, one of each kind a row.
 
     Pictures by text_scores [B, N], of each text with every picture; texts by image_scores [B, N], of each picture with
     every text; equal scores make all wrong ones alike likely. same: [B, N] bool. draws: [B, 2] in [0, 1). first: column
-    of row 0 itself.
+    of row 0 itself. hardness: what the scores are multiplied with, 1 as published, 0 for all alike likely.
     """
-    wrong_image, exists_image = hard_negatives(text_scores, same, draws[:, 0])
-    wrong_text, exists_text = hard_negatives(image_scores, same, draws[:, 1])
+    wrong_image, exists_image = hard_negatives(hardness * text_scores, same, draws[:, 0])
+    wrong_text, exists_text = hard_negatives(hardness * image_scores, same, draws[:, 1])
     own = torch.arange(first, first + len(same), device=same.device)
     images, texts = torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text])
     return Pairs(images, texts, matching_labels(len(own), exists_image, exists_text))
@@ -93,6 +100,18 @@ def matching_loss(logits: Tensor, labels: Tensor, positive_weight: float = 1.0) 
 def matching_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of the pairs that count [R] whose greater logit [R, 2] is the right one, without gradient."""
     return (logits.detach().argmax(1) == labels)[labels >= 0].float().mean()
+
+
+def matching_gain(loss: Tensor, labels: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """1 - loss / H, without gradient: 0 for who knows no more than how many pairs match, 1 for who knows all.
+
+    H is the entropy of the labels [R] of this very batch, by their weights as in `matching_loss`; where all are of one
+    kind there is nothing to know, and the gain is 0.
+    """
+    matched = positive_weight * (labels == 1).sum().double()
+    share = matched / (matched + (labels == 0).sum()).clamp(min=1)
+    entropy = torch.special.entr(share) + torch.special.entr(1 - share)
+    return torch.where(entropy > 0, 1 - loss.detach() / entropy.clamp(min=1e-9), 0.0)
 
 
 def log_odds(logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import distilled_contrastive, logits_of
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_gain, matching_loss
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
+from tuwen.teachers.pace import Pace
 from tuwen.teachers.queue import FeatureQueue
 
 
@@ -37,6 +39,8 @@ class ALBEFConfig:
     momentum_rises: bool = True  # from 0.1 in the first steps [choice], for training from scratch, see `Momentum`
     alpha: float = 0.4  # weight of the teacher's targets, reached at the end of the first epoch
     mask_share: float = 0.15
+    hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
+    score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
     def sized(cls, name: str) -> "ALBEFConfig":
@@ -87,6 +91,7 @@ class ALBEF(System):
         self.match_head = MatchHead(config.fusion.width)
         self.temperature = Temperature()
         self.teacher = Momentum(self, ("encoders", "fusion", "word_head"), config.momentum, config.momentum_rises)
+        self.pace = Pace(config.hardness)
         self.queue = FeatureQueue(config.queue, config.embed)
 
     def before_step(self, progress: Progress) -> None:
@@ -102,7 +107,7 @@ class ALBEF(System):
             taught_texts = teacher.encode_texts(batch.texts.ids, batch.texts.mask)
 
         contrast = self.contrast(images, texts, taught_images, taught_texts, batch, progress)
-        matching, accuracy = self.matching(images, texts, taught_images, taught_texts, batch, progress)
+        matching, accuracy, gain = self.matching(images, texts, taught_images, taught_texts, batch, progress)
         words = self.masked_words(images, taught_images, batch, progress, alpha)
 
         keep = {
@@ -110,8 +115,9 @@ class ALBEF(System):
             "texts": taught_texts.pooled,
             "image_id": batch.image_id,
             "text_id": batch.text_id,
+            "matching_gain": gain.expand(len(batch)),
         }
-        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
         return Losses({"contrast": contrast, "matching": matching, "masked_words": words}, keep, metrics)
 
     def contrast(self, images, texts, taught_images, taught_texts, batch, progress):
@@ -134,9 +140,10 @@ class ALBEF(System):
         text_scores = logits_of(texts.pooled, taught_images.pooled, self.temperature)
         image_scores = logits_of(images.pooled, taught_texts.pooled, self.temperature)
         draws = progress.uniform(batch, 2, "hard negatives")
-        pairs = drawn_pairs(text_scores, image_scores, batch.same_here(), draws)
+        pairs = drawn_pairs(text_scores, image_scores, batch.same_here(), draws, hardness=self.pace.hardness)
         logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
-        return matching_loss(logits, pairs.labels), matching_accuracy(logits, pairs.labels)
+        loss = matching_loss(logits, pairs.labels)
+        return loss, matching_accuracy(logits, pairs.labels), matching_gain(loss, pairs.labels)
 
     def masked_words(self, images, taught_images, batch, progress, alpha):
         """Section 4.3: the words masked are read from text and picture; the teacher reads the same masked words."""
@@ -161,6 +168,7 @@ class ALBEF(System):
         return self.match_head(first)
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        self.pace.update(keep["matching_gain"])
         self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
 
     def encode_images(self, images: Images) -> Encoded:

@@ -18,7 +18,7 @@ from tuwen.nn.temperature import Temperature, log_scale
 from tuwen.nn.towers import DualEncoder, unit
 from tuwen.objectives.contrastive import directional_contrastive
 from tuwen.objectives.gather import against_all, global_contrast
-from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_gain, matching_loss
 from tuwen.similarity.bag import bag_of, shuffled_bag_of, sum_bags
 from tuwen.similarity.flows import MaxFlow
 from tuwen.similarity.token_wise import token_flow, token_scores
@@ -44,6 +44,7 @@ class BagFormerConfig:
     embed: int = 256
     bags: Literal["entity", "word", "phrase", "token", "shuffled"] = "entity"
     reduce: Literal["mean", "sum"] = "mean"
+    score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
     def sized(cls, name: str) -> "BagFormerConfig":
@@ -103,8 +104,8 @@ class BagFormer(System):
         same = batch.same()
         contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature)
         bags = self.bag_contrast(images, texts, same)
-        matching, accuracy = self.matching(images, texts, batch, progress)
-        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
+        matching, accuracy, gain = self.matching(images, texts, batch, progress)
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, "matching_gain": gain}
         return Losses({"contrast": contrast, "bags": bags, "matching": matching}, metrics=metrics)
 
     def bag_contrast(self, images: Encoded, texts: Encoded, same: Tensor) -> Tensor:
@@ -120,13 +121,14 @@ class BagFormer(System):
         """What a bag score is multiplied with to be a logit."""
         return self.log_scale.exp() if self.config.reduce == "mean" else 1.0
 
-    def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
+    def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress):
         """Section 4: B matched pairs, B with a wrong picture, B with a wrong text, all wrong ones equally likely."""
         same = batch.same_here()
         even = torch.zeros_like(same, dtype=torch.float32)
         pairs = drawn_pairs(even, even, same, progress.uniform(batch, 2, "negatives"))
         logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
-        return matching_loss(logits, pairs.labels), matching_accuracy(logits, pairs.labels)
+        loss = matching_loss(logits, pairs.labels)
+        return loss, matching_accuracy(logits, pairs.labels), matching_gain(loss, pairs.labels)
 
     def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] logits (no match, match) of pairs (image n, text n)."""
@@ -174,6 +176,10 @@ class BagFormer(System):
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(images, texts).float())[:, None]
+
+    def first_logit(self, first: Tensor, direction: str) -> Tensor:
+        scale = self.scale()
+        return first * (scale.detach() if isinstance(scale, Tensor) else scale)
 
     def rerank(self, match: Tensor, first: Tensor) -> Tensor:
         """Log-odds of a match plus the bag score as its contrast scales it [choice]; with `reduce` "sum" by 1.

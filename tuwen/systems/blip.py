@@ -1,7 +1,8 @@
 """BLIP: one text transformer that reads alone, or with cross-attention over the picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from tuwen.nn.towers import DualEncoder, TextTower
 from tuwen.nn.transformer import Attention
 from tuwen.objectives.contrastive import logits_of
 from tuwen.objectives.gather import global_contrast
-from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_gain, matching_loss
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
+from tuwen.teachers.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class BLIPConfig:
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embed: int = 256
+    hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
+    score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
     def sized(cls, name: str) -> "BLIPConfig":
@@ -84,6 +88,7 @@ class BLIP(System):
             block.cross_norm = nn.LayerNorm(text.width, text.eps)
         self.match_head = MatchHead(text.width)
         self.temperature = Temperature()
+        self.pace = Pace(config.hardness)
 
     @property
     def words(self) -> TextTower:
@@ -93,16 +98,22 @@ class BLIP(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
         contrast = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
-        matching, accuracy = self.matching(images, texts, batch, progress)
-        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
-        return Losses({"contrast": contrast, "matching": matching}, metrics=metrics)
+        matching, accuracy, gain = self.matching(images, texts, batch, progress)
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
+        keep = {"matching_gain": gain.expand(len(batch))}
+        return Losses({"contrast": contrast, "matching": matching}, keep, metrics)
 
-    def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
-        """The loss over B matched pairs, B with a wrong picture, B with a wrong text drawn by scores; its accuracy."""
+    def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        self.pace.update(keep["matching_gain"])
+
+    def matching(self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress):
+        """B matched pairs, B with a wrong picture, B with a wrong text drawn by scores: loss, accuracy and gain."""
         scores = logits_of(images.pooled, texts.pooled, self.temperature)
-        pairs = drawn_pairs(scores.T, scores, batch.same_here(), progress.uniform(batch, 2, "hard negatives"))
+        draws = progress.uniform(batch, 2, "hard negatives")
+        pairs = drawn_pairs(scores.T, scores, batch.same_here(), draws, hardness=self.pace.hardness)
         logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
-        return matching_loss(logits, pairs.labels), matching_accuracy(logits, pairs.labels)
+        loss = matching_loss(logits, pairs.labels)
+        return loss, matching_accuracy(logits, pairs.labels), matching_gain(loss, pairs.labels)
 
     def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] logits (no match, match) of pairs (image n, text n)."""

@@ -1,7 +1,8 @@
 """BridgeTower: every layer of the cross encoder reads one more layer of both towers through a bridge."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,13 @@ from tuwen.objectives.matching import (
     drawn_pairs,
     log_odds,
     matching_accuracy,
+    matching_gain,
     matching_loss,
     one_wrong,
 )
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
+from tuwen.teachers.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class BridgeTowerConfig:
     contrast: bool = True
     bridges: bool = True
     mask_share: float = 0.15
+    hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
+    score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
     def sized(cls, name: str) -> "BridgeTowerConfig":
@@ -104,6 +109,7 @@ class BridgeTower(System):
         self.word_decoder = nn.Linear(width, vocabulary.size)
         self.match_head = MatchHead(2 * width)
         self.temperature = Temperature()
+        self.pace = Pace(config.hardness)
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
@@ -112,14 +118,18 @@ class BridgeTower(System):
             terms["contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
             scores = logits_of(images.pooled, texts.pooled, self.temperature)
             draws = progress.uniform(batch, 2, "hard negatives")
-            pairs = drawn_pairs(scores.T, scores, batch.same_here(), draws)
+            pairs = drawn_pairs(scores.T, scores, batch.same_here(), draws, hardness=self.pace.hardness)
         else:
             pairs = self.half_pairs(batch, progress)
         logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
         terms["matching"] = matching_loss(logits, pairs.labels)
         accuracy = matching_accuracy(logits, pairs.labels)
-        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy}
-        return Losses(terms, metrics=metrics)
+        metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
+        gain = matching_gain(terms["matching"], pairs.labels)
+        return Losses(terms, {"matching_gain": gain.expand(len(batch))}, metrics)
+
+    def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        self.pace.update(keep["matching_gain"])
 
     def masked_words(self, images: Encoded, batch: Batch, progress: Progress) -> Tensor:
         """15% of the tokens (at least one a text, never [SEP]), told from the text stream's states with its picture."""

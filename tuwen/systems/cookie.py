@@ -169,6 +169,9 @@ class COOKIE(System):
         rows = nn.functional.pad(rows, (0, every.shape[1] - rows.shape[1]))
         return (rows[:, None] == every).all(2)
 
+    def first_logit(self, first: Tensor, direction: str) -> Tensor:
+        return first * self.log_scales["across"].detach().exp()
+
     def encode_images(self, images: Images) -> Encoded:
         """Of a clip the mean of its frames' vectors (section 6)."""
         x = self.image_norm(self.image_input(self.encoders["image"].tokens(images)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from tuwen.nn.towers import DualEncoder, unit
 from tuwen.nn.transformer import Stack
 from tuwen.objectives.contrastive import contrastive
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import IGNORED, log_odds, matching_loss, one_wrong
+from tuwen.objectives.matching import IGNORED, log_odds, matching_gain, matching_loss, one_wrong
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Needs, Paper, Progress, System
 
@@ -45,6 +46,7 @@ class FLAVAConfig:
     mask_share: float = 0.15
     wrong_share: float = 0.1
     whole_words: bool = True
+    score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
     def sized(cls, name: str) -> "FLAVAConfig":
@@ -144,7 +146,8 @@ class FLAVA(System):
             (batch.images, hidden, codes),
             (masked.select(said), labels[said]),
         )
-        return Losses(terms, metrics={"temperature": (-self.log_scale.detach()).exp(), "matching_accuracy": accuracy})
+        metrics = {"temperature": (-self.log_scale.detach()).exp(), "matching_accuracy": accuracy}
+        return Losses(terms, metrics=metrics | {"matching_gain": matching_gain(terms["matching"], matched.long())})
 
     # ---- what is hidden, what is wrong
 

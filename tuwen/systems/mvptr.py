@@ -1,8 +1,9 @@
 """MVPTR: phrases beside the words and concepts beside the picture, first each for itself, then together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,13 @@ from tuwen.objectives.matching import (
     hardest_negatives,
     log_odds,
     matching_accuracy,
+    matching_gain,
     matching_loss,
     one_wrong,
 )
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Located, Losses, Needs, Paper, Progress, Reads, System
+from tuwen.teachers.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,10 @@ class MVPTRConfig:
     ground: "fused" compares fused phrases with fused regions (the code), which a sign of the pair in both may satisfy;
         "single" compares them as the uni-modal stage gives them.
     negatives: "hardest" (the code) or "drawn" by softmax of `hardness` times the scores.
-    hardness: 1 as published, 0 draws any wrong row. While the contrast is unsure, what its whole scores draw looks to
-        it like the right one: from scratch matching then has nothing to begin with.
+    hardness: of drawn negatives, 1 as VSC's whole scores, 0 any wrong row, None: self-paced, see `Pace`. While the
+        contrast is unsure, what its whole scores draw looks to it like the right one: from scratch matching then has
+        nothing to begin with.
+    score: the final one: see `tuwen.predictor.Predictor.final`.
     """
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -65,7 +70,8 @@ class MVPTRConfig:
     regions: str = "top3"
     ground: str = "fused"
     negatives: str = "hardest"
-    hardness: float = 1.0
+    hardness: float | None = None
+    score: Literal["fitted", "published"] = "fitted"
 
     def __post_init__(self):
         choices = {
@@ -77,7 +83,7 @@ class MVPTRConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not 0 <= self.hardness <= 1:
+        if self.hardness is not None and not 0 <= self.hardness <= 1:
             raise ValueError(f"hardness must lie between 0 and 1, got {self.hardness}")
         if self.text.width != self.fusion.width:
             raise ValueError("text.width and fusion.width must be equal: they share word embeddings")
@@ -161,6 +167,7 @@ class MVPTR(System):
         self.pool, self.match_head = nn.Linear(width, width), MatchHead(width)
         self.concept_head, self.word_head = (WordHead(width, vocabulary.size) for _ in range(2))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # unclamped
+        self.pace = Pace(1.0 if config.negatives == "hardest" else config.hardness)
 
     @classmethod
     def reads(cls, config: MVPTRConfig) -> Reads:
@@ -252,7 +259,7 @@ class MVPTR(System):
         text, labels = self.hidden_words(batch, progress)
         temperature = (-self.log_scale).exp()
         joint = self.fused(images.states["last"], texts)
-        matching, accuracy = self.matching(images, texts, joint, batch, progress)
+        matching, accuracy, gain = self.matching(images, texts, joint, batch, progress)
         terms = {
             "masked_concepts": self.word_loss(self.concept_head, images.states["concepts"], concepts),
             "contrast": global_contrast(images.pooled, texts.pooled, batch.same(), temperature),
@@ -260,7 +267,11 @@ class MVPTR(System):
             "matching": matching,
             "grounding": self.grounding(joint, images, texts, text, batch, progress),
         }
-        return Losses(terms, metrics={"temperature": temperature.detach(), "matching_accuracy": accuracy})
+        metrics = {"temperature": temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
+        return Losses(terms, {"matching_gain": gain.expand(len(batch))}, metrics)
+
+    def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        self.pace.update(keep["matching_gain"])
 
     def word_loss(self, head: WordHead, states: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy over the words alone at the labelled positions [B, L] of states [B, L, W] (MCR, MLM)."""
@@ -276,8 +287,7 @@ class MVPTR(System):
         if self.config.negatives == "hardest":
             wrong_image, wrong_text = hardest_negatives(scores, same)[0], hardest_negatives(scores.T, same)[0]
         else:
-            scores = scores * self.config.hardness
-            pairs = drawn_pairs(scores, scores.T, same, drawn[:, :2])
+            pairs = drawn_pairs(scores, scores.T, same, drawn[:, :2], hardness=self.pace.hardness)
             wrong_image, wrong_text = pairs.images[rows : 2 * rows], pairs.texts[2 * rows :]
         own, exists = torch.arange(rows, device=batch.device), ~same.all(1)
         first_half = torch.zeros_like(exists)
@@ -286,7 +296,8 @@ class MVPTR(System):
         negative = self.fused(images.states["last"].index_select(0, pictures), texts.select(said))
         logits = self.match_logits(torch.cat([joint[:, 0], negative[:, 0]]))
         labels = torch.cat([torch.ones_like(own), torch.where(exists, 0, IGNORED)])
-        return matching_loss(logits, labels), matching_accuracy(logits, labels)
+        loss = matching_loss(logits, labels)
+        return loss, matching_accuracy(logits, labels), matching_gain(loss, labels)
 
     def grounding(self, joint: Tensor, images: Encoded, texts: Encoded, text: WithPhrases, batch: Batch, progress):
         """WPG: the phrases of a text lie nearer to the regions of its picture than to those of another row's."""
@@ -340,7 +351,7 @@ class MVPTR(System):
         odds = super().rerank(match, first)
         if self.config.negatives == "hardest":
             return odds
-        return odds + self.config.hardness * self.log_scale.exp() * first
+        return odds + self.pace.hardness * self.log_scale.exp() * first
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Words and phrases over the regions of all pictures; pooled is [CLS]'s state, as the code's VQA takes it."""

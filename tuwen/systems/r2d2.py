@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,11 @@ from tuwen.objectives.contrastive import distilled_contrastive, logits_of
 from tuwen.objectives.distillation import feature_guided
 from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.masked_language import masked_language, masked_positions
-from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_gain, matching_loss
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
+from tuwen.teachers.pace import Pace
 from tuwen.teachers.queue import FeatureQueue
 
 
@@ -50,6 +52,8 @@ class R2D2Config:
     momentum_rises: bool = True  # from 0.1 in the first steps [choice], for training from scratch, see `Momentum`
     alpha: float = 0.4  # [choice] of the card: ALBEF's
     mask_share: float = 0.15
+    hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
+    score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
     def sized(cls, name: str) -> "R2D2Config":
@@ -111,6 +115,7 @@ class R2D2(System):
             self.image_to_fusion = nn.Linear(config.image.width, width)
             self.image_queries = CrossEncoder(config.fusion, config.text.width)
             self.image_match_head = MatchHead(width)
+            self.pace = Pace(config.hardness)
         if config.ranking or config.masked_words:
             self.text_queries = CrossEncoder(config.fusion, config.image.width)
         if config.ranking:
@@ -158,9 +163,11 @@ class R2D2(System):
             terms["contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
         matched_states = None
         if config.ranking:
-            terms["matching"], matched_states, metrics["matching_accuracy"] = self.ranking(
+            terms["matching"], matched_states, metrics["matching_accuracy"], gain = self.ranking(
                 images, texts, batch, progress
             )
+            keep["matching_gain"] = gain.expand(len(batch))
+            metrics |= self.pace.metrics()
         if config.masked_words:
             if not config.enhanced or matched_states is None:
                 matched_states = self.text_over_image(images, encoded["masked"])
@@ -191,10 +198,10 @@ class R2D2(System):
 
     def ranking(
         self, images: Encoded, texts: Encoded, batch: Batch, progress: Progress
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """FGR, section 4.2: B matched pairs, B with a wrong picture, B with a wrong text of the global batch.
 
-        Returns the loss, the text-query states of the matched pairs [B, L, W], and the matching accuracy.
+        Returns the loss, the text-query states of the matched pairs [B, L, W], the matching accuracy and gain.
         """
         rows = len(batch)
         all_images = Encoded(gather(images.pooled), states={"last": gather(images.states["last"])})
@@ -206,7 +213,7 @@ class R2D2(System):
         text_scores = logits_of(texts.pooled, all_images.pooled, self.temperature)
         image_scores = logits_of(images.pooled, all_texts.pooled, self.temperature)
         draws = progress.uniform(batch, 2, "hard negatives")
-        pairs = drawn_pairs(text_scores, image_scores, batch.same(), draws, first_row(rows))
+        pairs = drawn_pairs(text_scores, image_scores, batch.same(), draws, first_row(rows), self.pace.hardness)
 
         pairs_images = Encoded.cat([images, all_images.select(pairs.images[rows : 2 * rows]), images])
         pairs_texts = Encoded.cat([texts, texts, all_texts.select(pairs.texts[2 * rows :])])
@@ -216,7 +223,8 @@ class R2D2(System):
         text_logits = self.text_match_head(torch.cat([matched_states[:, 0], wrong_first]))
         image_logits = self.image_match_head(self.image_over_text(pairs_images, pairs_texts))
         loss = (matching_loss(text_logits, pairs.labels, 2) + matching_loss(image_logits, pairs.labels, 2)) / 2
-        return loss, matched_states, matching_accuracy(text_logits + image_logits, pairs.labels)
+        accuracy = matching_accuracy(text_logits + image_logits, pairs.labels)
+        return loss, matched_states, accuracy, matching_gain(loss, pairs.labels, 2)
 
     def text_over_image(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, L, W]: text queries over image tokens."""
@@ -234,6 +242,8 @@ class R2D2(System):
         return self.encoders.image.pool(self.image_queries(*pair))
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        if self.config.ranking:
+            self.pace.update(keep["matching_gain"])
         if self.config.target_guided:
             self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
 
@@ -242,6 +252,9 @@ class R2D2(System):
 
     def encode_texts(self, texts: Texts) -> Encoded:
         return self.encoders.encode_texts(texts.ids, texts.mask)
+
+    def matches(self) -> bool:
+        return self.config.ranking
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, 2] log-odds by the text-query and by the image-query cross encoder."""

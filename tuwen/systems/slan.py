@@ -1,7 +1,8 @@
 """SLAN: regions picked and placed for each text, without a box ever seen in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,13 @@ from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import directional_contrastive, logits_of
 from tuwen.objectives.gather import against_all, global_contrast
 from tuwen.objectives.location import assign, progressive_regression, repulsion
-from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_loss
+from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_gain, matching_loss
 from tuwen.similarity.region import phrase_scores, region_word_scores
 from tuwen.similarity.token_wise import token_scores
 from tuwen.systems.survey.axes import Axes
 from tuwen.systems.system import Fused, Located, Losses, Paper, Progress, Reads, System
 from tuwen.teachers.momentum import Momentum
+from tuwen.teachers.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class SLANConfig:
     peak: float = 0.2  # least height of a heat map's peak over its mean, in cosine, for its box to be a reference
     momentum: float = 0.995
     momentum_rises: bool = True  # from 0.1 in the first steps, see `Momentum`
+    hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
+    score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
     def sized(cls, name: str) -> "SLANConfig":
@@ -103,6 +107,7 @@ class SLAN(System):
         self.temperature = Temperature()
         self.log_scale = log_scale()  # of region-word scores
         self.teacher = Momentum(self, ("encoders", "locator"), config.momentum, config.momentum_rises)
+        self.pace = Pace(config.hardness)
 
     def before_step(self, progress: Progress) -> None:
         self.teacher.update(self, progress.step)
@@ -117,7 +122,7 @@ class SLAN(System):
 
         closeness = logits_of(images.pooled, texts.pooled, self.temperature)
         draws = progress.uniform(batch, 2, "hard negatives")
-        pairs = drawn_pairs(closeness.T, closeness, batch.same_here(), draws)
+        pairs = drawn_pairs(closeness.T, closeness, batch.same_here(), draws, hardness=self.pace.hardness)
         paired = texts.select(pairs.texts)
         regions = self.locate_regions(candidates.select(pairs.images), paired)
         logits = self.match_head(self.fused(images.select(pairs.images), paired, regions)[:, 0])
@@ -136,7 +141,12 @@ class SLAN(System):
             warm = min(1.0, progress.step / (0.2 * progress.total_steps))
             terms["boxes"] = self.config.boxes * warm * located
             metrics["references"] = share
-        return Losses(terms, metrics=metrics | {"matching_accuracy": matching_accuracy(logits, pairs.labels)})
+        metrics |= {"matching_accuracy": matching_accuracy(logits, pairs.labels), **self.pace.metrics()}
+        gain = matching_gain(terms["matching"], pairs.labels)
+        return Losses(terms, {"matching_gain": gain.expand(rows)}, metrics)
+
+    def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        self.pace.update(keep["matching_gain"])
 
     def filter_contrast(self, candidates: Candidates, words: Tensor, real: Tensor, same: Tensor) -> Tensor:
         """Section 4, L_rw over the whole batch: a text's words, each at its best candidate, against all pictures."""

@@ -271,14 +271,30 @@ class System(nn.Module):
         cosine = (images.pooled.double() @ texts.pooled.double().T).float()
         return Scores(cosine, cosine)
 
+    def first_logit(self, first: Tensor, direction: str) -> Tensor:
+        """First-stage scores in the units that their own contrast learned: the logits over a query's candidates.
+
+        By default over the system's `temperature`, or else times exp(`log_scale`). direction: "image_to_text" or
+        "text_to_image", for systems that learn one scale each.
+        """
+        if isinstance(temperature := getattr(self, "temperature", None), Tensor):
+            return first / temperature.detach()
+        scale = getattr(self, "log_scale", None)
+        return first * scale.detach().exp() if isinstance(scale, Tensor) else first
+
     # ---- capabilities some systems have
+
+    def matches(self) -> bool:
+        """Whether this very run can match: the system can, and its settings leave it a matching head."""
+        return self.can("match")
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, H] log-odds that pair n = (image n, text n) belongs together, one column a matching head."""
         raise self.lacks("match", "it has no cross encoder")
 
     def rerank(self, match: Tensor, first: Tensor) -> Tensor:
-        """[N] final score from match log-odds [N, H] and first-stage scores [N]; by default the mean log-odds."""
+        """[N] the paper's own final score, of match log-odds [N, H] and first-stage scores [N]; by default the mean
+        log-odds. Used where `model.score` is "published"."""
         return match.float().mean(-1)
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:

@@ -125,6 +125,9 @@ class Wukong(System):
         double = (x.map(lambda y: y.double() if y.is_floating_point() else y) for x in (images, texts))
         return Scores(*(score.float() for score in self.similarities(*double)))
 
+    def first_logit(self, first: Tensor, direction: str) -> Tensor:
+        return first * self.log_scales[0 if direction == "image_to_text" else -1].detach().exp()
+
     def encode_images(self, images: Images) -> Encoded:
         """tokens: the patches [B, N, D], or the reduced tokens [B, K, D]."""
         if self.config.style == "clip":

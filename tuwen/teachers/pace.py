@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from tuwen.errors import UserError
+
 AVERAGE = 0.05  # weight of a step in the average: about twenty steps count
 BAND = (0.2, 0.35)  # of the average gain: below, negatives become easier, above, harder; between, they stay
 SPEED = 0.1  # of the hardness, for each unit that the average lies beyond the band
@@ -18,6 +20,9 @@ class Pace(nn.Module):
     is. Both are buffers, saved with the run, so that it resumes exactly.
 
     fixed: a hardness that stays; None: self-paced.
+
+    Raises:
+        UserError: a hardness beyond 0 to 1.
     """
 
     hardness: Tensor
@@ -25,6 +30,8 @@ class Pace(nn.Module):
 
     def __init__(self, fixed: float | None = None):
         super().__init__()
+        if fixed is not None and not 0 <= fixed <= 1:
+            raise UserError(f"model.hardness must lie between 0 and 1, got {fixed}")
         self.fixed = fixed
         self.register_buffer("hardness", torch.tensor(0.0 if fixed is None else float(fixed)))
         self.register_buffer("average", torch.tensor(0.0))
