@@ -351,7 +351,8 @@ class MVPTR(System):
         odds = super().rerank(match, first)
         if self.config.negatives == "hardest":
             return odds
-        return odds + self.pace.hardness * self.log_scale.exp() * first
+        hardness = 1.0 if self.config.hardness is None else self.config.hardness
+        return odds + hardness * self.log_scale.exp() * first
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Words and phrases over the regions of all pictures; pooled is [CLS]'s state, as the code's VQA takes it."""
