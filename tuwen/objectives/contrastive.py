@@ -3,8 +3,13 @@
 Shape legend: B rows (queries), N columns (keys: the batch, then the queue), D shared embedding width.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from tuwen.errors import UserError
 
 
 def targets_of(same: Tensor) -> Tensor:
@@ -42,6 +47,30 @@ def soft_cross_entropy(
         log_p = log_p.masked_fill(~real, 0)
     terms = targets * log_p
     return -(terms if weights is None else terms * weights).sum(1).mean()
+
+
+def prefix(vectors: Tensor, width: int) -> Tensor:
+    """[., width] the first numbers of unit vectors [., D], of unit length again: vectors of few bytes.
+
+    Raises:
+        UserError: a width that is not less than the vectors' own.
+    """
+    if not 0 < width < vectors.shape[-1]:
+        raise UserError(f"model.nested: {width} is no width within vectors of {vectors.shape[-1]} numbers")
+    return F.normalize(vectors[..., :width], dim=-1)
+
+
+def nested_mean(loss: Callable[..., Tensor], vectors: Sequence[Tensor], nested: Sequence[int]) -> Tensor:
+    """A contrast of whole vectors, or its mean over these and their prefixes of the widths in `nested`.
+
+    So that the first 16 numbers are already a vector to search by (Matryoshka representations, Kusupati et al. 2022,
+    equation 1, all weights alike).
+    """
+    whole = loss(*vectors)
+    if not nested:
+        return whole
+    parts = [loss(*(prefix(x, width) for x in vectors)) for width in nested]
+    return torch.stack([whole, *parts]).mean()
 
 
 def contrastive(
@@ -98,17 +127,23 @@ def distilled_contrastive(
     alpha: float,
     weights: Tensor | None = None,
     real: Tensor | None = None,
+    nested: Sequence[int] = (),
 ) -> Tensor:
     """Contrast with a momentum teacher's keys and softened targets (ALBEF section 4.1; R2D2's TgD, section 4.5).
 
     student, teacher: (pictures [B, D], texts [B, D]) of the same rows, unit vectors; keys: (pictures [N, D],
     texts [N, D]), the teacher's of batch and queue, no gradient. same: [B, N] bool by identity. Targets are
-    alpha softmax(teacher) + (1 - alpha) same/count; weights [N] and real [N] as in `soft_cross_entropy`.
+    alpha softmax(teacher) + (1 - alpha) same/count; weights [N] and real [N] as in `soft_cross_entropy`. nested: as in
+    `nested_mean`.
     Gradient reaches the student's rows only, each tower's from its own query direction.
     """
     targets = targets_of((same if real is None else same & real).to(student[0].dtype))
-    loss = student[0].new_zeros(())
-    for rows, taught, columns in ((student[0], teacher[0], keys[1]), (student[1], teacher[1], keys[0])):
-        soft = softened(targets, logits_of(taught, columns, temperature), alpha, real)
-        loss = loss + soft_cross_entropy(logits_of(rows, columns, temperature), soft, weights, real) / 2
-    return loss
+
+    def whole(images, texts, taught_images, taught_texts, image_keys, text_keys):
+        loss = images.new_zeros(())
+        for rows, taught, columns in ((images, taught_images, text_keys), (texts, taught_texts, image_keys)):
+            soft = softened(targets, logits_of(taught, columns, temperature), alpha, real)
+            loss = loss + soft_cross_entropy(logits_of(rows, columns, temperature), soft, weights, real) / 2
+        return loss
+
+    return nested_mean(whole, (*student, *teacher, *keys), nested)

@@ -1,21 +1,24 @@
 """A loss's inputs from all processes: contrast and token-wise scores against the global batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from tuwen.data.gather import gather, gather_padded
 from tuwen.nn.encoded import Encoded
-from tuwen.objectives.contrastive import contrastive
+from tuwen.objectives.contrastive import contrastive, nested_mean
 
 
-def global_contrast(rows: Tensor, columns: Tensor, same: Tensor, temperature: Tensor | float) -> Tensor:
+def global_contrast(
+    rows: Tensor, columns: Tensor, same: Tensor, temperature: Tensor | float, nested: Sequence[int] = ()
+) -> Tensor:
     """`contrastive` of this process's rows with those of all processes, gradient through every process's.
 
     rows, columns: [B, D] unit vectors of both sides, row b of one belonging to row b of the other; same: [B, N] bool,
-    `Batch.same`.
+    `Batch.same`. nested: as in `nested_mean`.
     """
-    return contrastive(rows, columns, gather(rows), gather(columns), same, temperature)
+    vectors = rows, columns, gather(rows), gather(columns)
+    return nested_mean(lambda *parts: contrastive(*parts, same, temperature), vectors, nested)
 
 
 def gather_tokens(encoded: Encoded) -> Encoded:

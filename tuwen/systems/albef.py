@@ -32,6 +32,7 @@ class ALBEFConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 256
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     queue: int = 65536  # pairs
     queue_share: float = 0.25  # of an epoch, that the queue holds at most [choice]; 1 and more: as published
     queue_from: float = 1.0  # epochs before queued keys count; 0 as published, see the class
@@ -133,6 +134,7 @@ class ALBEF(System):
             self.temperature,
             progress.ramp(self.config.alpha),
             real=keys.real,
+            nested=self.config.nested,
         )
 
     def matching(self, images, texts, taught_images, taught_texts, batch, progress):

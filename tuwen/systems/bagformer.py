@@ -42,6 +42,7 @@ class BagFormerConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 256
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     bags: Literal["entity", "word", "phrase", "token", "shuffled"] = "entity"
     reduce: Literal["mean", "sum"] = "mean"
     score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
@@ -102,7 +103,7 @@ class BagFormer(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
         same = batch.same()
-        contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature)
+        contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature, self.config.nested)
         bags = self.bag_contrast(images, texts, same)
         matching, accuracy, gain = self.matching(images, texts, batch, progress)
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, "matching_gain": gain}

@@ -31,6 +31,7 @@ class BLIPConfig:
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embed: int = 256
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
     score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
@@ -97,7 +98,7 @@ class BLIP(System):
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
-        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
+        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested)
         matching, accuracy, gain = self.matching(images, texts, batch, progress)
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
         keep = {"matching_gain": gain.expand(len(batch))}

@@ -47,6 +47,7 @@ class BridgeTowerConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 256
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     contrast: bool = True
     bridges: bool = True
     mask_share: float = 0.15
@@ -115,7 +116,9 @@ class BridgeTower(System):
         images, texts = encoded["images"], encoded["texts"]
         terms = {"masked_words": self.masked_words(images, batch, progress)}
         if self.config.contrast:
-            terms["contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
+            terms["contrast"] = global_contrast(
+                images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested
+            )
             scores = logits_of(images.pooled, texts.pooled, self.temperature)
             draws = progress.uniform(batch, 2, "hard negatives")
             pairs = drawn_pairs(scores.T, scores, batch.same_here(), draws, hardness=self.pace.hardness)

@@ -21,6 +21,7 @@ class CLIPConfig:
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embed: int = 512
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
 
     @classmethod
     def sized(cls, name: str) -> "CLIPConfig":
@@ -63,7 +64,7 @@ class CLIP(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"].pooled, encoded["texts"].pooled
         temperature = (-self.log_scale).exp()
-        contrast = global_contrast(images, texts, batch.same(), temperature)
+        contrast = global_contrast(images, texts, batch.same(), temperature, self.config.nested)
         return Losses({"contrast": contrast}, metrics={"temperature": temperature.detach()})
 
     def encode_images(self, images: Images) -> Encoded:

@@ -41,6 +41,7 @@ class COOKIEConfig:
     pictures: float = 1.0
     texts: float = 1.0
     readout: Literal["summary", "mean", "max"] = "summary"
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
 
     @classmethod
     def sized(cls, name: str) -> "COOKIEConfig":
@@ -141,7 +142,7 @@ class COOKIE(System):
         images, texts = encoded["images"].pooled, encoded["texts"].pooled
         same = batch.same()
         scale = {name: value.exp() for name, value in self.log_scales.items()}
-        terms = {"across": global_contrast(images, texts, same, 1 / scale["across"])}
+        terms = {"across": global_contrast(images, texts, same, 1 / scale["across"], self.config.nested)}
         if self.config.pictures:
             alike = batch.image_id[:, None] == gather(batch.image_id)
             contrast = self.within(images, encoded["second"].pooled, alike.repeat(2, 2), 1 / scale["pictures"])

@@ -60,6 +60,7 @@ class ERNIEUniX2Config:
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     decoder: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 256
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     streams: Streams = field(default_factory=Streams)
     masked: str = "encoder"
     masked_captions: bool = False
@@ -176,10 +177,12 @@ class ERNIEUniX2(System):
         stream, other = self.stream(batch, progress), batch.columns.get("parallel")
         terms: dict[str, Tensor] = {}
         if images is not None:
-            terms["image_text_contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
+            terms["image_text_contrast"] = global_contrast(
+                images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested
+            )
             if parallel is not None:
                 same = replace(batch, text_id=identity(other)).same()
-                again = global_contrast(images.pooled, parallel.pooled, same, self.temperature)
+                again = global_contrast(images.pooled, parallel.pooled, same, self.temperature, self.config.nested)
                 terms["image_text_contrast"] = (terms["image_text_contrast"] + again) / 2
         if parallel is not None:
             terms["text_text_contrast"] = self.text_text(texts, parallel, batch, identity(other))

@@ -19,7 +19,7 @@ from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 from tuwen.nn.temperature import log_scale
 from tuwen.nn.towers import DualEncoder, unit
 from tuwen.nn.transformer import Stack
-from tuwen.objectives.contrastive import contrastive
+from tuwen.objectives.contrastive import contrastive, nested_mean
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import IGNORED, log_odds, matching_gain, matching_loss, one_wrong
 from tuwen.systems.survey import Axes
@@ -46,6 +46,7 @@ class FLAVAConfig:
     mask_share: float = 0.15
     wrong_share: float = 0.1
     whole_words: bool = True
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
     @classmethod
@@ -195,7 +196,11 @@ class FLAVA(System):
             same_pair(*(x[rows] for x in asks), *(gather(x) for x in asked_of))
             for asks, asked_of in (ids, reversed(ids))
         )
-        contrast = contrastive(*queries, *columns, same, (-self.log_scale).exp(), same_texts)
+        contrast = nested_mean(
+            lambda *vectors: contrastive(*vectors, same, (-self.log_scale).exp(), same_texts),
+            (*queries, *columns),
+            self.config.nested,
+        )
         pictures, hidden, codes = seen
         masked, labels = read
         states = self.joint(

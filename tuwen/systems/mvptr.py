@@ -53,6 +53,7 @@ class MVPTRConfig:
     hardness: of drawn negatives, 1 as VSC's whole scores, 0 any wrong row, None: self-paced, see `Pace`. While the
         contrast is unsure, what its whole scores draw looks to it like the right one: from scratch matching then has
         nothing to begin with.
+    nested: widths of prefixes that are to be vectors of their own, see `nested_mean`.
     score: the final one: see `tuwen.predictor.Predictor.final`.
     """
 
@@ -60,6 +61,7 @@ class MVPTRConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 768
+    nested: tuple[int, ...] = ()
     concepts: str = "text"
     tags_seen: float = 0.5
     places: int = 20
@@ -262,7 +264,7 @@ class MVPTR(System):
         matching, accuracy, gain = self.matching(images, texts, joint, batch, progress)
         terms = {
             "masked_concepts": self.word_loss(self.concept_head, images.states["concepts"], concepts),
-            "contrast": global_contrast(images.pooled, texts.pooled, batch.same(), temperature),
+            "contrast": global_contrast(images.pooled, texts.pooled, batch.same(), temperature, self.config.nested),
             "masked_words": self.word_loss(self.word_head, joint[:, : labels.shape[1]], labels),
             "matching": matching,
             "grounding": self.grounding(joint, images, texts, text, batch, progress),

@@ -28,6 +28,7 @@ class PRD2Config:
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embed: int = 768
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     feature_guided: str = "tokens"
     queue: int = 65536  # pairs
     queue_share: float = 0.25  # of an epoch, that the queue holds at most [choice]; 1 and more: as published
@@ -113,6 +114,7 @@ class PRD2(System):
                 progress.ramp(self.config.alpha),
                 self.config.queue_decay ** keys.age.to(images.pooled.dtype),
                 keys.real,
+                self.config.nested,
             )
         }
         if self.config.feature_guided != "off":

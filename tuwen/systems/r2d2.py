@@ -39,6 +39,7 @@ class R2D2Config:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 768
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     ranking: bool = True
     masked_words: bool = True
     enhanced: bool = True  # one masked text for all of the student's losses, instead of a second pass for masked words
@@ -160,7 +161,9 @@ class R2D2(System):
             keep = {"images": taught_images.pooled, "texts": taught_texts.pooled}
             keep |= {"image_id": batch.image_id, "text_id": batch.text_id}
         else:
-            terms["contrast"] = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature)
+            terms["contrast"] = global_contrast(
+                images.pooled, texts.pooled, batch.same(), self.temperature, config.nested
+            )
         matched_states = None
         if config.ranking:
             terms["matching"], matched_states, metrics["matching_accuracy"], gain = self.ranking(
@@ -194,6 +197,7 @@ class R2D2(System):
             progress.ramp(self.config.alpha),
             self.config.queue_decay ** keys.age.to(images.pooled.dtype),
             keys.real,
+            self.config.nested,
         )
 
     def ranking(

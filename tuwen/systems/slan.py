@@ -37,6 +37,7 @@ class SLANConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     fusion: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     embed: int = 256
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     regions: int = 32
     steps: int = 3
     boxes: float = 0.1  # weight of the regression, reached after a fifth of the run; 0: boxes learn by pooling alone
@@ -115,7 +116,7 @@ class SLAN(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts, rows = encoded["images"], encoded["texts"], len(batch)
         same = batch.same()
-        contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature)
+        contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature, self.config.nested)
         candidates = self.locator.candidates(self.patches(images))
         words = self.locator.words(texts.states["last"])
         significance = self.filter_contrast(candidates, words, texts.states["words"], same)

@@ -46,6 +46,7 @@ class TokenFlowConfig:
     whole: float = 0.0
     clips: Literal["frame", "patches"] = "frame"
     frame_layers: int = 0
+    nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
 
     def __post_init__(self):
         if not 0 <= self.whole <= 1:
@@ -112,7 +113,9 @@ class TokenFlow(System):
         tokens = directional_contrastive(scale * to_text, scale * to_image, same)
         terms = {"tokens": (1 - share) * tokens}
         if share:
-            terms["contrast"] = share * global_contrast(images.pooled, texts.pooled, same, 1 / scale)
+            terms["contrast"] = share * global_contrast(
+                images.pooled, texts.pooled, same, 1 / scale, self.config.nested
+            )
         return Losses(terms, metrics={"temperature": 1 / scale.detach()})
 
     def similarities(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
