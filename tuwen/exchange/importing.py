@@ -26,7 +26,8 @@ from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
 
 # parts of a system that no published file has: they start anew, teachers as copies of their students
-_ANEW = ("teacher.", "queue.", "word_head.")
+AS_PUBLISHED = {"hardness": 1.0, "score": "published"}  # settings of a second stage that was trained elsewhere
+_ANEW = ("teacher.", "queue.", "pace.", "word_head.")
 
 
 def import_model(
@@ -89,7 +90,9 @@ def _cut(folder: Path, config: RunConfig) -> tuple[str, ...]:
 def _system(found: Model, words: Tokenizer, where: str) -> tuple[Callable[[], Any], RunConfig]:
     """What makes the system, and the config of its run."""
     kind: Any = systems.find(found.system)
-    model = replace(kind.Config.sized("base"), **found.config)
+    sized = kind.Config.sized("base")
+    own = {name: value for name, value in AS_PUBLISHED.items() if hasattr(sized, name)}
+    model = replace(sized, **own, **found.config)
     config = RunConfig(found.system, "base", f"imported from {where}", model)
     return lambda: kind(model, words.vocabulary), config
 

@@ -80,7 +80,7 @@ class ALBEF(System):
         ),
     )
     Config = ALBEFConfig
-    training_only = ("teacher", "queue")
+    training_only = ("teacher", "queue", "pace")
     index_fields = ("pooled", "states.last")
 
     def __init__(self, config: ALBEFConfig, vocabulary: Vocabulary):

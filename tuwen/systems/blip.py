@@ -72,6 +72,7 @@ class BLIP(System):
     )
     Config = BLIPConfig
     index_fields = ("pooled", "states.last")
+    training_only = ("pace",)
 
     def __init__(self, config: BLIPConfig, vocabulary: Vocabulary):
         """

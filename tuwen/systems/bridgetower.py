@@ -92,6 +92,7 @@ class BridgeTower(System):
     )
     Config = BridgeTowerConfig
     index_fields = ("pooled", "states")
+    training_only = ("pace",)
 
     def __init__(self, config: BridgeTowerConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -152,6 +152,7 @@ class MVPTR(System):
     )
     Config = MVPTRConfig
     index_fields = ("pooled", "states.last")
+    training_only = ("pace",)
 
     def __init__(self, config: MVPTRConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -99,7 +99,7 @@ class R2D2(System):
         ),
     )
     Config = R2D2Config
-    training_only = ("teacher", "queue")
+    training_only = ("teacher", "queue", "pace")
     index_fields = ("pooled", "states.last")
 
     def __init__(self, config: R2D2Config, vocabulary: Vocabulary):

@@ -88,7 +88,7 @@ class SLAN(System):
         ),
     )
     Config = SLANConfig
-    training_only = ("teacher",)
+    training_only = ("teacher", "pace")
     index_fields = ("pooled", "states.last", "states.words")
 
     @classmethod
