@@ -171,7 +171,7 @@ def _names_held(kind: str, config: Any) -> dict[str, Any]:
 
 
 def _told(name: str, named: set[str]) -> bool:
-    """Whether a tensor goes out by its name, or stands in config files, or is a teacher's or a queue's."""
+    """Whether a tensor goes out by its name, or stands in config files, or is what only training needs."""
     return (
         name in named or name.endswith(("image.mean", "image.std")) or name.startswith(("teacher.", "queue.", "pace."))
     )

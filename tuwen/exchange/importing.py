@@ -25,8 +25,8 @@ from tuwen.run import CONFIG, TOKENIZER, WEIGHTS, holds_run, write_provenance
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
 
-# parts of a system that no published file has: they start anew, teachers as copies of their students
 AS_PUBLISHED = {"hardness": 1.0, "score": "published"}  # settings of a second stage that was trained elsewhere
+# parts of a system that no published file has: they start anew, teachers as copies of their students
 _ANEW = ("teacher.", "queue.", "pace.", "word_head.")
 
 

@@ -18,7 +18,7 @@ def global_contrast(
     `Batch.same`. nested: as in `nested_mean`.
     """
     vectors = rows, columns, gather(rows), gather(columns)
-    return nested_mean(lambda *parts: contrastive(*parts, same, temperature), vectors, nested)
+    return nested_mean(lambda a, b, c, d: contrastive(a, b, c, d, same, temperature), vectors, nested)
 
 
 def gather_tokens(encoded: Encoded) -> Encoded:

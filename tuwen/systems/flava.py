@@ -197,7 +197,7 @@ class FLAVA(System):
             for asks, asked_of in (ids, reversed(ids))
         )
         contrast = nested_mean(
-            lambda *vectors: contrastive(*vectors, same, (-self.log_scale).exp(), same_texts),
+            lambda a, b, c, d: contrastive(a, b, c, d, same, (-self.log_scale).exp(), same_texts),
             (*queries, *columns),
             self.config.nested,
         )
