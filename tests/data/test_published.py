@@ -214,7 +214,7 @@ class TestTraps:
         pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
         assert held(f"huggingface:{tmp_path}") == {"train": [(30, {"en": ["a cat"]})]}
         assert main(["data", "build", "huggingface", "--from", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-        assert open_shards(tmp_path / "out", "train").record(0).columns == {"when": "1970-01-01 00:00:00"}
+        assert open_shards(tmp_path / "out", "train").record(0).columns == {"when": "1970-01-01T00:00:00"}
 
     def test_numbered_captions(self, tmp_path):
         """As of jxie/flickr8k."""

@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tuwen.cli.output import only_json, print_json, print_table
+from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_command, positive, ratio, share
 from tuwen.errors import UserError
 
@@ -167,7 +167,7 @@ def run_build(args) -> None:
                     missing.write(url, caption)
                 corpora = _opened(args, locations, missing.add)
             finally:  # at first nothing may be there but the list
-                print(f"{args.missing}: {missing.count:,} pictures to fetch", file=sys.stderr)
+                print_line(f"{args.missing}: {missing.count:,} pictures to fetch", sys.stderr)
     common = _common_faults(corpora)
     corpora = _chosen(args, corpora)
     if any(getattr(corpus, "weights", None) for corpus in corpora.values()):
@@ -225,7 +225,7 @@ def _opened(args, locations: dict[str, str], missing) -> dict:
     if not corpora and empty:
         raise next(iter(empty.values()))
     for split, why in empty.items():
-        print(f"split {split} is left out: {why}", file=sys.stderr)
+        print_line(f"split {split} is left out: {why}", sys.stderr)
     return corpora
 
 
@@ -246,7 +246,7 @@ def run_check(args) -> int:
     if args.page:
         from tuwen.data.curate.check_page import write_page
 
-        print(write_page(findings, args.page), file=sys.stderr)
+        print_line(str(write_page(findings, args.page)), sys.stderr)
     if args.json:
         print_json(findings.to_json())
     else:
@@ -290,7 +290,7 @@ def run_clicks(args) -> None:
     if Path(args.log).suffix.lower() in (".csv", ".tsv", ".jsonl", ".json") and Path(args.log).is_file():
         seen, kept, faulty = select_log(args.log, args.out, rule)
         told = ", ".join(f"{count} {reason}" for reason, count in faulty.items())
-        print(f"{args.out}: {kept:,} of {seen:,} pairs" + (f"; lines left out: {told}" if told else ""))
+        print_line(f"{args.out}: {kept:,} of {seen:,} pairs" + (f"; lines left out: {told}" if told else ""))
         return
     corpora = {split: by_clicks(open_corpus(args.log, split, "skip"), rule) for split in splits_of(args.log)}
     written = write(corpora, args.out, progress=sys.stderr.isatty())
@@ -301,4 +301,4 @@ def run_show(args) -> None:
     from tuwen.data.curate.show import contact_sheet
     from tuwen.data.open import open_corpus
 
-    print(contact_sheet(open_corpus(args.corpus, args.split, "skip"), args.out, args.count))
+    print_line(str(contact_sheet(open_corpus(args.corpus, args.split, "skip"), args.out, args.count)))

@@ -240,6 +240,8 @@ def checked(text: Any) -> str:
         raise RowError("wrong type", f"a text is a string, not a {type(text).__name__}")
     if is_blank(text):
         raise RowError("empty text", "an empty text; write it or take the line out")
+    if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise RowError("broken JSON", "half a character (a lone \\ud... escape); write the character itself")
     if len(text) > LONGEST:
         raise RowError("text too long", f"a text of {len(text):,} characters; at most {LONGEST:,} are a caption")
     return text.strip()

@@ -1,20 +1,20 @@
 """The LMDB that Chinese-CLIP makes of its TSV form (cn_clip/preprocess/build_lmdb_dataset.py).
 
 `SPLIT/imgs` maps a picture's id to its base64, `SPLIT/pairs` a number to the pickled triple (image id, text id, text).
-Nothing is unpickled: the triple is read off the pickle's own opcodes, of which only constants are allowed.
+The files are read in a process of their own (`lmdb_files`). Nothing is unpickled: the triple is read off the pickle's
+own opcodes, of which only constants are allowed.
 """
 
-import os
 import pickletools
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tuwen.data.corpora.captions import Held, checked, split_name
 from tuwen.data.corpora.chinese_clip import decode_base64
-from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
+from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.files import Entry
+from tuwen.data.corpora.lmdb_files import DamagedLmdb, opened
 from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.scripts import language_by_script
 from tuwen.data.corpus import BrokenImage
@@ -47,7 +47,7 @@ class ChineseClipLmdb(Held):
     def entries(self, faults: Faults) -> Iterator[Entry]:
         self.rows, self.files = [], []
         for split, folder in sorted(self.splits.items()):
-            _opened(self.folder.plain(folder / "imgs" / "data.mdb"))  # before threads ask for pictures
+            self._read_first(self.folder.plain(folder / "imgs" / "data.mdb"))
             texts: dict[int, dict[str, list[str]]] = {}
             for key, value in self._values(folder / "pairs"):
                 if key == b"num_samples":
@@ -66,38 +66,26 @@ class ChineseClipLmdb(Held):
 
     def read(self, image: str) -> bytes:
         split, number = image.split(":")
-        with _opened(self.folder.plain(self.splits[split] / "imgs" / "data.mdb")).begin() as transaction:
-            try:
-                raw = transaction.get(number.encode())
-            except Exception as error:
-                raise BrokenImage("damaged", f"{split}/imgs: {error}") from None
+        try:
+            raw = opened(self.folder.plain(self.splits[split] / "imgs" / "data.mdb")).get(number.encode())
+        except DamagedLmdb as error:
+            raise BrokenImage("damaged", f"{split}/imgs: {error}") from None
         if raw is None:
             raise BrokenImage("missing", f"no picture {number} in {split}/imgs")
         return decode_base64(raw)
 
+    def _read_first(self, data: Path) -> None:
+        """Whether anything can be read of it, before every picture is asked for."""
+        try:
+            opened(data).get(b"0")
+        except DamagedLmdb as error:
+            raise UserError(f"{data}: no readable LMDB ({error}); build it again") from None
+
     def _values(self, path: Path) -> Iterator[tuple[bytes, bytes]]:
-        with _opened(self.folder.plain(path / "data.mdb")).begin() as transaction:
-            try:
-                yield from transaction.cursor()
-            except Exception as error:  # lmdb's own; the package may be missing when this module is read
-                raise UserError(f"{path}: damaged ({one_line(str(error), 120)}); build it again") from None
-
-
-@cache
-def _opened(data: Path) -> Any:
-    """The LMDB of a data.mdb; one and the same in all of the process, which may open it only once."""
-    try:
-        import lmdb
-    except ImportError:
-        raise UserError("LMDB is read by the package lmdb; install tuwen[formats]") from None
-    try:
-        environment = lmdb.open(str(data.parent), readonly=True, lock=False, readahead=False)
-        pages, size = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
-    except lmdb.Error as error:
-        raise UserError(f"{data}: no readable LMDB ({error}); build it again") from None
-    if os.path.getsize(data) < pages * size:  # reading on would end the process
-        raise UserError(f"{data}: cut short, {os.path.getsize(data):,} of {pages * size:,} bytes; copy it again")
-    return environment
+        try:
+            yield from opened(self.folder.plain(path / "data.mdb")).items()
+        except DamagedLmdb as error:
+            raise UserError(f"{path}: damaged ({error}); build it again") from None
 
 
 def _triple(value: bytes) -> tuple[int, str]:
@@ -113,7 +101,7 @@ def _triple(value: bytes) -> tuple[int, str]:
                 constants.append(argument)
             elif opcode.name not in _FRAME:
                 raise RowError("broken row", f"a pickle that does more than hold numbers and texts ({opcode.name})")
-    except (ValueError, UnicodeDecodeError, IndexError):
+    except (ValueError, IndexError, OverflowError, MemoryError):
         raise RowError("broken row", "no pickle of (image id, text id, text); build the LMDB again") from None
     if [type(constant) for constant in constants] not in ([int, int, str], [int, str, str]):
         raise RowError("wrong type", "no triple of image id (a whole number), text id, text; build the LMDB again")

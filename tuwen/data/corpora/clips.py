@@ -19,7 +19,7 @@ from tuwen.data.corpora.captions import Folder
 from tuwen.data.corpora.scripts import language_by_script
 from tuwen.data.corpus import Corpus, Record
 from tuwen.data.video import frames_of
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted, reason_of, refused
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 FRAMES = 12
@@ -47,7 +47,7 @@ class VideoCorpus(Corpus):
         self.missing = len(clips) - len(self.rows)
         if not self.rows:
             raise UserError(
-                f"{folder}: none of the {len(clips)} videos of split {split} is there ({clips[0].name}, ...)"
+                f"{folder}: none of the {len(clips)} videos of split {split} is there ({quoted(clips[0].name)}, ...)"
             )
         spoken = {language_by_script(text) for clip, _ in self.rows for text in clip.texts}
         self.languages = tuple(sorted(spoken))
@@ -104,8 +104,9 @@ def msrvtt(folder: Path, split: str) -> list[Clip]:
         splits = {str(v["video_id"]): str(v["split"]) for v in content["videos"]}
         for sentence in content["sentences"]:
             clips[str(sentence["video_id"])].texts.append(str(sentence["caption"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the annotation of MSR-VTT, videos with video_id and split: {error!r}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"not the annotation of MSR-VTT, videos with video_id and split ({reason_of(error)})"
+        raise UserError(f"{path}: {what}") from None
     listed = {"train": "MSRVTT_train.9k.csv", "test": "MSRVTT_JSFUSION_test.csv"}.get(split, "")
     if not listed or not (folder / listed).is_file():
         wanted = {"val": "validate"}.get(split, split)
@@ -115,7 +116,7 @@ def msrvtt(folder: Path, split: str) -> list[Clip]:
         name = row.get("video_id") or ""
         where = f"{folder / listed}:{number}"
         if name not in clips:
-            raise UserError(f"{where}: video_id {name!r} is not in {path.name}")
+            raise UserError(f"{where}: video_id {quoted(name)} is not in {path.name}")
         found.append(Clip(name, where, [row["sentence"]] if row.get("sentence") else clips[name].texts))
     return found
 
@@ -136,7 +137,7 @@ def msvd(folder: Path, split: str) -> list[Clip]:
     for number, line in enumerate(listing.read_text("utf-8", "replace").splitlines(), start=1):
         if name := line.strip():
             if name not in said:
-                raise UserError(f"{listing}:{number}: {name} has no sentence in {path.name}")
+                raise UserError(f"{listing}:{number}: {quoted(name)} has no sentence in {path.name}")
             found.append(Clip(name, f"{listing}:{number}", said[name]))
     return found
 
@@ -196,5 +197,8 @@ def _needed(folder: Path, name: str) -> Path:
 
 
 def _table(path: Path, delimiter: str) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    with (
+        path.open(encoding="utf-8", errors="replace", newline="") as file,
+        refused(f"{path}: no table", "copy it again", (csv.Error,)),
+    ):
         return list(csv.DictReader(file, delimiter=delimiter))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tuwen.data import draws, images
+from tuwen.data.corpora.arrow import arrow_file, checked
 from tuwen.data.corpora.captions import Folder
 from tuwen.data.corpora.faults import Fault, Faults, one_line
 from tuwen.data.corpora.files import Entry
@@ -62,18 +62,14 @@ def fetched_rows(path: Path, success: bool) -> Iterator[tuple[str, str]]:
         UserError: no readable Parquet file. One that img2dataset did not write has no such rows.
     """
     wanted = ["key" if success else "caption", "url", "status"]
-    try:
-        with pq.ParquetFile(path) as file:
-            if not {"url", "status"} <= set(file.schema_arrow.names):
-                return
-            columns = [name for name in wanted if name in file.schema_arrow.names]
-            for batch in file.iter_batches(columns=columns):
-                for row in batch.to_pylist():
-                    if (row["status"] == "success") == success and row["url"]:
-                        yield str(row.get(wanted[0]) or ""), row["url"]
-    except (pa.ArrowException, OSError) as error:
-        what = one_line(str(error).splitlines()[0], 120)
-        raise UserError(f"{path}: not a readable Parquet file ({what}); fetch the shard again") from None
+    with arrow_file(path, "fetch the shard again"), pq.ParquetFile(path) as file:
+        if not {"url", "status"} <= set(file.schema_arrow.names):
+            return
+        columns = [name for name in wanted if name in file.schema_arrow.names]
+        for batch in file.iter_batches(columns=columns):
+            for row in checked(batch).to_pylist():
+                if (row["status"] == "success") == success and row["url"] and isinstance(row["url"], str):
+                    yield str(row.get(wanted[0]) or ""), row["url"]
 
 
 def members(tar: Path, faults: Faults) -> Iterator[tuple[str, int, int]]:

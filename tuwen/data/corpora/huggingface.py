@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tuwen.data.corpora.arrow import arrow_file, checked
 from tuwen.data.corpora.captions import SPLITS, Folder, split_name
-from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
+from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.files import Entry, Source
 from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.table import IMAGE, column_name, columns_of, entry_of
@@ -60,7 +61,9 @@ class HuggingFace(Source):
         for number, (path, _) in enumerate(self.files):
             row = 0
             for table in self._tables(number):
-                for cells in table.select(self._told[number]).to_pylist():
+                with arrow_file(path):
+                    rows = table.select(self._told[number]).to_pylist()
+                for cells in rows:
                     try:
                         yield self._made(number, row, cells)
                     except RowError as error:
@@ -69,7 +72,8 @@ class HuggingFace(Source):
 
     def entry(self, position: int, line: int) -> Entry:
         number, row = position >> _BITS, position & (1 << _BITS) - 1
-        cells = self._row(number, row).select(self._told[number]).to_pylist()[0]
+        with arrow_file(self.files[number][0]):
+            cells = self._row(number, row).select(self._told[number]).to_pylist()[0]
         return self._made(number, row, cells)
 
     def place(self, entry: Entry) -> tuple[Path, int]:
@@ -97,6 +101,11 @@ class HuggingFace(Source):
         return self._headers[number]
 
     @cached_property
+    def _checked(self) -> set[tuple[int, int]]:
+        """(file, piece) whose offsets and texts have been looked at."""
+        return set()
+
+    @cached_property
     def _headers(self) -> list[Any]:
         """What the columns of each file mean."""
         return [columns_of(list(map(column_name, schema.names)), path, self.wordless) for path, schema in self._schemas]
@@ -118,13 +127,10 @@ class HuggingFace(Source):
         return [(path, file.schema if path.suffix == ".arrow" else file.schema_arrow) for path, file in opened]
 
     def _opened(self, path: Path) -> Any:
-        try:
+        with arrow_file(path):
             if path.suffix == ".parquet":
                 return pq.ParquetFile(path)
             return pa.ipc.open_stream(pa.memory_map(str(path)))
-        except (pa.ArrowException, OSError, StopIteration) as error:
-            what = one_line(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-            raise UserError(f"{path}: not a readable Arrow or Parquet file ({what}); write it anew") from None
 
     def _tables(self, number: int) -> Iterator[pa.Table]:
         """The rows of a file in pieces: an Arrow file at once, as it is mapped and not read; Parquet group by group."""
@@ -138,20 +144,21 @@ class HuggingFace(Source):
             if path.suffix == ".arrow":
                 found.append([0, self._piece(number, 0).num_rows])
             else:
-                told = self._opened(path).metadata
-                counts = [told.row_group(group).num_rows for group in range(told.num_row_groups)]
+                with arrow_file(path):
+                    told = self._opened(path).metadata
+                    counts = [told.row_group(group).num_rows for group in range(told.num_row_groups)]
                 found.append([0, *itertools.accumulate(counts)])
         return found
 
     def _piece(self, number: int, piece: int) -> pa.Table:
         path = self.files[number][0]
         file = self._opened(path)
-        try:
+        with arrow_file(path):
             table = file.read_all() if path.suffix == ".arrow" else file.read_row_group(piece)
+            if (number, piece) not in self._checked:
+                self._checked.add((number, piece))
+                checked(table)
             return table.rename_columns(list(map(column_name, table.column_names)))
-        except (pa.ArrowException, OSError) as error:
-            what = one_line(str(error).splitlines()[0], 120)
-            raise UserError(f"{path}: cut short or damaged ({what}); write or download it anew") from None
 
     def _row(self, number: int, row: int) -> pa.Table:
         """One row as a table; the piece it lies in is kept until another is asked for."""
@@ -181,8 +188,9 @@ class PicturesInside(HuggingFace):
 def holds_pictures(path: Path) -> bool:
     """Whether a Parquet table's column for the picture is one of bytes. False for what is no readable Parquet file."""
     try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError):
+        with arrow_file(path):
+            schema = pq.read_schema(path)
+    except UserError:
         return False
     kinds = {column_name(field.name): field.type for field in schema}
     image = next((kinds[name] for name in IMAGE if name in kinds), None)

@@ -16,6 +16,8 @@ def inside(root: Path, name: str) -> str:
     Raises:
         BrokenImage: the name is no path from the folder, or leaves it, by a link or by "..".
     """
+    if not _encodable(name):
+        raise BrokenImage("unreadable", "half a character in the name; write it as UTF-8")
     if "\0" in name or os.path.isabs(name) or "://" in name or name[1:2] == ":":
         raise BrokenImage("outside", "not a path from the folder")
     real = os.path.realpath(root)
@@ -23,6 +25,15 @@ def inside(root: Path, name: str) -> str:
     if os.path.commonpath([real, path]) != real:
         raise BrokenImage("outside", "the path leaves the folder")
     return path
+
+
+def _encodable(name: str) -> bool:
+    """Whether a file can be called so: names of broken encodings can, a lone \\ud800 of JSON cannot."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _inside = lru_cache(maxsize=1024)(inside)  # of the few files that hold many pictures

@@ -34,12 +34,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tuwen.data.corpora.arrow import arrow_file, checked
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.files import Entry, FileCorpus, Source
 from tuwen.data.corpora.json_text import kind_of, parse
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
-from tuwen.errors import UserError, reason_of
+from tuwen.errors import UserError
 
 NAMES = ("pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
 ALIGNED = "mmt.jsonl"
@@ -190,10 +191,8 @@ class Parquet(_Table):
 
     @cached_property
     def _table(self) -> tuple[pa.Table, "_Columns"]:
-        try:
-            table = pq.read_table(self.file)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{self.file}: not a readable Parquet file ({reason_of(error)}); write it anew") from None
+        with arrow_file(self.file, "write it anew"):
+            table = checked(pq.read_table(self.file))
         names = list(map(column_name, table.column_names))
         return table.rename_columns(names), columns_of(names, self.file, self.wordless)
 
@@ -201,7 +200,9 @@ class Parquet(_Table):
         table, columns = self._table
         position = 0
         for batch in table.to_batches(max_chunksize=1024):
-            for cells in batch.to_pylist():
+            with arrow_file(self.file, "write it anew"):
+                rows = batch.to_pylist()  # a date that Python does not know is found here
+            for cells in rows:
                 try:
                     yield entry_of(columns.row(cells, position + 1), position, position + 1, self.wordless)
                 except RowError as error:

@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from tuwen.data.built import Shards
+from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.files import EVERY, NoRows
 from tuwen.data.corpus import Corpus
 from tuwen.data.curate.check_split import Contents, Found, SplitReader
 from tuwen.data.curate.quality import Limits, near_hashes, near_texts
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
+from tuwen.errors import printable
 
 KINDS = (
     *("leak", "duplicate picture", "similar picture", "similar picture in another split"),
@@ -69,7 +71,7 @@ class Findings:
     def __rich__(self) -> Group:
         parts: list[Any] = [self._contents()]
         for pair, common in self.shared.items():
-            parts.append(Text(f"{pair} share {', '.join(f'{n} {what}' for what, n in common.items())}"))
+            parts.append(Text(f"{printable(pair)} share {', '.join(f'{n} {what}' for what, n in common.items())}"))
         if self.remarks:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.remarkable.items())
             parts.append(Text(f"{counted(self.remarks, 'remark')}: {counts}", style="yellow"))
@@ -83,10 +85,10 @@ class Findings:
         return Group(*parts)
 
     def _contents(self) -> Table:
-        table = Table(title=Text(self.location), title_justify="left")
+        table = Table(title=Text(printable(self.location)), title_justify="left")
         table.add_column("")
         for split in self.splits:
-            table.add_column(Text(split), justify="right")
+            table.add_column(Text(one_line(split, 40)), justify="right")
         for name in (one.name for one in dataclasses.fields(Contents)):
             values = [_shown(getattr(contents, name)) for contents in self.splits.values()]
             if any(value not in ("", "0") for value in values):
@@ -212,5 +214,5 @@ def _plain(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "\n".join(f"{key} {count:,}" for key, count in value.items())
+        return "\n".join(f"{one_line(str(key), 40)} {count:,}" for key, count in value.items())
     return " / ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
