@@ -83,9 +83,7 @@ def measured(arm: str, sources: dict[str, float], pair_steps: int, seed: int, co
     if arm == "mixed":
         changes["data.sources"] = {"images": ALONE, "texts": ALONE}
     model = tuwen.load(trained("flava", PAIRS, folder, **changes))
-    towers = model.config.model
-    asked = (model.system, open_corpus(KIND, "val"), model.tokenizer, towers.image.side, towers.text.length)
-    languages = retrieve(*asked, table=model.languages, limit=LIMIT).json["languages"]
+    languages = retrieve(model.predictor, open_corpus(KIND, "val"), limit=LIMIT).json["languages"]
     recalls = {
         name: {stage: stages[stage]["mean_recall"] for stage in (*STAGES, "chance")}
         for name, stages in languages.items()

@@ -146,8 +146,7 @@ def counted(folder: Path, corpus: Corpus, **options) -> dict[str, Any]:
     """What `retrieve` finds with a run."""
     model = tuwen.load(folder)
     text_features(model.system, model.tokenizer)
-    side, length = model.config.model.image.fit, model.config.model.text.length
-    return retrieve(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options).json
+    return retrieve(model.predictor, corpus, **options).json
 
 
 def averaged(runs: list[dict[str, Any]], table: dict[str, float]) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from tuwen import systems
 from tuwen.data.images import encode_jpeg
 from tuwen.data.open import open_corpus
 from tuwen.data.text import Tokenizer
-from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
+from tuwen.predictor import Predictor
 from tuwen.search import nearest
 from tuwen.search.index import Index
 from tuwen.search.ingest import part_field, schema_of
@@ -180,8 +180,8 @@ def speed(options, folder: Path) -> dict:
 
 
 def speed_of(name: str, count: int, k: int, everything: int, pooled: int, folder: Path) -> dict:
-    model = random_model(name)
-    indexes = {budget: random_index(model, folder / str(budget), count, budget) for budget in (None, pooled, 0)}
+    predictor = random_predictor(name)
+    indexes = {budget: random_index(predictor, folder / str(budget), count, budget) for budget in (None, pooled, 0)}
     two, of_pooled, again = (Searcher(index) for index in indexes.values())
     asked = [Query(text) for text in QUERIES]
     times = {
@@ -208,19 +208,19 @@ def speed_of(name: str, count: int, k: int, everything: int, pooled: int, folder
     }
 
 
-def random_model(name: str) -> Model:
+def random_predictor(name: str) -> Predictor:
     config = RunConfig.of(name, "base", "scenes")
     tokenizer = Tokenizer.train(QUERIES * 20)
     torch.manual_seed(0)
     system = systems.find(name)(config.model, tokenizer.vocabulary)
-    return Model(system, tokenizer, config, ("en", "zh"))
+    return Predictor(system.eval(), tokenizer, ("en", "zh"), config.model)
 
 
-def random_index(model: Model, folder: Path, count: int, budget: int | None) -> Index:
+def random_index(predictor: Predictor, folder: Path, count: int, budget: int | None) -> Index:
     """A record of drawn vectors and tokens, as large as a real one."""
-    system, side = model.system, model.config.model.image.side
-    width, embed = model.config.model.image.width, model.config.model.embed
-    tokens = (side // model.config.model.image.patch) ** 2 + 1
+    system, config = predictor.system, predictor.config
+    side, width, embed = config.image.side, config.image.width, config.embed
+    tokens = (side // config.image.patch) ** 2 + 1
     generator = torch.Generator().manual_seed(0)
     sample = Encoded(torch.zeros(1, embed), states={"last": torch.zeros(1, tokens, width)})
     layout = Layout.of(system.index_fields, sample, "float16", budget)
@@ -240,7 +240,7 @@ def random_index(model: Model, folder: Path, count: int, budget: int | None) -> 
         schema = record.table.schema
         record.append(pa.table({name: columns[name] for name in schema.names}, schema=schema))
     index = Index(record)
-    index.__dict__["model"] = model
+    index.__dict__["predictor"] = predictor
     return index
 
 

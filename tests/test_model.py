@@ -13,8 +13,8 @@ from tuwen.data.batch import Images, Texts
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.images import to_pillow
 from tuwen.errors import UserError
-from tuwen.model import language_of
 from tuwen.nn.generation import Generation
+from tuwen.predictor import language_of
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
 

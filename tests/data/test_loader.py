@@ -12,7 +12,7 @@ from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.fit import Fit
 from tuwen.data.images import resize
-from tuwen.data.loader import DataConfig, Loader, entries, image_batches, images_of, text_batches
+from tuwen.data.loader import DataConfig, Loader, entries, image_batches, images_of
 from tuwen.data.needs import check_needs, check_reads, every_text, sentences
 from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
@@ -523,22 +523,6 @@ def test_pictures_for_evaluation():
         assert [row for part in parts for row in part[1]] == kept
         assert [len(part[0]) for part in parts] == [1, 2, 1]
     assert len(images_of(corpus, [4], 8)[0]) == 0
-
-
-def test_texts_for_evaluation_come_once_each_with_their_place():
-    captions = [(f"{'a ' * (k * 7 % 11)}{k}", "en" if k % 2 else "zh") for k in range(200)]
-    placed, padding = {}, 0
-    for positions, texts in text_batches(captions, ("zh", "en"), TOKENIZER, LENGTH, batch_size=3):
-        assert len(positions) == len(texts) <= 3
-        padding += int((~texts.mask).sum())
-        for k, position in enumerate(positions.tolist()):
-            assert texts.language[k] == position % 2
-            placed[position] = texts.ids[k][texts.mask[k]].tolist()
-    assert sorted(placed) == list(range(200))
-    for position, ids in placed.items():
-        expected, mask = TOKENIZER.encode([captions[position][0]], LENGTH)
-        assert ids == expected[mask].tolist()
-    assert padding < 200 * 4
 
 
 class Chests(Memory):

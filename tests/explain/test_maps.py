@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from tests.systems.common import build
+from tests.tasks.stub import ready
 from tuwen.data.batch import Images
-from tuwen.data.fit import Fit
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.explain import explain, word_maps
-from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.relations import recorded
 from tuwen.nn.sizes import size
+from tuwen.predictor import Predictor
 from tuwen.similarity.token_wise import token_flow, token_scores
 from tuwen.systems.system import Scores, System
 
@@ -56,9 +56,8 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(["a red and a blue square of things", "红色绿色的方块"] * 3, size=200)
 
 
-def model(system: System, tokenizer: Tokenizer, side: int, length: int = 16) -> Model:
-    shapes = SimpleNamespace(image=SimpleNamespace(side=side, fit=Fit(side)), text=SimpleNamespace(length=length))
-    return Model(system, tokenizer, SimpleNamespace(model=shapes), ("en", "zh"))
+def model(system: System, tokenizer: Tokenizer, side: int, length: int = 16) -> Predictor:
+    return ready(system.eval(), ("en", "zh"), tokenizer, side, length)
 
 
 def picture() -> torch.Tensor:

@@ -8,7 +8,10 @@ import torch
 
 from tests.training import toy
 from tuwen.config import override
+from tuwen.data.batch import Images
 from tuwen.data.images import encode_jpeg
+from tuwen.nn.encoded import Encoded
+from tuwen.predictor import Predictor
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
 
@@ -34,6 +37,11 @@ def picture(number: int, side: int = 40) -> torch.Tensor:
     """[3, side, side] uint8 of rough colours that only this number has."""
     colours = np.random.default_rng(number).integers(0, 256, (3, 4, 4), dtype=np.uint8)
     return torch.from_numpy(colours).repeat_interleave(side // 4, 1).repeat_interleave(side // 4, 2)
+
+
+def encoded(predictor: Predictor, pictures: list) -> Encoded:
+    """What a predictor makes of pictures, all at once."""
+    return predictor.pictures([Images(torch.stack([predictor.pixels(picture) for picture in pictures]))])
 
 
 def table(folder: Path, numbers, texts=True, columns=lambda number: {}) -> Path:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tuwen
-from tests.search.common import TEXTS, picture, table
+from tests.search.common import TEXTS, encoded, picture, table
 from tuwen.data.images import decode, encode_jpeg
 from tuwen.errors import UserError
 from tuwen.search.index import Index
@@ -65,8 +65,8 @@ def test_kept_parts_are_what_the_tower_gave(run, tmp_path):
     import numpy as np
 
     pictures = table(tmp_path / "in", range(5))
-    model = tuwen.load(run)
-    exact = model.encode_images([pictures / f"images/{n}.jpg" for n in range(5)])[0].states["last"]
+    predictor = tuwen.load(run).predictor
+    exact = encoded(predictor, [pictures / f"images/{n}.jpg" for n in range(5)]).states["last"]
     for tokens, near in (("float16", 2e-3), ("int8", 2e-2)):
         index = Index.build(run, pictures, tmp_path / tokens, tokens=tokens)
         kept = index.encoded(index.snapshot, np.array([3, 0, 3]))
@@ -99,9 +99,11 @@ def test_only_what_is_new_or_changed_is_embedded_again(run, tmp_path, monkeypatc
     (pictures / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     embedded = []
     index = Index.open(tmp_path / "out")
-    plain = type(index.model.system).encode_images
+    plain = type(index.predictor.system).encode_images
     monkeypatch.setattr(
-        type(index.model.system), "encode_images", lambda s, images: (embedded.append(len(images)), plain(s, images))[1]
+        type(index.predictor.system),
+        "encode_images",
+        lambda s, images: (embedded.append(len(images)), plain(s, images))[1],
     )
     index = Index.build(run, pictures, tmp_path / "out")
     assert index.built.counts == {"unchanged": 4, "updated": 1, "replaced": 1, "added": 1}

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.search.common import make_run, picture
+from tests.search.common import encoded, make_run, picture
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
@@ -99,14 +99,14 @@ def test_the_loss_told_at_a_build_is_that_of_its_scores(run, tmp_path, options, 
     index = Index.build(run, rows, tmp_path / "index", **options, say=lines.append)
     line = next(line for line in lines if line.startswith("kept as"))
     assert told in line
-    model = index.model
-    exact = model.encode_images([encode_jpeg(picture(99 if n == 3 else n)) for n in range(20)])[0]
+    predictor = index.predictor
+    exact = encoded(predictor, [encode_jpeg(picture(99 if n == 3 else n)) for n in range(20)])
     searcher = Searcher(index)
     differences = []
     for text in ("red green", "blue"):
-        asked = model.encode_texts([text])
-        match = model.system.match(exact, asked.select(torch.zeros(20, dtype=torch.int64)))
-        right = model.system.rerank(match, (exact.pooled @ asked.pooled.T)[:, 0])
+        asked = predictor.texts([text])
+        match = predictor.system.match(exact, asked.select(torch.zeros(20, dtype=torch.int64)))
+        right = predictor.system.rerank(match, (exact.pooled @ asked.pooled.T)[:, 0])
         kept = {result.id: result.score for result in searcher.search([Query(text)], 20)[0].results}
         differences += [abs(kept[f"p{n}"] - right[n].item()) for n in range(20)]
     assert index.about["loss"]["largest"] == pytest.approx(max(differences), rel=0.02, abs=1e-6)
@@ -126,10 +126,10 @@ def test_pictures_encoded_again_have_a_loss_where_they_are_scored_again(system, 
 def test_token_wise_systems_score_the_shortlist_by_their_own_similarity(system, tmp_path):
     run = make_run(tmp_path / "run", system)
     searcher = Searcher(Index.build(run, pictures(12), tmp_path / "index"))
-    model = searcher.model
-    images, _ = model.encode_images([encode_jpeg(picture(n)) for n in range(12)])
+    predictor = searcher.predictor
+    images = encoded(predictor, [encode_jpeg(picture(n)) for n in range(12)])
     for text in ("red green", "颜色 pink"):
-        right = model.system.scores(images, model.encode_texts([text])).t2i[:, 0]
+        right = predictor.system.scores(images, predictor.texts([text])).t2i[:, 0]
         found = searcher.search([Query(text)], top=12)[0]
         assert len(found.results) == 12
         for result in found.results:
@@ -148,10 +148,10 @@ def test_a_system_without_vectors_is_matched_with_every_picture(run, tmp_path, m
     assert searcher.index.snapshot.vectors is None
     found = searcher.search([Query("blue")], top=4, candidates=2)[0]
     assert (found.reranked, found.complete, len(found.results)) == (4, True, 4)
-    model = searcher.model
-    images = model.encode_images([encode_jpeg(picture(n)) for n in range(11)])[0]
-    texts = model.encode_texts(["blue"] * 11)
-    right = model.system.match(images, texts).mean(1)
+    predictor = searcher.predictor
+    images = encoded(predictor, [encode_jpeg(picture(n)) for n in range(11)])
+    texts = predictor.texts(["blue"] * 11)
+    right = predictor.system.match(images, texts).mean(1)
     assert [int(r.id[1:]) for r in found.results] == right.argsort(descending=True)[:4].tolist()
     for ask in (lambda: searcher.search([Query(image=encode_jpeg(picture(1)))]), lambda: searcher.similar("p1")):
         with pytest.raises(UserError, match="no first-stage vectors"):

@@ -17,9 +17,7 @@ def recalls(system: str, folder, **changes) -> dict[str, dict[str, float]]:
     settings["model.image.pool"] = "max"
     config = RunConfig.of(system, "tiny", SCENES, changes=settings | changes)
     model = tuwen.load(loop.train(config, folder, quiet=True))
-    towers = model.config.model
-    asked = (model.system, open_corpus(SCENES, "val"), model.tokenizer, towers.image.side, towers.text.length)
-    languages = retrieve(*asked, table=model.languages, limit=100, top_k=16).json["languages"]
+    languages = retrieve(model.predictor, open_corpus(SCENES, "val"), limit=100, top_k=16).json["languages"]
     stages = ("first", "reranked", "chance")
     found = {name: {stage: of[stage]["mean_recall"] for stage in stages} for name, of in languages.items()}
     print(system, found)

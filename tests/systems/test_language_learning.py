@@ -24,14 +24,11 @@ def trained(folder, **changes):
 
 def measured(run) -> tuple[dict, dict, dict]:
     """Retrieval, captions and translations of the first 100 scenes of val."""
-    model = tuwen.load(run)
-    towers = model.config.model
-    asked = (model.system, open_corpus(SCENES, "val"), model.tokenizer, towers.image.side, towers.text.length)
-    options = {"table": model.languages, "limit": 100}
+    asked = tuwen.load(run).predictor, open_corpus(SCENES, "val")
     return (
-        retrieve(*asked, **options).json["languages"],
-        evaluate_captioning(*asked, **options)["languages"],
-        evaluate_translation(*asked, **options)["pairs"],
+        retrieve(*asked, limit=100).json["languages"],
+        evaluate_captioning(*asked, limit=100)["languages"],
+        evaluate_translation(*asked, limit=100)["pairs"],
     )
 
 
@@ -73,11 +70,10 @@ def test_mvptr_retrieves_matches_and_grounds_phrases(tmp_path):
     changes |= {"model.image.pool": "max", "model.negatives": "drawn", "model.hardness": 0.5}
     config = RunConfig.of("mvptr", "tiny", scenes, changes=changes)
     model = tuwen.load(loop.train(config, tmp_path / "run", quiet=True))
-    towers = model.config.model
-    asked = (model.system, open_corpus(scenes, "val"), model.tokenizer, towers.image.side, towers.text.length)
-    found = retrieve(*asked, table=model.languages, limit=100, top_k=16).json["languages"]
-    matches = evaluate_matching(*asked, table=model.languages)["languages"]
-    marks = evaluate_grounding(*asked, table=model.languages, limit=100)["languages"]
+    asked = model.predictor, open_corpus(scenes, "val")
+    found = retrieve(*asked, limit=100, top_k=16).json["languages"]
+    matches = evaluate_matching(*asked)["languages"]
+    marks = evaluate_grounding(*asked, limit=100)["languages"]
     print(found, matches, marks)
     for language in ("en", "zh"):
         first, reranked, chance = (found[language][stage]["mean_recall"] for stage in ("first", "reranked", "chance"))

@@ -34,8 +34,7 @@ def trained(name: str, corpus: str, folder, **changes) -> Model:
 
 
 def asked(model: Model, corpus: str, split: str = "val") -> tuple:
-    towers = model.config.model
-    return model.system, open_corpus(corpus, split), model.tokenizer, towers.image.side, towers.text.length
+    return model.predictor, open_corpus(corpus, split)
 
 
 ARMS = [
@@ -57,14 +56,14 @@ def test_retrieves_scenes(name, changes, tmp_path):
     Chance is a mean recall of about 9; three seeds of each gave 33 to 49 where chance was 5.4.
     """
     model = trained(name, SCENES, tmp_path / "run", **changes)
-    found = retrieve(*asked(model, SCENES), table=model.languages, limit=100, top_k=16).json["languages"]
+    found = retrieve(*asked(model, SCENES), limit=100, top_k=16).json["languages"]
     for language in ("en", "zh"):
         stages = found[language]
         assert stages["first"]["mean_recall"] > 3.5 * stages["chance"]["mean_recall"], language
         if "reranked" in stages:  # by a match that has learned little yet, and by scores that have
             assert stages["reranked"]["mean_recall"] > 3.5 * stages["chance"]["mean_recall"], language
     if name == "slan":
-        marks = evaluate_grounding(*asked(model, SCENES), table=model.languages, limit=100)["languages"]
+        marks = evaluate_grounding(*asked(model, SCENES), limit=100)["languages"]
         for language in ("en", "zh"):
             for other in ("centre", "whole"):
                 assert marks[language]["pointing"] > 1.5 * marks[language][other]["pointing"], language
@@ -80,7 +79,7 @@ def test_reranking_keeps_what_the_first_stage_found(name, steps, tmp_path):
     re-ranked less first 4.4 after 150 steps, 1.2 and 2.5 (en, zh) after 300, 1.0 and 0.4 after 600.
     """
     model = trained(name, SCENES, tmp_path / "run", **{"train.steps": steps})
-    found = retrieve(*asked(model, SCENES), table=model.languages, limit=100, top_k=16).json["languages"]
+    found = retrieve(*asked(model, SCENES), limit=100, top_k=16).json["languages"]
     for language in ("en", "zh"):
         stages = found[language]
         assert stages["reranked"]["mean_recall"] > stages["first"]["mean_recall"] - 3, language
@@ -89,17 +88,16 @@ def test_reranking_keeps_what_the_first_stage_found(name, steps, tmp_path):
 @torch.no_grad()
 def told_from_its_mirror(model: Model, corpus: str) -> float:
     """Share of clips whose own caption scores above the one in which time runs backwards; equal scores count half."""
-    system, clips, *_ = asked(model, corpus)
-    system.eval()
-    pictures = encode_pictures(system, clips, range(len(clips)), model.config.model.image.fit, 64).encoded
+    predictor, clips = asked(model, corpus)
+    pictures = encode_pictures(predictor, clips, range(len(clips)), 64).encoded
     right = []
     for language, place in (("en", 0), ("zh", 1)):
         for row in range(len(clips)):
             said, kind = clips.record(row).texts[language][0], clips.record(row).columns["movement"]
             back = said.replace(MOVEMENTS[kind][place], MOVEMENTS[MIRRORS[kind]][place])
             assert back != said
-            texts = system.encode_texts(model.tokens([said, back], language))
-            own, mirror = system.scores(pictures.select(torch.tensor([row])), texts).i2t[0].tolist()
+            texts = predictor.texts([said, back], language)
+            own, mirror = predictor.first(pictures.select(torch.tensor([row])), texts).i2t[0].tolist()
             right.append((own > mirror) + 0.5 * (own == mirror))
     return sum(right) / len(right)
 
@@ -111,7 +109,7 @@ def test_tokenflow_reads_the_order_of_frames_where_it_is_told_of_it(changes, tmp
     changes = {"model.frame_layers": 1, "train.steps": 1500, **changes}
     model = trained("tokenflow", CLIPS, tmp_path / "run", **changes)
     assert told_from_its_mirror(model, CLIPS) > 0.65
-    found = retrieve(*asked(model, CLIPS), table=model.languages).json["languages"]
+    found = retrieve(*asked(model, CLIPS)).json["languages"]
     for language in ("en", "zh"):
         assert found[language]["first"]["mean_recall"] > 3 * found[language]["chance"]["mean_recall"], language
 

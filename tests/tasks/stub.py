@@ -1,13 +1,16 @@
 """A corpus, a tokenizer and systems whose scores are known beforehand."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from tuwen.data.corpus import BrokenImage, Corpus, Record
+from tuwen.data.fit import Fit
 from tuwen.data.text import Vocabulary
 from tuwen.nn.encoded import Encoded
+from tuwen.predictor import Predictor
 from tuwen.systems.system import Paper, Scores, System
 
 
@@ -47,6 +50,13 @@ class Numbers:
         padded = [np.pad(one, (0, width - len(one)), mode="edge") for one in ids]
         mask = [[k < len(one) for k in range(width)] for one in ids]
         return torch.from_numpy(np.stack(padded)), torch.tensor(mask)
+
+
+def ready(system, languages, tokenizer=None, side=4, length=8) -> Predictor:
+    """A predictor of a system without a run; languages: the table it was trained on, or a corpus's."""
+    config = SimpleNamespace(image=SimpleNamespace(fit=Fit(side)), text=SimpleNamespace(length=length))
+    table = languages.languages if isinstance(languages, Corpus) else languages
+    return Predictor(system, tokenizer or Numbers(), tuple(table), config)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tasks.stub import DualStub, Numbers, Pairs, Table
+from tests.tasks.stub import DualStub, Numbers, Pairs, Table, ready
 from tuwen.data.corpus import Record
 from tuwen.errors import UserError
 from tuwen.nn.generation import Generation, Said
@@ -11,14 +11,12 @@ from tuwen.tasks.captioning import evaluate_captioning
 from tuwen.tasks.text_metrics import caption_scores, translation_scores
 from tuwen.tasks.translation import evaluate_translation, parallel
 
+LANGUAGES = ("en", "zh")
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 class Speaking(Numbers):
     """Says numbers as words of their digits; a text's first number is what it says."""
-
-    def encode(self, texts, length):
-        return self.pad(self.ids(texts), length)
 
     def decode(self, ids):
         return [" ".join(WORDS[int(d)] for d in str(int(row[0]))) for row in ids]
@@ -54,7 +52,7 @@ def corpus(**options) -> Pairs:
 
 def test_captions_are_held_against_all_texts_of_their_picture():
     system = Namer()
-    found = evaluate_captioning(system, corpus(), Speaking(), 4, 8, batch_size=3)
+    found = evaluate_captioning(ready(system, LANGUAGES, Speaking()), corpus(), batch_size=3)
     english, chinese = found["languages"]["en"], found["languages"]["zh"]
     made = ["zero", "one", "two", "three"]
     references = [["zero", "nil"], ["one"], ["three", "two"], ["four"]]
@@ -71,31 +69,33 @@ def test_captions_are_held_against_all_texts_of_their_picture():
 
 
 def test_batches_broken_pictures_and_rows_of_one_picture():
-    whole = evaluate_captioning(Namer(), corpus(), Speaking(), 4, 8)
+    whole = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), corpus())
     for size in (1, 2):
-        found = evaluate_captioning(Namer(), corpus(), Speaking(), 4, 8, batch_size=size)
+        found = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), corpus(), batch_size=size)
         assert found["languages"] == whole["languages"]
-    found = evaluate_captioning(Namer(), corpus(broken=[1]), Speaking(), 4, 8)
+    found = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), corpus(broken=[1]))
     assert found["broken"] == {"truncated": 1}
     assert found["languages"]["en"]["pictures"] == 3
-    same = evaluate_captioning(Namer(), corpus(image_ids=[7, 8, 8, 9]), Speaking(), 4, 8)
+    same = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), corpus(image_ids=[7, 8, 8, 9]))
     assert same["images"] == 3
     assert same["languages"]["en"]["exact"] == 2 / 3  # "one" is a text of row 1, whose picture row 2 shares
-    limited = evaluate_captioning(Namer(), corpus(), Speaking(), 4, 8, limit=2, languages=["en"])
+    limited = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), corpus(), limit=2, languages=["en"])
     assert limited["images"] == 2
     assert list(limited["languages"]) == ["en"]
 
 
 def test_draws_are_keyed_by_the_picture():
     system, how = Namer(), Generation("nucleus", seed=3)
-    evaluate_captioning(system, corpus(image_ids=[31, 32, 33, 34]), Speaking(), 4, 8, languages=["en"], how=how)
+    evaluate_captioning(
+        ready(system, LANGUAGES, Speaking()), corpus(image_ids=[31, 32, 33, 34]), languages=["en"], how=how
+    )
     assert system.asked == [(True, how, [31, 32, 33, 34])]
 
 
 def test_a_system_without_a_decoder_is_refused():
     for task in (evaluate_captioning, evaluate_translation):
         with pytest.raises(UserError, match="cannot generate: it has no decoder"):
-            task(DualStub(Table(None)), corpus(), Speaking(), 4, 8)
+            task(ready(DualStub(Table(None)), LANGUAGES, Speaking()), corpus())
 
 
 # ---- translation
@@ -108,7 +108,7 @@ def bilingual(**options) -> Pairs:
 
 def test_every_pair_of_languages_under_every_condition():
     system = Namer()
-    found = evaluate_translation(system, bilingual(), Speaking(), 4, 8, batch_size=2)
+    found = evaluate_translation(ready(system, LANGUAGES, Speaking()), bilingual(), batch_size=2)
     assert set(found["pairs"]) == {"en-zh", "zh-en"}
     pair = found["pairs"]["en-zh"]
     assert pair["sentences"] == 6
@@ -129,7 +129,7 @@ def test_every_pair_of_languages_under_every_condition():
 
 def test_sources_are_ambiguous_where_the_corpus_says_so():
     columns = [{"ambiguous": {"en": [f"{k + 20}", f"{k + 30}"]}} for k in range(3)]
-    found = evaluate_translation(Namer(), bilingual(columns=columns), Speaking(), 4, 8)
+    found = evaluate_translation(ready(Namer(), LANGUAGES, Speaking()), bilingual(columns=columns))
     assert [sample["source"] for sample in found["pairs"]["en-zh"]["samples"]] == ["20", "30", "21", "31", "22"]
     assert found["pairs"]["zh-en"]["samples"][0]["source"] == "say 0"
 
@@ -139,16 +139,16 @@ def test_only_texts_of_equal_number_are_translations():
     assert list(parallel(record, "en", "zh")) == [("a", "甲")]  # an empty text, and sources of another number
     assert list(parallel(record, "en", "de")) == []
     with pytest.raises(UserError, match="no row has as many texts in zh as in de"):
-        evaluate_translation(Namer(), Pairs([{"zh": ["1", "2"], "de": ["3"]}]), Speaking(), 4, 8)
+        evaluate_translation(ready(Namer(), ("zh", "de"), Speaking()), Pairs([{"zh": ["1", "2"], "de": ["3"]}]))
 
 
 def test_one_language_alone_is_refused():
     with pytest.raises(UserError, match="translation needs two languages"):
-        evaluate_translation(Namer(), bilingual(), Speaking(), 4, 8, languages=["en"])
+        evaluate_translation(ready(Namer(), LANGUAGES, Speaking()), bilingual(), languages=["en"])
 
 
 def test_broken_pictures_leave_every_condition_alike():
-    found = evaluate_translation(Namer(), bilingual(broken=[1]), Speaking(), 4, 8, batch_size=1)
+    found = evaluate_translation(ready(Namer(), LANGUAGES, Speaking()), bilingual(broken=[1]), batch_size=1)
     pair = found["pairs"]["en-zh"]
     assert pair["sentences"] == 4
     assert [sample["source"] for sample in pair["samples"]] == ["0", "5", "2", "7"]

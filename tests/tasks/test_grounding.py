@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tasks.stub import Numbers, Pairs
+from tests.tasks.stub import Pairs, ready
 from tuwen.errors import UserError
 from tuwen.systems.system import Located, System
 from tuwen.tasks import grounding
@@ -40,7 +40,7 @@ def corpus(broken=()) -> Pairs:
 
 
 def measure(system, **options):
-    return evaluate_grounding(system, corpus(**options), Numbers(), 4, 8)
+    return evaluate_grounding(ready(system, ["en"]), corpus(**options))
 
 
 @pytest.mark.parametrize("heat", [False, True])
@@ -87,7 +87,7 @@ def test_broken_pictures_are_left_out_and_counted():
 def test_batches_change_nothing():
     answers = {1: [0.1, 0.0, 0.6, 0.5], 2: [0.4, 0.4, 1.0, 1.0], 3: [0.0, 0.0, 0.1, 0.6]}
     one, all_ = (
-        evaluate_grounding(Knows(answers), corpus(), Numbers(), 4, 8, batch_size=size)["languages"] for size in (1, 64)
+        evaluate_grounding(ready(Knows(answers), ["en"]), corpus(), batch_size=size)["languages"] for size in (1, 64)
     )
     assert one == all_
 
@@ -96,5 +96,5 @@ def test_refusals():
     with pytest.raises(UserError, match="cannot locate"):
         measure(System())
     with pytest.raises(UserError, match="no language 'zh'"):
-        evaluate_grounding(Knows(BOXES), corpus(), Numbers(), 4, 8, languages=["zh"])
+        evaluate_grounding(ready(Knows(BOXES), ["en"]), corpus(), languages=["zh"])
     assert grounding.overlap(np.array([0, 0, 1, 1.0]), np.array([[0.5, 0.5, 1, 1]])) == pytest.approx([0.25])

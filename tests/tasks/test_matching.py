@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tasks.stub import DualStub, FusionStub, Numbers, Pairs, Table
+from tests.tasks.stub import DualStub, FusionStub, Pairs, Table, ready
 from tuwen import tasks
 from tuwen.data.corpus import Relevance
 from tuwen.errors import UserError
@@ -37,7 +37,7 @@ def test_labelled_rows_are_judged_by_the_mean_probability_over_heads():
     log_odds[range(4), range(4)] = torch.tensor([[9.0, -20.0], [1.0, 1.0], [-1.0, -1.0], [-2.0, -2.0]])
     probability = log_odds[range(4), range(4)].sigmoid().mean(-1)  # 0.50, 0.73, 0.27, 0.12
     labels = [1, 0, 0, 0]
-    found = evaluate_matching(FusionStub(Table(None, log_odds)), labelled(labels), Numbers(), 4, 8, batch_size=3)
+    found = evaluate_matching(ready(FusionStub(Table(None, log_odds)), ["zh"]), labelled(labels), batch_size=3)
     assert found["languages"]["zh"] == {"auc": area(np.array(labels), probability.numpy()), "pairs": 4, "right": 1}
     assert found["languages"]["zh"]["auc"] == pytest.approx(2 / 3)
     assert found["score"] == "match probability"
@@ -48,7 +48,7 @@ def test_one_area_over_the_whole_split_whatever_the_batch():
     table = Table(torch.randn(30, 30, generator=generator))
     labels = [k % 3 == 0 for k in range(30)]
     found = {
-        evaluate_matching(DualStub(table), labelled(labels), Numbers(), 4, 8, batch_size=size)["languages"]["zh"]["auc"]
+        evaluate_matching(ready(DualStub(table), ["zh"]), labelled(labels), batch_size=size)["languages"]["zh"]["auc"]
         for size in (1, 7, 30)
     }
     assert found == {area(np.array(labels), table.first.diagonal().numpy())}
@@ -56,7 +56,7 @@ def test_one_area_over_the_whole_split_whatever_the_batch():
 
 def test_wrong_labels_are_named_by_row():
     with pytest.raises(UserError, match=r"row 2: label 'maybe'"):
-        evaluate_matching(DualStub(Table(torch.eye(3))), labelled([1, 0, "maybe"]), Numbers(), 4, 8)
+        evaluate_matching(ready(DualStub(Table(torch.eye(3))), ["zh"]), labelled([1, 0, "maybe"]))
 
 
 def test_drawn_pairs_are_half_right_by_the_truth_of_the_gallery():
@@ -85,7 +85,7 @@ def test_wrong_texts_are_drawn_evenly(right, draw):
 
 def test_broken_pictures_leave_their_pairs_out():
     of = Pairs([{"zh": [str(k)]} for k in range(6)], broken={1, 2})
-    found = evaluate_matching(DualStub(Table(torch.eye(6))), of, Numbers(), 4, 8)
+    found = evaluate_matching(ready(DualStub(Table(torch.eye(6))), of), of)
     assert found["languages"]["zh"] == {"auc": 1.0, "pairs": 8, "right": 4}
     assert found["broken"] == {"truncated": 2}
 

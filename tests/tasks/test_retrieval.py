@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.systems.common import build
-from tests.tasks.stub import DualStub, FusionStub, MatchOnly, Numbers, Pairs, Table
+from tests.tasks.stub import DualStub, FusionStub, MatchOnly, Pairs, Table, ready
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
@@ -31,11 +31,11 @@ def tables(images, texts, seed=0, heads=2):
 
 
 def run(system, of, **options):
-    return retrieve(system, of, Numbers(), 4, 8, **options)
+    return retrieve(ready(system, of), of, **options)
 
 
 def test_json_has_the_published_shape():
-    found = evaluate_retrieval(FusionStub(tables(12, 24)), corpus(), Numbers(), 4, 8)
+    found = evaluate_retrieval(ready(FusionStub(tables(12, 24)), ["zh"]), corpus())
     assert json.loads(json.dumps(found)) == found
     assert {k: found[k] for k in ("system", "corpus", "split", "task", "images", "texts")} == {
         "system": "stub", "corpus": "pairs", "split": "test", "task": "retrieval", "images": 12, "texts": 24,
@@ -85,7 +85,7 @@ def test_r2d2_check_4_score_range_and_filler():
     images, texts = Encoded(torch.arange(12.0)[:, None]), Encoded(torch.arange(24.0)[:, None])
     images = Encoded(images.pooled, states={"last": images.pooled})
     texts = Encoded(texts.pooled, states={"last": texts.pooled})
-    side = Side(system, images, texts, "image_to_text", top_k=5, batch_size=7, budget=1 << 20)
+    side = Side(ready(system, ["zh"]), images, texts, "image_to_text", top_k=5, batch_size=7, budget=1 << 20)
     final = side.reranked(side.first(0, 12), 0)
     reranked = final != -100
     assert (reranked.sum(1) == 5).all()
@@ -128,7 +128,7 @@ def test_reranking_stays_under_the_ceiling_of_its_candidates(name):
     scenes, k = Scenes(count=16, side=32, languages=("en", "zh")), 3
     words = Tokenizer.train([text for row in range(16) for told in scenes.record(row).texts.values() for text in told])
     system = build(name, vocabulary=words.vocabulary)
-    ranks = retrieve(system, scenes, words, 32, 32, top_k=k).ranks
+    ranks = retrieve(ready(system, scenes, words, 32, 32), scenes, top_k=k).ranks
     for stages in ranks.values():
         for way, first in stages["first"].items():
             assert 0 < (first < k).sum() < len(first)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tasks.stub import ready
 from tuwen.cli.evaluate import print_found
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.scenes import Scenes
@@ -86,9 +87,13 @@ class KnowingTokens(Knowing):
         return Scores(*token_scores(images, texts))
 
 
+def knowing(tokenizer, kind=Knowing, languages=("en", "zh")):
+    return ready(kind(tokenizer), languages, tokenizer, 4, 16)
+
+
 @pytest.mark.parametrize("kind", [Knowing, KnowingTokens])
 def test_a_system_that_knows_is_right_in_both_languages(kind, tokenizer, capsys):
-    found = evaluate_zero_shot(kind(tokenizer), Squares(), tokenizer, 4, 16)
+    found = evaluate_zero_shot(knowing(tokenizer, kind), Squares())
     assert found["classes"] == 3
     for language in ("en", "zh"):
         one = found["languages"][language]
@@ -134,7 +139,7 @@ def test_class_names_from_a_file(tokenizer, tmp_path):
         known = classes_of(Squares(keys), file)
         assert known.labels.tolist() == [0, 2, 0, 1, 0, 2]
     assert known.texts("en") == [list(COLOURS), [f"a photo of {name}." for name in COLOURS]]
-    found = evaluate_zero_shot(Knowing(tokenizer), Squares(), tokenizer, 4, 16, classes=file, languages=["en"], limit=4)
+    found = evaluate_zero_shot(knowing(tokenizer), Squares(), classes=file, languages=["en"], limit=4)
     assert (found["images"], found["classes"], list(found["languages"])) == (4, 4, ["en"])
     assert found["languages"]["en"]["prompts"] == 2
     bad = {
@@ -163,11 +168,11 @@ def test_names_that_rows_do_not_share_are_no_names():
 
 def test_refusals(tokenizer):
     with pytest.raises(UserError, match="no class names in 'fr'"):
-        evaluate_zero_shot(Knowing(tokenizer), Squares(), tokenizer, 4, 16, languages=["fr"])
+        evaluate_zero_shot(knowing(tokenizer), Squares(), languages=["fr"])
     with pytest.raises(UserError, match="knows no language 'zh'"):
-        evaluate_zero_shot(Knowing(tokenizer), Squares(), tokenizer, 4, 16, languages=["zh"], table=["en"])
+        evaluate_zero_shot(knowing(tokenizer, languages=["en"]), Squares(), languages=["zh"])
     with pytest.raises(UserError, match="was trained on ja"):
-        evaluate_zero_shot(Knowing(tokenizer), Squares(), tokenizer, 4, 16, table=["ja"])
+        evaluate_zero_shot(knowing(tokenizer, languages=["ja"]), Squares())
 
 
 def test_scenes_of_one_thing_are_classified_by_it():

@@ -125,7 +125,7 @@ def test_evaluations_come_when_due_and_once(tmp_path, monkeypatch):
     called = []
 
     def evaluate(trained, step):
-        assert not trained.system.training
+        assert not trained.predictor.system.training
         assert not torch.is_grad_enabled()
         called.append(step)
         return {"zh": {"r1": float(step)}}

@@ -136,7 +136,7 @@ def test_the_final_weights_are_averaged_and_are_what_is_measured(first, tmp_path
     seen = {}
 
     def evaluate(trained, step):
-        seen[step] = trained.system.image.weight.detach().clone()
+        seen[step] = trained.predictor.system.image.weight.detach().clone()
         return {}
 
     config = toy.config(init=str(first), train__steps=4, train__average=0.25)

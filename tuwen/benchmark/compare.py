@@ -19,8 +19,8 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
+from tuwen.progress import bars
 from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
-from tuwen.tasks.progress import bars
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import checkpoint, loop, start
 from tuwen.training.config import RunConfig
@@ -236,12 +236,10 @@ def _validator(gallery: Corpus, location: str, pictures: int, on_bad: str) -> lo
     validated = open_corpus(location, "val", on_bad) if "val" in splits_of(location) else gallery
 
     def evaluate(trained: loop.Trained, step: int) -> dict:
-        side, length = trained.config.model.image.fit, trained.config.model.text.length
-        options: dict[str, Any] = {"limit": pictures, "rerank": False, "table": trained.languages}
-        found = retrieve(trained.system, validated, trained.tokenizer, side, length, **options)
+        languages = retrieve(trained.predictor, validated, limit=pictures, rerank=False).json["languages"]
         return {
             language: {stage: recalls[stage] for stage in (*STAGES, "chance") if stage in recalls}
-            for language, recalls in found.json["languages"].items()
+            for language, recalls in languages.items()
         }
 
     return evaluate

@@ -80,19 +80,14 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
 def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig) -> Retrieval:
     model = tuwen.load(run, device=str(parallel.device("auto")))
     text_features(model.system, model.tokenizer)
-    towers = model.config.model
     return retrieve(
-        model.system,
+        model.predictor,
         corpus,
-        model.tokenizer,
-        towers.image.fit,
-        towers.text.length,
         top_k=config.top_k,
         batch_size=config.batch_size,
         languages=config.languages or None,
         limit=config.limit,
         samples=config.samples,
-        table=model.languages,
     )
 
 

@@ -54,8 +54,8 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
     """The JSON of a task on a corpus. split: None: test, or the one split of a corpus that is not split."""
     from tuwen.data.open import open_corpus, splits_of
     from tuwen.model import load
+    from tuwen.progress import bars
     from tuwen.systems import refuse_impossible
-    from tuwen.tasks.progress import bars
     from tuwen.training.parallel import device
 
     evaluate = tasks.find(task)
@@ -68,9 +68,8 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
         if len(splits) != 1 or splits == ("test",):
             raise
         corpus = open_corpus(location, splits[0], "skip")
-    side, length = model.config.model.image.fit, model.config.model.text.length
     with bars():
-        return evaluate(model.system, corpus, model.tokenizer, side, length, table=model.languages, **options)
+        return evaluate(model.predictor, corpus, **options)
 
 
 def print_found(found: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def run(args) -> None:
         from tuwen.training.parallel import device
 
         model = load(args.run_folder, device=str(device("auto")))
-        found = explain(model, args.image, args.text, args.language, args.how)
+        found = explain(model.predictor, args.image, args.text, args.language, args.how)
         whole = model.config.model.image.shorter_side is None  # else what was read is a part from the middle
         lacking = draw(found, args.text, args.out, load_picture(args.image) if whole else None)
         if lacking:

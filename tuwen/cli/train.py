@@ -155,10 +155,8 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
             opened.append(held_out(trained.config.corpus) if ranks(trained.config.system) else None)
         if opened[0] is None:
             return {}
-        side, length = trained.config.model.image.fit, trained.config.model.text.length
-        options = {"limit": PICTURES, "rerank": False, "table": trained.languages}
-        found = retrieve(trained.system, opened[0], trained.tokenizer, side, length, **options).json["languages"]
-        return {language: {"first": stages["first"]} for language, stages in found.items() if "first" in stages}
+        languages = retrieve(trained.predictor, opened[0], limit=PICTURES, rerank=False).json["languages"]
+        return {language: {"first": stages["first"]} for language, stages in languages.items() if "first" in stages}
 
     return evaluate
 
@@ -185,7 +183,7 @@ def finish(folder: Path) -> None:
         return
     from tuwen.benchmark.measure import MeasureConfig, measure_run
     from tuwen.benchmark.report import write_report
-    from tuwen.tasks.progress import bars
+    from tuwen.progress import bars
     from tuwen.training.config import RunConfig
 
     config = RunConfig.read(folder)

@@ -300,7 +300,7 @@ def entries(corpus: Corpus, config: DataConfig, needs: DataNeeds) -> int:
     return len(every_text(corpus, config.languages or corpus.languages, needs))
 
 
-# ---- pictures and texts by themselves, for evaluation and search
+# ---- pictures by themselves, for evaluation and search
 
 
 def images_of(
@@ -329,30 +329,6 @@ def image_batches(
     """`images_of` of the rows in order, `batch_size` rows at a time."""
     starts = range(0, len(rows), batch_size)
     return in_workers(_Chunks(corpus, rows, side, batch_size, regions), starts, min(workers, len(starts)))
-
-
-def text_batches(
-    captions: Sequence[tuple[str, str]],
-    languages: Sequence[str],
-    tokenizer: Tokenizer,
-    length: int,
-    batch_size: int,
-    spans: Sequence[str] = (),
-) -> Iterator[tuple[np.ndarray, Texts]]:
-    """(positions [S] int64 among the captions, their tokens), texts of like length together so that little is padded.
-
-    captions: (text, language) pairs. languages: the table that `Texts.language` indexes. spans: kinds to find.
-    """
-    window = batch_size * 64  # sorted inside windows: of a million texts only these are held as ids
-    for begin in range(0, len(captions), window):
-        held = captions[begin : begin + window]
-        ids = tokenizer.ids([text for text, _ in held])
-        order = np.argsort([len(i) for i in ids], kind="stable")
-        for start in range(0, len(held), batch_size):
-            places = order[start : start + batch_size]
-            language = torch.tensor([languages.index(held[k][1]) for k in places])
-            found = find_spans([held[k][0] for k in places], tokenizer, length, spans)
-            yield places + begin, Texts(*tokenizer.pad([ids[k] for k in places], length), language, None, found)
 
 
 # ---- workers

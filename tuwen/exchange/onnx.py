@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from tuwen.data.batch import Images, Texts
 from tuwen.errors import UserError
-from tuwen.model import Model, load
+from tuwen.model import load
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import ABOUT, FOLDER, digest
+from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
 from tuwen.training import checkpoint
 
@@ -47,13 +48,13 @@ class TextPart(nn.Module):
 class RankPart(nn.Module):
     """Final scores [B] of pairs from what an index keeps: tokens, states with their mask, first-stage scores [B]."""
 
-    def __init__(self, system: Any):
+    def __init__(self, predictor: Predictor):
         super().__init__()
-        self.system = system
+        self.predictor, self.system = predictor, predictor.system
 
     def forward(self, tokens: Tensor, states: Tensor, mask: Tensor, first: Tensor) -> Tensor:
         images, texts = Encoded(states={"last": tokens}), Encoded(states={"last": states}, state_mask=mask)
-        return self.system.rerank(self.system.match(images, texts), first)
+        return self.predictor.rescored(self.system.match(images, texts), first)
 
 
 def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
     folder = Path(run) / FOLDER
     folder.mkdir(exist_ok=True)
     about: dict[str, Any] = {"weights": digest(Path(run) / WEIGHTS), "parts": {}}
-    for name, part, inputs in _parts(model):
+    for name, part, inputs in _parts(model.predictor):
         try:
             part(**inputs(1))
         except UserError as error:  # a text tower that needs spans, of which ONNX's inputs know nothing
@@ -93,17 +94,16 @@ def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
 Inputs = Callable[[int], dict[str, Tensor]]
 
 
-def _parts(model: Model) -> list[tuple[str, nn.Module, Inputs]]:
+def _parts(predictor: Predictor) -> list[tuple[str, nn.Module, Inputs]]:
     """Each part with inputs of so many rows."""
-    config = model.config.model
-    side, words = config.image.side, model.tokenizer.vocabulary
+    side, words, system = predictor.fit.side, predictor.tokenizer.vocabulary, predictor.system
 
     def pixels(rows: int) -> dict[str, Tensor]:
         drawn = torch.Generator().manual_seed(rows)
         return {"pixels": torch.randint(0, 256, (rows, 3, side, side), dtype=torch.uint8, generator=drawn)}
 
     def texts(rows: int) -> dict[str, Tensor]:
-        length = min(8 * (rows + 1), config.text.length)
+        length = min(8 * (rows + 1), predictor.config.text.length)
         drawn = torch.Generator().manual_seed(rows)
         ids = torch.randint(0, words.size, (rows, length), generator=drawn)
         counts = torch.randint(3, length + 1, (rows,), generator=drawn)
@@ -111,24 +111,21 @@ def _parts(model: Model) -> list[tuple[str, nn.Module, Inputs]]:
         return {"ids": ids.masked_fill(~mask, words.pad), "mask": mask}
 
     parts: list[tuple[str, nn.Module, Inputs]] = [
-        ("image", ImagePart(model.system), pixels),
-        ("text", TextPart(model.system), texts),
+        ("image", ImagePart(system), pixels),
+        ("text", TextPart(system), texts),
     ]
-    if model.system.can("match") and set(model.system.index_fields) <= {"pooled", "states.last"}:
+    if system.can("match") and set(system.index_fields) <= {"pooled", "states.last"}:
 
         def pairs(rows: int) -> dict[str, Tensor]:
-            with torch.no_grad():
-                images = model.system.encode_images(Images(pixels(rows)["pixels"]))
-                read = texts(rows)
-                found = model.system.encode_texts(
-                    Texts(read["ids"], read["mask"], torch.zeros(rows, dtype=torch.int64))
-                )
+            read = texts(rows)
+            images = predictor.encode(Images(pixels(rows)["pixels"]))
+            sentences = predictor.encode(Texts(read["ids"], read["mask"], torch.zeros(rows, dtype=torch.int64)))
             first = torch.linspace(-1, 1, rows)
-            states, mask = found.states["last"], found.state_mask
+            states, mask = sentences.states["last"], sentences.state_mask
             assert mask is not None
             return {"tokens": images.states["last"], "states": states, "mask": mask, "first": first}
 
-        parts.append(("rerank", RankPart(model.system), pairs))
+        parts.append(("rerank", RankPart(predictor), pairs))
     return parts
 
 

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import BrokenImage, normalise
-from tuwen.data.images import load
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
-from tuwen.model import Model, Picture
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.relations import recorded
-from tuwen.systems.system import System
+from tuwen.predictor import Picture, Predictor
 
 HOW = ("tokens", "regions", "attention")
 
@@ -60,15 +58,15 @@ class WordMaps(NamedTuple):
     maps: Tensor
 
 
-def word_maps(model: Model, image: Picture, text: str, language: str | None = None) -> WordMaps:
+def word_maps(predictor: Predictor, image: Picture, text: str, language: str | None = None) -> WordMaps:
     """`explain`, with every word's map scaled to 0..1 by itself; a map without a best place is all 0."""
-    found = explain(model, image, text, language)
-    low, high = found.maps.amin((1, 2), keepdim=True), found.maps.amax((1, 2), keepdim=True)
-    return WordMaps(found.words, (found.maps - low) / (high - low).clamp(min=1e-12))
+    seen = explain(predictor, image, text, language)
+    low, high = seen.maps.amin((1, 2), keepdim=True), seen.maps.amax((1, 2), keepdim=True)
+    return WordMaps(seen.words, (seen.maps - low) / (high - low).clamp(min=1e-12))
 
 
 def explain(
-    model: Model, image: Picture, text: str, language: str | None = None, how: str | None = None
+    predictor: Predictor, image: Picture, text: str, language: str | None = None, how: str | None = None
 ) -> Explanation:
     """Where the words of a text are in a picture.
 
@@ -79,7 +77,7 @@ def explain(
     Raises:
         UserError: a broken picture, a text without words, or a system that has none of these.
     """
-    system = model.system
+    system = predictor.system
     ways = dict(zip(HOW, (_by_tokens, _by_regions, _by_attention), strict=True))
     can = dict(zip(HOW, map(system.can, ("flow", "locate", "match")), strict=True))
     chosen = how or next((name for name in can if can[name]), None)
@@ -88,14 +86,14 @@ def explain(
     if chosen is None or not can[chosen]:
         why = {"tokens": "it has no tokens to match", "regions": "it locates nothing"}
         raise system.lacks("explain", why.get(chosen or "", "it looks at no places"))
-    pictures, texts, words = _inputs(model, image, text, language)
+    pictures, texts, words = _inputs(predictor, image, text, language)
     if chosen == "regions":
-        words = _pieces(model, text, model.config.model.text.length, "phrase") or words
-    found = ways[chosen](model, pictures, texts, words)
+        words = _pieces(predictor, text, "phrase") or words
+    explanation = ways[chosen](predictor, pictures, texts, words)
     if not system.can("locate"):
-        return found
+        return explanation
     with torch.no_grad():
-        return replace(found, located=system.locate(pictures, texts))
+        return replace(explanation, located=system.locate(pictures, texts))
 
 
 class _Word(NamedTuple):
@@ -106,15 +104,13 @@ class _Word(NamedTuple):
     end: int
 
 
-def _inputs(model: Model, image: Picture, text: str, language: str | None) -> tuple[Images, Texts, list[_Word]]:
+def _inputs(predictor: Predictor, image: Picture, text: str, language: str | None) -> tuple[Images, Texts, list[_Word]]:
     try:
-        pixels = model.config.model.image.fit(load(image))
+        pixels = predictor.pixels(image)
     except BrokenImage as error:
         raise UserError(f"the picture cannot be read: {error}") from None
-    if language is not None and language not in model.languages:
-        raise UserError(f"no language {language!r} in this run; it has {', '.join(model.languages)}")
-    words = _words(model, text, model.config.model.text.length)
-    return Images(pixels[None]).to(model.device), model.tokens([text], language), words
+    texts = predictor.tokens([text], language)
+    return Images(pixels[None]).to(predictor.device), texts, _words(predictor, text)
 
 
 def _shown(pictures: Images) -> Tensor:
@@ -123,22 +119,22 @@ def _shown(pictures: Images) -> Tensor:
     return pictures.pixels[0]
 
 
-def _words(model: Model, text: str, length: int) -> list[_Word]:
+def _words(predictor: Predictor, text: str) -> list[_Word]:
     """The words of the text that are letters or digits, as far as it was read."""
-    words = [word for word in _pieces(model, text, length, "word") if any(sign.isalnum() for sign in word.text)]
+    words = [word for word in _pieces(predictor, text, "word") if any(sign.isalnum() for sign in word.text)]
     if not words:
         raise UserError(f"no word in the text {text!r}; give a text with words in it")
     return words
 
 
-def _pieces(model: Model, text: str, length: int, kind: str) -> list[_Word]:
+def _pieces(predictor: Predictor, text: str, kind: str) -> list[_Word]:
     """The spans of one kind."""
-    found = find_spans([text], model.tokenizer, length, (kind,))
-    assert found is not None
-    plain, places = normalise(text), model.tokenizer.places([text])[0]
+    spans = find_spans([text], predictor.tokenizer, predictor.config.text.length, (kind,))
+    assert spans is not None
+    plain, places = normalise(text), predictor.tokenizer.places([text])[0]
     return [
         _Word(plain[places[start - 1, 0] : places[end - 2, 1]], start, end)
-        for start, end in zip(found.start.tolist(), found.end.tolist(), strict=True)
+        for start, end in zip(spans.start.tolist(), spans.end.tolist(), strict=True)
     ]
 
 
@@ -146,10 +142,10 @@ def _pieces(model: Model, text: str, length: int, kind: str) -> list[_Word]:
 
 
 @torch.no_grad()
-def _by_tokens(model: Model, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
+def _by_tokens(predictor: Predictor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
     """Cosine of each word's tokens with each place, and the flow by which the text chooses among pictures."""
-    system = model.system
-    image, sentence = system.encode_images(pictures), system.encode_texts(texts)
+    system = predictor.system
+    image, sentence = predictor.encode(pictures), predictor.encode(texts)
     if image.tokens is None or sentence.tokens is None:
         raise system.lacks("explain", "this run has one vector a picture")
     places = system.image_places(pictures)[0].float()  # [N, h, w]
@@ -168,7 +164,7 @@ def _by_tokens(model: Model, pictures: Images, texts: Texts, words: list[_Word])
     maps = torch.einsum("nw,nyx->wyx", torch.stack(shares, 1), places)
     sent = torch.stack(flows, 1)
     sent = sent / sent.abs().sum(0).clamp(min=1e-12)
-    score = float(system.scores(image, sentence).t2i[0, 0])
+    score = float(predictor.first(image, sentence).t2i[0, 0])
     return Explanation(kept, maps.cpu(), "tokens", score, _shown(pictures).cpu(), sent.cpu(), places.cpu())
 
 
@@ -184,44 +180,36 @@ def _real(sentence: Encoded) -> Tensor:
 
 
 @torch.no_grad()
-def _by_regions(model: Model, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
+def _by_regions(predictor: Predictor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
     """Heat and best box of each phrase, read by itself as `tuwen eval --task grounding` reads it.
 
     words: phrases, where the text has any.
     """
-    system, language = model.system, model.languages[int(texts.language[0])]
+    system, language = predictor.system, predictor.languages[int(texts.language[0])]
     every = torch.zeros(len(words), dtype=torch.int64, device=texts.ids.device)
-    located = system.locate(pictures.select(every), model.tokens([word.text for word in words], language))
+    located = system.locate(pictures.select(every), predictor.tokens([word.text for word in words], language))
     if located.heat is None:
         raise system.lacks("explain", "it locates by boxes alone")
     boxes = None if located.boxes is None else located.boxes[:, 0].float().cpu()
-    image, sentence = system.encode_images(pictures), system.encode_texts(texts)
-    score = _final_score(system, image, sentence, system.match(image, sentence) if system.can("match") else None)
+    image, sentence = predictor.encode(pictures), predictor.encode(texts)
+    score = float(predictor.final(image, sentence, predictor.first(image, sentence).t2i[:, 0]))
     maps, pixels = located.heat.float().cpu(), _shown(pictures).cpu()
     return Explanation([word.text for word in words], maps, "regions", score, pixels, boxes=boxes)
-
-
-def _final_score(system: System, image: Encoded, sentence: Encoded, match: Tensor | None) -> float:
-    """Of the pair, as the system ranks pictures in its last stage."""
-    first = image.pooled is not None or system.can("scores")
-    cosine = system.scores(image, sentence).t2i[:, 0] if first or match is None else match.new_zeros(1)
-    return float(cosine if match is None else system.rerank(match.detach().float(), cosine))
 
 
 # ---- by cross-attention
 
 
-def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
+def _by_attention(predictor: Predictor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
     """Grad-CAM of the match's log-odds on cross-attention from words to places (Selvaraju 2017; ALBEF, section 6.1).
 
     A place's share is its attention weight times the weight's gradient where that is positive, averaged over heads and,
     by choice, over all layers but the last (ALBEF takes the third of six): there the match reads the first token alone.
     """
-    system = model.system
-    with torch.no_grad():
-        image = system.encode_images(pictures)
-        texts = _told_apart(texts, image, system.vocabulary, model.config.model.text.length)
-        sentence = system.encode_texts(texts)
+    system = predictor.system
+    image = predictor.encode(pictures)
+    texts = _told_apart(texts, image, system.vocabulary, predictor.config.text.length)
+    sentence = predictor.encode(texts)
     looks = {(texts.ids.shape[1], state.shape[1]) for state in image.states.values()}  # of words at places
     with torch.enable_grad(), recorded(system) as relations:
         match = system.match(image, sentence)
@@ -239,7 +227,7 @@ def _by_attention(model: Model, pictures: Images, texts: Texts, words: list[_Wor
     cam = torch.stack(shares).mean(0).float()  # [L, S]
     maps = torch.stack([_grid(cam[word.start : word.end].mean(0)) for word in words])
     with torch.no_grad():
-        score = _final_score(system, image, sentence, match)
+        score = float(predictor.rescored(match.float(), predictor.first(image, sentence).t2i[:, 0]))
     return Explanation([word.text for word in words], maps.cpu(), "attention", score, _shown(pictures).cpu())
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from tuwen.data.batch import Images, Texts
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.run import WEIGHTS
@@ -39,13 +39,14 @@ class Engine:
         open_one = _onnx if name == "onnx" else _openvino
         self._image, self._text = open_one(folder / f"image{end}"), open_one(folder / f"text{end}")
 
-    def encode_images(self, pixels: Tensor) -> Encoded:
-        """pooled [B, D] of pixels [B, 3, H, W] uint8."""
-        return Encoded(self._image({"pixels": pixels.cpu().numpy()}))
+    def encode_images(self, images: Images) -> Encoded:
+        """pooled [B, D] of one picture a row."""
+        assert images.pixels is not None
+        return Encoded(self._image({"pixels": images.pixels.cpu().numpy()}))
 
-    def encode_texts(self, ids: Tensor, mask: Tensor) -> Encoded:
-        """pooled [B, D] of ids and mask [B, L]."""
-        return Encoded(self._text({"ids": ids.cpu().numpy(), "mask": mask.cpu().numpy()}))
+    def encode_texts(self, texts: Texts) -> Encoded:
+        """pooled [B, D] of one text a row."""
+        return Encoded(self._text({"ids": texts.ids.cpu().numpy(), "mask": texts.mask.cpu().numpy()}))
 
 
 def _onnx(path: Path) -> Any:

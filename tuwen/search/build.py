@@ -16,9 +16,10 @@ import torch
 from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.errors import UserError
+from tuwen.predictor import Predictor, vectors
 from tuwen.search import nearest
 from tuwen.search.index import Index, weights_mark
-from tuwen.search.ingest import BAD_ROW, Ingest, first_stage_vectors, schema_of
+from tuwen.search.ingest import BAD_ROW, Ingest, schema_of
 from tuwen.search.measure import LossProbe
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
@@ -86,11 +87,11 @@ def build(
     source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
     record = Record.open(out)
     if record is None:
-        about, schema = _plan(models.load(run, device), run, tokens, token_budget)
+        about, schema = _plan(models.load(run, device).predictor, run, tokens, token_budget)
         record = Record.create(out, about | _at_milvus(milvus, about), schema)
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
-    probe = LossProbe(index.model, index.layout)
+    probe = LossProbe(index.predictor, index.layout)
     say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
     counts, broken, skipped, no_columns = _take_all(index, record, source, batch_size, probe, prune, progress, say)
     _finish(index, record, exact, say)
@@ -105,24 +106,23 @@ def build(
     return index
 
 
-def _plan(model: models.Model, run: str | PathLike, tokens: str | None, budget: int | None) -> tuple[dict, Any]:
+def _plan(predictor: Predictor, run: str | PathLike, tokens: str | None, budget: int | None) -> tuple[dict, Any]:
     """What a new index says about itself, and the columns of its table."""
-    system, side = model.system, model.config.model.image.side
-    with torch.no_grad():
-        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=model.device)
-        sample = system.encode_images(Images(blank)).to("cpu")
+    system, side = predictor.system, predictor.fit.side
+    blank = torch.zeros(3, side, side, dtype=torch.uint8)
+    sample = predictor.pictures([Images(predictor.pixels(blank)[None])])
     fields = system.index_fields if system.can("match") or system.can("scores") else ()
     layout = Layout.of(fields, sample, tokens or "float16", budget)
-    vectors = first_stage_vectors(sample)
-    width = 0 if vectors is None else vectors.shape[1]
+    matrix = vectors(sample)
+    width = 0 if matrix is None else matrix.shape[1]
     keep_pixels = budget == 0
     sizes = {"vector": 4 * width, **layout.size(sample), "thumbnail": THUMBNAIL_BYTES}
     sizes["picture"] = side * side // 2 if keep_pixels else 0
     about = {
         "run": str(Path(run).resolve()),
         "weights": weights_mark(run),
-        "system": type(system).__module__.rpartition(".")[2],
-        "languages": list(model.languages),
+        "system": predictor.name,
+        "languages": list(predictor.languages),
         "side": side,
         "width": width,
         "pooled": sample.pooled is not None,
@@ -208,7 +208,7 @@ def _take_in(
     counts: Counter[str] = Counter()
     broken = []
     with record.writing(), _bar(progress) as bar:
-        ingest = Ingest(record, index.model, index.layout, batch_size, probe.watch)
+        ingest = Ingest(record, index.predictor, index.layout, batch_size, probe.watch)
         task = bar.add_task("pictures", total=len(source) if isinstance(source, Sequence) else None)
         for said in ingest.run(source):
             counts.update(one.state for one in said)

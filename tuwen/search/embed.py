@@ -23,10 +23,9 @@ from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.data.built import Shards
 from tuwen.data.corpus import BrokenImage, Corpus
-from tuwen.data.images import load, resize
 from tuwen.errors import UserError, quoted
+from tuwen.predictor import FIRST, vectors
 from tuwen.search.index import weights_mark
-from tuwen.search.ingest import first_stage_vectors
 from tuwen.search.pictures import Picture, Unreadable, open_pictures
 from tuwen.search.record import vector_column
 
@@ -104,9 +103,8 @@ class Worker:
     def __init__(self, task: Task):
         self.task = task
         self.pictures = open_pictures(task.shards, task.split)
-        self.model = models.load(task.run, task.device)
-        if self.model.embed(images=[torch.zeros(3, 8, 8, dtype=torch.uint8)]).images is None:
-            raise self.model.system.lacks("embed", "it has no first-stage vectors")
+        self.predictor = models.load(task.run, task.device).predictor
+        self.width = self._vectors([]).shape[1]
 
     def __call__(self, part: Part) -> bool:
         """Writes the part's file; False where another process has it in hand."""
@@ -114,7 +112,7 @@ class Worker:
         with _claimed(target) as ours:
             if not ours:
                 return False
-            ids, hashes, vectors, broken = [], [], [], Counter[str]()
+            ids, hashes, matrices, broken = [], [], [torch.empty(0, self.width)], Counter[str]()
             for start in range(part.start, part.stop, self.task.batch_size):
                 rows = range(start, min(start + self.task.batch_size, part.stop))
                 pixels = []
@@ -128,11 +126,9 @@ class Worker:
                     hashes.append(content)
                     pixels.append(image)
                 if pixels:
-                    vectors.append(self._vectors(torch.stack(pixels)))
-            width = self.model.embed(texts=["a"]).texts.shape[1]  # type: ignore[union-attr]
-            matrix = torch.cat([torch.empty(0, width), *vectors])
+                    matrices.append(self._vectors([Images(torch.stack(pixels))]))
             table = pa.table({"id": pa.array(ids, pa.string()), "hash": pa.array(hashes, pa.string())})
-            table = table.append_column("vector", vector_column(matrix))
+            table = table.append_column("vector", vector_column(torch.cat(matrices)))
             _write(target, table.replace_schema_metadata({"broken": json.dumps(broken)}))
             return True
 
@@ -140,14 +136,13 @@ class Worker:
         if isinstance(picture, Unreadable):
             raise picture.error
         content = picture.content()
-        return picture.id or content.hash, content.hash, resize(load(content.data), self.model.config.model.image.side)
+        return picture.id or content.hash, content.hash, self.predictor.pixels(content.data)
 
-    @torch.no_grad()
-    def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
-        encoded = self.model.system.encode_images(Images(pixels.to(self.model.device))).to("cpu")
-        vectors = first_stage_vectors(encoded)
-        assert vectors is not None
-        return vectors.float()
+    def _vectors(self, read: Sequence[Images]) -> torch.Tensor:
+        matrix = vectors(self.predictor.pictures(read, FIRST))
+        if matrix is None:
+            raise self.predictor.system.lacks("embed", "it has no first-stage vectors")
+        return matrix
 
 
 def parts_of(corpora: Sequence[Corpus]) -> list[Part]:

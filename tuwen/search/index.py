@@ -17,9 +17,9 @@ from torch import Tensor
 from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.data.images import load as load_image
-from tuwen.data.images import resize
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
 from tuwen.search.ingest import Added, Ingest, part_field
 from tuwen.search.milvus import Milvus
@@ -137,13 +137,12 @@ class Index:
         return self._one(id, "thumbnail")
 
     def picture(self, id: str) -> Tensor:
-        """[3, side, side] uint8 as the image tower sees it; made from the thumbnail unless tokens are left out.
+        """[3, H, W] uint8, its thumbnail.
 
         Raises:
             KeyError: no such picture.
         """
-        held = "pixels" if self.keeps_pixels else "thumbnail"
-        return resize(load_image(self._one(id, held)), self.about["side"])
+        return load_image(self.thumbnail(id))
 
     def describe(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """{"id", "image", "texts", "columns"} of pictures, in the order given.
@@ -176,8 +175,8 @@ class Index:
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
     @cached_property
-    def model(self) -> models.Model:
-        """The run's model.
+    def predictor(self) -> Predictor:
+        """The run's.
 
         Raises:
             UserError: the run is gone, or has other weights than those the index was built with.
@@ -185,10 +184,10 @@ class Index:
         run = Path(self._run or self.about["run"])
         if self._run is None and not run.is_dir():
             raise UserError(f"{self.path}: its run {run} is not there any more; say where it is now with --run RUN")
-        model = models.load(run, self._device)
+        predictor = models.load(run, self._device).predictor
         if weights_mark(run) != self.about["weights"]:
             raise UserError(f"{self.path}: built with other weights than {run} has now; build an index anew with them")
-        return model
+        return predictor
 
     @cached_property
     def milvus(self) -> Milvus | None:
@@ -214,9 +213,7 @@ class Index:
         """What `System.match` and `System.scores` read of the given rows: `Encoded`, float32 on the CPU."""
         if self.keeps_pixels:
             held = snapshot.rows(positions, ["pixels"])["pixels"]
-            pixels = torch.stack([load_image(data) for data in held]).to(self.model.device)
-            with torch.no_grad():
-                return self.model.system.encode_images(Images(pixels)).to("cpu")
+            return self.predictor.pictures([Images(torch.stack([load_image(data) for data in held]))])
         fields = {part.name: part_field(part.name) for part in self.layout.parts}
         rows = snapshot.rows(positions, list(fields.values()))
         pooled = self.vectors(snapshot, positions) if self.about["pooled"] else None
@@ -237,7 +234,7 @@ class Index:
             UserError: another process or thread is writing.
         """
         with self._record.writing():
-            ingest = Ingest(self._record, self.model, self.layout, batch_size)
+            ingest = Ingest(self._record, self.predictor, self.layout, batch_size)
             said = [one for part in ingest.run(pictures) for one in part]
             if self.milvus is not None:
                 self.milvus.put(self._record.snapshot(False), [one.id for one in said if one.state in CHANGED])

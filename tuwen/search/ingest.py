@@ -18,10 +18,10 @@ from torch import Tensor
 
 from tuwen.data.batch import Images
 from tuwen.data.corpus import BrokenImage
-from tuwen.data.images import encode_jpeg, load, resize, shrink
+from tuwen.data.images import encode_jpeg, load, shrink
 from tuwen.errors import UserError, quoted
-from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
+from tuwen.predictor import Predictor, vectors
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Content, Picture, Unreadable, as_number, check_id, digest, fitted, kind_of, plain
 from tuwen.search.record import KINDS, Record, columns_of, field_of, vector_column
@@ -85,15 +85,6 @@ def schema_of(layout: Layout, width: int, keep_pixels: bool) -> pa.Schema:
     return pa.schema(fields + [(part_field(part.name), pa.binary()) for part in layout.parts])
 
 
-def first_stage_vectors(encoded: Encoded) -> Tensor | None:
-    """[B, D] the pooled vectors; where a system has tokens alone, their mean as a unit vector; None where neither."""
-    if encoded.pooled is not None or encoded.tokens is None:
-        return encoded.pooled
-    mask = torch.ones(encoded.tokens.shape[:2]) if encoded.token_mask is None else encoded.token_mask
-    mean = (encoded.tokens * mask[..., None].to(encoded.tokens)).sum(1)
-    return torch.nn.functional.normalize(mean, dim=1)
-
-
 class Ingest:
     """One run of adding pictures. The caller holds `Record.writing`.
 
@@ -103,14 +94,13 @@ class Ingest:
     def __init__(
         self,
         record: Record,
-        model: Model,
+        predictor: Predictor,
         layout: Layout,
         batch_size: int,
         watch: Callable[[list[str], list[Picture], Encoded], None] | None = None,
     ):
-        self.record, self.model, self.layout, self.batch_size = record, model, layout, batch_size
+        self.record, self.predictor, self.layout, self.batch_size = record, predictor, layout, batch_size
         self.watch = watch
-        self.side = model.config.model.image.side
         self.keep_pixels = "pixels" in record.table.schema.names
         self.kinds = columns_of(record.table.schema)
         self.no_columns: set[str] = set()
@@ -248,25 +238,26 @@ class Ingest:
             self.said.append(Added(row.id, "broken", str(error)))
         if not rows:
             return
-        pixels = torch.stack([row.pixels for row, _ in rows if row.pixels is not None]).to(self.model.device)
-        with torch.no_grad():
-            encoded = self.model.system.encode_images(Images(pixels)).to("cpu")
+        pixels = torch.stack([row.pixels for row, _ in rows if row.pixels is not None])
+        encoded = self.predictor.pictures([Images(pixels)])
         if self.watch is not None:
             self.watch([row.id for row, _ in rows], [picture for _, picture in rows], encoded)
-        vectors = first_stage_vectors(encoded)
+        matrix = vectors(encoded)
         self.pending.rows += [row for row, _ in rows]
-        self.pending.vectors += [] if vectors is None else [vectors.float()]
+        self.pending.vectors += [] if matrix is None else [matrix]
         for name, data in self.layout.write(encoded).items():
             self.pending.parts.setdefault(name, []).extend(data)
             self.pending.bytes += sum(map(len, data))
-        self.pending.bytes += sum(len(row.thumbnail) + (self.side**2 if self.keep_pixels else 0) for row, _ in rows)
+        self.pending.bytes += sum(
+            len(row.thumbnail) + (self.predictor.fit.side**2 if self.keep_pixels else 0) for row, _ in rows
+        )
 
     def _decode(self, row: _Row) -> BrokenImage | None:
         try:
             image = load(row.content.data)
         except BrokenImage as error:
             return error
-        row.pixels = resize(image, self.side)
+        row.pixels = self.predictor.pixels(image)
         row.thumbnail = encode_jpeg(shrink(image, THUMBNAIL), 85)
         row.content = replace(row.content, data=b"")
         return None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tuwen.data.corpus import text_id
-from tuwen.model import Model
 from tuwen.nn.encoded import Encoded
+from tuwen.predictor import Predictor
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
 
@@ -29,15 +29,16 @@ SECONDS = 15.0  # most time a comparison takes
 class LossProbe:
     """Looks at the first pictures of a build, whole, and then compares scores with what the record keeps of them."""
 
-    def __init__(self, model: Model, layout: Layout):
-        self.model, self.layout = model, layout
+    def __init__(self, predictor: Predictor, layout: Layout):
+        self.predictor, self.layout = predictor, layout
         self.pictures: dict[str, Encoded] = {}  # by the id of the entry
         self.texts: list[str] = []
         self.found: dict[str, float] = {}
 
     def watch(self, ids: Sequence[str], pictures: Sequence[Picture], encoded: Encoded) -> None:
         """Called with every batch of a build."""
-        again = self.layout.budget == 0 and (self.model.system.can("match") or self.model.system.can("scores"))
+        system = self.predictor.system
+        again = self.layout.budget == 0 and (system.can("match") or system.can("scores"))
         if not self.layout.parts and not again:
             return
         for row, (name, picture) in enumerate(zip(ids, pictures, strict=True)):
@@ -55,7 +56,9 @@ class LossProbe:
         exact = Encoded.cat([self.pictures[name] for name in places])
         positions = np.array(list(places.values()))
         kept = index.encoded(index.snapshot, positions)
-        if kept.pooled is not None and not self.model.system.can("scores"):  # the first stage's score is the record's
+        if kept.pooled is not None and not self.predictor.system.can(
+            "scores"
+        ):  # the first stage's score is the record's
             kept = replace(kept, pooled=index.vectors(index.snapshot, positions))
         differences, same = [], []
         began = time.monotonic()
@@ -80,21 +83,11 @@ class LossProbe:
             f"{found['largest']:.2g} at most; {found['best_kept']:.0%} of texts keep their best picture"
         )
 
-    @torch.no_grad()
     def _scores(self, pictures: Encoded, text: str) -> Tensor:
         """[I] final scores of the pictures."""
-        system, device = self.model.system, self.model.device
-        asked = system.encode_texts(self.model.tokens([text]))
-        pictures = pictures.to(device).map(lambda x: x.float() if x.is_floating_point() else x)
-        first = system.scores(pictures, asked).t2i[:, 0] if _scored(system, pictures) else torch.zeros(len(pictures))
-        if not system.can("match"):
-            return first.float().cpu()
-        match = system.match(pictures, asked.select(torch.zeros(len(pictures), dtype=torch.int64)))
-        return system.rerank(match, first.to(match.device)).float().cpu()
-
-
-def _scored(system, pictures: Encoded) -> bool:
-    return pictures.pooled is not None or system.can("scores")
+        asked = self.predictor.texts([text])
+        first = self.predictor.first(pictures, asked).t2i[:, 0]
+        return self.predictor.final(pictures, asked.select(torch.zeros(len(pictures), dtype=torch.int64)), first)
 
 
 def two_stage_recall(

@@ -11,15 +11,12 @@ from torch import Tensor
 
 from tuwen.data.batch import Images
 from tuwen.data.corpus import BrokenImage, normalise
-from tuwen.data.images import load as load_image
-from tuwen.data.images import resize
 from tuwen.errors import UserError
-from tuwen.model import Picture
 from tuwen.nn.encoded import Encoded
+from tuwen.predictor import Picture, vectors
 from tuwen.search import nearest
 from tuwen.search.filters import Filters, sql
 from tuwen.search.index import Index
-from tuwen.search.ingest import first_stage_vectors
 from tuwen.search.record import Snapshot, check_text
 
 PAIRS = {"cpu": 8, "cuda": 128}  # matched at once; always so many, so that a score never depends on its neighbours
@@ -28,10 +25,14 @@ WAVE = 256  # pairs whose picture tokens are in memory at once
 
 @dataclass(frozen=True)
 class Query:
-    """A text, a picture (bytes, path, Pillow image, [3, H, W] uint8), or both."""
+    """A text, a picture (bytes, path, Pillow image, [3, H, W] uint8), or both.
+
+    pixels: in place of the picture, what `Predictor.pixels` made of it.
+    """
 
     text: str | None = None
     image: Picture | None = None
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Searcher:
     """
 
     def __init__(self, index: Index):
-        self.index, self.model = index, index.model
-        self.system = self.model.system
-        self.pairs = PAIRS.get(self.model.device.type, 128)
+        self.index, self.predictor = index, index.predictor
+        self.system = self.predictor.system
+        self.pairs = PAIRS.get(self.predictor.device.type, 128)
         self._chunk_seconds = 0.0  # of the last chunk matched: what the next will take
 
     @property
@@ -133,7 +134,7 @@ class Searcher:
             return [self._found(snapshot, one, top) for one in asked]
 
         found = self.index.read(answer)
-        unknown = [[] if one.text is None else self.model.tokenizer.unknown_words(one.text) for one in queries]
+        unknown = [[] if one.text is None else self.predictor.tokenizer.unknown_words(one.text) for one in queries]
         ms = (monotonic() - began) * 1000
         return [Found(*one, ms=ms, unknown=words) for one, words in zip(found, unknown, strict=True)]
 
@@ -179,22 +180,25 @@ class Searcher:
         if query.text is not None:
             if not normalise(check_text(query.text)):
                 raise UserError("an empty query; write what the picture shows")
-            text = self.system.encode_texts(self.model.tokens([query.text])).to("cpu")
-        if query.image is not None:
-            picture = self._picture(query.image)
+            text = self.predictor.texts([query.text])
+        if query.image is not None or query.pixels is not None:
+            picture = self._picture(query)
         if text is None and picture is None:
             raise UserError("a query needs a text, a picture, or both")
-        both = (None if text is None else first_stage_vectors(text), picture)
-        vectors = [vector[0].float() for vector in both if vector is not None]
-        return _Asked(text, torch.stack(vectors).mean(0) if vectors else None)
+        both = (None if text is None else vectors(text), picture)
+        rows = [vector[0] for vector in both if vector is not None]
+        return _Asked(text, torch.stack(rows).mean(0) if rows else None)
 
-    def _picture(self, image: Picture) -> Tensor:
-        """[1, D] the vector of a picture asked about."""
-        try:
-            pixels = resize(load_image(image), self.index.about["side"])[None]
-        except BrokenImage as error:
-            raise UserError(f"the picture asked about: {error}") from None
-        vector = first_stage_vectors(self.system.encode_images(Images(pixels.to(self.model.device))).to("cpu"))
+    def _picture(self, query: Query) -> Tensor:
+        """[1, D] the vector of the picture asked about."""
+        pixels = query.pixels
+        if query.image is not None:
+            try:
+                pixels = self.predictor.pixels(query.image)
+            except BrokenImage as error:
+                raise UserError(f"the picture asked about: {error}") from None
+        assert pixels is not None
+        vector = vectors(self.predictor.pictures([Images(pixels[None])]))
         if vector is None:
             raise self.system.lacks("search by picture", "it has no first-stage vectors")
         return vector
@@ -236,8 +240,7 @@ class Searcher:
         """Token-wise (or whatever) scores of the shortlist, by which it is sorted anew."""
         parts = []
         for near in np.array_split(one.near, len(one.near) // WAVE + 1):
-            pictures = self.index.encoded(snapshot, near).to(self.model.device)
-            parts.append(self.system.scores(pictures, text.to(self.model.device)).t2i[:, 0].float().cpu())
+            parts.append(self.predictor.first(self.index.encoded(snapshot, near), text).t2i[:, 0])
         first = torch.cat(parts)
         order = torch.from_numpy(np.lexsort((one.near, -first.numpy())))
         one.near, one.first = one.near[order.numpy()], first[order]
@@ -280,9 +283,8 @@ class Searcher:
         full = [*chunk, *[chunk[-1]] * (self.pairs - len(chunk))]  # always as many
         rows = torch.from_numpy(np.searchsorted(positions, [asked[number].near[rank] for rank, number in full]))
         texts = Encoded.cat([text for _, number in full if (text := asked[number].text) is not None])
-        match = self.system.match(pictures.select(rows).to(self.model.device), texts.to(self.model.device))
-        first = torch.stack([asked[number].first[rank] for rank, number in full]).to(match.device)
-        final = self.system.rerank(match, first).float().cpu()
+        first = torch.stack([asked[number].first[rank] for rank, number in full])
+        final = self.predictor.final(pictures.select(rows), texts, first)
         for (rank, number), score in zip(chunk, final, strict=False):
             asked[number].final[rank] = score
 

@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Callable[..., dict]:
-    """The evaluation of a task by its exact name: (system, corpus, tokenizer, side, length, ...) -> JSON.
+    """The evaluation of a task by its exact name: (predictor, corpus, ...) -> JSON.
 
     Raises:
         UserError: if there is no such task; the nearest names are listed.

@@ -7,27 +7,21 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from tuwen.data.corpus import Corpus, normalise
-from tuwen.data.loader import default_workers, image_batches
 from tuwen.errors import UserError
 from tuwen.nn.generation import Generation
-from tuwen.systems.system import System
-from tuwen.tasks.encoding import device_of, evaluating, measured
-from tuwen.tasks.progress import batches, track
+from tuwen.predictor import Predictor
+from tuwen.tasks.encoding import measured
 from tuwen.tasks.text_metrics import caption_scores
 
 SAMPLES = 5  # captions shown in the result
 
 
 def evaluate_captioning(
-    system: System,
+    predictor: Predictor,
     corpus: Corpus,
-    tokenizer,
-    side: int,
-    length: int,
     *,
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
-    table: Sequence[str] | None = None,
     limit: int | None = None,
     how: Generation | None = None,
 ) -> dict:
@@ -35,34 +29,34 @@ def evaluate_captioning(
 
     Each language also has "exact", the share of captions that are word for word a reference; "shuffled", the same
     scores where every caption is held against the next picture's references, which is what captions that never look
-    at the picture get; and some "samples". table: the languages that `Texts.language` indexes. limit: at most so
-    many pictures. how: beam search with 5 beams unless told.
+    at the picture get; and some "samples". limit: at most so many pictures. how: beam search with 5 beams unless
+    told.
 
     Raises:
         UserError: the system cannot generate, an unknown language, or no picture can be read.
     """
+    system = predictor.system
     if not system.can("generate"):
         raise system.lacks("generate", "it has no decoder")
     began = time.monotonic()
-    asked = measured(corpus, languages, table)
+    asked = measured(predictor, corpus, languages)
     rows, references = _references(corpus, asked, limit)
-    known, how = list(table or corpus.languages), how or Generation()
+    how = how or Generation()
     said: dict[str, dict[int, str]] = {language: {} for language in asked}
     broken: Counter[str] = Counter()
-    with evaluating(system):
-        pictures = image_batches(corpus, rows, side, batch_size, default_workers())
-        for images, kept, faults in track(pictures, "captions", batches(len(rows), batch_size)):
+    with predictor.evaluating():
+        for images, kept, faults in predictor.read(corpus, rows, batch_size, "captions"):
             broken.update(faults)
             if not kept:
                 continue
-            encoded = system.encode_images(images.to(device_of(system)))
+            encoded = predictor.encode(images)
             keys = torch.tensor([corpus.record(row).image_id for row in kept])
             for language in asked:
-                spoken = torch.full((len(kept),), known.index(language), device=device_of(system))
-                made = tokenizer.decode(system.generate(encoded, None, spoken, how, keys).ids.cpu())
+                spoken = torch.full((len(kept),), predictor.languages.index(language), device=predictor.device)
+                made = predictor.tokenizer.decode(system.generate(encoded, None, spoken, how, keys).ids.cpu())
                 said[language].update(zip(kept, made, strict=True))
     return {
-        "system": type(system).__module__.rpartition(".")[2],
+        "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "captioning",

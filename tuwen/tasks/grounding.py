@@ -16,53 +16,45 @@ from torch import Tensor
 
 from tuwen.data.corpus import Corpus
 from tuwen.data.grounding import Phrase, phrases_of
-from tuwen.data.loader import images_of, text_batches
+from tuwen.data.loader import images_of
 from tuwen.errors import UserError
-from tuwen.systems.system import Located, System
-from tuwen.tasks.encoding import device_of, evaluating, measured
-from tuwen.tasks.progress import batches, track
+from tuwen.predictor import Predictor
+from tuwen.systems.system import Located
+from tuwen.tasks.encoding import measured
 
 
 def evaluate_grounding(
-    system: System,
+    predictor: Predictor,
     corpus: Corpus,
-    tokenizer,
-    side: int,
-    length: int,
     *,
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
-    table: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> dict:
     """Percentages a language: `{"languages": {"zh": {"pointing", "iou", "iou50", "phrases", "centre", "whole"}}, ...}`.
 
-    side, length: pictures' side in pixels, most tokens a text. table: the languages that `Texts.language` indexes,
-    which a run knows. limit: at most so many pictures. "boxes" is false for a system that gives heat alone: then the
-    overlap is that of its heat's tight box.
+    limit: at most so many pictures. "boxes" is false for a system that gives heat alone: then the overlap is that of
+    its heat's tight box.
 
     Raises:
         UserError: the system cannot locate, the corpus knows no boxes, an unknown language, or no readable picture.
     """
     began = time.monotonic()
-    if not system.can("locate"):
-        raise system.lacks("locate", "it has no way to point into a picture")
+    if not predictor.system.can("locate"):
+        raise predictor.system.lacks("locate", "it has no way to point into a picture")
     every = phrases_of(corpus, limit)
-    known = list(table or corpus.languages)
-    wanted = _languages(corpus, every, languages, known)
-    found, broken = {}, Counter[str]()
-    with evaluating(system):
-        for language in wanted:
+    figures, broken = {}, Counter[str]()
+    with predictor.evaluating():
+        for language in _languages(predictor, corpus, every, languages):
             asked = [phrase for phrase in every if phrase.language == language]
-            marks, gone = _marks(system, corpus, asked, tokenizer, side, length, batch_size, known)
-            broken = broken or gone
-            found[language] = marks
+            figures[language], faults = _marks(predictor, corpus, asked, language, batch_size)
+            broken = broken or faults
     return {
-        "system": type(system).__module__.rpartition(".")[2],
+        "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "grounding",
-        "languages": found,
+        "languages": figures,
         "images": len({phrase.row for phrase in every}) - sum(broken.values()),
         "protocol": "any box; pointing by the most heat or the best box's centre",
         "broken": dict(broken),
@@ -70,37 +62,35 @@ def evaluate_grounding(
     }
 
 
-def _languages(corpus: Corpus, every: list[Phrase], asked, known: list[str]) -> list[str]:
+def _languages(predictor: Predictor, corpus: Corpus, every: list[Phrase], asked) -> list[str]:
     """Languages the phrases are in; a corpus without texts has none of its own to check against."""
     spoken = sorted({phrase.language for phrase in every})
     if corpus.languages:
-        spoken = [language for language in measured(corpus, asked, known) if language in spoken]
-    spoken = [language for language in asked or spoken if language in spoken and language in known]
+        spoken = [language for language in measured(predictor, corpus, asked) if language in spoken]
+    spoken = [language for language in asked or spoken if language in spoken and language in predictor.languages]
     if not spoken:
         raise UserError(f"corpus {corpus.name}: no phrase in a language asked for that the run knows")
     return spoken
 
 
-def _marks(system, corpus, asked: list[Phrase], tokenizer, side, length, batch_size, known):
+def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: str, batch_size: int):
     """(figures of one language, broken pictures by reason)."""
-    captions = [(phrase.text, phrase.language) for phrase in asked]
     right: list[np.ndarray] = []
     points, boxes = [], []
     broken: Counter[str] = Counter()
     unreadable: set[int] = set()
-    phrases = text_batches(captions, known, tokenizer, length, batch_size, system.reads(system.config).spans)
-    for places, texts in track(phrases, "phrases", batches(len(captions), batch_size)):
+    phrases = [phrase.text for phrase in asked]
+    for places, texts in predictor.token_batches(phrases, language, batch_size, "phrases"):
         rows = [asked[k].row for k in places]
         distinct = [row for row in dict.fromkeys(rows) if row not in unreadable]
-        images, kept, faults = images_of(corpus, distinct, side)
+        images, kept, faults = images_of(corpus, distinct, predictor.fit)
         broken.update(faults)
         unreadable |= set(distinct) - set(kept)
         chosen = torch.tensor([k for k, row in enumerate(rows) if row in kept], dtype=torch.int64)
         if not len(chosen):
             continue
         pictures = images.select(torch.tensor([kept.index(rows[k]) for k in chosen.tolist()], dtype=torch.int64))
-        device = device_of(system)
-        located = system.locate(pictures.to(device), texts.select(chosen).to(device))
+        located = predictor.system.locate(pictures.to(predictor.device), texts.select(chosen.to(predictor.device)))
         points.append(point_of(located).double().cpu())
         boxes.append(box_of(located).double().cpu())
         right += [asked[places[k]].boxes for k in chosen.tolist()]

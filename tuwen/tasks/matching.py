@@ -16,20 +16,10 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.corpus import Caption, Corpus, Relevance, languages_and_texts, text_id
-from tuwen.data.fit import Fit
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.systems.system import System
-from tuwen.tasks.encoding import (
-    Pictures,
-    device_of,
-    encode_captions,
-    encode_pictures,
-    evaluating,
-    for_fusion,
-    for_ranking,
-    measured,
-)
+from tuwen.predictor import Predictor, for_ranking
+from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured
 
 
 @dataclass(frozen=True)
@@ -43,24 +33,19 @@ class Pairs:
 
 
 def evaluate_matching(
-    system: System,
+    predictor: Predictor,
     corpus: Corpus,
-    tokenizer,
-    side: int | Fit,
-    length: int,
     *,
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
-    table: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> dict:
     """ROC-AUC (0 to 1) per language: `{"system", "corpus", "split", "task", "languages": {"zh": {"auc", ...}}}`.
 
     Pairs are the corpus's own where its rows have a column "label" (0 or 1); else each picture is taken with one of
-    its right texts and one wrong text, drawn by (seed, picture). side, length: pictures' side in pixels, most
-    tokens a text. table: the languages that `Texts.language` indexes, which a run knows. limit: at most so many
-    labelled rows, or pictures of the gallery.
+    its right texts and one wrong text, drawn by (seed, picture). limit: at most so many labelled rows, or pictures of
+    the gallery.
 
     Raises:
         UserError: unknown language, a label that is neither 0 nor 1, or pairs of one kind alone.
@@ -68,25 +53,25 @@ def evaluate_matching(
     began = time.monotonic()
     labelled = "label" in corpus.record(0).columns
     make = labelled_pairs if labelled else drawn_pairs
-    every = {language: make(corpus, language, limit, seed) for language in measured(corpus, languages, table)}
+    every = {language: make(corpus, language, limit, seed) for language in measured(predictor, corpus, languages)}
     rows = list(dict.fromkeys(row for pairs in every.values() for row in pairs.rows.tolist()))
     found = {}
-    with evaluating(system):
-        pictures = encode_pictures(system, corpus, rows, side, batch_size)
+    with predictor.evaluating():
+        pictures = encode_pictures(predictor, corpus, rows, batch_size)
         for language, pairs in every.items():
-            texts = encode_captions(system, pairs.captions, table or corpus.languages, tokenizer, length, batch_size)
+            texts = encode_captions(predictor, pairs.captions, batch_size)
             readable = np.isin(pairs.rows, pictures.rows)
-            scores = _scores(system, pictures, texts, pairs, readable, batch_size)
+            scores = _scores(predictor, pictures, texts, pairs, readable, batch_size)
             labels = pairs.labels[readable]
             found[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
     return {
-        "system": type(system).__module__.rpartition(".")[2],
+        "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "matching",
         "languages": found,
         "images": len(pictures.rows),
-        "score": "match probability" if system.can("match") else "first-stage score",
+        "score": "match probability" if predictor.system.can("match") else "first-stage score",
         "labels": "the corpus's own" if labelled else "one right and one wrong text a picture",
         "broken": dict(pictures.broken),
         "seconds": time.monotonic() - began,
@@ -162,24 +147,22 @@ def _none_of(right: Relevance, picture: int, draw: float) -> int:
 
 
 def _scores(
-    system: System, pictures: Pictures, texts: Encoded, pairs: Pairs, readable: np.ndarray, batch_size: int
+    predictor: Predictor, pictures: Pictures, texts: Encoded, pairs: Pairs, readable: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """[N] float32 scores of the readable pairs."""
     place = {row: position for position, row in enumerate(pictures.rows.tolist())}
     image = torch.tensor([place[row] for row in pairs.rows[readable].tolist()], dtype=torch.int64)
     text = torch.from_numpy(pairs.texts[readable])
     parts = [
-        _score(system, pictures.encoded, texts, image[part], text[part])
+        _score(predictor, pictures.encoded, texts, image[part], text[part])
         for part in torch.arange(len(image)).split(batch_size)
     ]
-    return torch.cat(parts).cpu().numpy()
+    return torch.cat(parts).numpy()
 
 
-def _score(system: System, images: Encoded, texts: Encoded, image: Tensor, text: Tensor) -> Tensor:
+def _score(predictor: Predictor, images: Encoded, texts: Encoded, image: Tensor, text: Tensor) -> Tensor:
     """[N] score of pairs (image n, text n)."""
-    device = device_of(system)
-    if system.can("match"):
-        log_odds = system.match(for_fusion(images, image, device), for_fusion(texts, text, device))
-        return log_odds.float().sigmoid().mean(-1)
-    scores = system.scores(for_ranking(images).select(image).to(device), for_ranking(texts).select(text).to(device))
-    return ((scores.i2t.diagonal() + scores.t2i.diagonal()) / 2).float()
+    if predictor.system.can("match"):
+        return predictor.match(images.select(image), texts.select(text)).sigmoid().mean(-1).cpu()
+    scores = predictor.first(for_ranking(images).select(image), for_ranking(texts).select(text))
+    return (scores.i2t.diagonal() + scores.t2i.diagonal()) / 2

@@ -14,24 +14,13 @@ import torch
 from torch import Tensor
 
 from tuwen.data.corpus import Corpus, Gallery, Relevance
-from tuwen.data.fit import Fit
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.systems.system import System
+from tuwen.predictor import Predictor, for_ranking
+from tuwen.progress import track
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import (
-    Pictures,
-    device_of,
-    encode_captions,
-    encode_pictures,
-    evaluating,
-    for_fusion,
-    for_ranking,
-    measured,
-    restricted,
-)
+from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured, restricted
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
-from tuwen.tasks.progress import track
 
 FILLER = -100.0  # score of what was not re-ranked
 TOP_K = 64
@@ -44,7 +33,7 @@ class Side:
     A system without a first stage (no vectors and no `scores` of its own) is matched on every pair.
     """
 
-    system: System
+    predictor: Predictor
     images: Encoded
     texts: Encoded
     direction: str
@@ -56,9 +45,9 @@ class Side:
     @property
     def stages(self) -> tuple[str, ...]:
         """ "first" where there are first-stage scores, "reranked" where the system can match and is asked to."""
-        if not has_first_stage(self.system, self.images):
+        if not self.predictor.has_first(self.images):
             return ("reranked",)
-        return ("first", "reranked") if self.rerank and self.system.can("match") else ("first",)
+        return ("first", "reranked") if self.rerank and self.predictor.system.can("match") else ("first",)
 
     @property
     def by_image(self) -> bool:
@@ -71,21 +60,20 @@ class Side:
     @property
     def depth(self) -> int:
         """How many items a query are re-ranked."""
-        return min(self.top_k, self.items) if has_first_stage(self.system, self.images) else self.items
+        return min(self.top_k, self.items) if self.predictor.has_first(self.images) else self.items
 
     def first(self, start: int, stop: int) -> Tensor:
         """[stop - start, N] float32 first-stage scores of the queries; zero for a system without a first stage."""
-        if not has_first_stage(self.system, self.images):
+        if "first" not in self.stages:
             return torch.zeros(stop - start, self.items)
-        queries, items = (self.images, self.texts) if self.by_image else (self.texts, self.images)
-        asked = for_ranking(queries).select(torch.arange(start, stop)).to(device_of(self.system))
+        queries, items = map(for_ranking, (self.images, self.texts) if self.by_image else (self.texts, self.images))
+        asked = queries.select(torch.arange(start, stop))
         step = max(1, self.budget // ((stop - start) * self.weight))
         parts = []
         for begin in range(0, self.items, step):
-            block = for_ranking(items).select(torch.arange(begin, min(begin + step, self.items)))
-            block = block.to(device_of(self.system))
-            scores = self.system.scores(*((asked, block) if self.by_image else (block, asked)))
-            parts.append((scores.i2t if self.by_image else scores.t2i.T).float().cpu())
+            block = items.select(torch.arange(begin, min(begin + step, self.items)))
+            scores = self.predictor.first(*((asked, block) if self.by_image else (block, asked)))
+            parts.append(scores.i2t if self.by_image else scores.t2i.T)
         return torch.cat(parts, dim=1)
 
     @property
@@ -104,18 +92,16 @@ class Side:
         item, near = chosen.flatten(), first.gather(1, chosen).flatten()
         final = torch.cat(
             [
-                self._match(query[part] + start, item[part], near[part])
+                self._final(query[part] + start, item[part], near[part])
                 for part in torch.arange(len(item)).split(self.batch_size)
             ]
         )
         filler = min(FILLER, float(final.min()) - 1)  # below all, also where a log-odds falls under FILLER
         return torch.full_like(first, filler).scatter_(1, chosen, final.view(chosen.shape))
 
-    def _match(self, query: Tensor, item: Tensor, first: Tensor) -> Tensor:
+    def _final(self, query: Tensor, item: Tensor, first: Tensor) -> Tensor:
         image, text = (query, item) if self.by_image else (item, query)
-        device = device_of(self.system)
-        log_odds = self.system.match(for_fusion(self.images, image, device), for_fusion(self.texts, text, device))
-        return self.system.rerank(log_odds.float(), first.to(device)).float().cpu()
+        return self.predictor.final(self.images.select(image), self.texts.select(text), first)
 
     def final(self, start: int, stop: int) -> Tensor:
         """[stop - start, N] scores of the queries by the last stage there is."""
@@ -167,17 +153,14 @@ class Retrieval:
     answers: list[Answer] = field(default_factory=list)
 
 
-def evaluate_retrieval(system: System, corpus: Corpus, tokenizer, side: int | Fit, length: int, **options) -> dict:
+def evaluate_retrieval(predictor: Predictor, corpus: Corpus, **options) -> dict:
     """The JSON of `retrieve`, which takes the same arguments."""
-    return retrieve(system, corpus, tokenizer, side, length, **options).json
+    return retrieve(predictor, corpus, **options).json
 
 
 def retrieve(
-    system: System,
+    predictor: Predictor,
     corpus: Corpus,
-    tokenizer,
-    side: int | Fit,
-    length: int,
     *,
     top_k: int = TOP_K,
     batch_size: int = 64,
@@ -185,18 +168,16 @@ def retrieve(
     limit: int | None = None,
     directions: Sequence[str] = DIRECTIONS,
     rerank: bool = True,
-    table: Sequence[str] | None = None,
     samples: int = 0,
     budget: int = metrics.BUDGET,
 ) -> Retrieval:
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
 
-    side: pictures' side in pixels, or how they are brought to it. length: most tokens a text. top_k: candidates a query
-    that are re-ranked. batch_size: pictures, texts or pairs at once. languages: those measured (default: all of the
-    corpus that the table knows). limit: at most so many pictures. directions: "image_to_text", "text_to_image"; mean
-    recall is the mean of their recalls (three for MUGE, text to image alone). rerank: no spares the matching where
-    there is a first stage. table: the languages that `Texts.language` indexes, which a run knows (default: the
-    corpus's). samples: texts a language whose best five pictures are kept. budget: scores held at once.
+    top_k: candidates a query that are re-ranked. batch_size: pictures, texts or pairs at once. languages: those
+    measured (default: all of the corpus that the run knows). limit: at most so many pictures. directions:
+    "image_to_text", "text_to_image"; mean recall is the mean of their recalls (three for MUGE, text to image alone).
+    rerank: no spares the matching where there is a first stage. samples: texts a language whose best five pictures are
+    kept. budget: scores held at once.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
@@ -204,18 +185,18 @@ def retrieve(
     """
     began = time.monotonic()
     _check(top_k, directions)
-    galleries = {language: corpus.gallery(language, limit) for language in measured(corpus, languages, table)}
+    galleries = {language: corpus.gallery(language, limit) for language in measured(predictor, corpus, languages)}
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     out: dict = {"languages": {}}
     ranks, answers = {}, []
-    with evaluating(system):
-        pictures = encode_pictures(system, corpus, rows, side, batch_size)
+    with predictor.evaluating():
+        pictures = encode_pictures(predictor, corpus, rows, batch_size)
         for language, gallery in galleries.items():
             if not gallery.texts:
                 raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {language!r} to search by")
-            texts = encode_captions(system, gallery.texts, table or corpus.languages, tokenizer, length, batch_size)
+            texts = encode_captions(predictor, gallery.texts, batch_size)
             images, truth, kept = _pictures_of(gallery, pictures)
-            sides = {way: Side(system, images, texts, way, top_k, batch_size, budget, rerank) for way in DIRECTIONS}
+            sides = {way: Side(predictor, images, texts, way, top_k, batch_size, budget, rerank) for way in DIRECTIONS}
             truths = {"image_to_text": truth.transpose(), "text_to_image": truth}
             by_way = {way: sides[way].ranks(truths[way]) for way in directions}
             stages = sides[directions[0]].stages
@@ -224,11 +205,7 @@ def retrieve(
             answers += _answers(sides["text_to_image"], gallery, truth, kept, samples)
     out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
     out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
-    return Retrieval(_described(out, system, corpus, pictures, top_k), ranks, answers)
-
-
-def has_first_stage(system: System, images: Encoded) -> bool:
-    return images.pooled is not None or system.can("scores")
+    return Retrieval(_described(out, predictor, corpus, pictures, top_k), ranks, answers)
 
 
 def _check(top_k: int, directions: Sequence[str]) -> None:
@@ -277,10 +254,9 @@ def _answers(side: Side, gallery: Gallery, truth: Relevance, kept: np.ndarray, s
     return out
 
 
-def _described(found: dict, system: System, corpus: Corpus, pictures: Pictures, top_k: int) -> dict:
-    """What was measured and how, before what was found."""
-    name = type(system).__module__.rpartition(".")[2]
-    out = {"system": name, "corpus": corpus.name, "split": corpus.split, "task": "retrieval", **found}
-    if not has_first_stage(system, pictures.encoded):
-        return out | {"note": "no first stage: every picture was matched with every text"}
-    return out | {"top_k": top_k} if system.can("match") else out
+def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: Pictures, top_k: int) -> dict:
+    """What was measured and how, before the figures."""
+    about = {"system": predictor.name, "corpus": corpus.name, "split": corpus.split, "task": "retrieval", **metrics}
+    if not predictor.has_first(pictures.encoded):
+        return about | {"note": "no first stage: every picture was matched with every text"}
+    return about | {"top_k": top_k} if predictor.system.can("match") else about

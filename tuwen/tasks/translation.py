@@ -6,17 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 
 import torch
-from torch import Tensor
 
-from tuwen.data.batch import Texts
 from tuwen.data.corpus import Corpus, Record, text_id
-from tuwen.data.loader import default_workers, image_batches
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation
-from tuwen.systems.system import System
-from tuwen.tasks.encoding import device_of, evaluating, measured
-from tuwen.tasks.progress import batches, track
+from tuwen.predictor import Predictor
+from tuwen.tasks.encoding import measured
 from tuwen.tasks.text_metrics import translation_scores
 
 CONDITIONS = ("with_picture", "without_picture", "wrong_picture")
@@ -25,15 +21,11 @@ Made = dict[tuple[str, str], dict[str, list[str]]]  # by pair of languages, then
 
 
 def evaluate_translation(
-    system: System,
+    predictor: Predictor,
     corpus: Corpus,
-    tokenizer,
-    side: int,
-    length: int,
     *,
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
-    table: Sequence[str] | None = None,
     limit: int | None = None,
     how: Generation | None = None,
 ) -> dict:
@@ -42,33 +34,32 @@ def evaluate_translation(
     A row's texts in two languages are translations of each other where it has as many of both. Where rows have a column
     "ambiguous", the sources are taken from it (see `Scenes`). Every source is translated with its picture, without
     one, and with the picture of the row before ("wrong_picture"). languages: two or more, every ordered pair of them
-    is measured. table: the languages that `Texts.language` indexes. limit: at most so many rows.
+    is measured. limit: at most so many rows.
 
     Raises:
         UserError: the system cannot generate, fewer than two languages, or no parallel texts.
     """
-    if not system.can("generate"):
-        raise system.lacks("generate", "it has no decoder")
+    if not predictor.system.can("generate"):
+        raise predictor.system.lacks("generate", "it has no decoder")
     began = time.monotonic()
-    pairs = list(permutations(measured(corpus, languages, table), 2))
+    pairs = list(permutations(measured(predictor, corpus, languages), 2))
     if not pairs:
         raise UserError(f"corpus {corpus.name}: translation needs two languages; name them by --languages en zh")
     made: Made = {pair: {name: [] for name in ("source", "reference", *CONDITIONS)} for pair in pairs}
-    translator = _Translator(system, tokenizer, length, list(table or corpus.languages), how or Generation())
+    translator = _Translator(predictor, how or Generation())
     rows = list(range(len(corpus) if limit is None else min(limit, len(corpus))))
     broken: Counter[str] = Counter()
     before: Encoded | None = None
-    with evaluating(system):
-        pictures = image_batches(corpus, rows, side, batch_size, default_workers())
-        for images, kept, faults in track(pictures, "translations", batches(len(rows), batch_size)):
+    with predictor.evaluating():
+        for images, kept, faults in predictor.read(corpus, rows, batch_size, "translations"):
             broken.update(faults)
             if kept:
-                encoded = system.encode_images(images.to(device_of(system)))
-                last = encoded.select(torch.tensor([len(kept) - 1], device=device_of(system)))
+                encoded = predictor.encode(images)
+                last = encoded.select(torch.tensor([len(kept) - 1]))
                 translator.add(made, encoded, before or last, [corpus.record(row) for row in kept])
                 before = last
     return {
-        "system": type(system).__module__.rpartition(".")[2],
+        "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "translation",
@@ -83,18 +74,17 @@ def evaluate_translation(
 class _Translator:
     """Translates the texts of rows under every condition."""
 
-    def __init__(self, system: System, tokenizer, length: int, table: list[str], how: Generation):
-        self.system, self.tokenizer, self.length, self.table, self.how = system, tokenizer, length, table, how
+    def __init__(self, predictor: Predictor, how: Generation):
+        self.predictor, self.how = predictor, how
 
     def add(self, made: Made, images: Encoded, before: Encoded, records: Sequence[Record]) -> None:
         """Appends sources, references and translations of the rows; before: the picture that stood before the first."""
-        device = device_of(self.system)
         shifted = Encoded.cat([before, images])
         for (source, target), found in made.items():
             told = [(k, *both) for k, record in enumerate(records) for both in parallel(record, source, target)]
             if not told:
                 continue
-            place = torch.tensor([k for k, _, _ in told], device=device)
+            place = torch.tensor([k for k, _, _ in told])
             prompts = [text for _, text, _ in told]
             found["source"] += prompts
             found["reference"] += [text for _, _, text in told]
@@ -107,15 +97,12 @@ class _Translator:
                 found[name] += self.translate(pictures, prompts, source, target)
 
     def translate(self, pictures: Encoded | None, prompts: Sequence[str], source: str, target: str) -> list[str]:
-        device = device_of(self.system)
-        ids, mask = self.tokenizer.encode(prompts, self.length)
-        texts = Texts(ids, mask, self._spoken(source, len(prompts))).to(device)
+        predictor = self.predictor
+        texts = predictor.tokens(prompts, source)
+        spoken = torch.full((len(prompts),), predictor.languages.index(target), device=predictor.device)
         keys = torch.tensor([text_id(prompt) for prompt in prompts])
-        said = self.system.generate(pictures, texts, self._spoken(target, len(prompts)).to(device), self.how, keys)
-        return self.tokenizer.decode(said.ids.cpu())
-
-    def _spoken(self, language: str, count: int) -> Tensor:
-        return torch.full((count,), self.table.index(language))
+        made = predictor.system.generate(pictures, texts, spoken, self.how, keys)
+        return predictor.tokenizer.decode(made.ids.cpu())
 
 
 def parallel(record: Record, source: str, target: str) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from tuwen.data.open import open_corpus
 from tuwen.data.sources import PAIRS, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, reason_of
+from tuwen.predictor import Predictor
 from tuwen.run import (
     CONFIG,
     SKIPPED,
@@ -31,7 +32,7 @@ from tuwen.run import (
     provenance,
     write_provenance,
 )
-from tuwen.systems.system import Progress, System
+from tuwen.systems.system import Progress
 from tuwen.training import checkpoint, log, optim, parallel, refusals, start, towers
 from tuwen.training.config import RunConfig, TrainConfig
 from tuwen.training.signals import Interrupted, Signals, Stop
@@ -39,12 +40,10 @@ from tuwen.training.step import train_step
 
 
 class Trained(NamedTuple):
-    """What an evaluation during training is given; `languages` is the table that `Texts.language` indexes."""
+    """What an evaluation during training is given."""
 
-    system: System
-    tokenizer: Tokenizer
+    predictor: Predictor
     config: RunConfig
-    languages: tuple[str, ...]
 
 
 Evaluate = Callable[[Trained, int], Mapping[str, Any]]  # what is trained, step -> (nested) numbers
@@ -325,7 +324,8 @@ class _Trainer:
             return
         if self.metrics and not self.metrics.has_evaluation(self.state.step):
             self.system.eval()
-            trained = Trained(self.system, self.tokenizer, self.config, self.languages)
+            predictor = Predictor(self.system, self.tokenizer, self.languages, self.config.model)
+            trained = Trained(predictor, self.config)
             with self.signals.at_once(parallel.world() == 1), torch.no_grad():
                 values = self.evaluate(trained, self.state.step)
             self.system.train()

@@ -28,7 +28,7 @@ def test_a_text_finds_what_the_searcher_finds(client, searcher, text):
     assert found(answer) == found_directly(searcher, Query(text=text), top=6, candidates=10)
     assert answer.json()["complete"] is True
     assert answer.json()["reranked"] == 6
-    assert answer.json()["unknown"] == searcher.model.tokenizer.unknown_words(text)
+    assert answer.json()["unknown"] == searcher.predictor.tokenizer.unknown_words(text)
     assert ("🐦" in answer.json()["unknown"]) is (text == "🐦")
 
 
@@ -158,7 +158,7 @@ def test_words_are_mapped(client, searcher):
     assert answer.status_code == 200, answer.text
     from tuwen.explain import word_maps
 
-    words, maps = word_maps(searcher.model, searcher.index.picture("scene/0-2.jpg"), "a red bird")
+    words, maps = word_maps(searcher.predictor, searcher.index.picture("scene/0-2.jpg"), "a red bird")
     told = answer.json()["words"]
     assert [one["word"] for one in told] == list(words)
     torch.testing.assert_close(torch.tensor([one["map"] for one in told]), maps, atol=6e-4, rtol=0)

@@ -97,9 +97,9 @@ async def search_image(
     """Pictures like the one that is sent, or like it and for a text."""
     said = service.text(request, text) if text else None
     chosen = _parsed(messages.Filters, filters, "filters")
-    image = await service.picture(await picture.read(), service.searcher.index.about["side"])
+    pixels = await service.picture(await picture.read(), fitted=True)
     options = {"top": top, "candidates": candidates, "budget_ms": budget_ms, "filters": _plain(chosen)}
-    return await service.search(request, Asked(text=said, image=image), options)
+    return await service.search(request, Asked(text=said, pixels=pixels), options)
 
 
 @read.get("/similar", responses=problems(404, 422, 429))

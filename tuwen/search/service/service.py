@@ -14,7 +14,7 @@ from starlette.requests import Request
 from torch import Tensor
 
 from tuwen.data.corpus import BrokenImage, normalise
-from tuwen.data.images import decode, is_jpeg2000, resize
+from tuwen.data.images import decode, is_jpeg2000
 from tuwen.errors import UserError
 from tuwen.explain import word_maps
 from tuwen.search.filters import sql
@@ -120,7 +120,7 @@ class Service:
 
         with _known():
             picture = await self.pictures.alone(self.searcher.index.picture, id)
-        words, maps = await self.searches.alone(word_maps, self.searcher.model, picture, text)
+        words, maps = await self.searches.alone(word_maps, self.searcher.predictor, picture, text)
         told = [[[round(value, 3) for value in row] for row in one] for one in maps.float().tolist()]
         pairs = zip(words, told, strict=True)
         return messages.Explained(words=[messages.WordMap(word=word, map=one) for word, one in pairs])
@@ -179,8 +179,8 @@ class Service:
         note(request, characters=len(text), **said)
         return text
 
-    async def picture(self, data: bytes, side: int | None = None, where: str = "picture") -> Tensor:
-        """[3, H, W] uint8 of the bytes of a picture, resized to a square of `side` if one is given.
+    async def picture(self, data: bytes, fitted: bool = False, where: str = "picture") -> Tensor:
+        """[3, H, W] uint8 of the bytes of a picture; fitted: [3, side, side], what the tower reads of it.
 
         Raises:
             HTTPException: 413 too many pixels, 422 none that can be read.
@@ -190,7 +190,7 @@ class Service:
 
         def read() -> Tensor:
             image = decode(data, min(limits.pixels, limits.slow_pixels) if is_jpeg2000(data) else limits.pixels)
-            return image if side is None else resize(image, side)
+            return self.searcher.predictor.pixels(image) if fitted else image
 
         try:
             return await self.pictures.alone(read)

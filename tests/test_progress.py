@@ -2,7 +2,7 @@
 
 import sys
 
-from tuwen.tasks.progress import bars, batches, track
+from tuwen.progress import bars, batches, track
 
 
 def test_bars_show_only_where_asked_and_only_the_outer_one(monkeypatch, capsys):

@@ -1,0 +1,57 @@
+"""The predictor against slow ways of the same: tokens by place, half precision of large states, what is kept."""
+
+import pytest
+import torch
+
+from tests.tasks.stub import DualStub, Table, ready
+from tests.tasks.stub import Numbers as _Numbers
+from tuwen.data.spans import find_spans
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.systems.system import Reads
+
+TOKENIZER = Tokenizer.train(["two red apples a dog 很大的猫和一条狗", *(f"a {k}" for k in range(200))] * 2, size=300)
+
+
+class Phrases(DualStub):
+    @classmethod
+    def reads(cls, config):
+        return Reads(spans=("phrase",))
+
+
+def test_texts_come_once_each_with_their_place_and_little_padding():
+    predictor = ready(DualStub(Table(None)), ("zh", "en"), TOKENIZER, length=32)
+    captions = [f"{'a ' * (k * 7 % 11)}{k}" for k in range(200)]
+    languages = ["en" if k % 2 else "zh" for k in range(200)]
+    placed, padding = {}, 0
+    for positions, texts in predictor.token_batches(captions, languages, batch_size=3):
+        assert len(positions) == len(texts) <= 3
+        padding += int((~texts.mask).sum())
+        for k, position in enumerate(positions.tolist()):
+            assert texts.language[k] == position % 2
+            placed[position] = texts.ids[k][texts.mask[k]].tolist()
+    assert sorted(placed) == list(range(200))
+    for position, ids in placed.items():
+        expected, mask = TOKENIZER.encode([captions[position]], 32)
+        assert ids == expected[mask].tolist()
+    assert padding < 200 * 4
+
+
+def test_spans_are_those_of_the_batch_s_own_texts():
+    predictor = ready(Phrases(Table(None)), ("en", "zh"), TOKENIZER, length=16)
+    texts = ["two red apples", "很大的猫和一条狗", "a dog"]
+    for places, batch in predictor.token_batches(texts, ["en", "zh", "en"], 2):
+        expected = find_spans([texts[k] for k in places], TOKENIZER, 16, ("phrase",))
+        assert torch.equal(batch.spans.id, expected.id)
+        assert torch.equal(batch.spans.sequence, expected.sequence)
+
+
+def test_languages_are_told_given_or_refused():
+    predictor = ready(DualStub(Table(None)), ("en", "zh"), _Numbers())
+    assert predictor.tokens(["猫 1", "cat 2"]).language.tolist() == [1, 0]
+    assert predictor.tokens(["猫 1", "cat 2"], "en").language.tolist() == [0, 0]
+    assert predictor.tokens(["1", "2"], ["zh", "en"]).language.tolist() == [1, 0]
+    with pytest.raises(UserError, match="no language 'fr' in this run; it has en, zh"):
+        predictor.tokens(["1", "2"], ["en", "fr"])
+    with pytest.raises(UserError, match=r"texts\[1\] is int"):
+        predictor.tokens(["1", 2])
