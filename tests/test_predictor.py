@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from tests.tasks.stub import DualStub, Table, ready
-from tests.tasks.stub import Numbers as _Numbers
+from tests.tasks.stub import DualStub, FusionStub, Numbers, Table, ready
+from tuwen import predictor as predictors
+from tuwen.data.batch import Images
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import Reads
 
 TOKENIZER = Tokenizer.train(["two red apples a dog 很大的猫和一条狗", *(f"a {k}" for k in range(200))] * 2, size=300)
@@ -47,7 +49,7 @@ def test_spans_are_those_of_the_batch_s_own_texts():
 
 
 def test_languages_are_told_given_or_refused():
-    predictor = ready(DualStub(Table(None)), ("en", "zh"), _Numbers())
+    predictor = ready(DualStub(Table(None)), ("en", "zh"), Numbers())
     assert predictor.tokens(["猫 1", "cat 2"]).language.tolist() == [1, 0]
     assert predictor.tokens(["猫 1", "cat 2"], "en").language.tolist() == [0, 0]
     assert predictor.tokens(["1", "2"], ["zh", "en"]).language.tolist() == [1, 0]
@@ -55,3 +57,40 @@ def test_languages_are_told_given_or_refused():
         predictor.tokens(["1", "2"], ["en", "fr"])
     with pytest.raises(UserError, match=r"texts\[1\] is int"):
         predictor.tokens(["1", 2])
+
+
+class Huge(FusionStub):
+    """Large states, of which one has numbers that half precision cannot hold."""
+
+    def encode_images(self, images):
+        rows = len(images.pixels)
+        states = {"last": torch.rand(rows, 3), "huge": torch.full((rows, 3), 1e6)}
+        return Encoded(torch.rand(rows, 3), states=states)
+
+
+def test_large_states_are_kept_in_half_precision_and_matched_in_full(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        Huge, "match", lambda self, images, texts: (seen.append(images), torch.zeros(len(images), 1))[1]
+    )
+    predictor = ready(Huge(Table(None)), ["en"])
+    read = [Images(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))]
+    assert predictor.pictures(read, total=100).states["last"].dtype == torch.float32
+    monkeypatch.setattr(predictors, "STATES_IN_FULL", 2400 - 1)  # two states of 3 numbers in 4 bytes, 100 rows
+    assert predictor.pictures(read, total=99).states["last"].dtype == torch.float32
+    kept = predictor.pictures(read, total=100)
+    assert kept.states["last"].dtype == torch.float16
+    assert kept.pooled.dtype == kept.states["huge"].dtype == torch.float32
+    predictor.match(kept, Encoded(torch.zeros(2, 1)))
+    assert {state.dtype for state in seen[0].states.values()} == {torch.float32}
+
+
+def test_what_is_kept_is_named_and_no_rows_have_the_widths_of_some():
+    read = [Images(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))]
+    assert not ready(DualStub(Table(None)), ["en"]).pictures(read).states  # no use where nothing matches
+    predictor = ready(Huge(Table(None)), ["en"])
+    assert list(predictor.pictures(read).states) == ["last", "huge"]
+    assert list(predictor.pictures(read, ("states.huge",)).states) == ["huge"]
+    assert predictor.pictures(read, ("states.huge",)).pooled is None
+    none = predictor.pictures([])
+    assert none.pooled.shape == none.states["last"].shape == (0, 3)

@@ -13,7 +13,6 @@ from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.systems.system import Scores
-from tuwen.tasks import encoding
 from tuwen.tasks.metrics import MISSED
 from tuwen.tasks.retrieval import Side, evaluate_retrieval, retrieve
 
@@ -30,8 +29,8 @@ def tables(images, texts, seed=0, heads=2):
     return Table(first, torch.randn(images, texts, heads, generator=generator))
 
 
-def run(system, of, **options):
-    return retrieve(ready(system, of), of, **options)
+def run(system, of, table=None, **options):
+    return retrieve(ready(system, table or of), of, **options)
 
 
 def test_json_has_the_published_shape():
@@ -153,7 +152,7 @@ def test_the_default_cosine_is_the_same_bit_for_bit_in_any_block():
     vectors = (torch.randn(n, 64, generator=generator) for n in (90, 70))
     images, texts = (Encoded(torch.nn.functional.normalize(x, dim=-1)) for x in vectors)
     whole, parts = (
-        Side(MatchOnly(None), images, texts, "text_to_image", top_k=1, batch_size=1, budget=budget)
+        Side(ready(MatchOnly(None), ["zh"]), images, texts, "text_to_image", top_k=1, batch_size=1, budget=budget)
         for budget in (1 << 20, 1)
     )
     apart = torch.cat([parts.first(k, k + 1) for k in range(70)])
@@ -273,15 +272,3 @@ def test_the_system_is_left_in_the_mode_it_was_in():
     system = DualStub(tables(12, 24)).train()
     run(system, corpus())
     assert system.training
-
-
-def test_large_states_are_kept_in_half_precision(monkeypatch):
-    system = FusionStub(tables(1, 1))
-    states = {"last": torch.rand(2, 3), "huge": torch.full((2, 3), 1e6)}
-    encoded = Encoded(torch.rand(2, 3), states=states)
-    assert encoding._keep(system, encoded, 2).states["last"].dtype == torch.float32
-    monkeypatch.setattr(encoding, "STATES_IN_FULL", 10)
-    kept = encoding._keep(system, encoded, 2)
-    assert kept.states["last"].dtype == torch.float16
-    assert kept.pooled.dtype == kept.states["huge"].dtype == torch.float32
-    assert not encoding._keep(DualStub(tables(1, 1)), encoded, 2).states
