@@ -275,11 +275,11 @@ def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
         index.remove(["a"])
     shutil.move(run, tmp_path / "moved")
     try:
-        assert len(Index.open(tmp_path / "out", run=tmp_path / "moved").model.languages) == 2
+        assert len(Index.open(tmp_path / "out", run=tmp_path / "moved").predictor.languages) == 2
         with pytest.raises(UserError, match="say where it is now with --run"):
-            Index.open(tmp_path / "out").model  # noqa: B018
+            Index.open(tmp_path / "out").predictor  # noqa: B018
         Index.build(tmp_path / "moved", [], tmp_path / "out")
-        assert len(Index.open(tmp_path / "out").model.languages) == 2  # it says now where the run is
+        assert len(Index.open(tmp_path / "out").predictor.languages) == 2  # it says now where the run is
     finally:
         shutil.move(tmp_path / "moved", run)
 
