@@ -221,3 +221,30 @@ def test_sep_is_a_bag_and_cls_is_none():
     joined = [sum(end - start - 1 for text, start, end in PLACES if text == row) for row in range(6)]
     assert mask.sum(1).tolist() == [int(n) - 1 - k for n, k in zip(lengths, joined, strict=True)]
     assert (batch.texts.ids == VOCABULARY.sep).any(1).all()
+
+
+def test_a_bag_stands_for_its_tokens_and_no_others():
+    """Row 0: [CLS], a token, a bag of two, a bag of three, two tokens, [SEP]."""
+    for reduce in ("mean", "sum"):
+        system, batch = build("bagformer", reduce=reduce).eval(), spelled(example())
+        places = system.text_places(batch.texts)
+        assert places.shape[:2] == system.encode_texts(batch.texts).tokens.shape[:2]
+        tokens = [row.nonzero()[:, 0].tolist() for row in places[0]]
+        assert tokens[:7] == [[0], [1], [2, 3], [4, 5, 6], [7], [8], []]
+        assert not any(tokens[7:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "changes"), [("bagformer", {"reduce": "sum"}), ("wukong", {"padding": "zeros"})])
+def test_zeros_of_padding_do_not_depend_on_the_texts_beside(name, changes):
+    """A text alone has no padding of a batch; it is scored as it is beside longer ones, by max(0, best)."""
+    system, batch = shaken(build(name, **changes)).eval(), spelled(example())
+    images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
+    together = system.scores(images, texts)
+    for row in range(6):
+        length = int(batch.texts.mask[row].sum())
+        alone = batch.texts.select(torch.tensor([row]))
+        alone = dataclasses.replace(alone, ids=alone.ids[:, :length], mask=alone.mask[:, :length])
+        scores = system.scores(images, system.encode_texts(alone))
+        torch.testing.assert_close(scores.i2t[:, 0], together.i2t[:, row], rtol=0, atol=1e-6)
+        torch.testing.assert_close(scores.t2i[:, 0], together.t2i[:, row], rtol=0, atol=1e-6)

@@ -44,8 +44,8 @@ class MaxFlow:
 
     reduce: "mean" over a side's real tokens (FILIP, Yao et al. 2022, section 3.1.1; Wukong) or "sum" (ColBERT).
     padding: "discard" leaves padding out of everything. "zeros" is what the official Wukong code does: padded text
-        tokens are zero vectors and can be the best, so S_i2t is max(0, true best) wherever the batch padded a text: a
-        score then depends on the longest text beside it, as theirs does.
+        tokens are zero vectors and can be the best, so S_i2t is max(0, true best) of a text that is padded. Pad all
+        texts to one length, or a score depends on the longest text beside it.
     """
 
     reduce: Literal["mean", "sum"] = "mean"

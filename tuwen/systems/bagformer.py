@@ -34,8 +34,7 @@ class BagFormerConfig:
         "token", every token by itself; "shuffled", bags as long as the entities in a drawn order, the control that
         tells knowledge of entities from mere pooling. Nothing else differs between these arms.
     reduce: "mean" divides scores by patches or bags and learns one scale for both directions; "sum" is the official
-        code's: no division, no temperature, and padded bags that can be the best at 0, so that a picture's score of a
-        text depends on the batch's longest text.
+        code's: no division, no temperature, and padded bags, [CLS]'s among them, that can be the best at 0.
     """
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -174,6 +173,12 @@ class BagFormer(System):
         side = math.isqrt(cells)
         places = torch.cat([torch.full((count - cells, cells), 1 / cells), torch.eye(cells)])
         return places.view(1, count, side, side).expand(tokens.shape[0], -1, -1, -1).to(tokens.device)
+
+    def text_places(self, texts: Texts) -> Tensor:
+        """A bag stands for all of its tokens."""
+        ids, mask = self.encoders.text.padded(texts.ids, texts.mask)
+        bag = self.bags(replace(texts, ids=ids, mask=mask))[:, None, : texts.ids.shape[1]]
+        return (bag == torch.arange(ids.shape[1], device=bag.device)[:, None]) & texts.mask[:, None]
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(images, texts).float())[:, None]

@@ -345,10 +345,13 @@ class System(nn.Module):
     def text_places(self, texts: Texts) -> Tensor:
         """[B, M, L] bool: which of the L tokens of `Texts` each of the M `Encoded.tokens` stands for.
 
-        By default one stands for one, in order.
+        By default one stands for one, in order, and those behind the last for none.
         """
-        length = texts.ids.shape[1]
-        return torch.eye(length, dtype=torch.bool, device=texts.ids.device).expand(len(texts), -1, -1)
+        tokens = self.encode_texts(texts).tokens
+        if tokens is None:
+            raise self.lacks("text_places", "it scores by one vector each")
+        places = torch.eye(tokens.shape[1], texts.ids.shape[1], dtype=torch.bool, device=texts.ids.device)
+        return places.expand(len(texts), -1, -1)
 
     def adapt(self, task: Any) -> nn.Module:
         """The paper's own head and losses for a task."""

@@ -29,7 +29,7 @@ class WukongConfig:
 
     style: "clip" (one vector a side), "filip" (all patches), "wukong" (patches reduced to `tokens`).
     specials: [CLS] and [SEP] count among a text's tokens, as published.
-    padding: see `MaxFlow`; "zeros" is the official code's, by which a score depends on the batch's longest text.
+    padding: see `MaxFlow`; "zeros" is the official code's, every text being padded to `text.length`.
     scales: one temperature a direction, as the official code has, or one for both, as the papers say.
     """
 
@@ -147,7 +147,10 @@ class Wukong(System):
         states = self.encoders.encode_texts(texts.ids, texts.mask).states["last"]
         tokens = unit(self.encoders.text_projection(states))
         real = texts.mask if self.config.specials else self.content(texts)
-        real = F.pad(real, (0, tokens.shape[1] - real.shape[1]))  # a tower may read padding of its own
+        # a tower may read padding of its own; zeros stand up to its length, whatever texts are beside
+        length = self.config.text.length if self.config.padding == "zeros" else tokens.shape[1]
+        tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
+        real = F.pad(real, (0, length - real.shape[1]))
         return Encoded(unit((tokens * real[..., None]).sum(1)), tokens, real)
 
     def content(self, texts: Texts) -> Tensor:
