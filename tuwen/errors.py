@@ -46,13 +46,18 @@ def reason_of(error: BaseException, most: int = MOST) -> str:
 
 
 @contextlib.contextmanager
-def refused(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+def refused(
+    what: str,
+    fix: str = "",
+    kinds: tuple[type[Exception], ...] = (Exception,),
+    raises: type[UserError] = UserError,
+) -> Iterator[None]:
     """What a library raises on a user's file becomes `what (the library's reason); fix`.
 
     Rust's panics are among it: they are no `Exception`, and whoever catches that alone lets them through.
 
     Raises:
-        UserError: in place of `kinds` and of panics.
+        UserError, or the kind of it given by `raises`: in place of `kinds` and of panics.
     """
     try:
         yield
@@ -61,7 +66,7 @@ def refused(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = (Exce
     except BaseException as error:
         if not isinstance(error, kinds) and not is_panic(error):
             raise
-        raise UserError(f"{what} ({reason_of(error)})" + (f"; {fix}" if fix else "")) from None
+        raise raises(f"{what} ({reason_of(error)})" + (f"; {fix}" if fix else "")) from None
 
 
 def is_panic(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ Exit status: 0 done; 1 a user's mistake, or faults found by `tuwen data check`; 
 With `--json` standard output carries exactly one JSON object, and everything else goes to standard error.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from tuwen.cli import compare, data, evaluate, explain, export, generate, search
 from tuwen.cli.parser import Parser
 from tuwen.errors import UserError, printable
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # told by Arrow without the file's name
 DESCRIPTION = "Learn from pictures and the texts beside them: published vision-language systems, compared fairly."
 EXAMPLES = """\
 examples:
@@ -58,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _FULL:
             raise
-        return _fail(f"{error.strerror}: {error.filename}")
+        return _fail(str(error.strerror) + (f": {error.filename}" if error.filename is not None else ""))
 
 
 def _run(root: Parser, args) -> int:

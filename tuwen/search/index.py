@@ -25,7 +25,7 @@ from tuwen.search.ingest import Added, Ingest, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
-from tuwen.search.record import Record, Snapshot, columns_of, field_of
+from tuwen.search.record import Record, Snapshot, Unusable, columns_of, field_of, unharmed
 
 if TYPE_CHECKING:
     from tuwen.search.build import Built
@@ -71,7 +71,8 @@ class Index:
         record = Record.open(path)
         if record is None:
             raise UserError(f"{path}: no index there; make one with `tuwen index RUN PICTURES --out {path}`")
-        return cls(record, run, device, token)
+        with unharmed(path, KeyError):  # `about` is read here
+            return cls(record, run, device, token)
 
     @classmethod
     def build(cls, run: str | os.PathLike, pictures, out: str | os.PathLike, **options) -> "Index":
@@ -88,11 +89,12 @@ class Index:
         snapshot = self.snapshot
         try:
             return work(snapshot)
-        except (OSError, ValueError):
+        except (OSError, ValueError, Unusable):
             self.refresh()
-            if self.snapshot.version == snapshot.version:
-                raise
-            return work(self.snapshot)
+            with unharmed(self.path):
+                if self.snapshot.version == snapshot.version:
+                    raise
+                return work(self.snapshot)
 
     # ---- what is in it
 

@@ -8,9 +8,10 @@ Every change is one commit of Lance, which is there whole or not at all; readers
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -23,7 +24,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted, reason_of, refused
 
 VERSION = 1
 COLUMN = "column_"
@@ -32,18 +33,52 @@ FRAGMENT_BYTES = 1 << 29  # files are joined up to about this size
 CHUNK = 65536  # rows read at once
 
 
+class Unusable(UserError):
+    """An index that cannot be read or written, through no fault of who asks it: damaged, or its disk is full."""
+
+
+class Busy(UserError):
+    """An index that another process or thread is writing."""
+
+
+# what Lance and Arrow raise of files that are not as they were written, and what such content does to those who read it
+_HARM = (OSError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError, NotImplementedError, MemoryError)
+
+
+def unharmed(location: str | os.PathLike, *more: type[Exception]) -> contextlib.AbstractContextManager[None]:
+    """While an index is read: what is wrong with its files becomes one line.
+
+    Raises:
+        Unusable: in place of what Lance raises, its panics too, and of `more`.
+    """
+    return refused(f"{location}: damaged", "build the index again", (*_HARM, *more), Unusable)
+
+
+def _writes(change: Callable) -> Callable:
+    """A method whose failing is one line."""
+
+    @functools.wraps(change)
+    def safely(self, *arguments, **options):
+        what = f"{self.location}: cannot be written"
+        with refused(what, "what was committed is kept, and the same command goes on from there", _HARM, Unusable):
+            return change(self, *arguments, **options)
+
+    return safely
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One version of the pictures; a position is a row's place in it, 0 to N - 1, in the order they were added.
 
     dataset: Lance's, pinned to the version. row_ids: [N] uint64, Lance's own. vectors: [N, D] float32 of the same rows;
-    None where there are none, or they are left to a database's index.
+    None where there are none, or they are left to a database's index. location: the index's, for messages.
     """
 
     version: int
     dataset: Any
     row_ids: np.ndarray
     vectors: Tensor | None
+    location: str = "the index"
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -62,22 +97,25 @@ class Snapshot:
         wanted, place = np.unique(positions, return_inverse=True)
         if not len(wanted):
             return {name: [] for name in columns}
-        found = self.dataset.take(wanted.tolist(), columns=list(columns))
-        held = {name: found[name].to_pylist() for name in columns}
+        with unharmed(self.location):
+            found = self.dataset.take(wanted.tolist(), columns=list(columns))
+            held = {name: found[name].to_pylist() for name in columns}
         return {name: [values[k] for k in place.tolist()] for name, values in held.items()}
 
     def where(self, condition: str) -> np.ndarray:
         """Positions of all rows that meet a condition in SQL."""
-        found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
-        return self.positions(found["_rowid"].to_numpy())
+        with unharmed(self.location):
+            found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
+            return self.positions(found["_rowid"].to_numpy())
 
     def among(self, ids: Sequence[str]) -> dict[str, int]:
         """Positions of the pictures of these ids that are there."""
         if not ids:
             return {}
         condition = f"id IN ({', '.join(map(literal, ids))})"
-        found = self.dataset.to_table(columns=["id"], filter=condition, with_row_id=True)
-        return dict(zip(found["id"].to_pylist(), self.positions(found["_rowid"].to_numpy()).tolist(), strict=True))
+        with unharmed(self.location):
+            found = self.dataset.to_table(columns=["id"], filter=condition, with_row_id=True)
+            return dict(zip(found["id"].to_pylist(), self.positions(found["_rowid"].to_numpy()).tolist(), strict=True))
 
     def find(self, picture: str) -> int:
         """Position of a picture by its id.
@@ -115,7 +153,7 @@ class Record:
             record = cls(location, database, database.create_table("pictures", schema=schema), {})
             record.tell({"version": VERSION, **about})  # last: a record without it is not there yet
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"{location}: no index can be written there ({error})") from None
+            raise UserError(f"{location}: no index can be written there ({reason_of(error)})") from None
         return record
 
     @classmethod
@@ -127,20 +165,19 @@ class Record:
         """
         if "://" not in str(location) and not Path(location).is_dir():
             return None
-        database = _connect(location)
-        told, pictures = (_table(database, name) for name in ("about", "pictures"))
-        if told is None and (pictures is None or pictures.count_rows() == 0):
-            return None
-        if told is None or pictures is None:
-            raise UserError(f"{location}: damaged; build the index again")
-        try:
+        with unharmed(location, KeyError, IndexError):
+            database = _connect(location)
+            told, pictures = (_table(database, name) for name in ("about", "pictures"))
+            if told is None and (pictures is None or pictures.count_rows() == 0):
+                return None
+            if told is None or pictures is None:
+                raise Unusable(f"{location}: damaged; build the index again")
             about = json.loads(told.to_arrow()["json"][0].as_py())
             if about["version"] == VERSION:
                 return cls(location, database, pictures, about)
-        except (KeyError, IndexError, ValueError, OSError, RuntimeError) as error:
-            raise UserError(f"{location}: damaged ({error}); build the index again") from None
         raise UserError(f"{location}: written by another version of tuwen; build the index again")
 
+    @_writes
     def tell(self, about: Mapping[str, Any]) -> None:
         """Puts new entries into `about`."""
         self.about = {**self.about, **about}
@@ -170,17 +207,19 @@ class Record:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"{self.location}: is being written elsewhere; wait until that is done") from None
+                raise Busy(f"{self.location}: is being written elsewhere; wait until that is done") from None
             self.table = self.database.open_table("pictures")  # the files of the one at hand may be gone
             yield
 
     def snapshot(self, vectors: bool, old: Snapshot | None = None) -> Snapshot:
         """The newest version. Vectors that an older snapshot holds are not read again."""
-        dataset = self.dataset()
-        if old is not None and old.version == dataset.version and (old.vectors is not None) == vectors:
-            return old
-        row_ids = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-        return Snapshot(dataset.version, dataset, row_ids, _vectors(dataset, row_ids, old) if vectors else None)
+        with unharmed(self.location, KeyError):
+            dataset = self.dataset()
+            if old is not None and old.version == dataset.version and (old.vectors is not None) == vectors:
+                return old
+            row_ids = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+            read = _vectors(dataset, row_ids, old) if vectors else None
+            return Snapshot(dataset.version, dataset, row_ids, read, self.location)
 
     def dataset(self) -> Any:
         """Lance's view of the newest version."""
@@ -188,9 +227,11 @@ class Record:
 
     # ---- changes, one commit each
 
+    @_writes
     def append(self, rows: pa.Table) -> None:
         self.table.add(rows)
 
+    @_writes
     def put(self, rows: pa.Table, key: str = "id") -> None:
         """Rows take the place of those with equal keys; others are added. Columns left out keep their values."""
         merge = self.table.merge_insert(key).when_matched_update_all()
@@ -198,21 +239,25 @@ class Record:
             merge = merge.when_not_matched_insert_all()
         merge.execute(rows)
 
+    @_writes
     def delete(self, ids: Sequence[str]) -> None:
         for start in range(0, len(ids), 1000):
             self.table.delete(f"id IN ({', '.join(map(literal, ids[start : start + 1000]))})")
 
+    @_writes
     def add_columns(self, kinds: Mapping[str, str]) -> None:
         """New metadata columns by name and kind, null in all rows."""
         self.dataset().add_columns([pa.field(field_of(name), KINDS[kind]) for name, kind in kinds.items()])
         self.table = self.database.open_table("pictures")
 
+    @_writes
     def index_ids(self) -> None:
         """Makes pictures be found by id without reading all ids; `tidy` keeps that up to date."""
         dataset = self.dataset()
         if not any(index["fields"] == ["id"] for index in dataset.list_indices()):
             dataset.create_scalar_index("id", "BTREE")
 
+    @_writes
     def tidy(self) -> None:
         """Joins small files and deletes what no version needs."""
         dataset = self.dataset()
@@ -257,7 +302,9 @@ def check_text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{value!r} is not UTF-8; set the terminal, or the file it comes from, to UTF-8") from None
+        raise UserError(
+            f"{quoted(value, 80)} is not UTF-8; set the terminal, or the file it comes from, to UTF-8"
+        ) from None
     return value
 
 

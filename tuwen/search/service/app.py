@@ -14,7 +14,8 @@ from starlette.formparsers import MultiPartParser
 
 from tuwen.errors import UserError
 from tuwen.search.query import Searcher
-from tuwen.search.service import routes
+from tuwen.search.record import Unusable
+from tuwen.search.service import log, routes
 from tuwen.search.service.guard import Guard
 from tuwen.search.service.keys import Keys
 from tuwen.search.service.service import Service
@@ -48,6 +49,7 @@ def create_app(searcher: Searcher, settings: Settings, keys: Keys | None) -> Fas
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(UserError, _mistaken)
+    app.add_exception_handler(Unusable, _unusable)
     app.add_exception_handler(Full, _full)
     app.add_middleware(
         Guard, limits=settings.limits, metrics=service.metrics, local=keys is None, requests=settings.requests
@@ -74,6 +76,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _mistaken(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 422)
+
+
+async def _unusable(request: Request, error: Exception) -> JSONResponse:
+    log.note_error("index unusable", error, reason=str(error))  # of files and disks: it quotes no request
+    return JSONResponse({"detail": "the index cannot be read or written now; the service's log says why"}, 500)
 
 
 async def _full(request: Request, error: Exception) -> JSONResponse:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tuwen.data.corpus import BrokenImage, normalise
 from tuwen.data.images import decode, is_jpeg2000
-from tuwen.errors import UserError
 from tuwen.explain import word_maps
 from tuwen.search.filters import sql
 from tuwen.search.query import Found, Query, Searcher
+from tuwen.search.record import Busy
 from tuwen.search.service import log, messages
 from tuwen.search.service.keys import Keys
 from tuwen.search.service.metrics import Metrics
@@ -149,7 +149,7 @@ class Service:
         """
         try:
             return await self.changes.alone(function, what)
-        except UserError:
+        except Busy:
             raise HTTPException(409, "the index is being written elsewhere; try again") from None
 
     async def _keep_fresh(self) -> None:
