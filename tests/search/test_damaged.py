@@ -20,10 +20,10 @@ LONGEST = 900  # characters of a message
 
 @pytest.fixture(scope="module")
 def built(run, tmp_path_factory) -> tuple[Path, object]:
-    """An index, and the run's model, which is not loaded for each."""
+    """An index, and its predictor, which is not loaded for each."""
     folder = tmp_path_factory.mktemp("damaged") / "index"
     index = Index.build(run, pictures(12), folder)
-    return folder, index.model
+    return folder, index.predictor
 
 
 def changed(folder: Path, draw: random.Random) -> None:
@@ -47,10 +47,10 @@ def changed(folder: Path, draw: random.Random) -> None:
     path.write_bytes(data)
 
 
-def used(folder: Path, model) -> None:
+def used(folder: Path, predictor) -> None:
     """All that is read of an index."""
     index = Index.open(folder)
-    index.__dict__["model"] = model
+    index.__dict__["predictor"] = predictor
     searcher = Searcher(index)
     results = searcher.search([Query(text="a red bird")], top=5, filters=None)[0].results
     searcher.search([Query(text="a cat")], top=5, filters={"price": {"min": 3}, "tags": ["a", "b"]})
@@ -63,7 +63,7 @@ def used(folder: Path, model) -> None:
 
 
 def outcomes(built, place: Path, count: int, seed: int = 0) -> tuple[Counter, list[str]]:
-    right, model = built
+    right, predictor = built
     counts, faults = Counter(), []
     for number in range(count):
         folder = place / "changed"
@@ -71,7 +71,7 @@ def outcomes(built, place: Path, count: int, seed: int = 0) -> tuple[Counter, li
         shutil.copytree(right, folder)
         changed(folder, random.Random(f"index {seed} {number}"))
         try:
-            used(folder, model)
+            used(folder, predictor)
             counts["answered"] += 1
         except UserError as error:
             line = len(str(error)) <= LONGEST and "\n" not in str(error)
