@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import tuwen
-from tuwen.benchmark.compare import compare
+from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.config import read_yaml
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, languages_and_texts, text_id
@@ -100,7 +100,7 @@ class Bench:
             steps=2 if self.quick else None,
             published=published,
             changes=changes,
-            measure=measure,
+            how=CompareConfig(measure=measure),
             validation=0,
             quiet=True,
         )["systems"][system]["seeds"][0]

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from tuwen import cli, systems
+from tuwen.benchmark.compare import CompareConfig
 from tuwen.cli import data as data_command
 from tuwen.cli.output import print_json, print_table
-from tuwen.cli.train import config_of
+from tuwen.cli.train import changes_of, config_of
+from tuwen.config import override
 from tuwen.errors import UserError
 
 COMMAND = [sys.executable, "-m", "tuwen"]
@@ -49,7 +51,9 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert min(seconds) < 0.5
 
 
-@pytest.mark.parametrize("command", ["systems", "data build", "data check", "data show", "train", "eval", "compare"])
+@pytest.mark.parametrize(
+    "command", ["systems", "data build", "data check", "data show", "train", "eval", "compare", "import", "export"]
+)
 def test_every_command_helps_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([*command.split(), "--help"])
@@ -249,6 +253,54 @@ def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_the_defaults(
     assert config.model.image.side == 64
 
 
+def test_one_recipe_serves_training_and_comparing(tmp_path):
+    """What only a comparison reads is no setting of a run; of the older form each name is told where it stands now."""
+    recipe = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+    args = cli.parser().parse_args(f"train clip --corpus x --out y --config {recipe} --set compare.towers=3".split())
+    assert config_of(args).train.steps == 420
+    settings, own = changes_of(args)
+    assert set(settings) == {"train", "data"}
+    how = override(CompareConfig(), own)
+    assert (how.towers, how.measure.limit, how.measure.top_k) == (3, 300, 16)
+    assert how.arms == {"r2d2": {"model": {"image": {"final_norm": True}}}}
+    for old, new in (
+        ("r2d2: {model: {embed: 8}}", "r2d2: is called compare.arms.r2d2 now"),
+        ("measure: {limit: 3}", "measure: is called compare.measure now"),
+        ("towers: 3", "towers: is called compare.towers now"),
+        ("compare: 3", "compare: expected names with values, got 3"),
+    ):
+        (tmp_path / "old.yaml").write_text(old)
+        with pytest.raises(UserError, match=new):
+            changes_of(cli.parser().parse_args(f"train clip --config {tmp_path}/old.yaml".split()))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fails"),
+    [
+        ("weights import none --out x", "tuwen import", 1),
+        ("weights export none --out x", "tuwen export --to hf", 1),
+        ("export none --format onnx", "tuwen export --to", 1),
+        ("export none --format=onnx", "", 2),
+        ("weights", "", 2),
+    ],
+)
+def test_older_commands_say_the_new_one_and_go_on(old, new, fails, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = cli.main(old.split())
+    except SystemExit as stopped:
+        status = stopped.code
+    told = capsys.readouterr().err.splitlines()
+    assert status == fails
+    assert not new or told[0].endswith(f"is called `{new}` now")
+    assert fails == 2 or (len(told) == 2 and "none" in told[1]), told
+
+
+def test_export_says_what_belongs_to_which_form(capsys):
+    assert "--to hf needs --out DIR" in usage("export run --to hf", capsys)
+    assert "leave out --out" in usage("export run --to onnx --out x", capsys)
+
+
 def test_a_run_that_starts_from_another_has_its_shapes(run):
     words = f"train clip --corpus scenes --out x --init {run} --preset finetune".split()
     config = config_of(cli.parser().parse_args(words))
@@ -307,7 +359,7 @@ def test_faults_are_status_1_and_a_build_leaves_them_out(tmp_path, capsys):
 
 def test_compare_prints_one_object_and_repeats_nothing(tmp_path, capsys):
     words = "compare clip --corpus scenes:count=24,side=32 --size tiny --budget steps=2 --json --set train.batch_size=8"
-    words = [*words.split(), "data.workers=0", "measure.limit=8", "tokenizer.size=200", "--out", str(tmp_path)]
+    words = [*words.split(), "data.workers=0", "compare.measure.limit=8", "tokenizer.size=200", "--out", str(tmp_path)]
     assert cli.main(words) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["systems"]["clip"]["fidelity"] == "paper"

@@ -76,8 +76,9 @@ def test_shown_commands_parse_and_name_real_settings(where, words, capsys):
 
 def settings_for(system: str, sets: list[tuple[str, str]]) -> dict[str, str]:
     """The settings of a command line that the config of this system gets."""
-    others = tuple(f"{name}." for name in (*systems.names(), "measure") if name != system)
-    return {name.removeprefix(f"{system}."): value for name, value in sets if not name.startswith(others)}
+    arms = f"compare.arms.{system}."
+    mine = {name.removeprefix(arms): value for name, value in sets}
+    return {name: value for name, value in mine.items() if not name.startswith("compare.")}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

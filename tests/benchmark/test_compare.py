@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tuwen.benchmark import compare as module
-from tuwen.benchmark.compare import compare
+from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig, measure_run
 from tuwen.benchmark.report import write_report
 from tuwen.benchmark.table import print_comparison
@@ -25,7 +25,8 @@ from tuwen.training import loop
 CORPUS = "scenes:count=40,side=32"
 CHANGES = {"data.workers": 0, "data.augment": "none", "train.threads": 1, "train.eval_every": 1}
 OPTIONS = {"size": "tiny", "steps": 2, "seeds": 2, "changes": CHANGES, "validation": 6, "quiet": True}
-OPTIONS |= {"measure": MeasureConfig(limit=12, top_k=4, samples=2)}
+MEASURE = MeasureConfig(limit=12, top_k=4, samples=2)
+OPTIONS |= {"how": CompareConfig(measure=MEASURE)}
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +140,21 @@ def test_mistakes_are_told_before_any_work(tmp_path):
         ([], {}, "at least one"),
         (["clip", "clop"], {}, "no system called 'clop'"),
         (["clip"], {"train.stpes": 1}, "train.steps"),
-        (["clip", "albef"], {"albef.train.batch_size": 8}, "the same budget"),
     ):
         with pytest.raises(UserError, match=message):
             compare(names, CORPUS, tmp_path / "out", **OPTIONS | {"changes": changes})
+    for arms, message in (
+        ({"albef": {"train.batch_size": 8}}, "the same budget"),
+        ({"albfe": {"train.batch_size": 8}}, r"compare\.arms: no system called 'albfe'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare(["clip", "albef"], CORPUS, tmp_path / "out", **OPTIONS | {"how": CompareConfig(arms=arms)})
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_of_one_system_alone(tmp_path):
-    changes = CHANGES | {"albef": {"model": {"momentum": 0.9}}, "albef.model.alpha": 0.1}
-    configs = module._configs(["clip", "albef"], CORPUS, tmp_path, "tiny", 5, 1, changes)
+    arms = {"albef": {"model": {"momentum": 0.9}, "model.alpha": 0.1}}
+    configs = module._configs(["clip", "albef"], CORPUS, tmp_path, "tiny", 5, 1, CHANGES, arms)
     albef = configs[tmp_path / "albef-seed0"]
     assert (albef.model.momentum, albef.model.alpha) == (0.9, 0.1)
     assert [config.train.steps for config in configs.values()] == [5, 5]
@@ -250,7 +256,13 @@ def test_a_run_that_was_not_measured_has_a_report_too(done, tmp_path):
 
 def test_systems_start_from_briefly_trained_towers_of_their_seed(tmp_path):
     changes = CHANGES | {"train.lr": 1e-30, "train.min_lr": 0, "train.weight_decay": 0}
-    options = OPTIONS | {"changes": changes, "steps": 1, "seeds": 1, "validation": 0, "towers": 2}
+    options = OPTIONS | {
+        "changes": changes,
+        "steps": 1,
+        "seeds": 1,
+        "validation": 0,
+        "how": CompareConfig(towers=2, measure=MEASURE),
+    }
     compare(["clip", "albef"], CORPUS, tmp_path, **options)
     config = yaml.safe_load((tmp_path / "towers-seed0" / "config.yaml").read_text())
     assert (config["system"], config["train"]["steps"]) == ("clip", 2)

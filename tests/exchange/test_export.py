@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 
 def test_the_architecture_gives_the_runs_vectors(run, tmp_path, capsys):
-    assert cli.main(["weights", "export", str(run), "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert cli.main(["export", str(run), "--to", "hf", "--out", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"] == "ChineseCLIPModel"
     system = tuwen.load(run).system
     theirs = t.ChineseCLIPModel.from_pretrained(tmp_path / "out").eval()
@@ -46,7 +46,7 @@ def test_the_architecture_gives_the_runs_vectors(run, tmp_path, capsys):
 
 
 def test_the_card_says_what_it_was_made_of(run, tmp_path):
-    assert cli.main(["weights", "export", str(run), "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["export", str(run), "--to", "hf", "--out", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     origin = json.loads((run / "provenance.json").read_text())
     found = json.loads((run / "retrieval.json").read_text())
@@ -63,7 +63,7 @@ def test_what_has_no_architecture_there_is_refused_with_the_change_to_make(tmp_p
     words = f"train clip --corpus {CORPUS} --out {tmp_path / 'run'} --size tiny --steps 1 --set {FEW}"
     assert cli.main(words.split()) == 0
     capsys.readouterr()
-    assert cli.main(["weights", "export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 1
+    assert cli.main(["export", str(tmp_path / "run"), "--to", "hf", "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
     assert "model.image.projection=unbiased" in told
     assert told.count("\n") == 1

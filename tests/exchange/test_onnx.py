@@ -34,7 +34,7 @@ def pictures():
 
 
 def test_engines_give_what_torch_gives(run, capsys):
-    assert cli.main(["export", str(run), "--format", "onnx", "--int8", "--json"]) == 0
+    assert cli.main(["export", str(run), "--to", "onnx", "--int8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["parts"]
     assert set(found) == {f"{part}{end}" for part in ("image", "text", "rerank") for end in ("", ".int8")}
     assert all(found[part]["difference"] < 1e-4 for part in ("image", "text", "rerank"))
@@ -63,7 +63,7 @@ def test_every_system_exports_for_any_number_of_rows(system, tmp_path):
     words = f"train {system} --corpus scenes:count=40 --out {run} --size tiny --steps 1"
     for command in (
         [*words.split(), "--set", "train.batch_size=4", "data.workers=0"],
-        ["export", str(run), "--format", "onnx"],
+        ["export", str(run), "--to", "onnx"],
     ):
         subprocess.run([sys.executable, "-m", "tuwen", *command], check=True, capture_output=True)
     found = json.loads((run / "onnx" / "export.json").read_text())["parts"]

@@ -131,7 +131,7 @@ def test_lower_case_as_its_config_asks_though_the_class_of_gemma_forgets_it(tmp_
 
 def test_naflex(tmp_path, capsys):
     folder = saved(tmp_path / "theirs", *naflex())
-    assert cli.main(["weights", "import", folder, "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(["import", folder, "--out", str(tmp_path / "run")]) == 0
     assert SQUASHED in capsys.readouterr().out.splitlines()
     assert SQUASHED in (tmp_path / "run" / "provenance.json").read_text()
     compared(folder, tmp_path / "run", tmp_path / "out", "Siglip2Model")

@@ -7,7 +7,7 @@ Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was s
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,25 @@ _FREE = {"corpus", "tokenizer.file", "data.workers"} | {
 }
 
 
+@dataclass(frozen=True)
+class CompareConfig:
+    """What only a comparison reads; under `compare:` in a recipe.
+
+    arms: a system's name -> settings by dotted or nested name for it alone ({"albef": {"model.queue": 1}}). towers:
+    steps of a clip run trained first for each seed, in OUT/towers-seedK, from whose towers every system of that seed
+    starts, as published fusion systems start from trained encoders; 0: from the same drawn weights. measure: how runs
+    are measured.
+    """
+
+    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    towers: int = 0
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+
+    def __post_init__(self):
+        if self.towers < 0:
+            raise ValueError(f"towers must be 0 or more steps, got {self.towers}")
+
+
 def compare(
     names: Sequence[str],
     corpus: str | Path,
@@ -43,21 +62,18 @@ def compare(
     size: str = "small",
     steps: int | None = None,
     seeds: int = 1,
-    towers: int = 0,
     published: Published = DRAWN,
     changes: Mapping[str, Any] | None = None,
-    measure: MeasureConfig | None = None,
+    how: CompareConfig | None = None,
     validation: int = 200,
     quiet: bool = False,
 ) -> dict:
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
 
     names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip"). steps: optimizer steps of
-    every run (default: the config's). seeds: runs a system, from `train.seed` on. towers: steps of a clip run trained
-    first for each seed, in OUT/towers-seedK, from whose towers every system of that seed starts, as published fusion
-    systems start from trained encoders; 0: from the same drawn weights. published: towers that every run starts from.
-    changes: config by dotted or nested name for all systems; under a system's own name for that one alone ({"albef":
-    {"model.queue": 1}}). measure: how runs are measured. validation: pictures of "val" (else of the split) followed.
+    every run (default: the config's). seeds: runs a system, from `train.seed` on. published: towers that every run
+    starts from. changes: config by dotted or nested name for all systems. how: what single systems differ in, and how
+    runs are measured. validation: pictures of "val" (else of the split) followed.
 
     Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
     "seeds" (each run's own), "spread" (deviation over seeds)}}` with "differences", "corpus", "split" and the like.
@@ -66,16 +82,17 @@ def compare(
         UserError: unknown or repeated systems or settings, or a run in `out` with other settings.
         Interrupted: after SIGTERM or Ctrl-C; the same call goes on.
     """
-    out, measure = Path(out), measure or MeasureConfig()
-    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {}, published)
+    out, how = Path(out), how or CompareConfig()
+    measure = how.measure
+    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {}, how.arms, published)
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
     pairs = open_corpus(corpus, "train", first.data.on_bad)
     gallery = open_corpus(corpus, measure.split, first.data.on_bad)
     evaluate = _validator(gallery, str(corpus), validation, first.data.on_bad) if validation else None
     _share_tokenizer(out, configs, pairs)
-    if towers:
-        _train_towers(out, configs, towers, pairs, quiet)
+    if how.towers:
+        _train_towers(out, configs, how.towers, pairs, quiet)
     found: dict[str, list[dict]] = {name: [] for name in names}
     for run, config in configs.items():
         _train_once(run, config, pairs, evaluate, quiet)
@@ -107,22 +124,23 @@ def _configs(
     steps: int | None,
     seeds: int,
     changes: Mapping[str, Any],
+    arms: Mapping[str, Mapping[str, Any]],
     published: Published = DRAWN,
 ) -> dict[Path, RunConfig]:
     """The config of every run by its folder, all checked before any work; systems take turns within a seed."""
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated or not names:
         raise UserError(f"compare: {repeated[0]} is named twice" if repeated else "compare: name at least one system")
-    bases = {arm(name)[0] for name in names}
-    shared = {key: value for key, value in changes.items() if key.split(".")[0] not in bases}
+    if unknown := sorted(arms.keys() - set(systems.names())):
+        raise UserError(f"config field compare.arms: no system called {quoted(unknown[0])}; `tuwen systems` lists them")
     budget = {} if steps is None else {"train.steps": steps}
     configs = {}
     for turn in range(seeds):
         for name in names:
             system, settings = arm(name)
-            own = {**_own(changes, system), **settings, **budget}
+            own = {**arms.get(system, {}), **settings, **budget}
             config = RunConfig.of(system, size, corpus)
-            config = override(override(config, {**published.changes(config.model), **shared}), own)
+            config = override(override(config, {**published.changes(config.model), **changes}), own)
             seed = config.train.seed + turn
             folder = re.sub(r"[^\w.=-]+", "-", name)
             configs[out / f"{folder}-seed{seed}"] = override(config, {"train.seed": seed})
@@ -146,14 +164,6 @@ def arm(name: str) -> tuple[str, dict[str, str]]:
             raise UserError(f"compare: {name}: {setting!r} is not NAME=VALUE, as in {system}:model.embed=64")
         settings[key] = value
     return system, settings
-
-
-def _own(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The changes meant for one system: {"albef": {"model.queue": 1}} or {"albef.model.queue": 1}."""
-    return {
-        **changes.get(name, {}),
-        **{key.removeprefix(f"{name}."): v for key, v in changes.items() if key.startswith(f"{name}.")},
-    }
 
 
 def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -> None:

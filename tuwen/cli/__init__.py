@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuwen.cli import compare, data, evaluate, explain, export, generate, search, serve, systems, train, weights
+from tuwen.cli import compare, data, evaluate, exchange, explain, generate, search, serve, systems, train
 from tuwen.cli.parser import Parser
 from tuwen.errors import UserError, printable
 
@@ -30,6 +30,11 @@ examples:
   tuwen serve photos.index --no-keys                   the same as a service with a page
 
 `tuwen COMMAND --help` says more."""
+RENAMED = {  # words of older versions: those of today
+    "weights import": "import",
+    "weights export": "export --to hf",
+    "export --format": "export --to",
+}
 
 
 def parser() -> Parser:
@@ -37,7 +42,7 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (systems, data, train, evaluate, explain, compare, search, serve, generate, weights, export):
+    for group in (systems, data, train, evaluate, explain, compare, search, serve, generate, exchange):
         group.add_to(commands)
     return root
 
@@ -45,7 +50,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status; mistakes of usage leave by `SystemExit(2)`."""
     root = parser()
-    args = root.parse_args(argv)
+    args = root.parse_args(_renamed(sys.argv[1:] if argv is None else argv))
     try:
         status = _run(root, args)
         sys.stdout.flush()
@@ -63,6 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno not in _FULL:
             raise
         return _fail(str(error.strerror) + (f": {error.filename}" if error.filename is not None else ""))
+
+
+def _renamed(argv: Sequence[str]) -> list[str]:
+    """The words of today for those of older versions, which are told in a line."""
+    words = list(argv)
+    for old, new in RENAMED.items():
+        command, word = old.split()
+        if words[:1] == [command] and word in words[1:]:
+            print(f"tuwen: `tuwen {old}` is called `tuwen {new}` now", file=sys.stderr)
+            place = words.index(word)
+            words[0], *words[place : place + 1] = new.split()
+    return words
 
 
 def _run(root: Parser, args) -> int:

@@ -2,13 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json
 from tuwen.cli.parser import add_command, positive
 from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published
-from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
@@ -44,43 +42,22 @@ def budget(text: str) -> int:
 
 
 def run_compare(args) -> None:
-    from tuwen.benchmark.compare import compare
+    from tuwen.benchmark.compare import CompareConfig, compare
     from tuwen.benchmark.report import write_report
     from tuwen.benchmark.table import print_comparison
-
-    changes = changes_of(args)
-    named = {name: changes.pop(name) for name in NAMED if name in changes}
-    size = args.size or named.get("size") or SIZE
-    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "measure": measure_of(changes)}
-    options |= {"towers": towers_of(changes), "published": published(args)}
-    with only_json(args.json):
-        found = compare(args.systems, args.corpus, args.out, **options, changes=changes)
-        print_comparison(found)
-        print(f"report: {write_report(args.out)}")
-    if args.json:
-        print_json(found)
-
-
-def measure_of(changes: dict[str, Any]):
-    """How runs are measured, by the settings under `measure`, which are taken out of the others."""
-    from tuwen.benchmark.measure import MeasureConfig
     from tuwen.config import override
 
-    nested = changes.pop("measure", {})
-    if not isinstance(nested, dict):
-        raise UserError(f"config field measure: expected names with values, got {nested!r}")
-    dotted = [name for name in changes if name.startswith("measure.")]
-    own = {name.removeprefix("measure."): changes.pop(name) for name in dotted}
-    return override(MeasureConfig(), {**nested, **own})
-
-
-def towers_of(changes: dict[str, Any]) -> int:
-    """Steps of the towers all systems start from, taken out of the other settings; 0: none."""
-    steps = changes.pop("towers", 0)
-    text = str(steps)
-    if not text.isdecimal():
-        raise UserError(f"config field towers: expected a number of steps, got {steps!r}")
-    return int(text)
+    changes, own = changes_of(args)
+    named = {name: changes.pop(name) for name in NAMED if name in changes}
+    size = args.size or named.get("size") or SIZE
+    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "published": published(args)}
+    options |= {"changes": changes, "how": override(CompareConfig(), own)}
+    with only_json(args.json):
+        comparison = compare(args.systems, args.corpus, args.out, **options)
+        print_comparison(comparison)
+        print(f"report: {write_report(args.out)}")
+    if args.json:
+        print_json(comparison)
 
 
 def run_report(args) -> None:

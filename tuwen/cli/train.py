@@ -9,7 +9,7 @@ from typing import Any
 from tuwen.cli.data import CORPUS
 from tuwen.cli.evaluate import print_found
 from tuwen.cli.parser import add_command, positive
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 
 EXAMPLES = """\
   tuwen train clip --corpus scenes --out runs/clip --size tiny --steps 200
@@ -83,12 +83,29 @@ def setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def changes_of(args) -> dict[str, Any]:
-    """What a recipe says, with the command line's settings over it."""
-    from tuwen.config import read_yaml
+def changes_of(args) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(settings of runs, of comparisons alone): what a recipe says, with the command line's settings over it.
 
-    recipe = read_yaml(args.config) if args.config else {}
-    return {**recipe, **dict(args.sets)}
+    A recipe serves `tuwen train` and `tuwen compare` alike: what only the second reads stands under `compare:`.
+
+    Raises:
+        UserError: for a recipe of the older form, which had that at its top.
+    """
+    from tuwen.config import read_yaml
+    from tuwen.systems import names
+
+    changes = {**(read_yaml(args.config) if args.config else {}), **dict(args.sets)}
+    arms = set(names())
+    for name in changes:
+        first = str(name).partition(".")[0]
+        if first in arms or first in ("measure", "towers"):
+            place = f"compare.arms.{name}" if first in arms else f"compare.{name}"
+            raise UserError(f"config field {name}: is called {place} now; in a recipe it stands under `compare:`")
+    own = changes.pop("compare", {})
+    if not isinstance(own, Mapping):
+        raise UserError(f"config field compare: expected names with values, got {quoted(own)}")
+    dotted = [name for name in changes if name.startswith("compare.")]
+    return changes, {**own, **{name.removeprefix("compare."): changes.pop(name) for name in dotted}}
 
 
 def published(args):
@@ -125,7 +142,7 @@ def config_of(args):
     from tuwen.training.config import RunConfig
     from tuwen.training.start import init_run
 
-    changes = changes_of(args)
+    changes, _ = changes_of(args)
     if changes.get("system", args.system) != args.system:
         raise UserError(f"{args.config}: is of system {changes['system']}, but {args.system} is to be trained")
     size, preset = (getattr(args, name) or changes.get(name) for name in ("size", "preset"))

@@ -1,4 +1,4 @@
-"""`tuwen weights export`: a run as transformers reads it, where the architecture exists there, with a model card."""
+"""`tuwen export --to hf`: a run as transformers reads it, where the architecture exists there, with a model card."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`tuwen weights import`: a published model becomes a run folder."""
+"""`tuwen import`: a published model becomes a run folder."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`tuwen export --format onnx`: image tower, text tower, re-ranker as ONNX, each compared with torch when written."""
+"""`tuwen export --to onnx`: image tower, text tower, re-ranker as ONNX, each compared with torch when written."""
 
 import json
 import time

@@ -29,10 +29,10 @@ class Engine:
         if name not in ENGINES:
             raise UserError(f"no engine {name!r}; choose torch, {' or '.join(ENGINES)}")
         if not (folder / ABOUT).exists():
-            raise UserError(f"{folder}: no export there; make it with `tuwen export {run} --format onnx`")
+            raise UserError(f"{folder}: no export there; make it with `tuwen export {run} --to onnx`")
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["weights"] != digest(run / WEIGHTS):
-            raise UserError(f"{folder}: is of other weights than the run's now; `tuwen export {run}` again")
+            raise UserError(f"{folder}: is of other weights than the run's now; `tuwen export {run} --to onnx` again")
         end = ".int8.onnx" if int8 else ".onnx"
         if int8 and not (folder / f"image{end}").exists():
             raise UserError(f"{folder}: no int8 towers there; export with --int8")
