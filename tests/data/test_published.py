@@ -347,6 +347,21 @@ class TestTraps:
         assert known.names == {"en": ["tench", "goldfish"]}
         assert known.labels.tolist() == [1]
 
+    def test_a_damaged_lmdb_ends_a_process_of_its_own(self, tmp_path):
+        """Every page but the first two overwritten: numbers of pages that are not there, which LMDB follows."""
+        MAKERS["chinese-clip-lmdb"](tmp_path)
+        for part in ("imgs", "pairs"):
+            for byte in (b"\xff", b"\x7f", b"\x03"):
+                folder = tmp_path / f"{part}{byte[0]}"
+                shutil.copytree(tmp_path / "lmdb", folder / "lmdb")
+                path = folder / "lmdb/train" / part / "data.mdb"
+                whole = path.read_bytes()
+                path.write_bytes(
+                    whole[:8192] + b"".join(whole[k : k + 20] + 4076 * byte for k in range(8192, len(whole), 4096))
+                )
+                with pytest.raises(UserError, match=r"data\.mdb|damaged|no usable row"):
+                    open_corpus(f"chinese-clip-lmdb:{folder}", "train")
+
     def test_nothing_of_an_lmdb_is_unpickled(self, tmp_path):
         import lmdb
 

@@ -95,3 +95,20 @@ def test_the_registry_finds_tasks_by_exact_name():
     assert tasks.find("matching") is evaluate_matching
     with pytest.raises(UserError, match="did you mean retrieval"):
         tasks.find("retreival")
+
+
+def test_a_language_with_too_few_texts_leaves_the_others_measured():
+    rows = [{"en": [str(k)], **({"zh": [str(k)]} if k == 0 else {})} for k in range(5)]
+    found = evaluate_matching(ready(DualStub(Table(torch.eye(5))), ["en", "zh"]), Pairs(rows))
+    assert found["languages"] == {"en": {"auc": 1.0, "pairs": 10, "right": 5}}  # the right text scores 1, the wrong 0
+    assert found["note"] == "zh is not measured: corpus pairs, split test: no pairs in 'zh' to match"
+    with pytest.raises(UserError, match="no pairs in 'zh'"):
+        evaluate_matching(ready(DualStub(Table(torch.eye(5))), ["en", "zh"]), Pairs(rows), languages=["zh"])
+
+
+def test_texts_in_no_told_language():
+    rows = [{"und": [str(k)]} for k in range(3)]
+    with pytest.raises(
+        UserError, match=r"pairs is in und; the run was trained on en, ru; .* name the language, as .*ru"
+    ):
+        evaluate_matching(ready(DualStub(Table(torch.eye(3))), ["en", "ru"]), Pairs(rows))

@@ -184,3 +184,19 @@ def test_scenes_of_one_thing_are_classified_by_it():
         thing = next(iter(scenes.scene(row).counts()))
         assert known.names["en"][known.labels[row]] == THINGS[thing].name
         assert known.names["zh"][known.labels[row]] == THINGS[thing].chinese
+
+
+def test_what_a_reader_must_know_is_noted(tokenizer, tmp_path, capsys):
+    file = tmp_path / "zeroshot.json"
+    file.write_text(json.dumps({"classnames": {"en": ["red", "green", "blue", "red"], "zh": ["红", "绿", "蓝", "橙"]}}))
+    keys = [0, 2, 3, 1, None, 2]
+    found = evaluate_zero_shot(knowing(tokenizer), Squares(keys), classes=file)
+    assert found["images"] == 5
+    assert found["languages"]["en"]["top1"] == 80.0  # the picture of class 3 is red, and goes to class 0
+    assert found["note"].splitlines() == [
+        "left out: 1 pictures without one class",
+        "in en several classes have one name, and the first is always taken: red (0, 3)",
+    ]
+    print_found(found)
+    assert capsys.readouterr().out.endswith(found["note"] + "\n")
+    assert evaluate_zero_shot(knowing(tokenizer), Squares())["note"] == ""

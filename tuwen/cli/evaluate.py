@@ -5,7 +5,7 @@ from typing import Any
 
 from tuwen import tasks
 from tuwen.cli.data import CORPUS
-from tuwen.cli.output import only_json, print_json, print_table
+from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_command, positive
 from tuwen.errors import UserError
 
@@ -69,7 +69,12 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
             raise
         corpus = open_corpus(location, splits[0], "skip")
     with bars():
-        return evaluate(model.predictor, corpus, **options)
+        found = evaluate(model.predictor, corpus, **options)
+    unknown = [language for language in corpus.languages if language not in model.languages]
+    if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
+        what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"
+        found["note"] = "\n".join(filter(None, (found.get("note"), what)))
+    return found
 
 
 def print_found(found: dict[str, Any]) -> None:
@@ -89,8 +94,8 @@ def print_found(found: dict[str, Any]) -> None:
     printer(f"{found['system']} on {found['corpus']}, {found['split']} split: {found['task']}", found)
     if found["broken"]:
         print("left out: " + ", ".join(f"{count} {reason}" for reason, count in found["broken"].items()))
-    if found.get("note"):
-        print(found["note"])
+    for line in filter(None, (found.get("note") or "").split("\n")):
+        print_line(line)
 
 
 def print_retrieval(title: str, found: dict[str, Any]) -> None:

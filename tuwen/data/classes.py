@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import Corpus, Record
 from tuwen.errors import UserError, quoted, reason_of
 
@@ -35,6 +36,17 @@ class Classes:
         """The text of every class [C], a prompt after the other."""
         prompts = self.prompts.get(language) or PROMPTS.get(language) or ("{c}",)
         return [[prompt.replace("{c}", name) for name in self.names[language]] for prompt in prompts]
+
+    def note(self, languages: Sequence[str]) -> str:
+        """What a reader of the figures must know: pictures left out, names that several classes share; else ""."""
+        lines = []
+        if (self.labels < 0).any():
+            lines.append(f"left out: {int((self.labels < 0).sum()):,} pictures without one class")
+        for language in languages:
+            if names := self.shared_names(language):
+                what = one_line(", ".join(f"{name} ({', '.join(map(str, of))})" for name, of in names.items()), 200)
+                lines.append(f"in {language} several classes have one name, and the first is always taken: {what}")
+        return "\n".join(lines)
 
     def shared_names(self, language: str) -> dict[str, list[int]]:
         """Names that several classes have, with these: no prompt can tell them apart, and the first one always wins."""

@@ -12,6 +12,8 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 
+UNTOLD = '; a script alone does not tell these: name the language, as "texts": {"ru": [...]} or a column text_ru'
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -77,5 +79,6 @@ def measured(predictor: Predictor, corpus: Corpus, languages: Sequence[str] | No
     chosen = list(languages or (language for language in corpus.languages if language in known))
     if not chosen:
         has = ", ".join(corpus.languages)
-        raise UserError(f"corpus {corpus.name} is in {has}; the run was trained on {', '.join(known)}")
+        hint = UNTOLD if "und" in corpus.languages else ""
+        raise UserError(f"corpus {corpus.name} is in {has}; the run was trained on {', '.join(known)}{hint}")
     return chosen

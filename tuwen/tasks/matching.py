@@ -16,10 +16,14 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.corpus import Caption, Corpus, Relevance, languages_and_texts, text_id
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured
+
+
+class NoPairs(UserError):
+    """A language without right and wrong pairs; others may have some."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,20 @@ def evaluate_matching(
     the gallery.
 
     Raises:
-        UserError: unknown language, a label that is neither 0 nor 1, or pairs of one kind alone.
+        UserError: unknown language, a label that is neither 0 nor 1, or pairs of one kind alone in every language;
+            where some languages have both, "note" names the others.
     """
     began = time.monotonic()
     labelled = "label" in corpus.record(0).columns
     make = labelled_pairs if labelled else drawn_pairs
-    every = {language: make(corpus, language, limit, seed) for language in measured(predictor, corpus, languages)}
+    every, lacking = {}, {}
+    for language in measured(predictor, corpus, languages):
+        try:
+            every[language] = make(corpus, language, limit, seed)
+        except NoPairs as error:
+            lacking[language] = str(error)
+    if not every:
+        raise NoPairs("; ".join(lacking.values()))
     rows = list(dict.fromkeys(row for pairs in every.values() for row in pairs.rows.tolist()))
     found = {}
     with predictor.evaluating():
@@ -63,7 +75,12 @@ def evaluate_matching(
             readable = np.isin(pairs.rows, pictures.rows)
             scores = _scores(predictor, pictures, texts, pairs, readable, batch_size)
             labels = pairs.labels[readable]
-            found[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
+            try:
+                found[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
+            except NoPairs as error:
+                lacking[language] = str(error)
+    if not found:
+        raise NoPairs("; ".join(lacking.values()))
     return {
         "system": predictor.name,
         "corpus": corpus.name,
@@ -73,6 +90,7 @@ def evaluate_matching(
         "images": len(pictures.rows),
         "score": "match probability" if predictor.system.can("match") else "first-stage score",
         "labels": "the corpus's own" if labelled else "one right and one wrong text a picture",
+        "note": "\n".join(f"{language} is not measured: {why}" for language, why in lacking.items()),
         "broken": dict(pictures.broken),
         "seconds": time.monotonic() - began,
     }
@@ -85,7 +103,7 @@ def area(labels: np.ndarray, scores: np.ndarray) -> float:
         UserError: labels of one kind alone, or scores that are not numbers.
     """
     if len(set(labels.tolist())) != 2:
-        raise UserError(f"matching needs right and wrong pairs; these {len(labels)} are all of one kind")
+        raise NoPairs(f"matching needs right and wrong pairs; these {len(labels)} are all of one kind")
     if not np.isfinite(scores).all():
         raise UserError("matching scores are not finite numbers: the weights are broken")
     return float(roc_auc_score(labels, scores))
@@ -99,7 +117,7 @@ def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int =
         record = corpus.record(row)
         label = str(record.columns.get("label"))
         if label not in ("0", "1", "False", "True"):
-            raise UserError(f"corpus {corpus.name}, row {record.id}: label {label!r} is neither 0 nor 1")
+            raise UserError(f"corpus {corpus.name}, row {record.id}: label {quoted(label)} is neither 0 nor 1")
         for place, (spoken, text) in enumerate(languages_and_texts(record)):
             if spoken == language:
                 rows.append(first_row.setdefault(record.image_id, row))
@@ -127,7 +145,7 @@ def drawn_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0)
 
 def _pairs(corpus: Corpus, language: str, rows, texts, labels, captions: list[Caption]) -> Pairs:
     if not rows:
-        raise UserError(f"corpus {corpus.name}, split {corpus.split}: no pairs in {language!r} to match")
+        raise NoPairs(f"corpus {corpus.name}, split {corpus.split}: no pairs in {language!r} to match")
     row, text, label = (np.array(values, dtype=np.int64) for values in (rows, texts, labels))
     return Pairs(row, text, label, captions)
 

@@ -67,6 +67,7 @@ def evaluate_zero_shot(
         "languages": accuracy,
         "images": len(pictures.rows),
         "classes": len(next(iter(known.names.values()))),
+        "note": known.note(chosen),
         "broken": dict(pictures.broken),
         "seconds": time.monotonic() - began,
     }
