@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tuwen.data.text import Vocabulary
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.exchange import foundation
 from tuwen.nn.published import bridgetower, flava, text, vision
 from tuwen.nn.published.names import Entry, both, prefixed, same, shaped
@@ -62,7 +62,9 @@ def known_kind(kind: str) -> str:
     known = (*DUAL, "blip", *foundation.KINDS, *LAYOUTS)
     if kind not in known:
         names = ", ".join(known)
-        raise UserError(f"no system here is a {kind!r}; known are {names} (towers: see `tuwen train --image-weights`)")
+        raise UserError(
+            f"no system here is a {quoted(kind, 80)}; known are {names} (towers: see `tuwen train --image-weights`)"
+        )
     return kind
 
 

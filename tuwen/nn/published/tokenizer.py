@@ -13,7 +13,7 @@ from torch import Tensor
 from tuwen.data.given import text_of
 from tuwen.data.text import Tokenizer
 from tuwen.data.tokenizer_bounds import refuse_unbounded
-from tuwen.errors import UserError, refused
+from tuwen.errors import UserError, quoted, refused
 from tuwen.nn.backbones import transformers_package
 from tuwen.nn.published.files import read_json
 
@@ -87,7 +87,9 @@ def _same_ends(inner: tokenizers.Tokenizer, rules: dict[str, Any], folder: Path)
     empty = inner.encode("")
     found = [token for token, added in zip(empty.tokens, empty.special_tokens_mask, strict=True) if added]
     if rules["sep"] and found != wanted:
-        raise UserError(f"{folder}: texts stand between {found}, not {wanted}, as the tokenizer's config names them")
+        raise UserError(
+            f"{folder}: texts stand between {quoted(found)}, not {quoted(wanted)}, as the tokenizer's config names them"
+        )
 
 
 def _lower_case(inner: tokenizers.Tokenizer) -> None:

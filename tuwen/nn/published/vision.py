@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.nn.published.names import Entry, both, packed, same, shaped
 from tuwen.nn.sizes import ImageTowerConfig
 
@@ -79,7 +79,7 @@ def notes(kind: str, tower: ImageTowerConfig) -> tuple[str, ...]:
 def activation(name: str, source: str) -> str:
     """Our name of an activation."""
     if name not in ACTIVATIONS:
-        raise UserError(f"{source}: activation {name!r} is not known; known are {', '.join(ACTIVATIONS)}")
+        raise UserError(f"{source}: activation {quoted(name, 80)} is not known; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -101,7 +101,7 @@ def square_of(patches: int, patch: int, source: str) -> int:
 def _square(value: Any, source: str) -> int:
     sides = set(value) if isinstance(value, list | tuple) else {value}
     if len(sides) > 1:
-        raise UserError(f"{source}: pictures or patches of {value} are not square")
+        raise UserError(f"{source}: pictures or patches of {quoted(value, 80)} are not square")
     return int(sides.pop())
 
 
