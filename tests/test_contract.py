@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Spans, Texts
+from tuwen.data.grouping import chain
 from tuwen.data.text import Vocabulary
 from tuwen.data.views import View
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation, Said
-from tuwen.systems.system import Fused, Losses, Needs, Plan, Progress, Reads, System
+from tuwen.systems.system import Fused, Losses, Needs, Progress, Reads, System
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig
 from tuwen.training.step import train_step
@@ -209,30 +210,18 @@ class Grit(System):
     def after_step(self, keep, progress):
         self.seen.append(dict(keep))
 
-    def end_epoch(self, corpus, progress):
-        v, w, index = (torch.cat([part[name] for part in self.seen]) for name in ("images", "texts", "index"))
-        self.seen = []
-        similar, free, current, order = v @ w.T, torch.ones(len(v), dtype=torch.bool), 0, [0]
-        free[0] = False
-        while free.any():
-            row = similar[current] if len(order) % 2 else similar[:, current]  # picture, then text, then picture
-            current = int(row.masked_fill(~free, -math.inf).argmax())
-            free[current] = False
-            order.append(current)
-        return Plan(index[order])
 
-
-def test_grit_chains_the_most_similar():
+def test_grit_chains_the_most_similar_of_what_encode_gave():
     angles = [0, 90, 12, 70, 31]  # of the texts; each picture stands 5 degrees further
     points = [[math.cos(math.radians(a + 5)), math.sin(math.radians(a + 5)), 0] for a in angles]
     b = batch(Images(torch.tensor(points).view(5, 3, 1, 1)), texts([[a] for a in angles]), 5)
     system = Grit()
-    for rows in (ints(0, 1), ints(2, 3, 4)):
-        system.after_step(system(b.select(rows), START).keep, START)
-    plan = system.end_epoch(None, START)
+    first = [system(b.select(rows), START, collect=True).first for rows in (ints(0, 1), ints(2, 3, 4))]
+    assert not system(b, START).first, "only where the step asks"
+    assert not first[0]["images"].requires_grad
+    v, w = (torch.cat([part[name] for part in first]).numpy() for name in ("images", "texts"))
     # picture 5 -> text 12 -> picture 36 (nearest to 12 of those left) -> text 70 -> picture 95
-    assert plan.rows.tolist() == [10, 12, 14, 13, 11]
-    assert system.seen == []
+    assert b.entry[chain(v @ w.T, 0)].tolist() == [10, 12, 14, 13, 11]
 
 
 # ---- BagFormer: spans of a text are summed into bags

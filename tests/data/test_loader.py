@@ -483,13 +483,14 @@ def test_a_column_missing_in_a_later_row_is_refused_before_any_step():
         make(corpus, asked=Needs(columns=("noise",)))
 
 
-def test_plan_and_columns_set_between_runs():
+def test_a_plan_set_between_runs():
     loader = make()
-    loader.plan = torch.arange(22, -1, -1)
-    loader.columns = {"noise": torch.arange(23) * 2.0}
-    batch = loader[1]
-    assert batch.index.tolist() == [16, 15, 14, 13, 12, 11]
-    assert batch.columns["noise"].tolist() == [32, 30, 28, 26, 24, 22]
+    loader.plan = torch.arange(17, -1, -1)
+    assert loader[1].index.tolist() == loader[1].entry.tolist() == [11, 10, 9, 8, 7, 6]
+    for wrong in (17, 19):  # rows beyond an epoch were left out without a word
+        loader.plan = torch.arange(wrong)
+        with pytest.raises(UserError, match=f"plan of an epoch has {wrong} rows and must have 18"):
+            loader[1]
 
 
 def test_truncations_are_counted_across_workers():

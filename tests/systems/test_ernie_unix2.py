@@ -276,7 +276,7 @@ def test_identity_is_what_the_tokens_say_whatever_the_padding():
 def test_the_tag_of_another_language_gives_other_words():
     """Check 4; the swap of tags is `tests/nn/test_decoder.py`'s."""
     system, batch = model(), bilingual()
-    memory = system.memory(system.encode_images(batch.images), None)
+    memory = system.context(system.encode_images(batch.images), None)
     first, second = (dataclasses.replace(batch.texts, language=torch.full((6,), k)) for k in (0, 1))
     words = system.encoders.text.words.weight
     assert (system.decoder.likelihood(first, *memory, words) != system.decoder.likelihood(second, *memory, words)).all()
@@ -286,13 +286,13 @@ def test_pictures_that_are_masked_out_leave_the_translation_of_the_text_alone():
     """Check 5."""
     system, batch = model(), bilingual()
     images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
-    states, mask = system.memory(images, texts)
+    states, mask = system.context(images, texts)
     count = images.states["last"].shape[1]
     hidden = torch.cat([torch.zeros(6, count, dtype=torch.bool), texts.state_mask], 1)
     parts = [system.image_to_fusion(images.states["last"]) + system.types[0], texts.states["last"] + system.types[1]]
     without = system.fusion(torch.cat(parts, 1), hidden)
     words, other = system.encoders.text.words.weight, batch.columns["parallel"]
-    alone = system.decoder.likelihood(other, *system.memory(None, texts), words)
+    alone = system.decoder.likelihood(other, *system.context(None, texts), words)
     torch.testing.assert_close(system.decoder.likelihood(other, without, hidden, words), alone, rtol=0, atol=1e-6)
     assert ((system.decoder.likelihood(other, states, mask, words) - alone).abs() > 1e-6).all()
 
@@ -303,7 +303,7 @@ def test_causality_over_the_whole_system():
     words, other = system.encoders.text.words.weight, batch.columns["parallel"]
 
     def states(images, prompt):
-        memory = system.memory(system.encode_images(images), system.encode_texts(prompt))
+        memory = system.context(system.encode_images(images), system.encode_texts(prompt))
         return system.decoder(other.ids[:, :-1], other.language, *memory, words)
 
     before = states(batch.images, batch.texts)

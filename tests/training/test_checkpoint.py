@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from tuwen.errors import UserError
-from tuwen.systems.system import Columns, Plan
 from tuwen.training import checkpoint, optim
 from tuwen.training.checkpoint import State
 from tuwen.training.config import TrainConfig
@@ -63,19 +62,12 @@ def test_the_optimizer_goes_on_as_it_was(tmp_path):
     assert torch.equal(system.words.weight, other.words.weight)
 
 
-def test_plans_and_columns_come_back(tmp_path):
+def test_the_state_of_an_order_comes_back(tmp_path):
     system, optimizer = trained()
-    state = State(4)
-    state.take(Columns({"noise": torch.tensor([0.5, 0.25])}))
-    state.take(Plan(torch.tensor([2, 0, 1])))
-    checkpoint.save(tmp_path, system, optimizer, state, keep=1)
-    back = checkpoint.load(tmp_path, system, optimizer)
-    assert back.plan is not None
-    assert back.plan.rows.tolist() == [2, 0, 1]
-    assert back.columns["noise"].tolist() == [0.5, 0.25]
-    back.take(None)
-    assert back.plan is None, "a plan holds for one epoch"
-    assert set(back.columns) == {"noise"}, "columns stay"
+    order = {"plan": torch.tensor([2, 0, 1]), "held.entries": torch.tensor([2**40])}
+    checkpoint.save(tmp_path, system, optimizer, State(4, order=order), keep=1)
+    back = checkpoint.load(tmp_path, system, optimizer).order
+    assert {name: values.tolist() for name, values in back.items()} == {"plan": [2, 0, 1], "held.entries": [2**40]}
 
 
 @pytest.mark.parametrize("breaks", ["weights", "optimizer", "state.json", "rename", "link"])

@@ -1,5 +1,6 @@
 """A run that stops and goes on is the run that never stopped, bit for bit."""
 
+import itertools
 import json
 import os
 import random
@@ -13,8 +14,11 @@ import pytest
 import torch
 
 from tests.training import toy
+from tuwen.data import grouping as grouping_functions
+from tuwen.data.subset import MixedCorpus
 from tuwen.errors import UserError
 from tuwen.training import checkpoint, loop
+from tuwen.training.grouping import Grouping
 from tuwen.training.log import read_metrics
 from tuwen.training.signals import Interrupted
 
@@ -104,20 +108,98 @@ def test_lost_and_resumed_is_never_stopped(whole, tmp_path, monkeypatch, step):
     same(whole, tmp_path / "run")
 
 
-def test_an_order_of_the_system_s_own_is_resumed_within_its_epoch(tmp_path, monkeypatch):
-    config = toy.config(model__plan=True)
-    loop.train(config, tmp_path / "whole", corpus=toy.Memory(), quiet=True)
+GROUPED = {"train__order": "grouped", "train__group_search": 16, "train__group_queue": 32}
+
+
+def entries_seen(monkeypatch) -> list[list[int]]:
+    """Entries of every step that is taken from here on."""
+    seen: list[list[int]] = []
+    real = loop.train_step
+
+    def sees(model, system, micro_batches, *rest):
+        seen.append([entry for batch in micro_batches for entry in batch.entry.tolist()])
+        return real(model, system, micro_batches, *rest)
+
+    monkeypatch.setattr(loop, "train_step", sees)
+    return seen
+
+
+@pytest.mark.parametrize("texts", ["one", "all"])
+@pytest.mark.parametrize("lost_at", [3, 7])
+def test_a_grouped_order_is_resumed_in_the_middle_of_collecting(tmp_path, monkeypatch, texts, lost_at):
+    """42 rows or 84 entries in batches of 8: two or four are left out."""
+    corpus = toy.Memory(42)
+    config = toy.config(**GROUPED, train__steps=22, data__texts=texts, train__checkpoint_every=2)
     with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(Interrupted):
-            loop.train(config, tmp_path / "run", corpus=toy.Memory(), quiet=True)
-    loop.resume(tmp_path / "run", corpus=toy.Memory(), quiet=True)
+        seen = entries_seen(patch)
+        loop.train(config, tmp_path / "whole", corpus=corpus, quiet=True)
+    steps = (42 if texts == "one" else 84) // 8
+    epochs = [[entry for batch in seen[k : k + steps] for entry in batch] for k in range(0, len(seen), steps)]
+    whole = [epoch for epoch in epochs if len(epoch) == steps * 8]
+    assert len(whole) == (4 if texts == "one" else 2)
+    for before, after in itertools.pairwise(whole):
+        assert len(set(after)) == len(after), "every entry once"
+        assert set(range(42 if texts == "one" else 84)) - set(before) <= set(after), "what was left out comes next"
+    assert whole[0] != sorted(whole[1]) != whole[1]
+    with monkeypatch.context() as patch:
+        crash_at(patch, lost_at)
+        with pytest.raises(RuntimeError, match="lost"):
+            loop.train(config, tmp_path / "run", corpus=corpus, quiet=True)
+    held = checkpoint.load_tensors(tmp_path / f"run/state/step-{lost_at // 2 * 2:08d}/order.safetensors")
+    assert {"held.entries", "held.images"} <= set(held), "vectors are waiting to be grouped"
+    loop.resume(tmp_path / "run", corpus=corpus, quiet=True)
     same(tmp_path / "whole", tmp_path / "run")
-    plain = toy.config()
-    loop.train(plain, tmp_path / "plain", corpus=toy.Memory(), quiet=True)
-    losses = [[line["loss"] for line in read_metrics(tmp_path / run / "metrics.jsonl")] for run in ("whole", "plain")]
-    assert losses[0][:5] == losses[1][:5], "the first epoch has no plan yet"
-    assert losses[0][5] != losses[1][5]
+    order = f"state/step-{22:08d}/order.safetensors"
+    ends = [checkpoint.load_tensors(tmp_path / run / order) for run in ("whole", "run")]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_grouping_fires_when_the_queue_is_full_and_at_the_end_of_the_epoch(monkeypatch):
+    """Card, check 6: a queue of six batches and fifteen steps: after 6, after 12, and three batches at the end."""
+    sizes = []
+    real = grouping_functions.grouped
+
+    def counts(images, texts, entries, *rest):
+        sizes.append((step, len(entries)))
+        return real(images, texts, entries, *rest)
+
+    monkeypatch.setattr(grouping_functions, "grouped", counts)
+    held = Grouping(60, 4, 0, 8, 24)
+    for step in range(1, 16):
+        entries = torch.arange(4 * step - 4, 4 * step)
+        held.add({"images": torch.randn(4, 3), "texts": torch.randn(4, 3), "entries": entries}, 0)
+    plan = held.finish(0)
+    assert sizes == [(6, 24), (12, 24), (15, 12)]
+    assert sorted(plan.tolist()) == list(range(60))
+    assert not held.state(), "nothing of the epoch is left"
+
+
+def test_what_cannot_be_grouped_is_refused_before_any_step(tmp_path):
+    for changes, corpus, message in (
+        ({"model__pooled": False}, toy.Memory(), "this system gives no texts such a vector"),
+        ({}, MixedCorpus([toy.Memory(), toy.Memory()], [1, 1]), "plans one corpus, and memory.memory mixes several"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loop.train(toy.config(**GROUPED | changes), tmp_path / "run", corpus=corpus, quiet=True)
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="group_search must be a multiple of batch_size"):
+        toy.config(**GROUPED | {"train__group_search": 9})
+
+
+def test_a_memory_comes_back(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        crash_at(patch, 7)
+        with pytest.raises(RuntimeError, match="lost"):
+            loop.train(toy.config(), tmp_path / "run", corpus=toy.Memory(), quiet=True)
+    loop.resume(tmp_path / "run", corpus=toy.Memory(), quiet=True)
+    last = "state/step-00000013/memory.safetensors"
+    means = [checkpoint.load_tensors(run / last)["means"] for run in (whole, tmp_path / "run")]
+    assert len(means[0]) == 3, "one at the start, one after each whole epoch"
+    assert torch.equal(*means)
+    monkeypatch.setattr(checkpoint, "MEMORY_BYTES", 4)
+    with pytest.raises(UserError, match=r"remembers 8 bytes \(means\); at most 4 are kept"):
+        loop.train(toy.config(), tmp_path / "large", corpus=toy.Memory(), quiet=True)
 
 
 def test_evaluations_come_when_due_and_once(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import unit
 from tuwen.nn.transformer import Stack
-from tuwen.systems.system import Losses, Plan, System
+from tuwen.systems.system import Losses, System
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
 from tuwen.training.config import RunConfig
@@ -29,14 +29,14 @@ WIDTH = 8
 
 @dataclass(frozen=True)
 class ToyConfig:
-    """contrast: whether there are terms between rows. poison: corpus row whose encoding is NaN. plan: own order."""
+    """contrast: whether there are terms between rows. poison: corpus row whose encoding is NaN. pooled: has vectors."""
 
     image: ImageTowerConfig = field(default_factory=lambda: ImageTowerConfig(side=8, patch=4, width=WIDTH))
     text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(length=8, width=WIDTH))
     contrast: bool = True
     dropout: float = 0.2
     poison: int | None = None
-    plan: bool = False
+    pooled: bool = True
 
     @classmethod
     def sized(cls, size: str) -> "ToyConfig":
@@ -64,6 +64,7 @@ class Toy(System):
         self.teacher = Momentum(self, ("image",), 0.9)
         self.queue = FeatureQueue(12, WIDTH)
         self.keeps: list[torch.Tensor] = []
+        self.remembered = {"means": torch.zeros(1)}
 
     def before_step(self, progress):
         self.teacher.update(self, progress.step)
@@ -72,9 +73,15 @@ class Toy(System):
         self.keeps.append(keep["index"])
         self.queue.enqueue(keep["images"], keep["texts"], keep["index"], keep["index"])
 
-    def end_epoch(self, corpus, progress):
-        order = torch.from_numpy(np.random.default_rng(progress.step).permutation(len(corpus)))
-        return Plan(order) if self.config.plan else None
+    def memory(self):
+        return self.remembered
+
+    def remember(self, memory):
+        self.remembered = dict(memory)
+
+    def end_epoch(self, progress):
+        """Remembers the mean weight at the end of every epoch, one more each time."""
+        self.remembered = {"means": torch.cat([self.remembered["means"], self.image.weight.detach().mean()[None]])}
 
     @staticmethod
     def quarters(images):
@@ -92,7 +99,8 @@ class Toy(System):
         encoded = super().encode(batch, progress)
         poisoned = torch.where(batch.index == self.config.poison, torch.nan, 1.0) if self.config.poison else 1.0
         pooled = encoded["images"].pooled * (poisoned[:, None] if self.config.poison else 1.0)
-        return encoded | {"images": replace(encoded["images"], pooled=pooled)}
+        encoded |= {"images": replace(encoded["images"], pooled=pooled)}
+        return encoded if self.config.pooled else encoded | {"texts": replace(encoded["texts"], pooled=None)}
 
     def losses(self, encoded, batch, progress):
         images, texts = encoded["images"].pooled, encoded["texts"].pooled

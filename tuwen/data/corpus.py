@@ -60,6 +60,8 @@ class Corpus:
     class_names: Mapping[str, Sequence[str]] = MappingProxyType({})  # by language, where "cls" numbers known classes
     notice: str = ""  # licence or attribution that built copies must carry
     frames: int = 1  # of the one clip a row is; 1: rows are no clips
+    parts: "tuple[Corpus, ...]" = ()  # of a mixture, and the share of each
+    weights: tuple[float, ...] | None = None
     pictures: int = 1  # separate pictures a row: two views of a chest, the two that a statement is about
 
     def __len__(self) -> int:

@@ -92,8 +92,7 @@ class Loader:
     """The batches of a corpus by step.
 
     source: "pairs", or one side of the rows alone: "images" or "texts".
-    plan: rows of the epoch in order, in place of the permutation (see `Order.batch`); columns: further columns by
-    name, one entry a corpus row. Both may be set between two calls of `run`.
+    plan: entries of the epoch in order, in place of the permutation (see `Order.batch`); set between calls of `run`.
     remarks: what some rows of the corpus lack, in lines to say.
     features: what a locked tower gave for the pictures, which then stands in their place (set before `run`).
     skipped: corpus row -> why it was replaced; texts, truncated: texts tokenized, and cut to fit. They count
@@ -137,7 +136,6 @@ class Loader:
             raise ValueError(f"the order runs over {order.rows} rows, the corpus with these settings has {held}")
         self.kinds = tuple(dict.fromkeys((*reads.spans, *needs.spans)))  # of spans to find
         self.plan: Any = None
-        self.columns: Mapping[str, Tensor] = {}
         self.features: ImageFeatures | None = None
         self.skipped: dict[int, str] = {}
         self.texts = 0
@@ -264,15 +262,14 @@ class Loader:
         index = torch.tensor([row.index for row in rows])
         columns, pieces = {}, None
         if self.source == "pairs":
-            columns = self._columns(rows, index)
+            columns = self._columns(rows)
             pieces = self._sentences(rows) if self.needs.sentences else None
         image_ids = torch.tensor([row.image_id for row in rows])
         text_ids = torch.tensor([text_id(row.texts[0][0]) if row.texts else 0 for row in rows])
         return Batch(images, texts, image_ids, text_ids, index, columns, self.source, pieces, entries)
 
-    def _columns(self, rows: list[Row], index: Tensor) -> dict[str, Tensor | Texts]:
+    def _columns(self, rows: list[Row]) -> dict[str, Tensor | Texts]:
         columns: dict[str, Tensor | Texts] = {name: stacked(rows, name) for name in self.needs.columns}
-        columns |= {name: values[index] for name, values in self.columns.items()}
         for name in sorted({name for row in rows for name in row.further}):  # a row without has its own text there
             columns[name] = self._encoded([[row.further.get(name, row.texts[0])] for row in rows], one=True)
         return columns

@@ -44,11 +44,11 @@ class Order:
     def batch(self, step: int, plan: np.ndarray | None = None) -> np.ndarray:
         """[batch_size] int64 rows of the global batch of a step (counted from 0 over all epochs).
 
-        plan: [>= steps_per_epoch * batch_size] integer rows in order (array or tensor), in place of the
-            permutation of the step's epoch.
+        plan: [steps_per_epoch * batch_size] integer rows in order (array or tensor), in place of the permutation of
+            the step's epoch.
 
         Raises:
-            UserError: the plan is too short or names rows the corpus does not have.
+            UserError: the plan is not of an epoch, or names rows the corpus does not have.
         """
         if step < 0:
             raise ValueError(f"steps count from 0, not {step}")
@@ -85,7 +85,7 @@ class Order:
 
     def _planned(self, plan: np.ndarray, first: int) -> np.ndarray:
         needed = self.steps_per_epoch * self.batch_size
-        if len(plan) < needed:
+        if len(plan) != needed:
             raise UserError(f"the plan of an epoch has {len(plan)} rows and must have {needed}")
         rows = np.array(plan[first : first + self.batch_size], dtype=np.int64)
         if rows.min() < 0 or rows.max() >= self.rows:
@@ -147,13 +147,12 @@ def order_of(corpus: Corpus, entries: int, batch_size: int, seed: int) -> Order:
     Raises:
         UserError: as `Order`; or a mixture of which every text is to be an entry.
     """
-    weights = getattr(corpus, "weights", None)
-    if weights is None:
+    if corpus.weights is None:
         return Order(entries, batch_size, seed)
-    lengths = [len(part) for part in corpus.parts]  # type: ignore[attr-defined]
+    lengths = [len(part) for part in corpus.parts]
     if sum(lengths) != entries:
         raise UserError(f"{corpus.name} mixes corpora by rows; set data.texts to one")
-    return MixedOrder(lengths, weights, batch_size, seed)
+    return MixedOrder(lengths, corpus.weights, batch_size, seed)
 
 
 def _feistel(x: np.ndarray, small: int, large: int, keys: list[np.uint64]) -> np.ndarray:

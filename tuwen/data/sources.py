@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.batch import Batch
@@ -65,7 +64,7 @@ class Mixture:
 
 
 class MixedLoader:
-    """Loaders of several sources as one, with the same methods; `plan` and `columns` are those of the pairs.
+    """Loaders of several sources as one, with the same methods but for a plan: every source has its own order.
 
     order: of the pairs, or of the only source where there are none.
     """
@@ -80,22 +79,6 @@ class MixedLoader:
     def steps_per_epoch(self) -> int:
         """Steps in which the main source is gone through once, with the others' steps between."""
         return max(1, round(self.order.steps_per_epoch / self.mixture.shares[self.main.source]))
-
-    @property
-    def plan(self):
-        return self.main.plan
-
-    @plan.setter
-    def plan(self, rows) -> None:
-        self.main.plan = rows
-
-    @property
-    def columns(self) -> Mapping[str, Tensor]:
-        return self.main.columns
-
-    @columns.setter
-    def columns(self, values: Mapping[str, Tensor]) -> None:
-        self.main.columns = values
 
     @property
     def skipped(self) -> dict[int, str]:

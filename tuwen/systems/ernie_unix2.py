@@ -245,7 +245,7 @@ class ERNIEUniX2(System):
         ambiguous = batch.columns.get("ambiguous")
         return texts if ambiguous is None else self.encode_texts(ambiguous)
 
-    def memory(self, images: Encoded | None, texts: Encoded | None) -> tuple[Tensor, Tensor]:
+    def context(self, images: Encoded | None, texts: Encoded | None) -> tuple[Tensor, Tensor]:
         """What the decoder reads: E_f's states [B, S, W] of pictures, texts or both in this order, and their mask."""
         states, masks = [], []
         if images is not None:
@@ -260,7 +260,7 @@ class ERNIEUniX2(System):
     def told(self, texts: Texts, images: Encoded | None, source: Encoded | None) -> Tensor:
         """-log p of the texts' words and ends, each given those before and the memory (ITG, MT, MMT)."""
         words = self.encoders.text.words.weight
-        states, told = self.decoder.taught(texts, *self.memory(images, source), words)
+        states, told = self.decoder.taught(texts, *self.context(images, source), words)
         return next_word(self.decoder.logits(states, words), told, self.config.label_smoothing)
 
     # ---- use
@@ -274,7 +274,7 @@ class ERNIEUniX2(System):
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """The text's states after E_f over all pictures and the text; pooled is the first token's."""
         last = torch.cat([image.states["last"] for image in images], 1)
-        states, _ = self.memory(Encoded(states={"last": last}), texts)
+        states, _ = self.context(Encoded(states={"last": last}), texts)
         states = states[:, last.shape[1] :]
         return Fused(states[:, 0], states, texts.state_mask)
 
@@ -289,7 +289,7 @@ class ERNIEUniX2(System):
         """The decoder before its first word, on pictures, texts to translate, or both."""
         source = None if prompt is None else self.encode_texts(prompt)
         words = self.encoders.text.words.weight
-        return Speaker(self.decoder, words, language, *self.memory(images, source), cached)
+        return Speaker(self.decoder, words, language, *self.context(images, source), cached)
 
     def generate(
         self,
@@ -304,7 +304,7 @@ class ERNIEUniX2(System):
 
     def likelihood(self, images: Encoded | None, prompt: Texts | None, answers: Texts) -> Tensor:
         source = None if prompt is None else self.encode_texts(prompt)
-        return self.decoder.likelihood(answers, *self.memory(images, source), self.encoders.text.words.weight)
+        return self.decoder.likelihood(answers, *self.context(images, source), self.encoders.text.words.weight)
 
 
 def identity(texts: Texts) -> Tensor:

@@ -8,7 +8,7 @@ Shape legend: B rows of the batch, I pictures, T texts, N pairs, H heads, D shar
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -128,29 +128,17 @@ class Losses:
     keep: detached tensors with B rows (features, ids), gathered over micro-batches and processes and
         handed to `after_step`.
     metrics: further scalars to log (temperature, matching accuracy); no gradient is taken of them.
+    first: the batch's `first_vectors`, where the step collects them.
     """
 
     terms: Mapping[str, Tensor]
     keep: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    first: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
         return torch.stack([term.float() for term in self.terms.values()]).sum()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An order that is data: the rows of the next epoch, in order (GRIT-VLP). Saved with the run."""
-
-    rows: Tensor  # [n] int64
-
-
-@dataclass(frozen=True)
-class Columns:
-    """New values of corpus columns for the epochs to come, by name, one entry a corpus row (NLIP's noise)."""
-
-    values: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -181,6 +169,24 @@ class Located:
     boxes: Tensor | None = None
     scores: Tensor | None = None
     heat: Tensor | None = None
+
+
+def first_vectors(encoded: Mapping[str, Encoded], batch: Batch) -> dict[str, Tensor]:
+    """{"images", "texts"}: detached [B, D] float32 vectors of the first stage, as `encode` gave them.
+
+    Raises:
+        UserError: the system gives none, or not one a row.
+    """
+    vectors = {}
+    for name in ("images", "texts"):
+        pooled = encoded[name].pooled if name in encoded else None
+        if pooled is None or len(pooled) != len(batch):
+            raise UserError(
+                f"config field train.order: grouped chains one vector a picture and a text, and this system gives no "
+                f"{name} such a vector in every step; leave train.order shuffled"
+            )
+        vectors[name] = pooled.detach().float()
+    return vectors
 
 
 class System(nn.Module):
@@ -223,9 +229,12 @@ class System(nn.Module):
 
     # ---- training: the step calls forward alone, so that DDP and a two-pass step work
 
-    def forward(self, batch: Batch, progress: Progress) -> Losses:
+    def forward(self, batch: Batch, progress: Progress, collect: bool = False) -> Losses:
+        """collect: whether the first-stage vectors that `encode` gave are asked for too (`train.order: grouped`)."""
         clamp_temperatures(self)
-        return self.losses(self.encode(batch, progress), batch, progress)
+        encoded = self.encode(batch, progress)
+        losses = self.losses(encoded, batch, progress)
+        return replace(losses, first=first_vectors(encoded, batch)) if collect else losses
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
         """Every tower's output, row by row only, so that it can be replayed in chunks."""
@@ -249,9 +258,18 @@ class System(nn.Module):
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
         """Once an optimizer step, after it: queues, collectors. `keep` holds the whole global batch."""
 
-    def end_epoch(self, corpus: Any, progress: Progress) -> Plan | Columns | None:
-        """After the last step of an epoch: the next epoch's order, or new columns."""
-        return None
+    # ---- memory: state of free shape beside the weights, bounded; in checkpoints, not in the weights of a run
+
+    def memory(self) -> Mapping[str, Tensor]:
+        """What a system remembers from epoch to epoch, by name (EGE-CMP's node features); none by default."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        """Takes in what `memory` gave: on resuming, and from the first process after every `end_epoch`."""
+        raise self.lacks("remember", "it has no memory of its own")
+
+    def end_epoch(self, progress: Progress) -> None:
+        """After the last step of an epoch, of a system with a memory: the first process renews it here, all get it."""
 
     # ---- use: pictures and texts in batches
 

@@ -3,7 +3,8 @@
     state/step-00000500/weights.safetensors     the system as use needs it
                         training.safetensors    what only training needs: teachers, queues (`System.training_only`)
                         optimizer.safetensors   "exp_avg.NAME", "exp_avg_sq.NAME", "step.NAME"
-                        order.safetensors       "plan" and "column.NAME", where the system made any
+                        order.safetensors       of a grouped order: its plan, and what it has collected for the next
+                        memory.safetensors      what the system remembers from epoch to epoch (`System.memory`)
                         state.json              step, seconds trained
 
 A folder of that name is complete: it is filled under another name, synced, and renamed. The run's own
@@ -24,7 +25,10 @@ from torch import Tensor, nn
 
 from tuwen.errors import UserError, quoted, reason_of
 from tuwen.run import STATE, WEIGHTS, read_json, sync, write
-from tuwen.systems.system import Columns, Plan
+from tuwen.systems.system import System
+
+MEMORY_BYTES = 1 << 30  # of `System.memory`, which every checkpoint holds
+MEMORY = "memory.safetensors"
 
 TRAINING, OPTIMIZER, ORDER, ABOUT = (
     *("training.safetensors", "optimizer.safetensors"),
@@ -34,18 +38,11 @@ TRAINING, OPTIMIZER, ORDER, ABOUT = (
 
 @dataclass
 class State:
-    """Where a run stands, beside its weights: steps done, seconds trained, the order and columns its system made."""
+    """Where a run stands, beside its weights: steps done, seconds trained, the state of an order that is data."""
 
     step: int = 0
     seconds: float = 0.0
-    plan: Plan | None = None
-    columns: dict[str, Tensor] = field(default_factory=dict)
-
-    def take(self, made: Plan | Columns | None) -> None:
-        """Takes in what a system's `end_epoch` gave; a plan holds for the next epoch alone."""
-        self.plan = made if isinstance(made, Plan) else None
-        if isinstance(made, Columns):
-            self.columns.update(made.values)
+    order: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: State, keep: int) -> Path:
@@ -82,11 +79,9 @@ def _fill(folder: Path, system: nn.Module, optimizer: torch.optim.Optimizer, sta
     if own:
         save_tensors(folder / TRAINING, own)
     save_tensors(folder / OPTIMIZER, _flat(optimizer))
-    order = {f"column.{name}": values for name, values in state.columns.items()}
-    if state.plan is not None:
-        order["plan"] = state.plan.rows
-    if order:
-        save_tensors(folder / ORDER, order)
+    for name, tensors in ((ORDER, state.order), (MEMORY, _memory(system))):
+        if tensors:
+            save_tensors(folder / name, tensors)
     values = {"step": state.step, "seconds": state.seconds}
     write(folder / ABOUT, json.dumps(values, indent=1) + "\n")
     sync(folder)
@@ -157,9 +152,9 @@ def load(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
     order = load_tensors(folder / ORDER) if (folder / ORDER).exists() else {}
     put_weights(newest(run), system, folder)
     _unflatten(load_tensors(folder / OPTIMIZER), optimizer, folder / OPTIMIZER)
-    plan = Plan(order.pop("plan")) if "plan" in order else None
-    columns = {name.removeprefix("column."): tensor for name, tensor in order.items()}
-    return State(step, float(seconds), plan, columns)
+    if (folder / MEMORY).exists() and isinstance(system, System):
+        system.remember(load_tensors(folder / MEMORY))
+    return State(step, float(seconds), order)
 
 
 def newest(run: Path) -> dict[str, Tensor]:
@@ -174,6 +169,19 @@ def newest(run: Path) -> dict[str, Tensor]:
     folder = _folder(run, done[-1])
     own = load_tensors(folder / TRAINING) if (folder / TRAINING).exists() else {}
     return load_tensors(folder / WEIGHTS) | own
+
+
+def _memory(system: nn.Module) -> Mapping[str, Tensor]:
+    """What a system remembers.
+
+    Raises:
+        UserError: more than `MEMORY_BYTES`.
+    """
+    memory = system.memory() if isinstance(system, System) else {}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in memory.values())
+    if size > MEMORY_BYTES:
+        raise UserError(f"the system remembers {size:,} bytes ({', '.join(memory)}); at most {MEMORY_BYTES:,} are kept")
+    return memory
 
 
 def load_weights(path: Path, system: nn.Module) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from tuwen import systems
 from tuwen.config import override, read_yaml
+from tuwen.data import grouping
 from tuwen.data.loader import DataConfig
 from tuwen.errors import UserError
 from tuwen.nn import sizes
@@ -27,6 +28,9 @@ class TrainConfig:
         started from plus alpha times the trained; 1 keeps the trained ones.
     accumulation: micro-batches a step.
     precision: "auto" is bfloat16 where the machine computes it fast, else float32.
+    order: "grouped": from the second epoch on neighbours are alike, so that wrong partners within a batch are hard
+        (GRIT-VLP). group_search: entries among which they are sought, a multiple of batch_size; group_queue: entries
+        whose vectors are held, a multiple of group_search; None: the published 1,920 and 48,000, made whole batches.
     eval_every: steps between evaluations; None: at the start and the end alone.
     checkpoint_every, checkpoint_minutes: a checkpoint after so many steps or minutes, whichever comes first.
     keep: checkpoints kept.
@@ -52,6 +56,9 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
+    order: Literal["shuffled", "grouped"] = "shuffled"
+    group_search: int | None = None
+    group_queue: int | None = None
     log_every: int = 10
     eval_every: int | None = None
     checkpoint_every: int = 500
@@ -87,6 +94,7 @@ class TrainConfig:
             raise ValueError(f"betas must lie in 0 to 1 (1 excluded), got {self.betas}")
         if any(factor < 0 for _, factor in self.rates):
             raise ValueError("rates must not be negative; 0 freezes")
+        grouping.sizes(self.batch_size, self.group_search, self.group_queue)
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide into {self.accumulation} micro-batches (accumulation)"

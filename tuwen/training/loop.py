@@ -35,6 +35,7 @@ from tuwen.run import (
 from tuwen.systems.system import Progress
 from tuwen.training import checkpoint, log, optim, parallel, refusals, start, towers
 from tuwen.training.config import RunConfig, TrainConfig
+from tuwen.training.grouping import make_grouping
 from tuwen.training.signals import Interrupted, Signals, Stop
 from tuwen.training.step import train_step
 
@@ -172,12 +173,16 @@ class _Trainer:
 
         self.line = log.Line(f"{config.system} {run.name}", self.total, self.writes and not quiet)
         self.system = start.build_system(config, self.tokenizer).to(place)
+        self.state = checkpoint.State()
+        self.grouping = make_grouping(train, self.loader, self.system, self.progress)
         first_words = self.tokenizer if new else None
         start.prepare(run, config, corpora, first_words, place, self.languages)  # all is checked: now it writes
         start.first_weights(run, config, self.system, self.line.say, self.tokenizer)
         self.optimizer = optim.build(self.system, train)
         self.schedule = optim.schedule(train, self.total)
         self.state = checkpoint.load(run, self.system, self.optimizer)
+        if self.grouping is not None:
+            self.grouping.load(self.state.order)
         parallel.barrier()  # all have read before the first tidies
         if self.writes:
             checkpoint.settle(run, train.keep)
@@ -237,12 +242,11 @@ class _Trainer:
         self._finish()
 
     def _segment(self) -> None:
-        """The steps up to the next change of the order: to the end of the epoch where a system may change it."""
+        """The steps up to the next change of the order: to the end of the epoch where it is grouped."""
         stop = self.total
-        if self.system.can("end_epoch"):
+        if self.grouping is not None and isinstance(self.loader, Loader):
             stop = min(stop, (self.state.step // self.steps_per_epoch + 1) * self.steps_per_epoch)
-        self.loader.plan = None if self.state.plan is None else self.state.plan.rows
-        self.loader.columns = self.state.columns
+            self.loader.plan = self.grouping.plan
         batches = self.loader.run(self.state.step, stop, parallel.rank(), parallel.world())
         while self.state.step < stop:
             self._step(batches)
@@ -257,11 +261,13 @@ class _Trainer:
         result = train_step(
             self.model, self.system, micro_batches, self.optimizer, self.schedule, self.progress, self.config.train
         )
+        if self.grouping is not None and self.writes:
+            self.grouping.add(result.collected, self.progress.epoch)
         self.rates.step(waited, time.perf_counter() - begun - waited, self.config.train.batch_size)
         self.state.step += 1
         self.state.seconds = self.rates.seconds
         if self.state.step % self.steps_per_epoch == 0 and self.state.step < self.total:
-            self.state.take(self.system.end_epoch(self.corpus, self.progress))
+            self._end_epoch()
         self._log_if_due(result)
         if parallel.any_true(self.signals.received, self.place):
             raise Stop
@@ -279,6 +285,16 @@ class _Trainer:
                 "pair to learn from; a larger train.batch_size makes such batches rare"
             )
         self.alike += 1
+
+    def _end_epoch(self) -> None:
+        """The next epoch's order, and the system's memory: the first process computes, all get the same."""
+        if self.grouping is not None:
+            plan = {"plan": self.grouping.finish(self.progress.epoch - 1)} if self.writes else {}
+            self.grouping.plan = parallel.shared(plan, self.place)["plan"]
+        if self.system.can("memory"):
+            if self.writes:
+                self.system.end_epoch(self.progress)
+            self.system.remember(parallel.shared(self.system.memory(), self.place))
 
     @property
     def progress(self) -> Progress:
@@ -306,6 +322,7 @@ class _Trainer:
         return old or self.state.step % train.checkpoint_every == 0 or self.state.step == self.total
 
     def _save(self) -> None:
+        self.state.order = {} if self.grouping is None else self.grouping.state()
         checkpoint.save(self.run, self.system, self.optimizer, self.state, self.config.train.keep)
         self.saved = time.monotonic()
 

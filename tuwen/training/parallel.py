@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tuwen.data.batch import Batch
@@ -72,10 +73,10 @@ class _Terms(nn.Module):
         super().__init__()
         self.system = system
 
-    def forward(self, batch: Batch, progress: Progress) -> Losses:
-        losses = self.system(batch, progress)
+    def forward(self, batch: Batch, progress: Progress, collect: bool = False) -> Losses:
+        losses = self.system(batch, progress, collect)
         keep, metrics = ({k: v.detach() for k, v in part.items()} for part in (losses.keep, losses.metrics))
-        return Losses(losses.terms, keep, metrics)
+        return Losses(losses.terms, keep, metrics, losses.first)
 
 
 def last_only(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
@@ -96,6 +97,20 @@ def gather_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         dist.all_gather(parts, sent)
         gathered[name] = torch.cat(parts).view(rows.dtype)
     return gathered
+
+
+def shared(tensors: Mapping[str, Tensor], place: torch.device) -> dict[str, Tensor]:
+    """The first process's tensors, of any names and shapes, on the CPU, in every process."""
+    if world() == 1:
+        return dict(tensors)
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}) if rank() == 0 else b""
+    size = torch.tensor([len(data)], device=place)
+    dist.broadcast(size, 0)
+    sent = torch.zeros(int(size), dtype=torch.uint8, device=place)
+    if rank() == 0:
+        sent.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    dist.broadcast(sent, 0)
+    return load(sent.cpu().numpy().tobytes())
 
 
 def all_true(flag: Tensor) -> bool:

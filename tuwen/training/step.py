@@ -16,13 +16,17 @@ from tuwen.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did: the mean losses of its micro-batches, by name, and the gradient's norm before clipping."""
+    """What a step did: the mean losses of its micro-batches, by name, and the gradient's norm before clipping.
+
+    collected: where the order is grouped, `first_vectors` and "entries" of the global batch, in its order.
+    """
 
     loss: float
     losses: dict[str, float]
     metrics: dict[str, float]
     grad_norm: float
     lr: float
+    collected: dict[str, Tensor]
 
 
 def train_step(
@@ -46,10 +50,11 @@ def train_step(
     system.before_step(progress)
     optimizer.zero_grad(set_to_none=True)
     done: list[Losses] = []
+    grouped = config.order == "grouped"
     for number, batch in enumerate(micro_batches, start=1):
         with parallel.last_only(model, number == len(micro_batches)):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                losses = model(batch, progress)
+                losses = model(batch, progress, grouped)
             (losses.total / len(micro_batches)).backward()
         done.append(losses)
 
@@ -65,7 +70,9 @@ def train_step(
     optimizer.step()
     keep = {name: torch.cat([losses.keep[name].detach() for losses in done]) for name in done[0].keep}
     system.after_step(parallel.gather_rows(keep), progress)
-    return StepResult(float(total), terms, metrics, float(norm), rate)
+    collected = {name: torch.cat([losses.first[name] for losses in done]) for name in done[0].first}
+    collected |= {"entries": torch.cat([batch.entry for batch in micro_batches])} if grouped else {}
+    return StepResult(float(total), terms, metrics, float(norm), rate, parallel.gather_rows(collected))
 
 
 def _mean(parts: Sequence) -> dict[str, float]:
