@@ -168,3 +168,37 @@ def test_unknown_systems_and_sizes_are_told():
 def test_every_size_has_its_training():
     for size in SIZES:
         assert isinstance(RunConfig.of("clip", size, "scenes").train, TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("image.layers", "1000000000000", "layers must lie between 0 and 4096, got 1000000000000"),
+        ("image.heads", "0", "heads must lie between 1"),
+        ("image.patch", "-8", "patch must lie between 1"),
+        ("image.patch", "64", "a side of 32 pixels has no patch of 64"),
+        ("text.width", "-32", "width must lie between 1"),
+        ("text.length", "0", "length must lie between 1"),
+        ("image.dropout", "2", "dropout must lie between 0 and 1"),
+        ("fusion.hidden", "0", "hidden must lie between 1"),
+        ("fusion.layers", "9" * 4000, r"layers must lie between 0 and 4096, got 999+\.\.\.9+$"),
+    ],
+)
+def test_numbers_that_could_size_no_part_are_refused(name, value, told):
+    with pytest.raises(UserError, match=f"^config model.*: {told}") as caught:
+        RunConfig.of("albef", "tiny", "x", changes={f"model.{name}": value})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_value_is_quoted_within_bounds(tmp_path):
+    """Nine anchors of nine each: 25 million characters as Python writes them."""
+    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 7)]
+    (tmp_path / "laughs.yaml").write_text("\n".join([*lines, "train: {lr: *a6}", ""]))
+    changes = {"train": read_yaml(tmp_path / "laughs.yaml")["train"]}
+    with pytest.raises(UserError, match=r"config field train\.lr: expected a number, got") as caught:
+        RunConfig.of("clip", "tiny", "x", changes=changes)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(UserError, match="no config field") as caught:
+        RunConfig.of("clip", "tiny", "x", changes={"x" * 100_000: 1})
+    assert len(str(caught.value)) < 500

@@ -14,9 +14,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 
 Config = TypeVar("Config")
+_MOST = 1.7e308  # of whole numbers that a float holds
 _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null", "")
 
 
@@ -101,7 +102,7 @@ def _override(config: Any, tree: Mapping[str, Any], prefix: str, known: list[str
     for name, value in tree.items():
         where = prefix + name
         if name not in {field.name for field in dataclasses.fields(config)}:
-            raise UserError(f"no config field {where!r}; nearest: {', '.join(_nearest(where, known))}")
+            raise UserError(f"no config field {quoted(where)}; nearest: {', '.join(_nearest(where, known))}")
         old = getattr(config, name)
         if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
             changed[name] = _override(old, value, where + ".", known)
@@ -160,9 +161,10 @@ def _scalar(value: Any, kind: Any, where: str) -> Any:
     if kind in (int, float):
         number = value if text is None else _number(text, kind)
         right = (int,) if kind is int else (int, float)
-        if isinstance(number, bool) or not isinstance(number, right) or not math.isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, right) or not -math.inf < number < math.inf:
             _wrong(value, "a whole number" if kind is int else "a number", where)
-        return kind(number)
+        small = kind is int or (number is not None and -_MOST <= number <= _MOST)
+        return kind(number) if small else _wrong(value, "a number", where)
     if kind is str:
         return value if isinstance(value, str) else _wrong(value, "a text (put it in quotes)", where)
     if kind is Path:
@@ -224,7 +226,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     known = [field.name for field in dataclasses.fields(kind)]
     for name in value:
         if name not in known:
-            raise UserError(f"no config field {where + '.' + name!r}; nearest: {', '.join(_nearest(name, known))}")
+            raise UserError(f"no config field {quoted(f'{where}.{name}')}; nearest: {', '.join(_nearest(name, known))}")
     fields = {name: convert(item, hints[name], f"{where}.{name}") for name, item in value.items()}
     required = [
         field.name
@@ -246,7 +248,7 @@ def _checked(make, prefix: str) -> Any:
 
 
 def _wrong(value: Any, expected: str, where: str) -> Any:
-    raise UserError(f"config field {where}: expected {expected}, got {value!r}")
+    raise UserError(f"config field {where}: expected {expected}, got {quoted(value)}")
 
 
 def _plain(value: Any) -> Any:

@@ -7,12 +7,40 @@ from typing import Any, Literal, TypeVar
 
 from tuwen.data.fit import Fit
 from tuwen.data.images import Resample
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Projection = Literal["linear", "unbiased", "none"]
 C = TypeVar("C")
+
+# least and most of every number that sizes a part: far above all that is published, far below what no machine holds
+_BOUNDS = {
+    "side": (1, 2**14),
+    "patch": (1, 2**14),
+    "length": (1, 2**17),
+    "width": (1, 2**17),
+    "hidden": (1, 2**20),
+    "transform": (1, 2**17),
+    "heads": (1, 2**12),
+    "layers": (0, 2**12),
+    "registers": (0, 2**12),
+    "shorter_side": (1, 2**14),
+    "dropout": (0, 1),
+}
+
+
+def check_sizes(config: Any) -> None:
+    """
+    Raises:
+        ValueError: for a number that sizes a part and could not.
+    """
+    if getattr(config, "backbone", None) is not None:
+        return  # whose own settings size it
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(config, name, None)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{name} must lie between {least} and {most}, got {quoted(value, 40)}")
 
 
 @dataclass(frozen=True)
@@ -54,6 +82,11 @@ class ImageTowerConfig:
     backbone: Mapping[str, Any] | None = None
     locked: bool = False
 
+    def __post_init__(self):
+        check_sizes(self)
+        if self.backbone is None and self.patch > self.side:
+            raise ValueError(f"a side of {self.side} pixels has no patch of {self.patch}")
+
     @property
     def fit(self) -> Fit:
         """How a picture is brought to the tower's side."""
@@ -88,6 +121,9 @@ class TextTowerConfig:
     backbone: Mapping[str, Any] | None = None
     locked: bool = False
 
+    def __post_init__(self):
+        check_sizes(self)
+
 
 @dataclass(frozen=True)
 class CrossEncoderConfig:
@@ -100,6 +136,9 @@ class CrossEncoderConfig:
     eps: float = 1e-12
     dropout: float = 0.0
     hidden: int | None = None
+
+    def __post_init__(self):
+        check_sizes(self)
 
 
 @dataclass(frozen=True)

@@ -257,3 +257,17 @@ def _projection(width: int, embed: int, kind: str, tower: str) -> nn.Module:
 def unit(x: Tensor) -> Tensor:
     """Rows scaled to length 1, in float32 at least: scores are never computed in less."""
     return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+
+
+def fitted_positions(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:
+    """Positions of another size: an image's interpolated over its grid, a text's cut or lengthened with new ones."""
+    if old.shape == new.shape or old.shape[1:] != new.shape[1:]:
+        return old
+    if not isinstance(module, ImageTower):
+        rows = min(len(old), len(new))
+        return torch.cat([old[:rows], new[rows:].to(old)])
+    extra = module.first
+    before, after = (round((len(positions) - extra) ** 0.5) for positions in (old, new))
+    grid = old[extra:].T.reshape(1, -1, before, before)
+    grid = F.interpolate(grid, (after, after), mode="bicubic", align_corners=False)
+    return torch.cat([old[:extra], grid.flatten(2)[0].T])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tuwen import systems
@@ -17,7 +16,7 @@ from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published.tokenizer import trimmed
-from tuwen.nn.towers import ImageTower
+from tuwen.nn.towers import fitted_positions
 from tuwen.nn.transformer import Block
 from tuwen.run import CONFIG, SKIPPED, START, STATE, TOKENIZER, WEIGHTS, provenance, read_json, write_provenance
 from tuwen.systems.system import System
@@ -216,20 +215,6 @@ def list_skipped(run: Path, corpus: Corpus, skipped: Mapping[int, str]) -> None:
     listed |= {str(row): {"id": corpus.record(row).id, "why": why} for row, why in skipped.items()}
     ordered = dict(sorted(listed.items(), key=lambda item: int(item[0])))
     checkpoint.write(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
-
-
-def fitted_positions(old: Tensor, new: Tensor, module: nn.Module) -> Tensor:
-    """Positions of another size: an image's interpolated over its grid, a text's cut or lengthened with new ones."""
-    if old.shape == new.shape or old.shape[1:] != new.shape[1:]:
-        return old
-    if not isinstance(module, ImageTower):
-        rows = min(len(old), len(new))
-        return torch.cat([old[:rows], new[rows:].to(old)])
-    extra = module.first
-    before, after = (round((len(positions) - extra) ** 0.5) for positions in (old, new))
-    grid = old[extra:].T.reshape(1, -1, before, before)
-    grid = F.interpolate(grid, (after, after), mode="bicubic", align_corners=False)
-    return torch.cat([old[:extra], grid.flatten(2)[0].T])
 
 
 def init_run(init: str) -> tuple[Path, bool]:

@@ -24,7 +24,7 @@ from tuwen.nn.locked import Lockable
 from tuwen.nn.published.names import Report
 from tuwen.nn.published.tokenizer import rows_of
 from tuwen.nn.published.towers import image_weights, text_weights
-from tuwen.nn.towers import ImageTower, TextTower
+from tuwen.nn.towers import ImageTower, TextTower, fitted_positions
 from tuwen.training.config import RunConfig
 
 read_image = functools.lru_cache(maxsize=2)(image_weights)
@@ -118,8 +118,6 @@ def _tell(tower: str, source: str, report: Report, say: Say) -> None:
 
 
 def _fill(tower: Lockable, tensors: dict, source: str) -> None:
-    from tuwen.training.start import fitted_positions
-
     state = tower.state_dict()
     if "positions" in tensors:
         tensors["positions"] = fitted_positions(tensors["positions"], state["positions"], tower)
