@@ -11,7 +11,7 @@ def faults(form, numbers):
 
 @pytest.mark.parametrize("form", fuzz.FORMS)
 def test_a_few_mutations_of_every_form(form):
-    assert faults(form, range(4)) == {}
+    assert faults(form, range(2)) == {}
 
 
 @pytest.mark.slow  # about 8 minutes
@@ -23,6 +23,6 @@ def test_many_mutations_of_every_form(form):
 def test_a_fault_of_a_reader_is_seen(monkeypatch):
     """The fuzz itself: a reader that throws, ends the process or never ends is told apart from one that refuses."""
     monkeypatch.setattr(fuzz, "SECONDS", 2)
-    for broken, what in (("1 / 0", "traceback"), ("os.kill(os.getpid(), 11)", "killed"), ("time.sleep(60)", "slow")):
+    for broken, what in (("1 / 0", "traceback"), ("os.kill(os.getpid(), 9)", "killed"), ("time.sleep(60)", "slow")):
         monkeypatch.setattr(fuzz, "read_all", lambda location, broken=broken: eval(broken, vars(fuzz)))
         assert {end[0] for end in fuzz.outcomes("pairs.jsonl", range(1)).values()} == {what}
