@@ -37,11 +37,12 @@ from tuwen.data.text import Tokenizer
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.search import nearest
+from tuwen.search.build import build
 from tuwen.search.index import Index
 from tuwen.search.ingest import part_field, schema_of
-from tuwen.search.measure import two_stage_recall
 from tuwen.search.parts import Layout
 from tuwen.search.query import Query, Searcher
+from tuwen.search.recall import two_stage_recall
 from tuwen.search.record import Record, vector_column
 from tuwen.training.config import RunConfig
 
@@ -105,7 +106,7 @@ def recall(options, folder: Path) -> dict:
     count = options.pictures or 10_000
     location = SCENES.format(count)
     clock = time.process_time()
-    index = Index.build(options.run, location, folder / "index", split="test", progress=True)
+    index = build(options.run, location, folder / "index", split="test", progress=True)
     built = time.process_time() - clock
     searcher = Searcher(index)
     corpus = open_corpus(location, "test")
@@ -115,7 +116,7 @@ def recall(options, folder: Path) -> dict:
     full = (time.process_time() - clock) / len(texts)
     if options.token_budget:
         source = {"split": "test", "token_budget": options.token_budget}
-        pooled = Index.build(options.run, location, folder / "pooled", **source)
+        pooled = build(options.run, location, folder / "pooled", **source)
         own = two_stage_recall(Searcher(pooled), texts, right, exact=searcher)
         about = {"tokens": options.token_budget, "bytes_a_picture": round(pooled.size() / len(pooled))}
         found["pooled"] = {**about, "loss": pooled.about.get("loss"), **own}

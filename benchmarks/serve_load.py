@@ -31,7 +31,7 @@ def build(folder: Path, pictures: int, size: str) -> Path:
     """An index of scenes by a run of random weights."""
     from tuwen.data.images import encode_jpeg
     from tuwen.data.open import open_corpus
-    from tuwen.search.index import Index
+    from tuwen.search.build import build as build_index
     from tuwen.search.pictures import Picture
     from tuwen.training.config import RunConfig
     from tuwen.training.loop import train
@@ -40,7 +40,7 @@ def build(folder: Path, pictures: int, size: str) -> Path:
     run = train(RunConfig.of("r2d2", size, SCENES, changes=changes), folder / "run", quiet=True)
     corpus = open_corpus(SCENES, "train")
     records = ((row, corpus.record(row)) for row in range(pictures))
-    Index.build(
+    build_index(
         run, [Picture(encode_jpeg(corpus.image(row)), one.id, one.texts) for row, one in records], folder / "index"
     )
     return folder / "index"

@@ -1,8 +1,11 @@
 """The predictor against slow ways of the same: tokens by place, half precision of large states, what is kept."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import tuwen
 from tests.tasks.stub import DualStub, FusionStub, Numbers, Table, ready
 from tuwen import predictor as predictors
 from tuwen.data.batch import Images
@@ -94,3 +97,14 @@ def test_what_is_kept_is_named_and_no_rows_have_the_widths_of_some():
     assert predictor.pictures(read, ("states.huge",)).pooled is None
     none = predictor.pictures([])
     assert none.pooled.shape == none.states["last"].shape == (0, 3)
+
+
+def test_no_one_else_brings_pictures_to_the_tower_s_square():
+    """Outside data and training; `tuwen embed` asks for the fit alone, to tell it of its folder."""
+    root = Path(tuwen.__file__).parent
+    sources = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*.py")}
+    served = {name: text for name, text in sources.items() if not name.startswith(("data/", "training/"))}
+    assert [name for name, text in served.items() if "resize(" in text] == []
+    assert sorted(name for name, text in served.items() if "image.fit" in text) == ["predictor.py", "search/embed.py"]
+    callers = [name for name, text in served.items() if ".rerank(" in text and not name.startswith("systems/")]
+    assert callers == ["predictor.py"]

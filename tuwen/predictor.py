@@ -263,6 +263,7 @@ class Predictor:
         ready = (encoded.to(self.device).map(_float) for encoded in (pictures, texts))
         return self.system.match(*ready).float()
 
+    @torch.no_grad()
     def final(self, pictures: Encoded, texts: Encoded, first: Tensor) -> Tensor:
         """[N] final scores of pairs (picture n, text n), float32 on the CPU.
 

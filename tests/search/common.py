@@ -7,12 +7,14 @@ import numpy as np
 import torch
 
 from tests.training import toy
-from tuwen.config import override
+from tuwen.config import dump, override
 from tuwen.data.batch import Images
 from tuwen.data.images import encode_jpeg
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.initial import initialise
 from tuwen.predictor import Predictor
-from tuwen.training import loop
+from tuwen.run import CONFIG, TOKENIZER, WEIGHTS, write_provenance
+from tuwen.training import checkpoint, loop, start
 from tuwen.training.config import RunConfig
 
 TEXTS = ["red green", "blue", "颜色 pink gold teal rust grey red", "grey grey grey", "teal teal gold"]
@@ -31,6 +33,22 @@ def make_run(folder: Path, system: str = "r2d2", **changes) -> Path:
     }
     config = override(RunConfig.of(system, "tiny", "memory"), base | changes)
     return Path(loop.train(config, folder, corpus=toy.Memory(), quiet=True))
+
+
+def untrained(folder: Path, system: str, **changes) -> Path:
+    """A run of a tiny system as it starts, without a step."""
+    config = override(RunConfig.of(system, "tiny", "memory"), {"tokenizer.size": 64, **changes})
+    corpus = toy.Memory()
+    tokenizer = start.make_tokenizer(config, [corpus])
+    folder.mkdir(parents=True)
+    tokenizer.save(folder / TOKENIZER)
+    about = {"name": corpus.name, "fingerprint": corpus.fingerprint, "languages": list(corpus.languages)}
+    write_provenance(folder, {"corpus": about})
+    (folder / CONFIG).write_text(dump(config))
+    made = start.build_system(config, tokenizer)
+    initialise(made, 0)
+    checkpoint.save_tensors(folder / WEIGHTS, made.state_dict())
+    return folder
 
 
 def picture(number: int, side: int = 40) -> torch.Tensor:

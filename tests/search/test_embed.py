@@ -14,6 +14,7 @@ import torch
 
 import tuwen
 from tests.search.common import picture, table
+from tuwen.data.fit import Fit
 from tuwen.data.images import encode_jpeg
 from tuwen.data.open import open_corpus
 from tuwen.data.shards import write
@@ -65,8 +66,10 @@ def test_what_is_there_is_done(run, shards, tmp_path, monkeypatch):
 
 
 def test_a_part_in_hand_elsewhere_is_left_to_them(run, shards, tmp_path):
-    (tmp_path / "out").mkdir()
-    with bulk._claimed(tmp_path / "out/train-00002.parquet") as ours:
+    embed(run, shards, tmp_path / "out")
+    for path in (tmp_path / "out").glob("*.parquet"):
+        path.unlink()
+    with bulk._claimed(tmp_path / "out/train-00002.parquet", Fit(32)) as ours:
         assert ours
         told = embed(run, shards, tmp_path / "out")
     assert (told.made, told.parts) == (4, 4)

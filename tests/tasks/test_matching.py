@@ -92,6 +92,7 @@ def test_broken_pictures_leave_their_pairs_out():
 
 def test_the_registry_finds_tasks_by_exact_name():
     assert {"matching", "retrieval"} <= set(tasks.names())
+    assert all(callable(tasks.find(name)) for name in tasks.names())  # what is no task is not listed
     assert tasks.find("matching") is evaluate_matching
     with pytest.raises(UserError, match="did you mean retrieval"):
         tasks.find("retreival")

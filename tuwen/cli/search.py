@@ -13,7 +13,8 @@ from tuwen.errors import UserError
 INDEX = """\
   tuwen index runs/r2d2 photos --out photos.index
   tuwen index runs/r2d2 goods.csv --out goods.index --tokens int8 --prune
-  tuwen index --remove 1047 1048 --out goods.index"""
+  tuwen index --remove 1047 1048 --out goods.index
+  tuwen index --refit --out goods.index"""
 SEARCH = """\
   tuwen search goods.index "一只红色的鸟"
   tuwen search goods.index "a red bird" --top 5 --where category=toys price=..20 --json
@@ -46,10 +47,14 @@ def _add_index(commands) -> None:
     index.add_argument(
         "--prefix", metavar="TEXT", default="", help="set this before every id, to keep two folders apart"
     )
-    index.add_argument("--tokens", choices=("float16", "int8"), help="how picture tokens are kept (default float16)")
+    index.add_argument(
+        "--tokens", choices=("float32", "float16", "int8"), help="how picture tokens are kept (default float16)"
+    )
     budget = "keep at most N tokens a picture, pooled; 0: none, encode again at each query (default: all)"
     index.add_argument("--token-budget", metavar="N", type=whole, help=budget)
     index.add_argument("--prune", action="store_true", help="take out pictures that are not among PICTURES")
+    refit = "embed all its pictures again as the run fits pictures now; from the files they came from, or PICTURES"
+    index.add_argument("--refit", action="store_true", help=refit)
     exact = "search vectors exactly in memory up to so many pictures, by Lance's index beyond (default 1000000)"
     index.add_argument("--exact", metavar="N", type=positive, default=1_000_000, help=exact)
     index.add_argument(
@@ -89,8 +94,8 @@ def _add_recall(commands) -> None:
 
 
 def run_recall(args) -> None:
-    from tuwen.search.measure import CANDIDATES, own_texts, two_stage_recall
     from tuwen.search.query import Query, Searcher
+    from tuwen.search.recall import CANDIDATES, own_texts, two_stage_recall
 
     with only_json(args.json):
         searcher = Searcher(open_index(args))
@@ -138,6 +143,8 @@ def _add_embed(commands) -> None:
     embed.add_argument("--batch-size", metavar="N", type=positive, default=64, help="pictures embedded at once")
     cluster = "work on this Ray cluster: auto, HOST:PORT or ray://HOST:PORT; its nodes see the same paths"
     embed.add_argument("--cluster", metavar="ADDRESS", help=cluster)
+    refit = "make vectors anew that were made of pictures fitted otherwise than the run does now"
+    embed.add_argument("--refit", action="store_true", help=refit)
     embed.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -147,7 +154,7 @@ def run_embed(args) -> None:
     from tuwen.search.embed import embed
     from tuwen.training.parallel import device
 
-    options = {"split": args.split, "batch_size": args.batch_size, "cluster": args.cluster}
+    options = {"split": args.split, "batch_size": args.batch_size, "cluster": args.cluster, "refit": args.refit}
     with only_json(args.json):
         told = embed(args.run_folder, args.pictures, args.out, device=str(device("auto")), progress=True, **options)
     if args.json:
@@ -185,7 +192,9 @@ def whole(text: str) -> int:
 
 
 def run_index(args) -> int:
+    from tuwen.search.build import build
     from tuwen.search.index import Index
+    from tuwen.search.refit import refit
     from tuwen.training.parallel import device
 
     if args.remove:
@@ -194,26 +203,18 @@ def run_index(args) -> int:
         gone = Index.open(args.out, token=args.token).remove(args.remove)
         print_json({"removed": gone}) if args.json else print(f"{gone} of {len(args.remove)} pictures taken out")
         return 0
-    if args.pictures is None:
+    if args.pictures is None and not args.refit:
         args.parser.error("give RUN and PICTURES")
+    settings = {name: getattr(args, name) for name in ("tokens", "token_budget", "milvus")}
+    if args.refit and any(value is not None for value in settings.values()):
+        args.parser.error("--refit keeps --tokens, --token-budget and --milvus as they are")
+    options = {name: getattr(args, name) for name in ("split", "prefix", "prune", "exact", "token", "batch_size")}
+    options |= {"device": str(device("auto")), "progress": True, "say": print_line}
     with only_json(args.json):
-        index = Index.build(
-            args.run_folder,
-            args.pictures,
-            args.out,
-            split=args.split,
-            prefix=args.prefix,
-            tokens=args.tokens,
-            token_budget=args.token_budget,
-            prune=args.prune,
-            exact=args.exact,
-            milvus=args.milvus,
-            token=args.token,
-            batch_size=args.batch_size,
-            device=str(device("auto")),
-            progress=True,
-            say=print_line,
-        )
+        if args.refit:
+            index = refit(args.out, args.pictures, args.run_folder, **options)
+        else:
+            index = build(args.run_folder, args.pictures, args.out, **settings, **options)
     _print_built(index.built, args.json)
     return _status(index.built)
 

@@ -24,6 +24,13 @@ class Fit:
         if self.shorter_side is not None and self.shorter_side < self.side:
             raise ValueError(f"shorter_side {self.shorter_side} is less than side {self.side}, which is cut out of it")
 
+    def __str__(self) -> str:
+        if self.shorter_side is None:
+            return f"squashed to {self.side} x {self.side} ({self.resample})"
+        return (
+            f"brought to a shorter side of {self.shorter_side} and cut to {self.side} x {self.side} ({self.resample})"
+        )
+
     def __call__(self, image: Tensor) -> Tensor:
         """[3, side, side] uint8 of [3, H, W] uint8."""
         if self.shorter_side is None:

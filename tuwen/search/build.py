@@ -5,8 +5,8 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,32 +19,13 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor, vectors
 from tuwen.search import nearest
 from tuwen.search.index import Index, weights_mark
-from tuwen.search.ingest import BAD_ROW, Ingest, schema_of
-from tuwen.search.measure import LossProbe
+from tuwen.search.ingest import BAD_ROW, Built, Ingest, schema_of
+from tuwen.search.loss import LossProbe
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
 from tuwen.search.record import Record
 
 THUMBNAIL_BYTES = 9_000  # of a photograph, for the estimate before building
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a build did.
-
-    counts: pictures by what became of them (`Added.state`, and "removed"). broken: {"id", "reason"} of those left out,
-    id being a file or its line where a corpus has no usable row; skipped: how many rows these are, by reason. pictures:
-    in the index now. bytes: on disk, None at a URL. seconds: of this run. loss: what keeping the parts as they are
-    costs, as `LossProbe.result` says it.
-    """
-
-    counts: dict[str, int]
-    broken: list[dict[str, str]]
-    skipped: dict[str, int]
-    pictures: int
-    bytes: int | None
-    seconds: float
-    loss: dict[str, float] = field(default_factory=dict)
 
 
 def build(
@@ -71,7 +52,7 @@ def build(
     takes its place; one whose content is there under another id is not put in again.
 
     pictures: a folder, pair table, shards, any other corpus's location, or `Picture`s. split: of a corpus, one alone.
-    prefix: set before ids. tokens: "float16" or "int8", how parts for re-ranking are kept (default: float16).
+    prefix: set before ids. tokens: "float32", "float16" (default) or "int8", how parts for re-ranking are kept.
     token_budget: most tokens a picture that are kept, pooled where it has more; 0 keeps none, and the k that are
     re-ranked are encoded again for each query; None: all. Both are settled when the index is made. prune: take out
     pictures that are not among the given, unless some of these cannot be read. exact: most pictures whose vectors are
@@ -80,8 +61,8 @@ def build(
     (sizes, losses).
 
     Raises:
-        UserError: no such run or pictures; the index is of another run, or keeps tokens otherwise; another process is
-            writing to it.
+        UserError: no such run or pictures; the index is of another run or fit, or keeps tokens otherwise; another
+            process is writing to it.
     """
     began = time.monotonic()
     source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
@@ -92,14 +73,9 @@ def build(
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
     probe = LossProbe(index.predictor, index.layout)
-    say(_size_line(index, len(source) if isinstance(source, Sequence) else None))
+    say(_size_line(index, len(source) if isinstance(source, Sized) else None))
     counts, broken, skipped, no_columns = _take_all(index, record, source, batch_size, probe, prune, progress, say)
-    _finish(index, record, exact, say)
-    if index.about["run"] != str(Path(run).resolve()):  # the same weights in another place
-        record.tell({"run": str(Path(run).resolve())})
-    if loss := probe.result(index):
-        record.tell({"loss": loss})
-        say(probe.line())
+    loss = finish(index, record, exact, probe, say)
     if no_columns:
         say(f"not kept: {', '.join(sorted(no_columns))}: neither text, number, true or false, nor list of texts")
     index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
@@ -123,7 +99,7 @@ def _plan(predictor: Predictor, run: str | PathLike, tokens: str | None, budget:
         "weights": weights_mark(run),
         "system": predictor.name,
         "languages": list(predictor.languages),
-        "side": side,
+        "fit": asdict(predictor.fit),
         "width": width,
         "pooled": sample.pooled is not None,
         "layout": layout.to_json(),
@@ -142,8 +118,13 @@ def _at_milvus(url: str | None, about: dict) -> dict:
     return {"milvus": {"url": url, "collection": f"tuwen_{uuid.uuid4().hex}"}}
 
 
-def _finish(index: Index, record: Record, exact: int, say: Callable[[str], None]) -> None:
-    """After the last commit: the first stage's own store is brought up to date, files are joined."""
+def finish(
+    index: Index, record: Record, exact: int, probe: LossProbe, say: Callable[[str], None], anew: bool = False
+) -> dict[str, float]:
+    """After the last commit: the first stage's own store is brought up to date, files are joined, losses are measured.
+
+    anew: all vectors are new ones.
+    """
     with contextlib.suppress(UserError), record.writing():  # if another is at it already, that one will tidy up
         record.tidy()
     if index.milvus is not None:
@@ -152,12 +133,18 @@ def _finish(index: Index, record: Record, exact: int, say: Callable[[str], None]
             record.index_ids()  # Milvus answers with ids
     elif index.about["width"] and record.table.count_rows() > exact:
         known = record.about.get("lance")
-        if known is None or record.table.count_rows() > 2 * known["rows"]:
-            found = nearest.make(record)
-            record.tell({"lance": found})
-            share, probes = found["recall"], found["probes"]
+        if anew or known is None or record.table.count_rows() > 2 * known["rows"]:
+            made = nearest.make(record)
+            record.tell({"lance": made})
+            share, probes = made["recall"], made["probes"]
             say(f"Lance's index: {share:.1%} of the ten nearest are found, looking into {probes} partitions")
     index.refresh()
+    if index.about["run"] != str(index.run.resolve()):  # the same weights in another place
+        record.tell({"run": str(index.run.resolve())})
+    if loss := probe.result(index):
+        record.tell({"loss": loss})
+        say(probe.line())
+    return loss
 
 
 def _check_settings(index: Index, tokens: str | None, budget: int | None, milvus: str | None) -> None:
@@ -189,27 +176,28 @@ def _take_all(
     say: Callable[[str], None],
 ) -> tuple[dict[str, int], list[dict[str, str]], dict[str, int], Iterable[str]]:
     """Takes the pictures in and, with `prune`, others out: (counts, bad rows, files skipped, columns not kept)."""
-    counts, broken, ingest = _take_in(index, record, source, batch_size, probe, progress)
+    counts, broken, ingest = take_in(index, record, source, batch_size, probe, progress)
     skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
     if prune and "unreadable" in skipped:
         say(f"nothing pruned: {skipped['unreadable']:,} files or folders cannot be read, and may hold what would go")
     elif prune and 2 * len(broken) > sum(counts.values()):
         say(f"nothing pruned: {len(broken):,} of {sum(counts.values()):,} rows are broken; mend them first")
     elif prune and _prune(record, ingest, counts):
-        again, _, _ = _take_in(index, record, source, batch_size, probe, progress)
+        again, _, _ = take_in(index, record, source, batch_size, probe, progress)
         counts["added"] = counts.get("added", 0) + again.get("added", 0)
     odd = [one for one in broken if one["reason"].startswith(BAD_ROW)]  # first: their pictures are sound
     return counts, odd + faults + [one for one in broken if one not in odd], skipped, ingest.no_columns
 
 
-def _take_in(
+def take_in(
     index: Index, record: Record, source: Iterable, batch_size: int, probe: LossProbe, progress: bool
 ) -> tuple[dict[str, int], list[dict[str, str]], Ingest]:
+    """Embeds what is new, changed, or has another fit: (counts by what became of them, bad rows, the run of it)."""
     counts: Counter[str] = Counter()
     broken = []
     with record.writing(), _bar(progress) as bar:
-        ingest = Ingest(record, index.predictor, index.layout, batch_size, probe.watch)
-        task = bar.add_task("pictures", total=len(source) if isinstance(source, Sequence) else None)
+        ingest = Ingest(record, probe.predictor, index.layout, batch_size, probe.watch)
+        task = bar.add_task("pictures", total=len(source) if isinstance(source, Sized) else None)
         for said in ingest.run(source):
             counts.update(one.state for one in said)
             broken += [{"id": one.id, "reason": one.reason} for one in said if one.state == "broken"]

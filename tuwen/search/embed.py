@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,13 @@ from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.data.built import Shards
 from tuwen.data.corpus import BrokenImage, Corpus
+from tuwen.data.fit import Fit
 from tuwen.errors import UserError, quoted
 from tuwen.predictor import FIRST, vectors
 from tuwen.search.index import weights_mark
 from tuwen.search.pictures import Picture, Unreadable, open_pictures
 from tuwen.search.record import vector_column
+from tuwen.training.config import RunConfig
 
 ROWS = 4096  # of a part, where the corpus has no shards
 
@@ -60,29 +62,34 @@ def embed(
     batch_size: int = 64,
     device: str = "cpu",
     cluster: str | None = None,
+    refit: bool = False,
     progress: bool = False,
 ) -> Embedded:
     """Vectors of all pictures at `shards` as Parquet files in `out`: id, hash of the content, vector (float32).
 
     cluster: address of a Ray cluster ("auto", or "ray://host:10001") whose nodes see run, shards and out under the same
-    paths; None: this process.
+    paths; None: this process. refit: make vectors anew that `out` has of pictures fitted otherwise than the run does
+    now; once begun, it is completed without being asked for again.
 
     Raises:
         UserError: no such run or pictures; a system without vectors; `out` holds vectors of something else.
     """
     folder = Path(out)
+    fit = RunConfig.read(Path(run)).model.image.fit
     pictures = open_pictures(shards, split)
     parts = parts_of(pictures.corpora)
     prints = [corpus.fingerprint for corpus in pictures.corpora]
-    _settle(folder, {"weights": weights_mark(run), "pictures": prints, "parts": [len(parts), len(pictures)]})
-    todo = [part for part in parts if not _file(folder, part).exists()]
+    plan = {"weights": weights_mark(run), "pictures": prints, "parts": [len(parts), len(pictures)]}
+    again = f"tuwen embed {run} {shards} --refit --out {out}"
+    _settle(folder, plan, fit, again if not refit else None)
+    todo = [part for part in parts if not _done(_file(folder, part), fit)]
     task = Task(str(Path(run).resolve()), str(shards), str(folder.resolve()), split, batch_size, device)
     if cluster is None:
         worker = Worker(task) if todo else None
         made = sum(worker(part) for part in _tracked(todo, progress)) if worker else 0
     else:
         made = _on_cluster(task, todo, cluster, progress)
-    return _told(folder, parts, made, pictures.skipped)
+    return _told(folder, parts, made, pictures.skipped, fit)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Worker:
     def __call__(self, part: Part) -> bool:
         """Writes the part's file; False where another process has it in hand."""
         target = _file(Path(self.task.out), part)
-        with _claimed(target) as ours:
+        with _claimed(target, self.predictor.fit) as ours:
             if not ours:
                 return False
             ids, hashes, matrices, broken = [], [], [torch.empty(0, self.width)], Counter[str]()
@@ -129,7 +136,8 @@ class Worker:
                     matrices.append(self._vectors([Images(torch.stack(pixels))]))
             table = pa.table({"id": pa.array(ids, pa.string()), "hash": pa.array(hashes, pa.string())})
             table = table.append_column("vector", vector_column(torch.cat(matrices)))
-            _write(target, table.replace_schema_metadata({"broken": json.dumps(broken)}))
+            about = {"broken": json.dumps(broken), "fit": json.dumps(asdict(self.predictor.fit))}
+            _write(target, table.replace_schema_metadata(about))
             return True
 
     def _read(self, picture: Picture | Unreadable) -> tuple[str, str, torch.Tensor]:
@@ -205,11 +213,13 @@ def _file(folder: Path, part: Part) -> Path:
     return folder / f"{part.name}.parquet"
 
 
-def _settle(folder: Path, plan: dict) -> None:
+def _settle(folder: Path, plan: dict, fit: Fit, again: str | None) -> None:
     """The folder, told what its vectors are of.
 
+    again: the command that makes them anew by another fit; None: it was given.
+
     Raises:
-        UserError: it holds vectors of other weights or pictures, or cannot be written.
+        UserError: it holds vectors of other weights or pictures, of pictures fitted otherwise, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,17 +229,48 @@ def _settle(folder: Path, plan: dict) -> None:
             if others:
                 what = f"{folder} holds something else than vectors ({quoted(others[0])})"
                 raise UserError(f"{what}; choose another folder")
-            part = folder / f"vectors.json.{os.getpid()}.part"
-            part.write_text(json.dumps(plan))
-            os.replace(part, path)
-        if json.loads(path.read_text()) != plan:
+        before = json.loads(path.read_text()) if path.exists() else {"fit": asdict(fit), **plan}
+        old = _fit_of(before.pop("fit", None), fit)
+        if before != plan:
             raise UserError(f"{folder} holds vectors of another run or other pictures; choose another folder")
+        if old != fit and again is not None:
+            raise UserError(
+                f"{folder}: its pictures were {old}, but the run has them {fit}; make it anew with `{again}`"
+            )
+        if old != fit or not path.exists():
+            part = folder / f"vectors.json.{os.getpid()}.part"
+            part.write_text(json.dumps({"fit": asdict(fit), **plan}))
+            os.replace(part, path)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be used: {error}") from None
 
 
+def _fit_of(described: Mapping | None, fit: Fit) -> Fit:
+    """The fit that was written down; before any was, pictures were squashed."""
+    return Fit(**described) if described is not None else Fit(fit.side)
+
+
+def _done(path: Path, fit: Fit) -> bool:
+    """Whether the file is there, of pictures so fitted."""
+    return path.exists() and _about(path, fit)[1] == fit
+
+
+def _about(path: Path, fit: Fit) -> tuple[dict[str, int], Fit, int]:
+    """(pictures left out by reason, how the others are fitted, how many vectors) of a file.
+
+    Raises:
+        UserError: it is damaged, or not of tuwen.
+    """
+    try:
+        footer = pq.read_metadata(path)
+        told = {name: json.loads(text) for name, text in footer.metadata.items() if name in (b"broken", b"fit")}
+        return told[b"broken"], _fit_of(told.get(b"fit"), fit), footer.num_rows
+    except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{path}: damaged, or not of tuwen; delete it and run the same again") from None
+
+
 @contextlib.contextmanager
-def _claimed(target: Path) -> Iterator[bool]:
+def _claimed(target: Path, fit: Fit) -> Iterator[bool]:
     """Whether this process may make the file; a claim ends with the process, however it ends."""
     path = target.with_suffix(".lock")
     with open(path, "w") as lock:
@@ -239,7 +280,7 @@ def _claimed(target: Path) -> Iterator[bool]:
             yield False
             return
         try:
-            yield not target.exists()
+            yield not _done(target, fit)
         finally:
             path.unlink(missing_ok=True)
 
@@ -252,17 +293,13 @@ def _write(target: Path, table: pa.Table) -> None:
     os.replace(part, target)
 
 
-def _told(folder: Path, parts: Sequence[Part], made: int, skipped: Mapping[str, int]) -> Embedded:
+def _told(folder: Path, parts: Sequence[Part], made: int, skipped: Mapping[str, int], fit: Fit) -> Embedded:
     broken, pictures, done = Counter[str](skipped), 0, 0
-    for part in parts:
-        if _file(folder, part).exists():
-            try:
-                found = pq.read_metadata(_file(folder, part))
-                broken.update(json.loads(found.metadata[b"broken"]))
-            except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-                where = _file(folder, part)
-                raise UserError(f"{where}: damaged, or not of tuwen; delete it and run the same again") from None
-            pictures += found.num_rows
+    for path in (_file(folder, part) for part in parts):
+        if _done(path, fit):
+            faults, _, rows = _about(path, fit)
+            broken.update(faults)
+            pictures += rows
             done += 1
     return Embedded(done, pictures, dict(broken), made)
 

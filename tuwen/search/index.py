@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,19 +16,17 @@ from torch import Tensor
 
 from tuwen import model as models
 from tuwen.data.batch import Images
+from tuwen.data.fit import Fit
 from tuwen.data.images import load as load_image
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
-from tuwen.search.ingest import Added, Ingest, part_field
+from tuwen.search.ingest import Added, Built, Ingest, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
 from tuwen.search.record import Record, Snapshot, Unusable, columns_of, field_of, unharmed
-
-if TYPE_CHECKING:
-    from tuwen.search.build import Built
 
 T = TypeVar("T")
 CHANGED = ("added", "replaced", "updated")
@@ -36,9 +34,9 @@ VALUES = 50  # most values of a column that are listed
 
 
 class Index:
-    """Pictures ready to be searched; open one by `Index.open`, make or extend one by `Index.build`.
+    """Pictures ready to be searched; open one by `Index.open`, make or extend one by `build`.
 
-    built: what `Index.build` did; None of an index that was opened. snapshot: the version that searches read. Whoever
+    built: what `build` did; None of an index that was opened. snapshot: the version that searches read. Whoever
     adds or removes through this object sees it renewed; what other processes did is seen after `refresh`. Safe to use
     from several threads.
     """
@@ -74,13 +72,6 @@ class Index:
         with unharmed(path, KeyError):  # `about` is read here
             return cls(record, run, device, token)
 
-    @classmethod
-    def build(cls, run: str | os.PathLike, pictures, out: str | os.PathLike, **options) -> "Index":
-        """Puts pictures into the index at `out`, which is made if there is none: `tuwen.search.build.build`."""
-        from tuwen.search.build import build
-
-        return build(run, pictures, out, **options)
-
     def read(self, work: Callable[[Snapshot], T]) -> T:
         """What `work` gives for the snapshot; done again with the newest version if files of an older one are gone.
 
@@ -104,8 +95,13 @@ class Index:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """How it was built: "run", "system", "languages", "side", "layout", "width" of vectors, "loss", ..."""
+        """How it was built: "run", "system", "languages", "fit", "layout", "width" of vectors, "loss", ..."""
         return self._record.about
+
+    @property
+    def fit(self) -> Fit:
+        """How its pictures were brought to the tower's square; all were squashed before an index said so."""
+        return Fit(**self.about.get("fit") or {"side": self.about["side"]})
 
     def __len__(self) -> int:
         return len(self.snapshot)
@@ -176,14 +172,35 @@ class Index:
             return None
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
-    @cached_property
+    @property
+    def run(self) -> Path:
+        """Where the run is."""
+        return Path(self._run or self.about["run"])
+
+    @property
     def predictor(self) -> Predictor:
-        """The run's.
+        """What encodes queries as the pictures were.
+
+        Raises:
+            UserError: as `loaded`, or the run reads pictures in another way than the index was built with.
+        """
+        fit = self.loaded.fit
+        if fit == self.fit:
+            return self.loaded
+        run = f"{self.run} " if self._run else ""
+        raise UserError(
+            f"{self.path}: its pictures are {self.fit}, but {self.run} reads them {fit}; embed them again in place "
+            f"with `tuwen index {run}--refit --out {self.path}`"
+        )
+
+    @cached_property
+    def loaded(self) -> Predictor:
+        """The run's predictor.
 
         Raises:
             UserError: the run is gone, or has other weights than those the index was built with.
         """
-        run = Path(self._run or self.about["run"])
+        run = self.run
         if self._run is None and not run.is_dir():
             raise UserError(f"{self.path}: its run {run} is not there any more; say where it is now with --run RUN")
         predictor = models.load(run, self._device).predictor

@@ -31,6 +31,7 @@ WINDOW = 64  # pictures read ahead
 SHORTEST = 1.0  # seconds between commits; a fiftieth of the time so far where that is more
 COMMIT_BYTES = 1 << 28  # most bytes of a commit
 THUMBNAIL = 256  # shorter side of a thumbnail in pixels
+FIT = "fit"  # the column of an index that is being refitted
 PIXELS_QUALITY = 95  # of the JPEG kept where pictures are encoded again on demand
 
 
@@ -38,13 +39,33 @@ PIXELS_QUALITY = 95  # of the JPEG kept where pictures are encoded again on dema
 class Added:
     """What became of a picture. id: of the entry it now is.
 
-    state: "added"; "replaced" (its id stood for other content); "updated" (texts, metadata or source alone);
-        "unchanged"; "duplicate" (the same content is there under the `id` given here); "broken" (left out: `reason`).
+    state: "added"; "replaced" (its id stood for other content); "refitted" (embedded again by another fit);
+        "updated" (texts, metadata or source alone); "unchanged"; "duplicate" (the same content is there under the
+        `id` given here); "broken" (left out: `reason`).
     """
 
     id: str
     state: str
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did.
+
+    counts: pictures by what became of them (`Added.state`, and "removed"). broken: {"id", "reason"} of those left out,
+    id being a file or its line where a corpus has no usable row; skipped: how many rows these are, by reason. pictures:
+    in the index now. bytes: on disk, None at a URL. seconds: of this run. loss: what keeping the parts as they are
+    costs, as `tuwen.search.loss` says it.
+    """
+
+    counts: dict[str, int]
+    broken: list[dict[str, str]]
+    skipped: dict[str, int]
+    pictures: int
+    bytes: int | None
+    seconds: float
+    loss: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,12 +122,14 @@ class Ingest:
     ):
         self.record, self.predictor, self.layout, self.batch_size = record, predictor, layout, batch_size
         self.watch = watch
+        self.fit = str(predictor.fit)
         self.keep_pixels = "pixels" in record.table.schema.names
         self.kinds = columns_of(record.table.schema)
         self.no_columns: set[str] = set()
-        known = record.dataset().to_table(columns=["id", "hash", "digest"])
-        columns = (known[name].to_pylist() for name in ("id", "hash", "digest"))
-        self.known = {name: (content, told) for name, content, told in zip(*columns, strict=True)}
+        known = record.dataset().to_table(columns=["id", "hash", "digest", *self._marks()]).to_pydict()
+        self.known = dict(zip(known["id"], zip(known["hash"], known["digest"], strict=True), strict=True))
+        # ids that are embedded by another fit still
+        self.stale = {name for name, fit in zip(known["id"], known.get(FIT, ()), strict=False) if fit != self.fit}
         self.owner = {content: name for name, (content, _) in self.known.items()}
         self.stored = set(self.known)  # ids that a commit has already
         self.seen: set[str] = set()  # ids of entries that this run's pictures are
@@ -157,8 +180,9 @@ class Ingest:
         self.seen.add(name)
         had = self.known.get(name)
         row = _Row(name, "", content, told)
-        if had is None or had[0] != content.hash:
-            row.state = "added" if had is None else "replaced"
+        if had is None or had[0] != content.hash or name in self.stale:
+            row.state = "added" if had is None else "replaced" if had[0] != content.hash else "refitted"
+            self.stale.discard(name)
             if had is not None:
                 self.owner.pop(had[0], None)
             self._wait(row, picture)
@@ -188,6 +212,7 @@ class Ingest:
             self.owner.pop(self.known.pop(name)[0], None)
             self.pending.removed.append(name)
             self.gone.append(name)
+            self.stale.discard(name)
             self.waiting = [(row, picture) for row, picture in self.waiting if row.id != name]
         self.said.append(Added(holder, "duplicate"))
 
@@ -235,6 +260,7 @@ class Ingest:
             self.owner.pop(had[0], None)
             if row.id in self.stored:  # the entry of before stays
                 self.seen.add(row.id)
+                self.stale.update({row.id} if self._marks() else ())
             self.said.append(Added(row.id, "broken", str(error)))
         if not rows:
             return
@@ -295,10 +321,15 @@ class Ingest:
         if self.keep_pixels:
             columns["pixels"] = [encode_jpeg(row.pixels, PIXELS_QUALITY) for row in now.rows if row.pixels is not None]
         columns |= {part_field(name): pa.array(data, pa.binary()) for name, data in now.parts.items()}
+        columns |= {name: [self.fit] * len(now.rows) for name in self._marks()}
         schema = self.record.table.schema
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
         last = {row.id: place for place, row in enumerate(now.rows)}  # an id given twice is what it was last
         return table if len(last) == len(table) else table.take(sorted(last.values()))
+
+    def _marks(self) -> list[str]:
+        """The column that says how each picture was fitted, which is there while a record is refitted."""
+        return [name for name in self.record.table.schema.names if name == FIT]
 
     def _beside(self, rows: list[_Row]) -> dict[str, Any]:
         """Columns that need no embedding."""

@@ -1,4 +1,4 @@
-"""The parts of `Encoded` that re-ranking reads, as bytes of a record: float16 or int8, whole or pooled.
+"""The parts of `Encoded` that re-ranking reads, as bytes of a record: float32, float16 or int8, whole or pooled.
 
 A part of a picture is a matrix [n, W] (or [n, ...]); n may differ between pictures, as of systems that see regions.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 
-PRECISIONS = ("float16", "int8")
+PRECISIONS = ("float32", "float16", "int8")
 _HALF_LARGEST = 65504.0
 
 
@@ -43,7 +43,8 @@ class Part:
 class Layout:
     """How the parts of a system's pictures lie in a record.
 
-    precision: "float16", or "int8" with one scale a row of W. budget: most rows a picture; more are pooled; None: all.
+    precision: "float32", "float16", or "int8" with one scale a row of W. budget: most rows a picture; more are pooled;
+    None: all.
     """
 
     parts: tuple[Part, ...]
@@ -58,7 +59,7 @@ class Layout:
             UserError: unknown precision, negative budget.
         """
         if precision not in PRECISIONS:
-            raise UserError(f"tokens are kept as {' or '.join(PRECISIONS)}, not {precision!r}")
+            raise UserError(f"tokens are kept as {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {precision!r}")
         if budget is not None and budget < 0:
             raise UserError(f"a token budget of {budget} makes no sense; give 0 to keep none, or how many to keep")
         found = []
@@ -104,6 +105,8 @@ class Layout:
         if self.budget is not None and len(x) > self.budget:
             x = pooled_rows(x, self.budget)
             x = F.normalize(x, dim=1) if part.unit else x
+        if self.precision == "float32":
+            return x.cpu().numpy().astype("<f4").tobytes()
         if self.precision == "float16":
             return x.clamp(-_HALF_LARGEST, _HALF_LARGEST).half().cpu().numpy().tobytes()
         scale = x.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
@@ -111,6 +114,8 @@ class Layout:
         return scale.cpu().numpy().astype("<f4").tobytes() + whole.tobytes()
 
     def _unpack(self, part: Part, data: bytes) -> Tensor:
+        if self.precision == "float32":
+            return torch.from_numpy(np.frombuffer(data, "<f4").copy()).view(-1, part.width)
         if self.precision == "float16":
             flat = torch.from_numpy(np.frombuffer(data, "<f2").copy()).float().view(-1, part.width)
         else:

@@ -7,6 +7,7 @@ from starlette.testclient import TestClient
 
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.images import encode_jpeg
+from tuwen.search.build import build
 from tuwen.search.index import Index
 from tuwen.search.pictures import Picture
 from tuwen.search.query import Searcher
@@ -33,7 +34,7 @@ def pictures(count: int = COUNT, seed: int = 0, start: int = 0) -> list[Picture]
 @pytest.fixture(scope="session")
 def index_folder(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service") / "index"
-    Index.build(run, pictures(), folder)
+    build(run, pictures(), folder)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.search.service.conftest import pictures
-from tuwen.search.index import Index
+from tuwen.search.build import build
 from tuwen.search.query import Searcher
 from tuwen.search.service.settings import Limits
 
@@ -40,7 +40,7 @@ def png(width, height, rows=b""):
 @pytest.fixture(scope="module")
 def searcher(run, tmp_path_factory):
     """An index of this file's own, which must be as it was after every test."""
-    return Searcher(Index.build(run, pictures(), tmp_path_factory.mktemp("hostile") / "index"))
+    return Searcher(build(run, pictures(), tmp_path_factory.mktemp("hostile") / "index"))
 
 
 JPEG, PNG = encoded(noise(), "JPEG"), encoded(noise(), "PNG")

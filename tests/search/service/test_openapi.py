@@ -9,7 +9,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode, checks
 
 from tests.search.service.conftest import pictures
-from tuwen.search.index import Index
+from tuwen.search.build import build
 from tuwen.search.query import Searcher
 from tuwen.search.service.app import create_app
 from tuwen.search.service.keys import Keys
@@ -18,7 +18,7 @@ from tuwen.search.service.settings import Settings
 
 @pytest.fixture(scope="module")
 def document(run, tmp_path_factory, key_file):
-    index = Index.build(run, pictures(8), tmp_path_factory.mktemp("openapi") / "index")
+    index = build(run, pictures(8), tmp_path_factory.mktemp("openapi") / "index")
     return schemathesis.openapi.from_asgi(
         "/openapi.json", create_app(Searcher(index), Settings(), Keys.read(key_file[0]))
     )
