@@ -7,6 +7,7 @@ import pytest
 
 from tests.data.pairs import row, with_pictures, write
 from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.corpora.scenes.moving import Moving
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.order import MixedOrder, Order, order_of
 from tuwen.data.subset import MixedCorpus, Subset, by_ids, fraction
@@ -114,6 +115,16 @@ class TestMixture:
         ):
             with pytest.raises(UserError, match=what):
                 MixedCorpus(parts, weights)
+
+    def test_wrapped_clips_stay_clips(self):
+        clips = Moving("train", count=4, side=16, frames=3)
+        for wrapped, row, inner in ((Subset(clips, [2, 0]), 1, 0), (MixedCorpus([clips, clips], [1, 2]), 5, 1)):
+            assert wrapped.frames == 3
+            assert (wrapped.clip(row) == clips.clip(inner)).all()
+            assert len(wrapped.shown(row)) == 3
+        assert open_corpus("mix:moving:count=40=1", "train").frames == 6
+        with pytest.raises(UserError, match="as many frames and pictures a row"):
+            MixedCorpus([clips, Scenes("train", count=4, side=16)], [1, 1])
 
     def test_by_location(self):
         where = "mix:scenes:count=6,side=32=3;scenes:count=4,side=32,seed=1=1"

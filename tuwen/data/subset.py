@@ -30,7 +30,7 @@ class Subset(Corpus):
         self.base, self.rows = base, np.asarray(rows, dtype=np.int64)
         self._dropped, self._rewrite = dict(dropped or {}), rewrite
         self.name, self.split, self.languages, self.notice = base.name, base.split, base.languages, base.notice
-        self.frames, self.class_names = base.frames, dict(base.class_names)
+        self.frames, self.pictures, self.class_names = base.frames, base.pictures, dict(base.class_names)
         if getattr(base, "truth", None):
             self.truth = base.truth  # type: ignore[attr-defined]
         told = hashlib.blake2b(base.fingerprint.encode(), digest_size=16)
@@ -60,6 +60,12 @@ class Subset(Corpus):
 
     def image(self, row: int) -> Tensor:
         return self.base.image(self._base(row))
+
+    def clip(self, row: int) -> Tensor:
+        return self.base.clip(self._base(row))
+
+    def shown(self, row: int) -> Sequence[Tensor]:
+        return self.base.shown(self._base(row))
 
     def relevance(self, rows: Sequence[int], texts: Sequence[Caption]) -> Relevance:
         if self._dropped or self._rewrite is not None:
@@ -142,6 +148,11 @@ class MixedCorpus(Corpus):
         empty = [part.name for part in parts if not len(part)]
         if empty:
             raise UserError(f"{empty[0]}, split {parts[0].split}: no rows to mix")
+        shapes = {(part.frames, part.pictures) for part in parts}
+        if len(shapes) > 1:
+            several = ", ".join(f"{part.name} {part.frames} and {part.pictures}" for part in parts)
+            raise UserError(f"the parts of a mixture must have as many frames and pictures a row; they have {several}")
+        ((self.frames, self.pictures),) = shapes
         self.parts, self.weights = tuple(parts), tuple(weights)
         self.name, self.split = "+".join(part.name for part in parts), parts[0].split
         self.languages = tuple(dict.fromkeys(language for part in parts for language in part.languages))
@@ -161,6 +172,14 @@ class MixedCorpus(Corpus):
     def image(self, row: int) -> Tensor:
         part, inner = self._place(row)
         return part.image(inner)
+
+    def clip(self, row: int) -> Tensor:
+        part, inner = self._place(row)
+        return part.clip(inner)
+
+    def shown(self, row: int) -> Sequence[Tensor]:
+        part, inner = self._place(row)
+        return part.shown(inner)
 
     def _place(self, row: int) -> tuple[Corpus, int]:
         if not 0 <= row < len(self):
