@@ -118,10 +118,10 @@ class TestMixture:
 
     def test_wrapped_clips_stay_clips(self):
         clips = Moving("train", count=4, side=16, frames=3)
-        for wrapped, row, inner in ((Subset(clips, [2, 0]), 1, 0), (MixedCorpus([clips, clips], [1, 2]), 5, 1)):
+        for wrapped, place, inner in ((Subset(clips, [2, 0]), 1, 0), (MixedCorpus([clips, clips], [1, 2]), 5, 1)):
             assert wrapped.frames == 3
-            assert (wrapped.clip(row) == clips.clip(inner)).all()
-            assert len(wrapped.shown(row)) == 3
+            assert (wrapped.clip(place) == clips.clip(inner)).all()
+            assert len(wrapped.shown(place)) == 3
         assert open_corpus("mix:moving:count=40=1", "train").frames == 6
         with pytest.raises(UserError, match="as many frames and pictures a row"):
             MixedCorpus([clips, Scenes("train", count=4, side=16)], [1, 1])
