@@ -19,7 +19,8 @@ from tuwen.nn.generation import Generation
 from tuwen.nn.published.languages import LANGUAGES
 from tuwen.predictor import FIRST, Picture, Predictor, vectors
 from tuwen.progress import bars, batches, track
-from tuwen.run import CONFIG, PROVENANCE, TOKENIZER, WEIGHTS, provenance
+from tuwen.run import CONFIG, PROVENANCE, SCORE, TOKENIZER, WEIGHTS, provenance, read_json
+from tuwen.similarity.final import weight_named
 from tuwen.systems.system import System
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
@@ -73,12 +74,29 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     system = build_system(config, tokenizer).for_use()
     checkpoint.load_weights(folder / WEIGHTS, system)
-    languages = provenance(folder)["corpus"]["languages"]
+    origin = provenance(folder)
+    languages = origin["corpus"]["languages"]
     if config.text_weights:  # what the text tower read before the run, it may be asked in
         languages = [*languages, *(name for name in LANGUAGES if name not in languages)]
     other = None if engine == "torch" else Engine(folder, engine, int8)
     system = system.to(device).eval()
-    return Model(Predictor(system, tokenizer, tuple(languages), config.model, other), config)
+    weight = _weight(folder, config, "imported" in origin)
+    return Model(Predictor(system, tokenizer, tuple(languages), config.model, other, weight), config)
+
+
+def _weight(folder: Path, config: RunConfig, imported: bool) -> float | None:
+    """Of the match in a run's final score: what a fit settled; else None for the paper's rule, or 0 unproven.
+
+    Raises:
+        UserError: a damaged file of the fit.
+    """
+    path = folder / SCORE
+    if path.exists():
+        try:
+            return weight_named(read_json(path).get("weight"))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; fit it anew with `tuwen eval {folder} --fit-score val`") from None
+    return None if imported or getattr(config.model, "score", "published") == "published" else 0.0
 
 
 @dataclass(frozen=True)
@@ -145,8 +163,9 @@ class Model:
             raise UserError("rank needs engine='torch': the others serve embed alone")
         if top_k < 0:
             raise UserError(f"top_k is {top_k}; give 0 (first stage alone) or more")
-        depth = top_k if self.system.can("match") else 0
-        pictures, kept = self._pictures(images, batch_size, skip_broken, self.system.index_fields if depth else FIRST)
+        fields = self.system.index_fields if top_k and self.system.matches() else FIRST
+        pictures, kept = self._pictures(images, batch_size, skip_broken, fields)
+        depth = top_k if predictor.reranks(pictures) else 0
         sentences = self._texts(texts, language, batch_size, None)
         if not kept or not len(texts):
             return [Ranking(text, [], [], [], 0) for text in texts]

@@ -5,6 +5,7 @@ Evaluation, search, explanations, exports and `tuwen.load` all go through it, so
 Shape legend: B rows of a batch, I pictures, T texts, N pairs, C classes, H matching heads, D shared embedding width.
 """
 
+import math
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import Engine
 from tuwen.progress import batches, track
+from tuwen.similarity.final import final_score, weight_name
 from tuwen.similarity.prompts import average_scores, average_vectors
 from tuwen.systems.system import Scores, System
 
@@ -47,7 +49,8 @@ class Predictor:
     """A system with what turns pictures and texts into its inputs.
 
     system: live during training, or loaded. languages: the run's table, which `Texts.language` indexes. config: the
-    model's. engine: exported towers that encode in place of the system's own.
+    model's. engine: exported towers that encode in place of the system's own. weight: of the match in the final score
+    (`tuwen.similarity.final`), 0 for the first stage alone, inf for the match alone; None: the paper's own rule.
     """
 
     system: System
@@ -55,6 +58,7 @@ class Predictor:
     languages: tuple[str, ...]
     config: Any
     engine: Engine | None = None
+    weight: float | None = None
 
     @property
     def name(self) -> str:
@@ -200,7 +204,7 @@ class Predictor:
     def _part(self, encoded: Encoded, fields: Sequence[str] | None, total: int | None = None) -> Encoded:
         """The named parts on the CPU."""
         if fields is None:
-            fields = (*FIRST, "states") if self.system.can("match") else FIRST
+            fields = (*FIRST, "states") if self.system.matches() else FIRST
         states = {k: v for k, v in encoded.states.items() if f"states.{k}" in fields or "states" in fields}
         pooled, tokens, mask = (getattr(encoded, name) if name in fields else None for name in FIRST)
         size = sum(state.numel() * 4 for state in states.values()) // len(encoded) * (total or len(encoded))
@@ -222,7 +226,7 @@ class Predictor:
             UserError: a system that can do neither.
         """
         if not self.has_first(pictures):
-            if not self.system.can("match"):
+            if not self.system.matches():
                 raise self.system.lacks("rank", "it has no first-stage vectors and no cross encoder")
             zeros = torch.zeros(len(pictures), len(texts))
             return Scores(zeros, zeros)
@@ -263,17 +267,36 @@ class Predictor:
         ready = (encoded.to(self.device).map(_float) for encoded in (pictures, texts))
         return self.system.match(*ready).float()
 
+    def reranks(self, pictures: Encoded) -> bool:
+        """Whether final scores of the pictures read the match; where not, they are the first stage's, bit for bit."""
+        return self.system.matches() and (self.weight != 0 or not self.has_first(pictures))
+
+    def score_rule(self) -> dict[str, Any]:
+        """How first stage and match become the final score: {"score": "published"} or {"score": "fitted", "weight"}."""
+        if self.weight is None:
+            return {"score": "published"}
+        return {"score": "fitted", "weight": weight_name(self.weight)}
+
     @torch.no_grad()
-    def final(self, pictures: Encoded, texts: Encoded, first: Tensor) -> Tensor:
-        """[N] final scores of pairs (picture n, text n), float32 on the CPU.
+    def final(self, pictures: Encoded, texts: Encoded, first: Tensor, direction: str = "text_to_image") -> Tensor:
+        """[N] final scores of pairs (picture n, text n), float32 on the CPU, by which one query's items are ranked.
 
-        first: [N] the pairs' first-stage scores, which are final where the system cannot match.
+        Across queries (thresholds, matching) the log-odds of `match` alone count.
+
+        first: [N] the pairs' first-stage scores. direction: "text_to_image" where the pictures of a text are ranked,
+        "image_to_text" where the texts of a picture.
         """
-        return self.rescored(self.match(pictures, texts), first).cpu() if self.system.can("match") else first
+        if not self.reranks(pictures):
+            return first
+        return self.rescored(self.match(pictures, texts), first, direction).cpu()
 
-    def rescored(self, log_odds: Tensor, first: Tensor) -> Tensor:
+    def rescored(self, log_odds: Tensor, first: Tensor, direction: str = "text_to_image") -> Tensor:
         """[N] float32 final scores from the match's log-odds [N, H] and first-stage scores [N]."""
-        return self.system.rerank(log_odds, first.to(log_odds.device)).float()
+        first = first.to(log_odds.device)
+        if self.weight is None:
+            return self.system.rerank(log_odds, first).float()
+        logit = self.system.first_logit(first, direction)
+        return final_score(logit, log_odds, self.weight or math.inf)  # 0 comes here without a first stage alone
 
 
 def vectors(encoded: Encoded) -> Tensor | None:

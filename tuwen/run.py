@@ -7,6 +7,7 @@ weights.safetensors    what use needs: a second name of the newest checkpoint's,
 state/                 checkpoints (`tuwen.training.checkpoint`), and first weights that the end is averaged with
 metrics.jsonl          losses and evaluations by step; tensorboard/ has the same
 skipped.json           rows that could not be used, and why
+score.json             the weight of the match in the final score, and how it was settled
 retrieval.json         measured recalls, with ranks.safetensors, samples.json and samples/
 report.html            the page about it all
 """
@@ -28,10 +29,11 @@ START = "start.safetensors"  # in state/
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
 SKIPPED = "skipped.json"
+SCORE = "score.json"
 RECALLS, RANKS, SAMPLES, THUMBNAILS = "retrieval.json", "ranks.safetensors", "samples.json", "samples"
 REPORT = "report.html"
 NAMES = (
-    *(CONFIG, PROVENANCE, TOKENIZER, WEIGHTS, START, METRICS, SKIPPED),
+    *(CONFIG, PROVENANCE, TOKENIZER, WEIGHTS, START, METRICS, SKIPPED, SCORE),
     *(RECALLS, RANKS, SAMPLES, REPORT),
 )
 

@@ -118,6 +118,7 @@ def test_a_missing_run_alone_is_trained(done, monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "train", lambda config, run, **options: trained.append(run.name))
     monkeypatch.setattr(module, "measure_run", lambda run, *rest, **options: json.loads((out / "clip-seed0" / "retrieval.json").read_text()))  # fmt: skip # noqa: E501
     monkeypatch.setattr(module, "_cost", lambda run, result: {"run": run.name, "steps": 2, "seconds": 1.0, "pairs_per_second": 1.0, "measure_seconds": 1.0})  # fmt: skip # noqa: E501
+    monkeypatch.setattr(module, "settle_score", lambda run, **options: None)
     monkeypatch.setattr(module, "RESULT", "other.json")
     compare(["clip", "albef"], CORPUS, out, **OPTIONS | {"seeds": 3})
     assert trained == ["clip-seed2", "albef-seed2"]

@@ -35,9 +35,12 @@ def pictures():
 
 def test_engines_give_what_torch_gives(run, capsys):
     assert cli.main(["export", str(run), "--to", "onnx", "--int8", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["parts"]
-    assert set(found) == {f"{part}{end}" for part in ("image", "text", "rerank") for end in ("", ".int8")}
-    assert all(found[part]["difference"] < 1e-4 for part in ("image", "text", "rerank"))
+    about = json.loads(capsys.readouterr().out)
+    found, system = about["parts"], tuwen.load(run).system
+    logits = dict.fromkeys(("image_to_text", "text_to_image"), pytest.approx(1 / float(system.temperature)))
+    assert about["final"] == {"score": "fitted", "weight": 0, "first_logit": logits}
+    assert set(found) == {f"{part}{end}" for part in ("image", "text", "match") for end in ("", ".int8")}
+    assert all(found[part]["difference"] < 1e-4 for part in ("image", "text", "match"))
     want = tuwen.load(run).embed(pictures(), TEXTS)
     for engine in ("onnx", "openvino"):
         got = tuwen.load(run, engine=engine).embed(pictures(), TEXTS, batch_size=2)

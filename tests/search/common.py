@@ -31,7 +31,10 @@ def make_run(folder: Path, system: str = "r2d2", **changes) -> Path:
         "data.augment": "none",
         "tokenizer.size": 64,
     }
-    config = override(RunConfig.of(system, "tiny", "memory"), base | changes)
+    config = RunConfig.of(system, "tiny", "memory")
+    if hasattr(config.model, "score"):
+        base["model.score"] = "published"  # so that the match of random weights counts
+    config = override(config, base | changes)
     return Path(loop.train(config, folder, corpus=toy.Memory(), quiet=True))
 
 

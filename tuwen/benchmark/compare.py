@@ -13,6 +13,7 @@ from typing import Any
 
 from tuwen import systems
 from tuwen.benchmark.measure import MeasureConfig, measure_run
+from tuwen.benchmark.score import settle_score
 from tuwen.benchmark.statistics import STAGES, differences, mean_and_spread
 from tuwen.config import override, read_yaml, to_dict
 from tuwen.data.corpus import Corpus
@@ -20,7 +21,7 @@ from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
 from tuwen.progress import bars
-from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
+from tuwen.run import CONFIG, SCORE, TOKENIZER, finished, holds_run, provenance
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import checkpoint, loop, start
 from tuwen.training.config import RunConfig
@@ -196,6 +197,8 @@ def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: 
 
 
 def _measure(run: Path, gallery: Corpus, measure: MeasureConfig, quiet: bool) -> dict:
+    if not (run / SCORE).exists():
+        settle_score(run, top_k=measure.top_k, quiet=quiet)
     with bars(not quiet):
         return measure_run(run, gallery, measure)
 

@@ -12,7 +12,7 @@ import tuwen
 from tuwen.data.corpus import Corpus
 from tuwen.data.images import encode_jpeg, shrink
 from tuwen.errors import UserError
-from tuwen.run import RANKS, RECALLS, SAMPLES, THUMBNAILS, WEIGHTS, read_json
+from tuwen.run import RANKS, RECALLS, SAMPLES, SCORE, THUMBNAILS, WEIGHTS, read_json
 from tuwen.tasks.retrieval import TOP_K, Answer, Retrieval, retrieve
 from tuwen.training import checkpoint, parallel
 from tuwen.training.towers import text_features
@@ -58,6 +58,7 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
         raise UserError(f"{run}: holds no {WEIGHTS}; train first, or go on with `tuwen train --resume {run}`")
     stamp = (run / WEIGHTS).stat().st_mtime_ns
     asked = {"fingerprint": corpus.fingerprint, "weights": stamp, **dataclasses.asdict(config)}
+    asked["score"] = read_json(run / SCORE).get("weight") if (run / SCORE).exists() else None
     asked["languages"] = list(config.languages)  # as JSON gives it back
     path = run / RECALLS
     if path.exists():

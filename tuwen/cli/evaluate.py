@@ -13,6 +13,7 @@ EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json
   tuwen eval runs/wukong --corpus data/caltech101 --task zero_shot --classes names.json
+  tuwen eval runs/r2d2 --corpus data/photos --fit-score val
   tuwen eval runs/unix2 --corpus data/photos --task captioning --languages zh
   tuwen eval runs/unix2 --corpus data/photos/mmt.jsonl --task translation --languages en de"""
 
@@ -21,7 +22,12 @@ def add_to(commands) -> None:
     command = add_command(commands, "eval", run, "measure a run on a task", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
-    command.add_argument("--task", required=True, choices=tasks.names(), help="what to measure")
+    command.add_argument("--task", choices=tasks.names(), help="what to measure")
+    command.add_argument(
+        "--fit-score",
+        metavar="SPLIT",
+        help="settle on this split how much the match weighs in the run's final score, and keep that; trains nothing",
+    )
     command.add_argument("--split", help="split to measure on (default test, or the only one there is)")
     command.add_argument("--languages", metavar="LANG", nargs="+", help="measure these alone (default: all)")
     command.add_argument("--limit", metavar="N", type=positive, help="at most so many pictures")
@@ -33,9 +39,11 @@ def add_to(commands) -> None:
 
 
 def run(args) -> None:
+    if not (args.task or args.fit_score):
+        args.parser.error("give --task, --fit-score, or both")
     options = {name: getattr(args, name) for name in ("languages", "limit") if getattr(args, name) is not None}
     if args.top_k:
-        if args.task != "retrieval":
+        if args.task not in ("retrieval", None):
             args.parser.error(f"--top-k has no meaning for --task {args.task}")
         options["top_k"] = args.top_k
     if args.classes:
@@ -43,11 +51,22 @@ def run(args) -> None:
             args.parser.error(f"--classes has no meaning for --task {args.task}")
         options["classes"] = args.classes
     with only_json(args.json):
-        found = measure(args.run_folder, args.corpus, args.split, args.task, options)
+        score = fit(args) if args.fit_score else None
+        found = measure(args.run_folder, args.corpus, args.split, args.task, options) if args.task else None
     if args.json:
-        print_json(found)
-    else:
+        print_json(found or score or {})
+    elif found:
         print_found(found)
+
+
+def fit(args) -> dict[str, Any]:
+    """Settles a run's final score, and prints it in a line."""
+    from tuwen.benchmark.score import fit_score, score_line
+    from tuwen.tasks.retrieval import TOP_K
+
+    score = fit_score(args.run_folder, args.corpus, args.fit_score, top_k=args.top_k or TOP_K, limit=args.limit)
+    print(score_line(score))
+    return score
 
 
 def measure(run_folder: Path, location: str, split: str | None, task: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +128,22 @@ def print_retrieval(title: str, found: dict[str, Any]) -> None:
                 recalls = [f"{way[cut]:.1f}" if cut in way else "-" for way in ways for cut in cuts]
                 rows.append((language, stage, *recalls, f"{stages[stage]['mean_recall']:.1f}"))
     print_table(f"{title}, {found['images']} images, {found['texts']} texts, recall in percent", head, rows)
+    if "second_stage" in found:
+        languages = found["languages"].items()
+        gains = ", ".join(f"{stages['gain']:+.1f} {language}" for language, stages in languages if "gain" in stages)
+        print(f"{rule_line(found['second_stage'])}; gain in points of mean recall: {gains or '-'}")
+
+
+def rule_line(second: dict[str, Any]) -> str:
+    """How the final score is made, and what it costs, for people."""
+    if second["score"] == "published":
+        rule = "final score as published"
+    elif not second["weight"]:
+        return "final score: the first stage alone (weight 0: the match was not asked; --fit-score settles it anew)"
+    else:
+        weight = second["weight"]
+        rule = "final score: the match alone" if weight == "match" else f"final score: first stage + {weight:g} x match"
+    return f"{rule}, {second['ms_a_query']:.1f} ms a query"
 
 
 def print_matching(title: str, found: dict[str, Any]) -> None:

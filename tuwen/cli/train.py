@@ -200,11 +200,14 @@ def finish(folder: Path) -> None:
         return
     from tuwen.benchmark.measure import MeasureConfig, measure_run
     from tuwen.benchmark.report import write_report
+    from tuwen.benchmark.score import score_line, settle_score
     from tuwen.progress import bars
     from tuwen.training.config import RunConfig
 
     config = RunConfig.read(folder)
     corpus = held_out(config.corpus) if ranks(config.system) else None
+    if score := settle_score(folder):
+        print(score_line(score))
     if corpus is not None:
         with bars():
             found = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))

@@ -25,7 +25,8 @@ from tuwen.run import CONFIG, TOKENIZER, WEIGHTS, holds_run, write_provenance
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
 
-AS_PUBLISHED = {"hardness": 1.0, "score": "published"}  # settings of a second stage that was trained elsewhere
+# settings of a second stage that was trained elsewhere
+AS_PUBLISHED = {"hardness": 1.0, "score": "published", "enhanced": True}
 # parts of a system that no published file has: they start anew, teachers as copies of their students
 _ANEW = ("teacher.", "queue.", "pace.", "word_head.")
 

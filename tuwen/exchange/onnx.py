@@ -16,6 +16,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import ABOUT, FOLDER, digest
 from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
+from tuwen.tasks.metrics import DIRECTIONS
 from tuwen.training import checkpoint
 
 LARGEST = 1e-4  # most that a float32 export may differ from torch
@@ -45,16 +46,16 @@ class TextPart(nn.Module):
         return self.system.encode_texts(Texts(ids, mask, torch.zeros_like(ids[:, 0]))).pooled
 
 
-class RankPart(nn.Module):
-    """Final scores [B] of pairs from what an index keeps: tokens, states with their mask, first-stage scores [B]."""
+class MatchPart(nn.Module):
+    """Log-odds [B, H] of pairs from what an index keeps: tokens, and states with their mask."""
 
-    def __init__(self, predictor: Predictor):
+    def __init__(self, system: Any):
         super().__init__()
-        self.predictor, self.system = predictor, predictor.system
+        self.system = system
 
-    def forward(self, tokens: Tensor, states: Tensor, mask: Tensor, first: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         images, texts = Encoded(states={"last": tokens}), Encoded(states={"last": states}, state_mask=mask)
-        return self.predictor.rescored(self.system.match(images, texts), first)
+        return self.system.match(images, texts)
 
 
 def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
     model = load(run)
     folder = Path(run) / FOLDER
     folder.mkdir(exist_ok=True)
-    about: dict[str, Any] = {"weights": digest(Path(run) / WEIGHTS), "parts": {}}
+    about: dict[str, Any] = {"weights": digest(Path(run) / WEIGHTS), "parts": {}, **_score(model.predictor)}
     for name, part, inputs in _parts(model.predictor):
         try:
             part(**inputs(1))
@@ -89,6 +90,16 @@ def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
             about["parts"][f"{name}.int8"] = _compared(part, inputs, small, float("inf"))
     checkpoint.write(folder / ABOUT, json.dumps(about, indent=1) + "\n")
     return about
+
+
+def _score(predictor: Predictor) -> dict[str, Any]:
+    """How a server makes final scores of the "match" part's log-odds: the rule, and what a first-stage score of 1 is as
+    a logit for queries of either kind."""
+    if not predictor.system.matches():
+        return {}
+    with torch.no_grad():
+        logits = {way: float(predictor.system.first_logit(torch.ones(()), way)) for way in DIRECTIONS}
+    return {"final": predictor.score_rule() | {"first_logit": logits}}
 
 
 Inputs = Callable[[int], dict[str, Tensor]]
@@ -114,18 +125,17 @@ def _parts(predictor: Predictor) -> list[tuple[str, nn.Module, Inputs]]:
         ("image", ImagePart(system), pixels),
         ("text", TextPart(system), texts),
     ]
-    if system.can("match") and set(system.index_fields) <= {"pooled", "states.last"}:
+    if system.matches() and set(system.index_fields) <= {"pooled", "states.last"}:
 
         def pairs(rows: int) -> dict[str, Tensor]:
             read = texts(rows)
             images = predictor.encode(Images(pixels(rows)["pixels"]))
             sentences = predictor.encode(Texts(read["ids"], read["mask"], torch.zeros(rows, dtype=torch.int64)))
-            first = torch.linspace(-1, 1, rows)
             states, mask = sentences.states["last"], sentences.state_mask
             assert mask is not None
-            return {"tokens": images.states["last"], "states": states, "mask": mask, "first": first}
+            return {"tokens": images.states["last"], "states": states, "mask": mask}
 
-        parts.append(("rerank", RankPart(predictor), pairs))
+        parts.append(("match", MatchPart(system), pairs))
     return parts
 
 

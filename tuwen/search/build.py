@@ -87,7 +87,7 @@ def _plan(predictor: Predictor, run: str | PathLike, tokens: str | None, budget:
     system, side = predictor.system, predictor.fit.side
     blank = torch.zeros(3, side, side, dtype=torch.uint8)
     sample = predictor.pictures([Images(predictor.pixels(blank)[None])])
-    fields = system.index_fields if system.can("match") or system.can("scores") else ()
+    fields = system.index_fields if system.matches() or system.can("scores") else ()
     layout = Layout.of(fields, sample, tokens or "float16", budget)
     matrix = vectors(sample)
     width = 0 if matrix is None else matrix.shape[1]

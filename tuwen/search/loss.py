@@ -31,7 +31,7 @@ class LossProbe:
     def watch(self, ids: Sequence[str], pictures: Sequence[Picture], encoded: Encoded) -> None:
         """Called with every batch of a build."""
         system = self.predictor.system
-        again = self.layout.budget == 0 and (system.can("match") or system.can("scores"))
+        again = self.layout.budget == 0 and (system.matches() or system.can("scores"))
         if not self.layout.parts and not again:
             return
         for row, (name, picture) in enumerate(zip(ids, pictures, strict=True)):

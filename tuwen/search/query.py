@@ -93,8 +93,8 @@ class Searcher:
 
     @property
     def reranks(self) -> bool:
-        """Whether the system has a second stage."""
-        return self.system.can("match")
+        """Whether final scores read the match; where not, the first stage is all there is."""
+        return self.system.matches() and (self.predictor.weight != 0 or not self.index.about["width"])
 
     @torch.no_grad()
     def search(

@@ -47,3 +47,21 @@ def chosen_weight(hits: Tensor, share: Tensor, group: Tensor, level: float = LEV
     beats[0] = True
     recall = (hits * share).sum(1).mul(1e9).round()  # in an order of summing of its own each would be its own number
     return int(recall.masked_fill(~beats, -1.0).argmax())  # the first of equals
+
+
+def weight_name(weight: float) -> float | str:
+    """A weight as JSON and people have it: a number, or "match" for the match alone."""
+    return "match" if math.isinf(weight) else weight
+
+
+def weight_named(name: object) -> float:
+    """The weight that `weight_name` wrote.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if name == "match":
+        return math.inf
+    if isinstance(name, bool) or not isinstance(name, int | float) or not 0 <= name < math.inf:
+        raise ValueError(f"{str(name)[:40]!r} is no weight")
+    return float(name)

@@ -42,7 +42,7 @@ class R2D2Config:
     nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     ranking: bool = True
     masked_words: bool = True
-    enhanced: bool = True  # one masked text for all of the student's losses, instead of a second pass for masked words
+    enhanced: bool = False  # one masked text for all of the student's losses, as published; off: a pass of its own
     target_guided: bool = True
     feature_guided: str = "tokens"
     queue: int = 65536  # pairs

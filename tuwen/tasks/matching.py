@@ -2,7 +2,7 @@
 
 The protocol is section 6 of the zero-benchmark card: one AUC over the whole split, never averaged over batches.
 The score of a pair is the mean over matching heads of the match probability; for a system that cannot match, the
-first-stage score.
+first-stage score. The final score that ranks within a query, first stage and weight, has no part in it.
 """
 
 import time
@@ -88,7 +88,7 @@ def evaluate_matching(
         "task": "matching",
         "languages": found,
         "images": len(pictures.rows),
-        "score": "match probability" if predictor.system.can("match") else "first-stage score",
+        "score": "match probability" if predictor.system.matches() else "first-stage score",
         "labels": "the corpus's own" if labelled else "one right and one wrong text a picture",
         "note": "\n".join(f"{language} is not measured: {why}" for language, why in lacking.items()),
         "broken": dict(pictures.broken),
@@ -180,7 +180,7 @@ def _scores(
 
 def _score(predictor: Predictor, images: Encoded, texts: Encoded, image: Tensor, text: Tensor) -> Tensor:
     """[N] score of pairs (image n, text n)."""
-    if predictor.system.can("match"):
+    if predictor.system.matches():
         return predictor.match(images.select(image), texts.select(text)).sigmoid().mean(-1).cpu()
     scores = predictor.first(for_ranking(images).select(image), for_ranking(texts).select(text))
     return (scores.i2t.diagonal() + scores.t2i.diagonal()) / 2

@@ -7,7 +7,7 @@ Recalls are percent, kept exact (tables round them to 0.1).
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -41,13 +41,14 @@ class Side:
     batch_size: int
     budget: int
     rerank: bool = True
+    seconds: list[float] = field(default_factory=list)  # that the second stage took, block by block
 
     @property
     def stages(self) -> tuple[str, ...]:
         """ "first" where there are first-stage scores, "reranked" where the system can match and is asked to."""
         if not self.predictor.has_first(self.images):
             return ("reranked",)
-        return ("first", "reranked") if self.rerank and self.predictor.system.can("match") else ("first",)
+        return ("first", "reranked") if self.rerank and self.predictor.system.matches() else ("first",)
 
     @property
     def by_image(self) -> bool:
@@ -87,31 +88,41 @@ class Side:
 
         first: [Q, N] first-stage scores of the queries that begin at `start`.
         """
-        chosen = metrics.top(first, self.depth)
-        query = torch.arange(len(first))[:, None].expand_as(chosen).flatten()
-        item, near = chosen.flatten(), first.gather(1, chosen).flatten()
-        final = torch.cat(
-            [
-                self._final(query[part] + start, item[part], near[part])
-                for part in torch.arange(len(item)).split(self.batch_size)
-            ]
-        )
-        filler = min(FILLER, float(final.min()) - 1)  # below all, also where a log-odds falls under FILLER
-        return torch.full_like(first, filler).scatter_(1, chosen, final.view(chosen.shape))
+        near = metrics.top(first, self.depth)
+        return self.rescored(first, near, self.log_odds(near, start))
 
-    def _final(self, query: Tensor, item: Tensor, first: Tensor) -> Tensor:
+    def log_odds(self, near: Tensor, start: int) -> Tensor:
+        """[Q, K, H] float32 of the queries that begin at `start`, each with K items near [Q, K]."""
+        query, item = torch.arange(start, start + len(near))[:, None].expand_as(near).flatten(), near.flatten()
         image, text = (query, item) if self.by_image else (item, query)
-        return self.predictor.final(self.images.select(image), self.texts.select(text), first)
+        parts = [
+            self.predictor.match(self.images.select(image[part]), self.texts.select(text[part])).cpu()
+            for part in torch.arange(len(item)).split(self.batch_size)
+        ]
+        return torch.cat(parts).unflatten(0, near.shape)
+
+    def rescored(self, first: Tensor, near: Tensor, log_odds: Tensor, weight: float | None = None) -> Tensor:
+        """`reranked` from the log-odds [Q, K, H] of the items near [Q, K]; weight: in place of the predictor's."""
+        predictor = self.predictor if weight is None else replace(self.predictor, weight=weight)
+        final = predictor.rescored(log_odds.flatten(0, 1), first.gather(1, near).flatten(), self.direction)
+        filler = min(FILLER, float(final.min()) - 1)  # below all, also where a log-odds falls under FILLER
+        return torch.full_like(first, filler).scatter_(1, near, final.view(near.shape))
 
     def final(self, start: int, stop: int) -> Tensor:
         """[stop - start, N] scores of the queries by the last stage there is."""
         first = self.first(start, stop)
-        return self.reranked(first, start) if "reranked" in self.stages else first
+        return self.reranked(first, start) if self.reads_match else first
+
+    @property
+    def reads_match(self) -> bool:
+        """Whether the last stage differs from the first."""
+        return "reranked" in self.stages and self.predictor.reranks(self.images)
 
     def ranks(self, truth: Relevance) -> dict[str, np.ndarray]:
         """Rank of each query's best relevant item, [Q] int64, by stage ("first", "reranked").
 
-        A query whose relevant items were all shut out of re-ranking has rank MISSED.
+        By the paper's own score a query whose relevant items were all shut out of re-ranking has rank MISSED, as
+        published; by the fitted one what is not re-ranked follows in the order of the first stage.
         """
         out = {stage: np.empty(len(truth), dtype=np.int64) for stage in self.stages}
         blocks = list(metrics.blocks(len(truth), self.items * self.weight, self.budget))
@@ -122,9 +133,17 @@ class Side:
             if "first" in out:
                 out["first"][start:stop] = ranked
             if "reranked" in out:
-                rank = metrics.block_ranks(self.reranked(first, start), *pairs).numpy()
-                out["reranked"][start:stop] = np.where(rank >= self.depth, MISSED, rank)
+                began = time.monotonic()
+                out["reranked"][start:stop] = self.final_rank(first, start, pairs, ranked)
+                self.seconds.append(time.monotonic() - began)
         return out
+
+    def final_rank(self, first: Tensor, start: int, pairs: tuple[Tensor, Tensor], first_rank: Tensor) -> Tensor:
+        """[Q] int64 rank of each query's best relevant item by the final score; pairs: the relevant ones."""
+        if not self.reads_match:
+            return first_rank
+        rank = metrics.block_ranks(self.reranked(first, start), *pairs)
+        return torch.where(rank >= self.depth, MISSED if self.predictor.weight is None else first_rank, rank)
 
 
 @dataclass(frozen=True)
@@ -188,24 +207,29 @@ def retrieve(
     galleries = {language: corpus.gallery(language, limit) for language in measured(predictor, corpus, languages)}
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     out: dict = {"languages": {}}
-    ranks, answers = {}, []
+    ranks, answers, seconds, queries = {}, [], 0.0, 0
     with predictor.evaluating():
         pictures = encode_pictures(predictor, corpus, rows, batch_size)
         for language, gallery in galleries.items():
             if not gallery.texts:
                 raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {language!r} to search by")
             texts = encode_captions(predictor, gallery.texts, batch_size)
-            images, truth, kept = _pictures_of(gallery, pictures)
+            images, truth, kept = pictures_of(gallery, pictures)
             sides = {way: Side(predictor, images, texts, way, top_k, batch_size, budget, rerank) for way in DIRECTIONS}
             truths = {"image_to_text": truth.transpose(), "text_to_image": truth}
             by_way = {way: sides[way].ranks(truths[way]) for way in directions}
             stages = sides[directions[0]].stages
             ranks[language] = {stage: {way: by_way[way][stage] for way in directions} for stage in stages}
             out["languages"][language] = _summary(ranks[language], truths, directions)
+            seconds += sum(sum(sides[way].seconds) for way in directions)
+            queries += sum(len(truths[way]) for way in directions)
             answers += _answers(sides["text_to_image"], gallery, truth, kept, samples)
     out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
     out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
-    return Retrieval(_described(out, predictor, corpus, pictures, top_k), ranks, answers)
+    about = _described(out, predictor, corpus, pictures, top_k)
+    if rerank and predictor.system.matches():
+        about["second_stage"] = {**predictor.score_rule(), "ms_a_query": round(1000 * seconds / max(1, queries), 3)}
+    return Retrieval(about, ranks, answers)
 
 
 def _check(top_k: int, directions: Sequence[str]) -> None:
@@ -215,7 +239,7 @@ def _check(top_k: int, directions: Sequence[str]) -> None:
         raise UserError(f"top_k is {top_k}; give at least 1")
 
 
-def _pictures_of(gallery: Gallery, pictures: Pictures) -> tuple[Encoded, Relevance, np.ndarray]:
+def pictures_of(gallery: Gallery, pictures: Pictures) -> tuple[Encoded, Relevance, np.ndarray]:
     """The readable pictures of a gallery in its order, the truth over them, and their corpus rows."""
     place = {int(row): position for position, row in enumerate(pictures.rows)}
     kept = np.array([row for row in gallery.rows if row in place], dtype=np.int64)
@@ -232,6 +256,8 @@ def _summary(ranks: dict[str, dict[str, np.ndarray]], truths: dict[str, Relevanc
         if stage in ranks:
             out[stage] = {direction: metrics.recalls(ranks[stage][direction]) for direction in directions}
             out[stage]["mean_recall"] = metrics.mean_recall(out[stage])
+    if len(ranks) == 2:
+        out["gain"] = out["reranked"]["mean_recall"] - out["first"]["mean_recall"]  # of the second stage, in points
     out["chance"] = {direction: metrics.chance(truths[direction]) for direction in directions}
     out["chance"]["mean_recall"] = metrics.mean_recall(out["chance"])
     asked = {direction: int((np.diff(truths[direction].start) > 0).sum()) for direction in directions}
@@ -259,4 +285,4 @@ def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: Pi
     about = {"system": predictor.name, "corpus": corpus.name, "split": corpus.split, "task": "retrieval", **metrics}
     if not predictor.has_first(pictures.encoded):
         return about | {"note": "no first stage: every picture was matched with every text"}
-    return about | {"top_k": top_k} if predictor.system.can("match") else about
+    return about | {"top_k": top_k} if predictor.system.matches() else about

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ from tuwen.run import EVENTS, METRICS
 from tuwen.training import checkpoint
 
 PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "tokenizers", "safetensors", "pyarrow")
+NOTHING = 0.02  # least gain of a matching that has learnt anything, see `tuwen.objectives.matching.matching_gain`
+NOTHING_LEARNT = (
+    "its matching ended within 2 % of what guessing gives: the cross encoder has learnt nothing, and is not re-ranked"
+)
 PLAIN_SECONDS = 10.0  # between progress lines where standard error is no terminal
 
 
@@ -81,6 +85,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def learnt_nothing(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run's matching ended within 2 % of the loss of who guesses by the shares of its labels."""
+    gains = [record["metrics"]["matching_gain"] for record in records if "matching_gain" in record.get("metrics", {})]
+    last = [gain for gain in gains[-10:] if gain is not None]
+    return bool(last) and sum(last) / len(last) < NOTHING
 
 
 class Rates:

@@ -22,6 +22,7 @@ from tuwen.errors import UserError, reason_of
 from tuwen.predictor import Predictor
 from tuwen.run import (
     CONFIG,
+    METRICS,
     SKIPPED,
     START,
     STATE,
@@ -369,6 +370,8 @@ class _Trainer:
         }
         write_provenance(self.run, provenance(self.run) | {"finished": done})
         self.line.say(f"done: {self.total} steps, {done['pairs_per_second']} pairs/s; {self.run}")
+        if log.learnt_nothing(log.read_metrics(self.run / METRICS)):
+            self.line.say(log.NOTHING_LEARNT)
         self._tell_data()
 
     def _tell_data(self) -> None:

@@ -139,8 +139,8 @@ def opened(url, language="en-US"):
 @pytest.mark.parametrize(
     ("language", "query", "placeholder", "ready", "first"),
     [
-        ("zh-CN", "一只红色的鸟", "描述要找的图片", "共 31 张图片", "初排"),
-        ("en-US", "a red bird", "Describe what you look for", "31 pictures", "first"),
+        ("zh-CN", "一只红色的鸟", "描述要找的图片", "共 31 张图片；按论文的规则精排", "初排"),
+        ("en-US", "a red bird", "Describe what you look for", "31 pictures; re-ranked as published", "first"),
     ],
 )
 def test_search_in_the_browser_s_language(url, language, query, placeholder, ready, first):

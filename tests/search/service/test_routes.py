@@ -89,6 +89,7 @@ def test_what_is_searched(client):
     about = client.get("/index").json()
     assert about["pictures"] == COUNT
     assert about["system"] == "r2d2"
+    assert about["second_stage"] == {"score": "published"}
     assert about["columns"]["price"] == {"kind": "number", "values": [], "min": 0.0, "max": COUNT - 1.0}
     assert sorted(about["columns"]["shelf"]["values"]) == ["a", "b", "c"]
     assert sorted(about["columns"]["tags"]["values"]) == ["a", "t0", "t1"]

@@ -50,7 +50,7 @@ function clearResults() {
   found = null;
   part("results").replaceChildren();
   part("more").hidden = part("command").hidden = true;
-  say(about ? said("ready", about.pictures) : "");
+  say(about ? said("ready", about.pictures) + said("stages", about.second_stage) : "");
 }
 
 function showResults() {

@@ -7,6 +7,8 @@ const WORDS = {
     curl: "The same search with curl", drop: "Drop the picture here", words: "Where the words matched",
     first: "first", score: "final", similar: "Similar", other: "中文",
     ready: (n) => `${n.toLocaleString("en")} pictures`,
+    stages: (second) => !second ? "; first stage alone" : second.score === "published" ? "; re-ranked as published"
+      : `; re-ranked, the match weighs ${second.weight === "match" ? "all" : second.weight}`,
     found: (n, ms) => `${n} result${n === 1 ? "" : "s"} in ${ms} ms`, none: "Nothing found",
     incomplete: "time ran out before all were re-ranked", like: "Pictures like the chosen one",
     searching: "Searching…", busy: "The service is busy; trying again…", unreachable: "The service does not answer",
@@ -19,6 +21,8 @@ const WORDS = {
     curl: "用 curl 进行同样的搜索", drop: "把图片放在这里", words: "各词在图中匹配的位置",
     first: "初排", score: "精排", similar: "相似图片", other: "English",
     ready: (n) => `共 ${n.toLocaleString("zh")} 张图片`,
+    stages: (second) => !second ? "；只用初排" : second.score === "published" ? "；按论文的规则精排"
+      : `；精排，匹配的权重：${second.weight === "match" ? "只用匹配" : second.weight}`,
     found: (n, ms) => `${n} 个结果，用时 ${ms} 毫秒`, none: "没有找到",
     incomplete: "时间已到，未全部精排", like: "与所选图片相似的图片",
     searching: "正在搜索…", busy: "服务繁忙，正在重试…", unreachable: "服务没有响应",

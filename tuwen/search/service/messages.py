@@ -157,6 +157,7 @@ class About(BaseModel):
         {
             "pictures": 2000,
             "system": "r2d2",
+            "second_stage": {"score": "fitted", "weight": 1.0},
             "columns": {
                 "category": {"kind": "text", "values": ["bird", "cat"]},
                 "price": {"kind": "number", "min": 1.5, "max": 99.0},
@@ -165,6 +166,7 @@ class About(BaseModel):
     )
     pictures: int
     system: str
+    second_stage: Mapping[str, Any] | None = Field(description="how final scores are made; null: by the first stage")
     columns: Mapping[str, Column] = Field(description="that can be filtered by")
 
 

@@ -72,6 +72,7 @@ def about(service: Here) -> messages.About:
     index = service.searcher.index
     return messages.About.model_validate(
         {"pictures": len(index), "system": index.about["system"], "columns": service.columns()}
+        | {"second_stage": index.predictor.score_rule() if service.searcher.reranks else None}
     )
 
 
