@@ -2,11 +2,11 @@
 
     python benchmarks/second_stage.py --out /tmp/ladder --steps 420 840 1680
 
-For every system and number of steps one comparison of its own in OUT/STEPS/SYSTEM (a run's rate falls to its end, so a longer run is no
-continuation of a shorter one). What is trained is kept, what was stopped goes on, so the same call climbs further. Each
-rung goes into the results as soon as it is measured: mean recall by the first stage and re-ranked, the weight that was
-fitted, the gain with its 95 % interval (bootstrap over queries), the chance that a right candidate's log-odds stand
-above a wrong one's of the same query (AUC), seconds.
+For every system and number of steps one comparison of its own in OUT/STEPS/SYSTEM (a run's rate falls to its end, so a
+longer run is no continuation of a shorter one). What is trained is kept, what was stopped goes on, so the same call
+climbs further. Each rung goes into the results as soon as it is measured: mean recall by the first stage and re-ranked,
+the weight that was fitted, the gain with its 95 % interval (bootstrap over queries), the chance that a right
+candidate's log-odds stand above a wrong one's of the same query (AUC), seconds.
 """
 
 import argparse
