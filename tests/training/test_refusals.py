@@ -2,9 +2,11 @@
 
 import errno
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.training import toy
 from tests.training.test_resume import same, stop_after
@@ -12,7 +14,7 @@ from tuwen import systems
 from tuwen.config import override
 from tuwen.data.corpus import Record
 from tuwen.errors import UserError
-from tuwen.run import provenance
+from tuwen.run import finished, provenance
 from tuwen.training import checkpoint, log, loop
 from tuwen.training.config import RunConfig
 from tuwen.training.signals import Interrupted
@@ -136,7 +138,7 @@ def test_a_tuned_run_knows_its_languages_by_their_places(tmp_path):
     seen = {}
 
     def evaluate(trained, step):
-        seen[step] = trained.languages
+        seen[step] = trained.predictor.languages
         return {}
 
     config = toy.config(train__steps=1, init=str(tmp_path / "first"))
@@ -144,3 +146,25 @@ def test_a_tuned_run_knows_its_languages_by_their_places(tmp_path):
     assert seen[1] == ("en", "zh", "de")
     assert provenance(tmp_path / "next")["corpus"]["languages"] == ["en", "zh", "de"]
     assert json.loads((tmp_path / "next/provenance.json").read_text())["corpus"]["name"] == "memory"
+
+
+def test_a_corpus_that_is_gone_is_told_with_the_option_that_names_its_new_place(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    for n in range(8):
+        Image.new("RGB", (8, 8), (20 * n, 0, 0)).save(tmp_path / "there" / f"{n}.png")
+        (tmp_path / "there" / f"{n}.txt").write_text(f"red {n}")
+    config = replace(toy.config(train__batch_size=4), corpus=str(tmp_path / "there"))
+    monkeypatch.setattr(loop.parallel, "any_true", lambda *_: True)
+    with pytest.raises(Interrupted):
+        loop.train(config, tmp_path / "run", quiet=True)
+    (tmp_path / "there").rename(tmp_path / "moved")
+    told = rf"there: no such.*`tuwen train --resume {tmp_path}/run --corpus ITS-NEW-PLACE`"
+    with pytest.raises(UserError, match=told) as caught:
+        loop.resume(tmp_path / "run", quiet=True)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no such file") as caught:  # a new run has nothing that could be moved
+        loop.train(config, tmp_path / "other", quiet=True)
+    assert "--resume" not in str(caught.value)
+    monkeypatch.setattr(loop.parallel, "any_true", lambda *_: False)
+    loop.resume(tmp_path / "run", quiet=True, moved=str(tmp_path / "moved"))
+    assert finished(tmp_path / "run")

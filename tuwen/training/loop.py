@@ -127,8 +127,18 @@ def _run(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with parallel.group(place):
-        pairs = open_corpus(config.corpus, "train", config.data.on_bad) if corpus is None else corpus
-        others = {name: open_corpus(where, "train", config.data.on_bad) for name, where in config.data.sources.items()}
+        try:
+            pairs = open_corpus(config.corpus, "train", config.data.on_bad) if corpus is None else corpus
+            others = {
+                name: open_corpus(where, "train", config.data.on_bad) for name, where in config.data.sources.items()
+            }
+        except UserError as error:
+            if new:
+                raise
+            raise UserError(
+                f"{error}; if the run's corpus was moved, go on with `tuwen train --resume {run} --corpus "
+                f"ITS-NEW-PLACE` (further sources are named in {run / CONFIG})"
+            ) from None
         _Trainer(run, config, evaluate, {PAIRS: pairs, **others}, place, quiet, new).go()
     return run
 
