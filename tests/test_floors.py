@@ -20,13 +20,13 @@ FLOORS = {
     "systems": 3,
     "predictor": 4,
     "tasks": 5,
-    "training": 5,
     "explain": 5,
-    "model": 6,
-    "search": 7,
-    "benchmark": 7,
-    "exchange": 7,
-    "cli": 8,
+    "training": 6,
+    "model": 7,
+    "search": 8,
+    "benchmark": 8,
+    "exchange": 8,
+    "cli": 9,
 }
 FREE = {"errors", "config", "outputs", "progress", "run"}  # below every floor
 CLASHING = {"torchvision", "timm", "open_clip"}  # with the CPU build

@@ -98,12 +98,12 @@ def test_the_head_is_one_module_and_the_control_has_two_that_start_equal():
     """Card, check 1; experiment E1."""
     shared, separate = build("cookie"), build("cookie", shared=False)
     names = [name for name, _ in shared.named_parameters() if "head" in name]
-    assert len(names) == len(parts(shared, "head"))
-    for part, twin in (("head", "text_head"), ("projection", "text_projection")):
+    assert len(names) == len(parts(shared, "shared_head"))
+    for part, twin in (("shared_head", "text_head"), ("projection", "text_projection")):
         for a, b in zip(parts(separate, part), parts(separate, twin), strict=True):
             assert a is not b
             assert torch.equal(a, b)
-    for a, b in zip(parts(shared, "head"), parts(separate, "head"), strict=True):
+    for a, b in zip(parts(shared, "shared_head"), parts(separate, "shared_head"), strict=True):
         assert torch.equal(a, b)
 
 
@@ -111,20 +111,20 @@ def test_both_paths_read_alike_what_is_alike():
     """Card, check 2: the same tokens through either path, no mask, give the same bits."""
     system = shaken(build("cookie")).eval()
     x = torch.randn(3, 7, system.config.width, dtype=torch.float64)
-    one = system.read(x, None, None, system.head, system.projection)
-    other = system.read(x, torch.ones(3, 7, dtype=torch.bool), None, system.head, system.projection)
+    one = system.read(x, None, None, system.shared_head, system.projection)
+    other = system.read(x, torch.ones(3, 7, dtype=torch.bool), None, system.shared_head, system.projection)
     torch.testing.assert_close(one.pooled, other.pooled, rtol=0, atol=1e-12)
 
 
 def test_gradient_of_the_head_is_the_sum_over_both_paths():
     """Card, check 3."""
     system, batch = shaken(build("cookie", pictures=0.0, texts=0.0)), twofold()
-    found = torch.autograd.grad(system(batch, PROGRESS).total, parts(system, "head"))
+    found = torch.autograd.grad(system(batch, PROGRESS).total, parts(system, "shared_head"))
     sums = [torch.zeros_like(x) for x in found]
     for name in ("images", "texts"):
         encoded = system.encode(batch, PROGRESS)
         encoded = {key: value if key == name else value.detach() for key, value in encoded.items()}
-        one = torch.autograd.grad(system.losses(encoded, batch, PROGRESS).total, parts(system, "head"))
+        one = torch.autograd.grad(system.losses(encoded, batch, PROGRESS).total, parts(system, "shared_head"))
         sums = [a + b for a, b in zip(sums, one, strict=True)]
     for a, b in zip(found, sums, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
@@ -162,7 +162,7 @@ def test_no_layers_make_a_pooled_dual_encoder():
     """Card, check 10."""
     system, batch = shaken(build("cookie", layers=0, readout="mean")), example()
     x = system.encoders["image"](batch.images.pixels)
-    x = system.head.norm(system.image_norm(system.image_input(x))).mean(1)
+    x = system.shared_head.norm(system.image_norm(system.image_input(x))).mean(1)
     want = torch.nn.functional.normalize(system.projection(x), dim=1)
     torch.testing.assert_close(system.encode_images(batch.images).pooled, want)
 
@@ -191,7 +191,7 @@ def test_encoders_are_called_once_a_picture_and_once_a_text():
     """Card, check 12: never once a pair."""
     system, batch = build("cookie").eval(), example()
     calls = []
-    system.head.register_forward_hook(lambda *_: calls.append(1))
+    system.shared_head.register_forward_hook(lambda *_: calls.append(1))
     images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
     system.scores(images, texts)
     assert len(calls) == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.systems.common import VOCABULARY, example
-from tuwen import cli, systems
+from tuwen import cli, systems, tasks
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
 from tuwen.nn.patch_codes import CodeEncoder, CodesConfig, load_codes, map_pixels
@@ -110,6 +110,6 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
 
 
 def test_a_tokenizer_of_pictures_ranks_nothing():
-    assert systems.tasks_of(systems.find("dvae")) == ()
+    assert tasks.of_system(systems.find("dvae")) == ()
     with pytest.raises(UserError, match="dvae cannot do retrieval"):
-        systems.refuse_impossible("dvae", "retrieval")
+        tasks.able("dvae", "retrieval")

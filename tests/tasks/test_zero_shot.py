@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.tasks.stub import ready
-from tuwen.cli.evaluate import print_found
+from tuwen.cli.evaluate import print_measured
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.scenes.things import THINGS
@@ -99,7 +99,7 @@ def test_a_system_that_knows_is_right_in_both_languages(kind, tokenizer, capsys)
         one = found["languages"][language]
         assert (one["top1"], one["top5"], one["mean_per_class"], one["prompts"]) == (100, 100, 100, 3)
         assert one["chance"] == pytest.approx(100 / 3)
-    print_found(found)
+    print_measured(found)
     assert "100.0" in capsys.readouterr().out
 
 
@@ -197,6 +197,6 @@ def test_what_a_reader_must_know_is_noted(tokenizer, tmp_path, capsys):
         "left out: 1 pictures without one class",
         "in en several classes have one name, and the first is always taken: red (0, 3)",
     ]
-    print_found(found)
+    print_measured(found)
     assert capsys.readouterr().out.endswith(found["note"] + "\n")
     assert evaluate_zero_shot(knowing(tokenizer), Squares())["note"] == ""

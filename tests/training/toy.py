@@ -10,15 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tuwen import systems
+from tuwen import systems, tasks
 from tuwen.config import override
+from tuwen.data.batch import Images
 from tuwen.data.corpus import Corpus, Record
 from tuwen.data.gather import first_row, gather
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import unit
 from tuwen.nn.transformer import Stack
-from tuwen.systems.system import Losses, System
+from tuwen.systems.system import Head, Losses, Needs, System
+from tuwen.tasks.task import Task, TaskConfig
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
 from tuwen.training.config import RunConfig
@@ -141,18 +143,128 @@ class Memory(Corpus):
         return torch.from_numpy(self.colours[row]).repeat_interleave(8, 1).repeat_interleave(8, 2)
 
 
+class Redder(Corpus):
+    """Rows of a memory, labelled by whether the first quarter's red is at least a threshold."""
+
+    def __init__(self, inner: Memory, threshold: int):
+        self.inner, self.threshold = inner, threshold
+        self.name, self.split, self.languages = inner.name, inner.split, inner.languages
+        self.fingerprint = f"{inner.fingerprint}-red-{threshold}"
+
+    def __len__(self):
+        return len(self.inner)
+
+    def record(self, row):
+        return replace(
+            self.inner.record(row), columns={"label": int(self.inner.colours[row, 0, 0, 0] >= self.threshold)}
+        )
+
+    def image(self, row):
+        return self.inner.image(row)
+
+
+@dataclass(frozen=True)
+class RedConfig(TaskConfig):
+    """threshold: the training split's median, which `prepare` fixes. elder, painter: whether there are such roles."""
+
+    threshold: int = 0
+    elder: bool = False
+    painter: bool = False
+
+
+class Red(Task):
+    """Is the first quarter red, given picture and text?"""
+
+    what, why, metric = "is a quarter red", "both towers are read", "accuracy"
+    needs = ("fuse", "encode_images encode_texts")
+    Config = RedConfig
+
+    @classmethod
+    def name(cls):
+        return "red"
+
+    def prepare(self, corpus):
+        return replace(self.config, threshold=int(np.median(corpus.colours[:, 0, 0, 0])))
+
+    def rows(self, corpus, split):
+        return Redder(corpus, self.config.threshold)
+
+    def head(self, system):
+        return RedHead(self.config)
+
+    def measure(self, predictor, head, corpus, **options):
+        rows = range(len(corpus))
+        images = torch.stack([predictor.pixels(corpus.image(row)) for row in rows])
+        encoded = (
+            predictor.pictures([Images(images)]),
+            predictor.texts([corpus.record(row).texts["en"][0] for row in rows]),
+        )
+        labels = torch.tensor([corpus.record(row).columns["label"] for row in rows])
+        right = (head.logits(*encoded) > 0) == labels.bool()
+        return {"system": predictor.name, "task": "red", "accuracy": float(right.float().mean())}
+
+
+class RedHead(Head):
+    """A logit from both vectors; drawn to a momentum copy's, an elder's match and a painter's picture vectors."""
+
+    momentum = ("image",)
+
+    def __init__(self, config: RedConfig):
+        super().__init__()
+        self.logit = nn.Linear(2 * WIDTH, 1)
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.teachers = {"elder": "match"} if config.elder else {}
+        self.teachers |= {"painter": "encode_images"} if config.painter else {}
+
+    def needs(self):
+        return Needs(columns=("label",))
+
+    def begin(self, system):
+        with torch.no_grad():
+            self.scale.copy_(system.temperature)
+
+    def before_step(self, system, progress):
+        self.teacher.update(system, progress.step)
+
+    def after_step(self, system, keep, progress):
+        system.keeps.append(keep["index"])
+
+    def logits(self, images, texts):
+        return self.logit(torch.cat([images.pooled, texts.pooled], 1))[:, 0] * (1 + self.scale)
+
+    def losses(self, system, batch, progress):
+        images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
+        logits, labels = self.logits(images, texts), batch.columns["label"].float()
+        with torch.no_grad():
+            taught = unit(self.teacher.image(system.quarters(batch.images)))
+        terms = {
+            "label": F.binary_cross_entropy_with_logits(logits, labels),
+            "copy": (images.pooled - taught).pow(2).sum(1).mean(),
+        }
+        for role, teacher in system.roles.items():
+            with torch.no_grad():
+                if role == "elder":
+                    pair = teacher.encode_images(batch.images), teacher.encode_texts(batch.texts)
+                    target = teacher.match(*pair)[:, 0]
+                else:
+                    target = teacher.encode_images(batch.images.view(role)).pooled.sum(1)
+            terms[role] = (logits - target).pow(2).mean()
+        return Losses(terms, {"index": batch.index})
+
+
 @contextlib.contextmanager
 def registered():
-    """`systems.find` knows the toy while this lasts."""
-    before = systems.find
-    systems.find = lambda name: Toy if name == "toy" else before(name)
+    """`systems.find` and `tasks.find` know the toys while this lasts."""
+    before = systems.find, tasks.find
+    systems.find = lambda name: Toy if name == "toy" else before[0](name)
+    tasks.find = lambda name: Red if name == "red" else before[1](name)
     try:
         yield
     finally:
-        systems.find = before
+        systems.find, tasks.find = before
 
 
-def config(**changes) -> RunConfig:
+def config(task: str | None = None, **changes) -> RunConfig:
     """A run of 13 steps of 8 of 40 rows, 5 an epoch; names as in train__lr=1e-3."""
     base = {
         "train.steps": 13,
@@ -167,7 +279,7 @@ def config(**changes) -> RunConfig:
         "tokenizer.size": 64,
     }
     with registered():
-        made = RunConfig.of("toy", "tiny", "memory")
+        made = RunConfig.of("toy", "tiny", "memory", task=task)
         return override(made, base | {name.replace("__", "."): value for name, value in changes.items()})
 
 
@@ -181,7 +293,7 @@ def main(action: str, run: str, *settings: str) -> None:
     print("ready", flush=True)
     with registered():
         if action == "train":
-            train(override(config(), changes), run, corpus=corpus, quiet=True)
+            train(override(config(changes.pop("task", None)), changes), run, corpus=corpus, quiet=True)
         else:
             resume(run, corpus=corpus, quiet=True)
 

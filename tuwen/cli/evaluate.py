@@ -52,11 +52,11 @@ def run(args) -> None:
         options["classes"] = args.classes
     with only_json(args.json):
         score = fit(args) if args.fit_score else None
-        found = measure(args.run_folder, args.corpus, args.split, args.task, options) if args.task else None
+        measured = measure(args.run_folder, args.corpus, args.split, args.task, options) if args.task else None
     if args.json:
-        print_json(found or score or {})
-    elif found:
-        print_found(found)
+        print_json(measured or score or {})
+    elif measured:
+        print_measured(measured)
 
 
 def fit(args) -> dict[str, Any]:
@@ -74,12 +74,11 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
     from tuwen.data.open import open_corpus, splits_of
     from tuwen.model import load
     from tuwen.progress import bars
-    from tuwen.systems import refuse_impossible
     from tuwen.training.parallel import device
 
-    evaluate = tasks.find(task)
+    tasks.find(task)
     model = load(run_folder, device=str(device("auto")))
-    refuse_impossible(model.config.system, task)
+    chosen = tasks.able(model.config.system, task)(model.config.task if model.config.task_name == task else None)
     try:
         corpus = open_corpus(location, split or "test", "skip")
     except UserError:
@@ -87,51 +86,29 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
         if len(splits) != 1 or splits == ("test",):
             raise
         corpus = open_corpus(location, splits[0], "skip")
+    head = model.system.head if model.config.task_name == task else None
     with bars():
-        found = evaluate(model.predictor, corpus, **options)
+        measured = chosen.measure(model.predictor, head, chosen.rows(corpus, corpus.split), **options)
     unknown = [language for language in corpus.languages if language not in model.languages]
     if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
         what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"
-        found["note"] = "\n".join(filter(None, (found.get("note"), what)))
-    return found
+        measured["note"] = "\n".join(filter(None, (measured.get("note"), what)))
+    return measured
 
 
-def print_found(found: dict[str, Any]) -> None:
-    """A task's figures as a table; those of a task without one as JSON."""
-    printers = {
-        "retrieval": print_retrieval,
-        "matching": print_matching,
-        "zero_shot": print_zero_shot,
-        "grounding": print_grounding,
-        "captioning": print_captioning,
-        "translation": print_translation,
-    }
-    printer = printers.get(found.get("task", ""))
-    if printer is None:
-        print_json(found)
-        return
-    printer(f"{found['system']} on {found['corpus']}, {found['split']} split: {found['task']}", found)
-    if found["broken"]:
-        print("left out: " + ", ".join(f"{count} {reason}" for reason, count in found["broken"].items()))
-    for line in filter(None, (found.get("note") or "").split("\n")):
+def print_measured(measured: dict[str, Any]) -> None:
+    """A task's figures as a table."""
+    remark, head, rows = tasks.find(measured["task"])().table(measured)
+    about = f"{measured['system']} on {measured['corpus']}, {measured['split']} split: {measured['task']}, {remark}"
+    print_table(about, head, rows)
+    if "second_stage" in measured:
+        gained = {name: by["gain"] for name, by in measured["languages"].items() if "gain" in by}
+        gains = ", ".join(f"{points:+.1f} {language}" for language, points in gained.items())
+        print(f"{rule_line(measured['second_stage'])}; gain in points of mean recall: {gains or '-'}")
+    if measured.get("broken"):
+        print("left out: " + ", ".join(f"{count} {reason}" for reason, count in measured["broken"].items()))
+    for line in filter(None, (measured.get("note") or "").split("\n")):
         print_line(line)
-
-
-def print_retrieval(title: str, found: dict[str, Any]) -> None:
-    cuts = ("r1", "r5", "r10")
-    head = ("language", "stage", *(f"{way} R@{cut[1:]}" for way in ("i2t", "t2i") for cut in cuts), "mean")
-    rows = []
-    for language, stages in found["languages"].items():
-        for stage in ("first", "reranked", "chance"):
-            if stage in stages:
-                ways = [stages[stage].get(way, {}) for way in ("image_to_text", "text_to_image")]
-                recalls = [f"{way[cut]:.1f}" if cut in way else "-" for way in ways for cut in cuts]
-                rows.append((language, stage, *recalls, f"{stages[stage]['mean_recall']:.1f}"))
-    print_table(f"{title}, {found['images']} images, {found['texts']} texts, recall in percent", head, rows)
-    if "second_stage" in found:
-        languages = found["languages"].items()
-        gains = ", ".join(f"{stages['gain']:+.1f} {language}" for language, stages in languages if "gain" in stages)
-        print(f"{rule_line(found['second_stage'])}; gain in points of mean recall: {gains or '-'}")
 
 
 def rule_line(second: dict[str, Any]) -> str:
@@ -144,46 +121,3 @@ def rule_line(second: dict[str, Any]) -> str:
         weight = second["weight"]
         rule = "final score: the match alone" if weight == "match" else f"final score: first stage + {weight:g} x match"
     return f"{rule}, {second['ms_a_query']:.1f} ms a query"
-
-
-def print_matching(title: str, found: dict[str, Any]) -> None:
-    rows = [(language, f"{one['auc']:.3f}", str(one["pairs"])) for language, one in found["languages"].items()]
-    print_table(f"{title}, by {found['score']}; {found['labels']}", ("language", "ROC-AUC", "pairs"), rows)
-
-
-def print_zero_shot(title: str, found: dict[str, Any]) -> None:
-    cells = ("top1", "top5", "mean_per_class", "chance")
-    rows = [
-        (language, *(f"{one[cell]:.1f}" for cell in cells), str(one["prompts"]))
-        for language, one in found["languages"].items()
-    ]
-    head = ("language", "top-1", "top-5", "mean per class", "chance", "prompts")
-    print_table(f"{title}, {found['images']} images of {found['classes']} classes, percent", head, rows)
-
-
-def print_captioning(title: str, found: dict[str, Any]) -> None:
-    scores = ("cider_d", "bleu_4", "rouge_l")
-    rows = []
-    for language, one in found["languages"].items():
-        rows.append((language, "made", *(f"{one[name]:.3f}" for name in scores), f"{100 * one['exact']:.1f}%"))
-        rows.append((language, "shuffled", *(f"{one['shuffled'][name]:.3f}" for name in scores), ""))
-    head = ("language", "captions", "CIDEr-D", "BLEU-4", "ROUGE-L", "word for word")
-    print_table(f"{title}, {found['images']} pictures, {found['method']}", head, rows)
-
-
-def print_translation(title: str, found: dict[str, Any]) -> None:
-    rows = [
-        (pair, name.replace("_", " "), f"{one[name]['bleu']:.1f}", f"{one[name]['chrf']:.1f}")
-        for pair, one in found["pairs"].items()
-        for name in ("with_picture", "without_picture", "wrong_picture")
-    ]
-    print_table(f"{title}, {found['method']}", ("languages", "read", "BLEU", "chrF"), rows)
-
-
-def print_grounding(title: str, found: dict[str, Any]) -> None:
-    rows = []
-    for language, one in found["languages"].items():
-        for name, marks in ((found["system"], one), ("centre box", one["centre"]), ("whole picture", one["whole"])):
-            rows.append((language, name, *(f"{marks[key]:.1f}" for key in ("pointing", "iou", "iou50"))))
-    head = ("language", "box", "pointing", "IoU", "IoU >= 0.5")
-    print_table(f"{title}, {found['images']} images, in percent", head, rows)

@@ -9,7 +9,7 @@ from tuwen.cli.parser import add_command
 EXAMPLES = """\
   tuwen systems
   tuwen systems r2d2
-  tuwen systems --task vqa
+  tuwen systems --task captioning
   tuwen systems --json"""
 
 
@@ -23,7 +23,8 @@ def add_to(commands) -> None:
 
 def describe(name: str) -> dict[str, Any]:
     """Everything the registry knows of a system, ready for JSON."""
-    from tuwen.systems import find, tasks_of
+    from tuwen import tasks
+    from tuwen.systems import find
     from tuwen.systems.survey.axes import DATASETS, OBJECTIVES
 
     system = find(name)
@@ -34,19 +35,19 @@ def describe(name: str) -> dict[str, Any]:
             key: {"what": OBJECTIVES[key].what, "requires": sorted(OBJECTIVES[key].requires)} for key in objectives
         }
         found["axes"]["data"] = {key: DATASETS[key].what for key in data}
-    return found | {"tasks": list(tasks_of(system)), "capabilities": list(system.capabilities())}
+    return found | {"tasks": list(tasks.of_system(system)), "capabilities": list(system.capabilities())}
 
 
 def run(args) -> None:
-    from tuwen.systems import names, refuse_impossible
-    from tuwen.systems.survey.axes import TASKS
+    from tuwen import tasks
+    from tuwen.systems import names
 
-    if args.task and args.task not in TASKS:
-        args.parser.error(f"no task called {args.task!r}; there are {', '.join(TASKS)}")
+    if args.task:
+        tasks.find(args.task)
     if args.name:
         found = describe(args.name)
         if args.task:
-            refuse_impossible(args.name, args.task)
+            tasks.able(args.name, args.task)
         print_json(found) if args.json else _print_one(found)
         return
     every = [describe(name) for name in names()]

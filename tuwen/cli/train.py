@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.cli.data import CORPUS
-from tuwen.cli.evaluate import print_found
+from tuwen.cli.evaluate import print_measured
 from tuwen.cli.parser import add_command, positive
 from tuwen.errors import UserError, quoted
 
@@ -22,6 +22,7 @@ EXAMPLES = """\
   torchrun --nproc-per-node 4 -m tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size base"""
 NEW = (
     "system",
+    "task",
     "corpus",
     "out",
     "steps",
@@ -48,6 +49,9 @@ def add_to(commands) -> None:
     command.add_argument("--steps", metavar="N", type=positive, help="optimizer steps")
     add_config_options(command)
     command.add_argument("--init", metavar="RUN", help="start from the weights of this run")
+    command.add_argument(
+        "--task", metavar="TASK", help="learn this task on top of the system, settings by --set task.*"
+    )
     command.add_argument("--preset", choices=("pretrain", "finetune"), help="defaults for training on from --init")
     command.add_argument("--resume", metavar="RUN", type=Path, help="go on with a run that was stopped")
 
@@ -156,7 +160,8 @@ def config_of(args):
             size, model = before.size, {"model": to_dict(before.model)}
     if args.steps:
         changes["train.steps"] = args.steps
-    config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model)
+    task = args.task or changes.get("task.name") or dict(changes.get("task") or {}).get("name")
+    config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model, task)
     changes = {**published(args).changes(config.model), **changes}
     return override(config, {name: value for name, value in changes.items() if name not in NAMED})
 
@@ -169,7 +174,7 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
         from tuwen.tasks.retrieval import retrieve
 
         if not opened:
-            opened.append(held_out(trained.config.corpus) if ranks(trained.config.system) else None)
+            opened.append(held_out(trained.config.corpus) if ranks(trained.config) else None)
         if opened[0] is None:
             return {}
         languages = retrieve(trained.predictor, opened[0], limit=PICTURES, rerank=False).json["languages"]
@@ -178,11 +183,13 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
     return evaluate
 
 
-def ranks(system: str) -> bool:
-    """Whether a system can rank pictures and texts at all (a tokenizer of pictures cannot)."""
-    from tuwen.systems import find, tasks_of
+def ranks(config) -> bool:
+    """Whether a run learns to rank pictures and texts (one of a task or a tokenizer of pictures does not)."""
+    from tuwen.systems import find
+    from tuwen.tasks import can
+    from tuwen.tasks.retrieval import ImageTextRetrieval
 
-    return "retrieval" in tasks_of(find(system))
+    return config.task is None and can(find(config.system), ImageTextRetrieval)
 
 
 def held_out(location: str):
@@ -205,11 +212,11 @@ def finish(folder: Path) -> None:
     from tuwen.training.config import RunConfig
 
     config = RunConfig.read(folder)
-    corpus = held_out(config.corpus) if ranks(config.system) else None
-    if score := settle_score(folder):
+    corpus = held_out(config.corpus) if ranks(config) else None
+    if ranks(config) and (score := settle_score(folder)):
         print(score_line(score))
     if corpus is not None:
         with bars():
             found = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))
-        print_found(found)
+        print_measured(found)
     print(f"report: {write_report(folder)}")

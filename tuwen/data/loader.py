@@ -50,6 +50,7 @@ class DataConfig:
     crop_scale: least and greatest share of the picture's area that a crop keeps.
     sources: corpora of pictures alone ("images") and of texts alone ("texts"), by location, for systems that mix them
         with pairs; what is not named is read from the pairs, one side of them.
+    teachers: role -> folder of the frozen run that a system, or the head of its task, asks in it while it learns.
     workers: processes that prepare batches, 0: the training process itself; None: by the number of cores.
     on_bad: a row whose picture cannot be read or that has no text: "skip" takes another row, "stop" ends the run.
     """
@@ -59,6 +60,7 @@ class DataConfig:
     augment: Augment = "crop"
     crop_scale: tuple[float, float] = (0.5, 1.0)
     sources: Mapping[str, str] = field(default_factory=dict)
+    teachers: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
     on_bad: Literal["skip", "stop"] = "skip"
 

@@ -149,8 +149,9 @@ def make_loader(
     side: int | Fit,
     length: int,
     table: tuple[str, ...] = (),
+    pictures: int = 1,
 ) -> Loader | MixedLoader:
-    """The batches a system needs: of pairs, or of the sources it mixes.
+    """The batches a system needs: of pairs, or of the sources it mixes. pictures: separate ones a row of pairs.
 
     corpora: "pairs" first, and where there are corpora of one side alone "images" and "texts"; a source that is not
         there is read from the pairs, one side of them. table: the languages that `Texts.language` indexes; none: those
@@ -164,7 +165,9 @@ def make_loader(
         raise UserError(f"config field data.sources: this system does not learn from {', '.join(unused)} alone")
     if not needs.sources:
         order = order_of(corpora[PAIRS], entries(corpora[PAIRS], config, needs), batch_size, seed)
-        return Loader(corpora[PAIRS], tokenizer, order, config, reads, needs, seed, side, length, table=table)
+        return Loader(
+            corpora[PAIRS], tokenizer, order, config, reads, needs, seed, side, length, table=table, pictures=pictures
+        )
     mixture, table = Mixture(needs.sources, seed), table or languages_of(corpora)
     loaders = {}
     for name in mixture.names:

@@ -33,6 +33,8 @@ def card(run: Path, model: Model, origin: dict[str, Any], architecture: str) -> 
     else:
         lines.append(f"{corpus['name']}, in {', '.join(corpus['languages'])}; fingerprint {corpus['fingerprint']}.")
     starts = {"run": config.init, "image tower": config.image_weights, "text tower": config.text_weights}
+    if config.init is not None and not isinstance(config.init, str):
+        starts |= {"run": None, **{f"{name} tower": run for name, run in config.init.items()}}
     lines += [f"Started from ({what}): {where}." for what, where in starts.items() if where]
     lines += ["", "## Budget", ""]
     if done:

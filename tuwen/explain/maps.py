@@ -149,12 +149,13 @@ def _by_tokens(predictor: Predictor, pictures: Images, texts: Texts, words: list
     if image.tokens is None or sentence.tokens is None:
         raise system.lacks("explain", "this run has one vector a picture")
     places = system.image_places(pictures)[0].float()  # [N, h, w]
-    stands = system.text_places(texts)[0] & _real(sentence)[:, None]  # [M, L]
+    real = _real(sentence)  # [M], a token each of the text's
     c = image.tokens[0].float() @ sentence.tokens[0].float().T  # [N, M]
     flow = system.flow(image, sentence)[1][0].float()  # [N, M]
     kept, shares, flows = [], [], []
     for word in words:
-        chosen = stands[:, word.start : word.end].any(1)
+        chosen = real.clone()
+        chosen[: word.start], chosen[word.end :] = False, False
         if chosen.any():  # a word outside all text tokens takes no part in the score
             kept.append(word.text)
             shares.append(c[:, chosen].mean(1))

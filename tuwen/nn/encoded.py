@@ -1,6 +1,6 @@
-"""What a tower gives: the vectors first-stage search uses and the states fusion reads.
+"""What a tower gives, the vectors first-stage search uses and the states fusion reads; and what is made of both sides.
 
-Shape legend: B rows, N tokens, D shared embedding width, W a tower's own width.
+Shape legend: B rows, I pictures, T texts, N tokens or pairs, D shared embedding width, W a tower's own width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +69,36 @@ class Encoded:
             states,
             join(masks),
         )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """First-stage scores: i2t [I, T] for ranking texts of a picture, t2i [I, T] for ranking pictures of a text."""
+
+    i2t: Tensor
+    t2i: Tensor
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Joint states of pictures and a text: pooled [B, W], states [B, L, W], mask [B, L]."""
+
+    pooled: Tensor
+    states: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where in N pictures what N texts say is; at least one of boxes and heat.
+
+    boxes: [N, K, 4] x0, y0, x1, y1 as shares of width and height, best first; scores: [N, K] of the same.
+    heat: [N, h, w] how much each place of a grid over the picture belongs to the text.
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    heat: Tensor | None = None
 
 
 def _pad(x: Tensor, longest: list[int]) -> Tensor:

@@ -82,7 +82,11 @@ class COOKIE(System):
         ),
     )
     Config = COOKIEConfig
-    twins: ClassVar[Mapping[str, str]] = {"text_head": "head", "text_projection": "projection"}  # drawn alike
+    twins: ClassVar[Mapping[str, str]] = {  # drawn alike
+        "shared_head": "head",
+        "text_head": "head",
+        "text_projection": "projection",
+    }
 
     @classmethod
     def reads(cls, config: COOKIEConfig) -> Reads:
@@ -104,7 +108,7 @@ class COOKIE(System):
         self.image_norm, self.text_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         if config.readout == "summary":
             self.image_summary, self.text_summary = (nn.Parameter(torch.zeros(config.width)) for _ in range(2))
-        self.head = Stack(config.width, config.layers, config.heads, "pre")
+        self.shared_head = Stack(config.width, config.layers, config.heads, "pre")
         if not config.shared:
             self.text_head = Stack(config.width, config.layers, config.heads, "pre")
         self.projection = nn.Linear(config.width, config.embed, bias=False)
@@ -177,13 +181,13 @@ class COOKIE(System):
         """Of a clip the mean of its frames' vectors (section 6)."""
         x = self.image_norm(self.image_input(self.encoders["image"].tokens(images)))
         summary = getattr(self, "image_summary", None)
-        return merged(self.read(x, None, summary, self.head, self.projection), images.owner)
+        return merged(self.read(x, None, summary, self.shared_head, self.projection), images.owner)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         ids, mask = self.encoders["text"].padded(texts.ids, texts.mask)
         x = self.text_norm(self.text_input(self.encoders["text"](ids, mask)))
         head, projection = (
-            (self.head, self.projection) if self.config.shared else (self.text_head, self.text_projection)
+            (self.shared_head, self.projection) if self.config.shared else (self.text_head, self.text_projection)
         )
         return self.read(x, mask, getattr(self, "text_summary", None), head, projection)
 

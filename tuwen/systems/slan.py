@@ -90,6 +90,7 @@ class SLAN(System):
     Config = SLANConfig
     training_only = ("teacher", "pace")
     index_fields = ("pooled", "states.last", "states.words")
+    fuses = 1
 
     @classmethod
     def reads(cls, config: SLANConfig) -> Reads:
@@ -227,6 +228,8 @@ class SLAN(System):
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Of one picture a text, its regions located for that very text."""
+        if len(images) != 1:
+            raise self.lacks("fuse", f"it reads one picture a text, not {len(images)}")
         (image,) = images
         regions = self.locate_regions(self.locator.candidates(self.patches(image)), texts)
         states = self.fused(image, texts, regions)

@@ -19,10 +19,11 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.data.views import View
 from tuwen.errors import UserError
-from tuwen.nn.encoded import Encoded
+from tuwen.nn.encoded import Encoded, Fused, Located, Scores
 from tuwen.nn.generation import Generation, Said
 from tuwen.nn.temperature import clamp_temperatures
 from tuwen.systems.survey.axes import Axes
+from tuwen.teachers.momentum import Momentum
 
 
 @dataclass(frozen=True)
@@ -141,34 +142,35 @@ class Losses:
         return torch.stack([term.float() for term in self.terms.values()]).sum()
 
 
-@dataclass(frozen=True)
-class Scores:
-    """First-stage scores: i2t [I, T] for ranking texts of a picture, t2i [I, T] for ranking pictures of a text."""
+class Head(nn.Module):
+    """What is learnt for a task, on top of a system; its weights are the run's `head.*`.
 
-    i2t: Tensor
-    t2i: Tensor
+    It calls `encode_images` and `encode_texts`, never `encode`, in which some systems mask.
 
-
-@dataclass(frozen=True)
-class Fused:
-    """Joint states of pictures and a text: pooled [B, W], states [B, L, W], mask [B, L]."""
-
-    pooled: Tensor
-    states: Tensor
-    mask: Tensor | None
-
-
-@dataclass(frozen=True)
-class Located:
-    """Where in N pictures what N texts say is; at least one of boxes and heat.
-
-    boxes: [N, K, 4] x0, y0, x1, y1 as shares of width and height, best first; scores: [N, K] of the same.
-    heat: [N, h, w] how much each place of a grid over the picture belongs to the text.
+    momentum: parts of the system that it teaches itself with: `teacher` is their copy, which it updates itself.
+    teachers: role -> what the run in it must be able to, as of a system.
     """
 
-    boxes: Tensor | None = None
-    scores: Tensor | None = None
-    heat: Tensor | None = None
+    momentum: ClassVar[tuple[str, ...]] = ()
+    teachers: Mapping[str, str] = {}
+    teacher: Momentum
+
+    def needs(self) -> Needs:
+        """What it asks of the data, beside what the system's encoders read."""
+        return Needs()
+
+    def losses(self, system: "System", batch: Batch, progress: Progress) -> Losses:
+        """The task's objectives on one (micro-)batch; the only method that must be."""
+        raise NotImplementedError
+
+    def begin(self, system: "System") -> None:
+        """Once, before step 0 of a new run, after the weights of `init`: what the paper copies into its head."""
+
+    def before_step(self, system: "System", progress: Progress) -> None:
+        """As `System.before_step`, in its place."""
+
+    def after_step(self, system: "System", keep: Mapping[str, Tensor], progress: Progress) -> None:
+        """As `System.after_step`, in its place."""
 
 
 def first_vectors(encoded: Mapping[str, Encoded], batch: Batch) -> dict[str, Tensor]:
@@ -201,10 +203,17 @@ class System(nn.Module):
     paper: ClassVar[Paper]
     Config: ClassVar[type]
     index_fields: ClassVar[tuple[str, ...]] = ("pooled",)
-    training_only: ClassVar[tuple[str, ...]] = ()
+    training_only: tuple[str, ...] = ()
+    fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
+    teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
 
     config: Any
     vocabulary: Vocabulary
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head: Head | None = None  # of the task that is learnt
+        self.roles: Mapping[str, System] = {}  # frozen runs; no modules of this one: in no weights and no gradient
 
     @classmethod
     def reads(cls, config: Any) -> Reads:
@@ -224,7 +233,8 @@ class System(nn.Module):
     def for_use(self) -> Self:
         """The system without its `training_only` parts; it cannot be trained any more."""
         for part in self.training_only:
-            self._modules.pop(part, None)
+            owner, _, name = part.rpartition(".")
+            self.get_submodule(owner)._modules.pop(name, None)
         return self
 
     # ---- training: the step calls forward alone, so that DDP and a two-pass step work
@@ -232,6 +242,8 @@ class System(nn.Module):
     def forward(self, batch: Batch, progress: Progress, collect: bool = False) -> Losses:
         """collect: whether the first-stage vectors that `encode` gave are asked for too (`train.order: grouped`)."""
         clamp_temperatures(self)
+        if self.head is not None:
+            return self.head.losses(self, batch, progress)
         encoded = self.encode(batch, progress)
         losses = self.losses(encoded, batch, progress)
         return replace(losses, first=first_vectors(encoded, batch)) if collect else losses
@@ -270,6 +282,13 @@ class System(nn.Module):
 
     def end_epoch(self, progress: Progress) -> None:
         """After the last step of an epoch, of a system with a memory: the first process renews it here, all get it."""
+
+    def attach(self, head: Head) -> None:
+        """From now on the head's losses are learnt."""
+        if head.momentum:
+            head.teacher = Momentum(self, head.momentum)
+            self.training_only = (*self.training_only, "head.teacher")
+        self.head = head
 
     # ---- use: pictures and texts in batches
 
@@ -316,7 +335,7 @@ class System(nn.Module):
         return match.float().mean(-1)
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
-        """Joint states of one or more pictures a text, for VQA, NLVR, entailment."""
+        """Joint states of pictures and a text, for VQA, NLVR, entailment: one `Encoded` a picture, at most `fuses`."""
         raise self.lacks("fuse", "it has no cross encoder")
 
     def generate(
@@ -359,17 +378,6 @@ class System(nn.Module):
         side = math.isqrt(tokens.shape[1])
         cells = torch.eye(side * side, device=tokens.device).view(side * side, side, side)
         return cells.expand(len(tokens), -1, -1, -1)
-
-    def text_places(self, texts: Texts) -> Tensor:
-        """[B, M, L] bool: which of the L tokens of `Texts` each of the M `Encoded.tokens` stands for.
-
-        By default one stands for one, in order, and those behind the last for none.
-        """
-        tokens = self.encode_texts(texts).tokens
-        if tokens is None:
-            raise self.lacks("text_places", "it scores by one vector each")
-        places = torch.eye(tokens.shape[1], texts.ids.shape[1], dtype=torch.bool, device=texts.ids.device)
-        return places.expand(len(texts), -1, -1)
 
     def adapt(self, task: Any) -> nn.Module:
         """The paper's own head and losses for a task."""

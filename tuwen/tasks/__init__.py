@@ -1,16 +1,16 @@
-"""The registry: every file of this folder that measures a task, found by its exact name.
+"""What a trained system is measured on, and what it can be tuned to: one file a task, the one registry of tasks.
 
-A task called `x` is the file `x.py` with a function `evaluate_x`.
+A task called `x` is the file `x.py` with one class derived from `Task`, which says what a system must be able to.
 """
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from typing import Any
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 
-_PARTS = ("encoding", "metrics", "text_metrics")  # what tasks are built from
+_PARTS = ("encoding", "metrics", "task", "text_metrics")  # what tasks are built from
 
 
 def names() -> list[str]:
@@ -18,13 +18,61 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
 
 
-def find(name: str) -> Callable[..., dict]:
-    """The evaluation of a task by its exact name: (predictor, corpus, ...) -> JSON.
+def find(name: str) -> Any:
+    """The class of a task by its exact name.
 
     Raises:
-        UserError: if there is no such task; the nearest names are listed.
+        UserError: if there is no such task; all are listed, the nearest first.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()
-        raise UserError(f"no task called {name!r}; did you mean {', '.join(near)}?")
-    return getattr(importlib.import_module(f"{__name__}.{name}"), f"evaluate_{name}")
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        every = ", ".join([*near, *(other for other in names() if other not in near)])
+        raise UserError(f"no task called {quoted(name)}; there are {every}")
+    from tuwen.tasks.task import Task  # not at the top: the command line lists names before it needs torch
+
+    module = importlib.import_module(f"{__name__}.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+    )
+
+
+def of(config: Any) -> Any:
+    """The task of a run's config, which is a `TaskConfig`."""
+    return find(config.name)(config)
+
+
+def able(system: str, task: str) -> Any:
+    """The task, where the system can do it; asked before any work by every command that names both.
+
+    Raises:
+        UserError: an unknown task or system; or the reason why not, and the systems that can.
+    """
+    from tuwen import systems
+
+    kind, found = find(task), systems.find(system)
+    if not can(found, kind):
+        others = [name for name in systems.names() if can(systems.find(name), kind)]
+        several = f" of {kind.pictures} pictures a row" if kind.pictures > 1 else ""
+        ways = " or ".join(need.replace(" ", " and ") for need in kind.needs)
+        raise UserError(
+            f"system {system} cannot do {task}: {kind.why}, which needs {ways}{several}, and {system} has "
+            f"{found.paper.interaction} alone; systems that can: {', '.join(others) or 'none'}"
+        )
+    return kind
+
+
+def can(system: Any, task: Any) -> bool:
+    """Whether a class of system has one of the alternatives that a task needs."""
+    return any(all(_has(system, part, task.pictures) for part in need.split()) for need in task.needs)
+
+
+def of_system(system: Any) -> tuple[str, ...]:
+    """The tasks that a class of system can do."""
+    return tuple(name for name in names() if can(system, find(name)))
+
+
+def _has(system: Any, capability: str, pictures: int) -> bool:
+    few = capability == "fuse" and system.fuses is not None and system.fuses < pictures
+    return system.can(capability) and not few

@@ -11,6 +11,7 @@ from tuwen.errors import UserError
 from tuwen.nn.generation import Generation
 from tuwen.predictor import Predictor
 from tuwen.tasks.encoding import measured
+from tuwen.tasks.task import Task
 from tuwen.tasks.text_metrics import caption_scores
 
 SAMPLES = 5  # captions shown in the result
@@ -102,3 +103,20 @@ def _scored(said: Mapping[int, str], references: Mapping[int, Sequence[str]]) ->
 
 def _same(text: str, references: Sequence[str]) -> bool:
     return normalise(text).lower() in {normalise(reference).lower() for reference in references}
+
+
+class Captioning(Task):
+    what, metric = "a text for a picture", "CIDEr-D, BLEU"
+    why, needs = "words are produced one by one", ("generate",)
+
+    def measure(self, predictor, head, corpus, **options):
+        return evaluate_captioning(predictor, corpus, **options)
+
+    def table(self, measured):
+        scores = ("cider_d", "bleu_4", "rouge_l")
+        rows = []
+        for language, marks in measured["languages"].items():
+            rows.append((language, "made", *(f"{marks[name]:.3f}" for name in scores), f"{100 * marks['exact']:.1f}%"))
+            rows.append((language, "shuffled", *(f"{marks['shuffled'][name]:.3f}" for name in scores), ""))
+        head = ("language", "captions", "CIDEr-D", "BLEU-4", "ROUGE-L", "word for word")
+        return f"{measured['images']} pictures, {measured['method']}", head, rows

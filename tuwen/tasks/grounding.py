@@ -21,6 +21,7 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Located
 from tuwen.tasks.encoding import measured
+from tuwen.tasks.task import Task
 
 
 def evaluate_grounding(
@@ -160,3 +161,20 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     shared = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(1)
     area = np.clip(box[2:] - box[:2], 0, None).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return shared / (area - shared)
+
+
+class Grounding(Task):
+    what, metric = "where in a picture a phrase is", "pointing, IoU"
+    why, needs = "a place is told for a phrase", ("locate",)
+
+    def measure(self, predictor, head, corpus, **options):
+        return evaluate_grounding(predictor, corpus, **options)
+
+    def table(self, measured):
+        rows = []
+        for language, own in measured["languages"].items():
+            boxes = ((measured["system"], own), ("centre box", own["centre"]), ("whole picture", own["whole"]))
+            for name, marks in boxes:
+                rows.append((language, name, *(f"{marks[key]:.1f}" for key in ("pointing", "iou", "iou50"))))
+        head = ("language", "box", "pointing", "IoU", "IoU >= 0.5")
+        return f"{measured['images']} images, in percent", head, rows

@@ -20,6 +20,7 @@ from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured
+from tuwen.tasks.task import Task
 
 
 class NoPairs(UserError):
@@ -184,3 +185,17 @@ def _score(predictor: Predictor, images: Encoded, texts: Encoded, image: Tensor,
         return predictor.match(images.select(image), texts.select(text)).sigmoid().mean(-1).cpu()
     scores = predictor.first(for_ranking(images).select(image), for_ranking(texts).select(text))
     return (scores.i2t.diagonal() + scores.t2i.diagonal()) / 2
+
+
+class Matching(Task):
+    what, metric = "does this text belong to this picture", "ROC-AUC"
+    why, needs = "each pair has a score", ("match", "encode_images encode_texts")
+
+    def measure(self, predictor, head, corpus, **options):
+        return evaluate_matching(predictor, corpus, **options)
+
+    def table(self, measured):
+        rows = [
+            (language, f"{marks['auc']:.3f}", str(marks["pairs"])) for language, marks in measured["languages"].items()
+        ]
+        return f"by {measured['score']}; {measured['labels']}", ("language", "ROC-AUC", "pairs"), rows

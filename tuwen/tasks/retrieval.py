@@ -21,6 +21,7 @@ from tuwen.progress import track
 from tuwen.tasks import metrics
 from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured, restricted
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
+from tuwen.tasks.task import Task
 
 FILLER = -100.0  # score of what was not re-ranked
 TOP_K = 64
@@ -286,3 +287,23 @@ def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: Pi
     if not predictor.has_first(pictures.encoded):
         return about | {"note": "no first stage: every picture was matched with every text"}
     return about | {"top_k": top_k} if predictor.system.matches() else about
+
+
+class ImageTextRetrieval(Task):
+    what, metric = "texts of a picture, pictures of a text", "recall at k"
+    why, needs = "each pair has a score", ("encode_images encode_texts", "match")
+
+    def measure(self, predictor, head, corpus, **options):
+        return evaluate_retrieval(predictor, corpus, **options)
+
+    def table(self, measured):
+        cuts = ("r1", "r5", "r10")
+        head = ("language", "stage", *(f"{way} R@{cut[1:]}" for way in ("i2t", "t2i") for cut in cuts), "mean")
+        rows = []
+        for language, stages in measured["languages"].items():
+            for stage in ("first", "reranked", "chance"):
+                if stage in stages:
+                    ways = [stages[stage].get(way, {}) for way in ("image_to_text", "text_to_image")]
+                    recalls = [f"{way[cut]:.1f}" if cut in way else "-" for way in ways for cut in cuts]
+                    rows.append((language, stage, *recalls, f"{stages[stage]['mean_recall']:.1f}"))
+        return f"{measured['images']} images, {measured['texts']} texts, recall in percent", head, rows

@@ -13,6 +13,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation
 from tuwen.predictor import Predictor
 from tuwen.tasks.encoding import measured
+from tuwen.tasks.task import Task
 from tuwen.tasks.text_metrics import translation_scores
 
 CONDITIONS = ("with_picture", "without_picture", "wrong_picture")
@@ -125,3 +126,19 @@ def _scored(corpus: Corpus, pair: tuple[str, str], made: Mapping[str, list[str]]
     names = ("source", "reference", *CONDITIONS)
     shown = zip(*(made[name][:SAMPLES] for name in names), strict=True)
     return {**found, "sentences": len(made["source"]), "samples": [dict(zip(names, x, strict=True)) for x in shown]}
+
+
+class Translation(Task):
+    what, metric = "a translation, given the picture", "BLEU, chrF"
+    why, needs = "words are produced one by one", ("generate",)
+
+    def measure(self, predictor, head, corpus, **options):
+        return evaluate_translation(predictor, corpus, **options)
+
+    def table(self, measured):
+        rows = [
+            (pair, name.replace("_", " "), f"{marks[name]['bleu']:.1f}", f"{marks[name]['chrf']:.1f}")
+            for pair, marks in measured["pairs"].items()
+            for name in ("with_picture", "without_picture", "wrong_picture")
+        ]
+        return measured["method"], ("languages", "read", "BLEU", "chrF"), rows

@@ -17,6 +17,7 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.progress import track
 from tuwen.tasks.encoding import encode_pictures
+from tuwen.tasks.task import Task
 
 
 def evaluate_zero_shot(
@@ -93,3 +94,20 @@ def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
         "mean_per_class": 100 * sum(by_class) / len(by_class),
         "chance": 100 / scores.shape[1],
     }
+
+
+class ZeroShot(Task):
+    what, metric = "classes of a picture by prompts", "accuracy"
+    why, needs = "each pair has a score", ("encode_images encode_texts",)
+
+    def measure(self, predictor, head, corpus, **options):
+        return evaluate_zero_shot(predictor, corpus, **options)
+
+    def table(self, measured):
+        cells = ("top1", "top5", "mean_per_class", "chance")
+        rows = [
+            (language, *(f"{marks[cell]:.1f}" for cell in cells), str(marks["prompts"]))
+            for language, marks in measured["languages"].items()
+        ]
+        head = ("language", "top-1", "top-5", "mean per class", "chance", "prompts")
+        return f"{measured['images']} images of {measured['classes']} classes, percent", head, rows

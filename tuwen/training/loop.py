@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from tuwen import systems
+from tuwen import tasks
 from tuwen.data.batch import Batch
 from tuwen.data.corpus import Corpus
 from tuwen.data.loader import Loader
 from tuwen.data.open import open_corpus
-from tuwen.data.sources import PAIRS, make_loader
+from tuwen.data.sources import PAIRS, MixedLoader, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, reason_of
 from tuwen.predictor import Predictor
@@ -33,8 +33,8 @@ from tuwen.run import (
     provenance,
     write_provenance,
 )
-from tuwen.systems.system import Progress
-from tuwen.training import checkpoint, log, optim, parallel, refusals, start, towers
+from tuwen.systems.system import Needs, Progress, Reads
+from tuwen.training import checkpoint, log, optim, parallel, refusals, roles, start, towers
 from tuwen.training.config import RunConfig, TrainConfig
 from tuwen.training.grouping import make_grouping
 from tuwen.training.signals import Interrupted, Signals, Stop
@@ -72,7 +72,9 @@ def train(
         raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
     config = replace(config, train=replace(config.train, precision=precision(config.train)))
     sources = {name: _whole(place) for name, place in config.data.sources.items()}
-    config = replace(config, corpus=_whole(config.corpus), data=replace(config.data, sources=sources))
+    teachers = {role: _whole(place) for role, place in config.data.teachers.items()}
+    data = replace(config.data, sources=sources, teachers=teachers)
+    config = replace(config, corpus=_whole(config.corpus), data=data)
     return _run(run, config, evaluate, corpus, quiet, new=True)
 
 
@@ -139,6 +141,9 @@ def _run(
                 f"{error}; if the run's corpus was moved, go on with `tuwen train --resume {run} --corpus "
                 f"ITS-NEW-PLACE` (further sources are named in {run / CONFIG})"
             ) from None
+        if config.task is not None:
+            config = replace(config, task=tasks.of(config.task).prepare(pairs)) if new else config
+            pairs = tasks.of(config.task).rows(pairs, "train")
         _Trainer(run, config, evaluate, {PAIRS: pairs, **others}, place, quiet, new).go()
     return run
 
@@ -168,27 +173,27 @@ class _Trainer:
             )
         self.tokenizer = start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / TOKENIZER)
         self.languages = start.language_table(run, config, corpora, new)
-        kind = systems.find(config.system)
-        reads, needs = kind.reads(config.model), kind.needs(config.model)
-        self.compares = kind.compares_rows(config.model)
+        self.system = start.build_system(config, self.tokenizer).to(place)
+        self.roles = roles.load(config, self.system, self.tokenizer, self.languages, place)
+        reads, needs = roles.asked(self.system, self.roles)
+        self.compares = self.system.head is None and type(self.system).compares_rows(config.model)
         if self.compares and new:
             refusals.refuse_micro_batches(train, config.system)
         if self.compares and new and (not needs.sources or needs.sources.get(PAIRS)):
             refusals.refuse_alike(train, config.system, self.corpus)
-        seen = (config.model.image.fit, config.model.text.length, self.languages)
-        how = (config.data, reads, needs, train.batch_size, train.seed)
-        self.loader = make_loader(corpora, self.tokenizer, *how, *seen)
+        self.loader = self._loader(corpora, reads, needs)
         self.loader.order.slice_of(parallel.rank(), parallel.world())
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = train.steps or max(1, round(train.epochs * self.steps_per_epoch))
 
         self.line = log.Line(f"{config.system} {run.name}", self.total, self.writes and not quiet)
-        self.system = start.build_system(config, self.tokenizer).to(place)
         self.state = checkpoint.State()
         self.grouping = make_grouping(train, self.loader, self.system, self.progress)
         first_words = self.tokenizer if new else None
-        start.prepare(run, config, corpora, first_words, place, self.languages)  # all is checked: now it writes
+        origins = {name: role.origin for name, role in self.roles.items()}
+        start.prepare(run, config, corpora, first_words, place, self.languages, origins)  # checked: now it writes
         start.first_weights(run, config, self.system, self.line.say, self.tokenizer)
+        self.system.roles = {name: role.system for name, role in self.roles.items()}
         self.optimizer = optim.build(self.system, train)
         self.schedule = optim.schedule(train, self.total)
         self.state = checkpoint.load(run, self.system, self.optimizer)
@@ -206,13 +211,21 @@ class _Trainer:
         self.saved = time.monotonic()
         self.alike = 0  # batches since the start or a resume that held no wrong pair
 
+    def _loader(self, corpora: Mapping[str, Corpus], reads: Reads, needs: Needs) -> Loader | MixedLoader:
+        config, train = self.config, self.config.train
+        pictures = 1 if config.task is None else tasks.of(config.task).pictures
+        seen = (config.model.image.fit, config.model.text.length, self.languages, pictures)
+        return make_loader(corpora, self.tokenizer, config.data, reads, needs, train.batch_size, train.seed, *seen)
+
     def _keep_features(self) -> None:
         """What locked towers give is computed once; the first process writes, the others read."""
         if not self.writes:
             parallel.barrier()
         towers.text_features(self.system, self.tokenizer)
         if isinstance(self.loader, Loader):
-            self.loader.features = towers.image_features(self.system, self.config, self.corpus, self.line.say)
+            self.loader.features = towers.image_features(
+                self.system, self.config, self.corpus, self.loader.needs.views, self.line.say
+            )
         if self.writes:
             parallel.barrier()
 

@@ -4,24 +4,28 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tuwen import systems
+from tuwen import systems, tasks
 from tuwen.config import dump
 from tuwen.data.corpus import Corpus, all_texts
 from tuwen.data.sources import PAIRS, languages_of
 from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError
+from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published.tokenizer import trimmed
-from tuwen.nn.towers import fitted_positions
+from tuwen.nn.towers import ImageTower, TextTower, fitted_positions
 from tuwen.nn.transformer import Block
 from tuwen.run import CONFIG, SKIPPED, START, STATE, TOKENIZER, WEIGHTS, provenance, read_json, write_provenance
 from tuwen.systems.system import System
 from tuwen.training import checkpoint, log, parallel, towers
 from tuwen.training.config import RunConfig
+
+_OF_A_RUN = ("dropout", "locked", "projection", "side", "length")  # in what equal towers may differ
 
 
 def language_table(run: Path, config: RunConfig, corpora: Mapping[str, Corpus], new: bool) -> tuple[str, ...]:
@@ -31,7 +35,8 @@ def language_table(run: Path, config: RunConfig, corpora: Mapping[str, Corpus], 
     if not new:
         known = provenance(run)["corpus"]["languages"]
     else:
-        known = provenance(init_run(config.init)[0])["corpus"]["languages"] if config.init else ()
+        source = words_of(config)
+        known = provenance(init_run(source)[0])["corpus"]["languages"] if source else ()
     return languages_of(corpora, known)
 
 
@@ -42,14 +47,16 @@ def prepare(
     tokenizer: Tokenizer | None,
     place: torch.device,
     languages: tuple[str, ...],
+    teachers: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Makes a new run's folder with what must be known of it; or checks that an old one is of these very corpora.
 
     corpora: "pairs" and the further sources of the run. tokenizer: of a new run; None for an old one. An old run
-    whose corpus lies elsewhere now has its new place in its config from now on.
+    whose corpus lies elsewhere now has its new place in its config from now on. teachers: where the frozen runs come
+    from, by role, with the digest of their weights.
 
     Raises:
-        UserError: if the corpus has changed since the run began.
+        UserError: if the corpus or a teacher has changed since the run began.
     """
     origin = log.provenance(corpora[PAIRS], config.train.precision, place)
     origin["corpus"]["languages"] = list(languages)
@@ -57,6 +64,8 @@ def prepare(
     origin["sources"] = {
         name: {"name": c.name, "fingerprint": c.fingerprint, "rows": len(c)} for name, c in others.items()
     }
+    if teachers:
+        origin["teachers"] = {role: dict(of) for role, of in teachers.items()}
     parallel.barrier()  # no process looks at the folder any more: it may now be filled
     if tokenizer is not None and parallel.rank() == 0:
         run.mkdir(parents=True, exist_ok=True)
@@ -75,6 +84,12 @@ def prepare(
                 f"{run}: the corpus {where} has changed since the run began (fingerprint {then} then, "
                 f"{corpus.fingerprint} now), so the run cannot go on exactly; bring the old corpus back, or start a "
                 f"new run with --init {run}"
+            )
+    for role, of in teachers.items():
+        if before.get("teachers", {}).get(role, {}).get("weights") != of["weights"]:
+            raise UserError(
+                f"{run}: the run in role {role}, {of['run']}, has other weights than when this run began, so this one "
+                f"cannot go on exactly; bring them back, or start a new run with --init {run}"
             )
     if parallel.rank() == 0:
         before.setdefault("resumed", []).append(origin)
@@ -106,8 +121,8 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
     elif config.text_weights:
         tokenizer = towers.read_text(config.text_weights).tokenizer
         tokenizer = trimmed(tokenizer, _texts(corpora)) if wanted.trim else tokenizer
-    elif config.init:
-        tokenizer = Tokenizer.load(_of_run(config.init, TOKENIZER))
+    elif source := words_of(config):
+        tokenizer = Tokenizer.load(_of_run(source, TOKENIZER))
     elif _reads_texts(config):
         tokenizer = Tokenizer.train(_texts(corpora), wanted.kind, wanted.size, wanted.lowercase)
     else:
@@ -117,6 +132,11 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
     return tokenizer
 
 
+def words_of(config: RunConfig) -> str | None:
+    """The run whose words and languages a new one takes: what it starts from, or what its text tower comes from."""
+    return config.init if config.init is None or isinstance(config.init, str) else config.init.get("text")
+
+
 def _reads_texts(config: RunConfig) -> bool:
     """Whether a run draws anything but pictures alone."""
     sources = systems.find(config.system).needs(config.model).sources
@@ -124,8 +144,12 @@ def _reads_texts(config: RunConfig) -> bool:
 
 
 def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:
-    """The system a config names, with weights yet to be set."""
-    return systems.find(config.system)(config.model, tokenizer.vocabulary)
+    """The system a config names, with the head of its task, weights yet to be set."""
+    kind: Any = systems.find(config.system)
+    system = kind(config.model, tokenizer.vocabulary)
+    if config.task is not None:
+        system.attach(tasks.of(config.task).head(system))
+    return system
 
 
 def first_weights(
@@ -140,24 +164,62 @@ def first_weights(
         return
     initialise(system, config.train.seed)
     system.begin()
-    if config.init:
-        take_init(system, config.init, say)
+    if isinstance(config.init, str):
+        take_init(system, config.init, say, config.task_name)
+    elif config.init:
+        take_stages(system, config.init, config, tokenizer, say)
     towers.take_towers(system, config, tokenizer, say)
+    if system.head is not None:
+        system.head.begin(system)
     if config.train.average < 1 and parallel.rank() == 0:
         (run / STATE).mkdir(exist_ok=True)
         checkpoint.save_tensors(run / STATE / START, checkpoint.parted(system)[0])
 
 
-def take_init(system: nn.Module, init: str, say: Callable[[str], None]) -> None:
+def take_init(system: System, init: str, say: Callable[[str], None], task: str | None = None) -> None:
     """Fills a system from the run that `init` names: RUN, whose teachers start as their students; or RUN:state, whose
-    own teachers go on as its newest checkpoint has them.
+    own teachers go on as its newest checkpoint has them. A head of another task is left there.
     """
     run, own = init_run(init)
-    if own:
-        take_weights(system, checkpoint.newest(run), f"the newest checkpoint of {run}", say)
-        return
-    path = Path(_of_run(init, WEIGHTS))
-    take_weights(system, checkpoint.load_tensors(path), str(path), say)
+    source = f"the newest checkpoint of {run}" if own else _of_run(init, WEIGHTS)
+    tensors = checkpoint.newest(run) if own else checkpoint.load_tensors(Path(source))
+    if task is not None and RunConfig.read(run).task_name != task:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    take_weights(system, tensors, source, say)
+    if not own:
+        copy_students(system)
+
+
+@torch.no_grad()
+def take_stages(
+    system: System, init: Mapping[Literal["image", "text"], str], config: RunConfig, tokenizer: Tokenizer, say
+) -> None:
+    """Fills the towers ("image", "text") from runs of one's own, of any system; teachers copy their students.
+
+    Raises:
+        UserError: a tower with other settings or shapes, or another tokenizer.
+    """
+    kinds: dict[str, Any] = {"image": (ImageTower, ImageBackbone), "text": (TextTower, TextBackbone)}
+    for name, run in init.items():
+        before, vocabulary = RunConfig.read(run), Tokenizer.load(_of_run(run, TOKENIZER))
+        mine, theirs = (vars(getattr(model, name)) for model in (config.model, before.model))
+        other = [k for k in mine if mine[k] != theirs[k] and k not in _OF_A_RUN]
+        if other:
+            raise UserError(
+                f"{run}: its {name} tower has another {other[0]} ({theirs[other[0]]}, here {mine[other[0]]})"
+            )
+        if name == "text" and vocabulary.digest != tokenizer.digest:
+            raise UserError(
+                f"{run}: its text tower reads another tokenizer; leave out tokenizer.file, so that it is taken"
+            )
+        donor = build_system(before, vocabulary)
+        tower = towers.first_tower(donor, kinds[name])
+        prefix = next(f"{path}." for path, module in donor.named_modules() if module is tower)
+        weights = checkpoint.load_tensors(Path(_of_run(run, WEIGHTS)))
+        tensors = {full.removeprefix(prefix): value for full, value in weights.items() if full.startswith(prefix)}
+        checkpoint.refuse_broken(tensors, run)
+        towers.fill(towers.first_tower(system, kinds[name]), tensors, run)
+        say(f"{name} tower from {run}: {len(tensors)} weights")
     copy_students(system)
 
 

@@ -45,9 +45,9 @@ def train_step(
     Raises:
         UserError: if the loss or the gradient is not finite, naming step and samples; no weight is updated.
     """
-    device = next(system.parameters()).device
+    device, head = next(system.parameters()).device, system.head
     torch.manual_seed(draws.key("step", config.seed, progress.step, parallel.rank()))  # dropout; no state to save
-    system.before_step(progress)
+    system.before_step(progress) if head is None else head.before_step(system, progress)
     optimizer.zero_grad(set_to_none=True)
     done: list[Losses] = []
     grouped = config.order == "grouped"
@@ -69,7 +69,8 @@ def train_step(
     optim.set_rate(optimizer, rate)
     optimizer.step()
     keep = {name: torch.cat([losses.keep[name].detach() for losses in done]) for name in done[0].keep}
-    system.after_step(parallel.gather_rows(keep), progress)
+    rows = parallel.gather_rows(keep)
+    system.after_step(rows, progress) if head is None else head.after_step(system, rows, progress)
     collected = {name: torch.cat([losses.first[name] for losses in done]) for name in done[0].first}
     collected |= {"entries": torch.cat([batch.entry for batch in micro_batches])} if grouped else {}
     return StepResult(float(total), terms, metrics, float(norm), rate, parallel.gather_rows(collected))
@@ -98,7 +99,9 @@ def _not_finite(
 
 @torch.no_grad()
 def _suspects(system: System, batch: Batch, progress: Progress) -> Tensor:
-    """Corpus rows of a batch whose own encodings are not finite; all rows where that does not tell."""
+    """Corpus rows of a batch whose own encodings are not finite; all rows where that does not tell, or of a task."""
+    if system.head is not None:
+        return batch.index
     broken = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
     for encoded in system.encode(batch, progress).values():
         for part in (encoded.pooled, encoded.tokens, *encoded.states.values()):

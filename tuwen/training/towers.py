@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +87,7 @@ def take_towers(system: nn.Module, config: RunConfig, tokenizer: Tokenizer, say:
     if config.image_weights:
         tower = first_tower(system, (ImageTower, ImageBackbone))
         seen = read_image(config.image_weights)
-        _fill(tower, dict(seen.tensors), config.image_weights)
+        fill(tower, dict(seen.tensors), config.image_weights)
         _tell("image", config.image_weights, seen.report, say)
     if config.text_weights:
         found = read_text(config.text_weights)
@@ -95,7 +95,7 @@ def take_towers(system: nn.Module, config: RunConfig, tokenizer: Tokenizer, say:
         words = next(name for name in tensors if name.endswith(("words.weight", "word_embeddings.weight")))
         if tokenizer.vocabulary.size != found.tokenizer.vocabulary.size:
             tensors[words] = rows_of(tensors[words], found.tokenizer, tokenizer)
-        _fill(first_tower(system, (TextTower, TextBackbone)), tensors, config.text_weights)
+        fill(first_tower(system, (TextTower, TextBackbone)), tensors, config.text_weights)
         _tell("text", config.text_weights, found.report, say)
     if config.image_weights or config.text_weights:
         copy_students(system)
@@ -117,7 +117,12 @@ def _tell(tower: str, source: str, report: Report, say: Say) -> None:
     say(f"{tower} tower from {source}: {'; '.join(report.lines())}")
 
 
-def _fill(tower: Lockable, tensors: dict, source: str) -> None:
+def fill(tower: Lockable, tensors: dict, source: str) -> None:
+    """Puts a tower's weights into it; positions of another size are fitted.
+
+    Raises:
+        UserError: if names or shapes differ.
+    """
     state = tower.state_dict()
     if "positions" in tensors:
         tensors["positions"] = fitted_positions(tensors["positions"], state["positions"], tower)
@@ -158,14 +163,15 @@ def text_features(system: nn.Module, tokenizer: Tokenizer) -> None:
         tower.features = TextFeatures(store, tokenizer.vocabulary.mask)
 
 
-def image_features(system: nn.Module, config: RunConfig, corpus: Corpus, say: Say) -> ImageFeatures | None:
+def image_features(
+    system: nn.Module, config: RunConfig, corpus: Corpus, views: Mapping[str, Any], say: Say
+) -> ImageFeatures | None:
     """Tokens of every picture of a corpus by a locked image tower, computed now where they are not on disk yet.
 
-    None where the tower is not locked, pictures are augmented, or the system asks for other views of them.
+    None where the tower is not locked, pictures are augmented, or `views` of them are asked for beside.
     """
     towers = [m for m in system.modules() if isinstance(m, ImageTower | ImageBackbone)]
-    needs = type(system).needs(config.model)  # type: ignore[attr-defined]
-    if not towers or not all(tower.locked for tower in towers) or config.data.augment != "none" or needs.views:
+    if not towers or not all(tower.locked for tower in towers) or config.data.augment != "none" or views:
         return None
     tower = towers[0]
     name = f"image-{fingerprint(tower)}-{corpus.name}-{corpus.split}-{corpus.fingerprint}".replace("/", "_")

@@ -1,8 +1,8 @@
 """What a vision-language system is made of, in a closed vocabulary an axis (the survey's section 3 to 5).
 
 The survey's axes are text encoder, vision encoder, interaction, objectives, data and downstream tasks. Decoder and
-parts (codebook, teacher, ...) are added here, since objectives require them. Keys are the survey's; those marked [ours]
-are not in it.
+parts (codebook, teacher, ...) are added here, since objectives require them; which tasks a system can do is told from
+its code (`tuwen.tasks`). Keys are the survey's; those marked [ours] are not in it.
 """
 
 import difflib
@@ -159,46 +159,6 @@ DATASETS: dict[str, Dataset] = {
 
 
 @dataclass(frozen=True)
-class Task:
-    """A downstream task. requires: as an objective's; why: what the task needs it for."""
-
-    what: str
-    requires: frozenset[str]
-    why: str
-    metric: str
-
-
-def _task(what: str, requires: str, why: str, metric: str) -> Task:
-    return Task(what, frozenset(requires.split()), why, metric)
-
-
-TASKS: dict[str, Task] = {
-    "retrieval": _task("texts of a picture, pictures of a text", "dual|fusion", "each pair has a score", "recall at k"),
-    "zero_shot": _task("classes of a picture by prompts", "dual|fusion", "each pair has a score", "accuracy"),
-    "matching": _task("does this text belong to this picture", "dual|fusion", "each pair has a score", "ROC-AUC"),
-    "vqa": _task(
-        "answers to questions",
-        "fusion|decoder",
-        "an answer is read from question and picture together",
-        "soft accuracy",
-    ),
-    "nlvr": _task(
-        "is a sentence true of two pictures", "fusion", "both pictures are read with the sentence", "accuracy"
-    ),
-    "vcr": _task("the right answer and reason of several", "fusion", "options are read with the picture", "accuracy"),
-    "entailment": _task("does a picture entail a sentence", "fusion", "both are read together", "accuracy"),
-    "grounding": _task(
-        "where in a picture a phrase is",
-        "region|locator",
-        "regions are scored for a phrase",
-        "IoU 0.5",
-    ),
-    "captioning": _task("a text for a picture", "decoder", "words are produced one by one", "CIDEr-D, BLEU"),
-    "translation": _task("a translation, given the picture", "decoder", "words are produced one by one", "BLEU, chrF"),
-}
-
-
-@dataclass(frozen=True)
 class Axes:
     """One system on every axis, by keys of the vocabularies above.
 
@@ -234,19 +194,13 @@ class Axes:
 
     @property
     def provides(self) -> frozenset[str]:
-        """What objectives and tasks may require of it."""
+        """What objectives may require of it."""
         given = {*self.vision, *self.interaction, *self.parts}
         for key in self.interaction:
             given |= INTERACTIONS[key][0]
         if self.decoder != "none":
             given.add("decoder")
         return frozenset(given)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The downstream tasks that its make-up allows."""
-        writes = self.provides - ({"decoder"} if self.decoder == "pixels" else set())
-        return tuple(name for name, task in TASKS.items() if not lacking(task.requires, writes))
 
 
 def lacking(requires: frozenset[str], given: frozenset[str]) -> str:
