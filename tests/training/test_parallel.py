@@ -69,4 +69,7 @@ def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "two/metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     again = checkpoint.load_tensors(tmp_path / "two/weights.safetensors")
     torch.testing.assert_close(again["image.weight"], one["image.weight"], rtol=1e-5, atol=1e-6)
-    assert torch.equal(again["queue.image_id"], one["queue.image_id"])
+    states = [
+        checkpoint.load_tensors(tmp_path / run / "state/step-00000006/training.safetensors") for run in ("one", "two")
+    ]
+    assert torch.equal(states[0]["queue.image_id"], states[1]["queue.image_id"])

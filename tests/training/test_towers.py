@@ -7,7 +7,7 @@ import torch
 
 from tests.exchange.checkpoints import TEXT, VISION, randomised, saved
 from tuwen.benchmark import compare as module
-from tuwen.benchmark.compare import compare
+from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.errors import UserError
 from tuwen.nn.published.files import tensors_of
@@ -23,7 +23,7 @@ CORPUS = "scenes:count=24,side=32"
 CHANGES = {"data.workers": 0, "data.augment": "none", "data.languages": ["en"], "train.threads": 1}
 CHANGES |= {"train.batch_size": 8, "train.lr": 0.01, "train.precision": "float32"}
 OPTIONS = {"size": "tiny", "steps": 3, "changes": CHANGES, "validation": 0, "quiet": True}
-OPTIONS |= {"measure": MeasureConfig(limit=8, samples=0, languages=("en",))}
+OPTIONS |= {"how": CompareConfig(measure=MeasureConfig(limit=8, samples=0, languages=("en",)))}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_free_towers_are_trained(places, tmp_path):
 
 def test_every_arm_has_them_and_a_cross_encoder_the_width_of_the_texts(places, tmp_path):
     published = Published(*places, ("image",))
-    configs = module._configs(["clip", "r2d2"], CORPUS, tmp_path, "tiny", 2, 1, {}, published)
+    configs = module._configs(["clip", "r2d2"], CORPUS, tmp_path, "tiny", 2, 1, {}, {}, published)
     for config in configs.values():
         assert (config.image_weights, config.text_weights) == places
         assert (config.model.image.locked, config.model.text.locked) == (True, False)
