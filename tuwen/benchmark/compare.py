@@ -23,7 +23,7 @@ from tuwen.errors import UserError, quoted
 from tuwen.progress import bars
 from tuwen.run import CONFIG, SCORE, TOKENIZER, finished, holds_run, provenance
 from tuwen.tasks.retrieval import retrieve
-from tuwen.training import checkpoint, loop, start
+from tuwen.training import checkpoint, loop, parallel, start
 from tuwen.training.config import RunConfig
 from tuwen.training.towers import Published
 
@@ -216,7 +216,14 @@ def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Eval
 def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
     """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
     held = _flat(read_yaml(run / CONFIG))
-    asked = _flat(to_dict(replace(config, train=replace(config.train, precision=loop.precision(config.train)))))
+    asked = _flat(
+        to_dict(
+            replace(
+                config,
+                train=replace(config.train, precision=parallel.precision(config.train.precision, config.train.device)),
+            )
+        )
+    )
     for name in sorted(held.keys() | asked.keys()):
         if name not in _FREE and held.get(name) != asked.get(name):
             raise UserError(

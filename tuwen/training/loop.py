@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,7 +35,7 @@ from tuwen.run import (
 )
 from tuwen.systems.system import Needs, Progress, Reads
 from tuwen.training import checkpoint, log, optim, parallel, refusals, roles, start, towers
-from tuwen.training.config import RunConfig, TrainConfig
+from tuwen.training.config import RunConfig
 from tuwen.training.grouping import make_grouping
 from tuwen.training.signals import Interrupted, Signals, Stop
 from tuwen.training.step import train_step
@@ -70,7 +70,9 @@ def train(
     run = Path(out)
     if holds_run(run) or checkpoint.steps(run):
         raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
-    config = replace(config, train=replace(config.train, precision=precision(config.train)))
+    config = replace(
+        config, train=replace(config.train, precision=parallel.precision(config.train.precision, config.train.device))
+    )
     sources = {name: _whole(place) for name, place in config.data.sources.items()}
     teachers = {role: _whole(place) for role, place in config.data.teachers.items()}
     data = replace(config.data, sources=sources, teachers=teachers)
@@ -109,17 +111,6 @@ def resume(
 def _whole(place: str) -> str:
     """The absolute path of a corpus that is one on disk; a name stays."""
     return str(Path(place).absolute()) if Path(place).exists() else place
-
-
-def precision(config: TrainConfig) -> Literal["float32", "bfloat16"]:
-    """ "bfloat16" or "float32": what "auto" means on this machine."""
-    if config.precision != "auto":
-        return config.precision
-    if parallel.device(config.device).type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if fast else "float32"
 
 
 def _run(

@@ -5,6 +5,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,17 @@ def device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def precision(asked: Literal["auto", "float32", "bfloat16"], place: str) -> Literal["float32", "bfloat16"]:
+    """What is asked for; "auto" is "bfloat16" where the device that `place` names computes it fast."""
+    if asked != "auto":
+        return asked
+    if device(place).type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
 
 
 @contextlib.contextmanager
