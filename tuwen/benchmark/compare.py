@@ -216,14 +216,8 @@ def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Eval
 def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
     """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
     held = _flat(read_yaml(run / CONFIG))
-    asked = _flat(
-        to_dict(
-            replace(
-                config,
-                train=replace(config.train, precision=parallel.precision(config.train.precision, config.train.device)),
-            )
-        )
-    )
+    settled = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
+    asked = _flat(to_dict(settled))
     for name in sorted(held.keys() | asked.keys()):
         if name not in _FREE and held.get(name) != asked.get(name):
             raise UserError(

@@ -70,9 +70,7 @@ def train(
     run = Path(out)
     if holds_run(run) or checkpoint.steps(run):
         raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
-    config = replace(
-        config, train=replace(config.train, precision=parallel.precision(config.train.precision, config.train.device))
-    )
+    config = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
     sources = {name: _whole(place) for name, place in config.data.sources.items()}
     teachers = {role: _whole(place) for role, place in config.data.teachers.items()}
     data = replace(config.data, sources=sources, teachers=teachers)
@@ -121,10 +119,9 @@ def _run(
         torch.set_num_threads(config.train.threads)
     with parallel.group(place):
         try:
-            pairs = open_corpus(config.corpus, "train", config.data.on_bad) if corpus is None else corpus
-            others = {
-                name: open_corpus(where, "train", config.data.on_bad) for name, where in config.data.sources.items()
-            }
+            sources, on_bad = config.data.sources, config.data.on_bad
+            pairs = open_corpus(config.corpus, "train", on_bad) if corpus is None else corpus
+            others = {name: open_corpus(where, "train", on_bad) for name, where in sources.items()}
         except UserError as error:
             if new:
                 raise
@@ -156,12 +153,7 @@ class _Trainer:
         self.corpus = corpora[PAIRS]
         self.writes = parallel.rank() == 0
         train = config.train
-        share = train.batch_size // parallel.world()
-        if share % train.accumulation:
-            raise UserError(
-                f"config field train.accumulation: a process's {share} rows do not divide into "
-                f"{train.accumulation} micro-batches"
-            )
+        refusals.refuse_uneven_shares(train, parallel.world())
         self.tokenizer = start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / TOKENIZER)
         self.languages = start.language_table(run, config, corpora, new)
         self.system = start.build_system(config, self.tokenizer).to(place)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tuwen.data.batch import Batch
 from tuwen.errors import UserError
 from tuwen.systems.system import Losses, Progress, System
+from tuwen.training.config import TrainConfig
 
 
 def device(name: str) -> torch.device:
@@ -26,11 +27,11 @@ def device(name: str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def precision(asked: Literal["auto", "float32", "bfloat16"], place: str) -> Literal["float32", "bfloat16"]:
-    """What is asked for; "auto" is "bfloat16" where the device that `place` names computes it fast."""
-    if asked != "auto":
-        return asked
-    if device(place).type == "cuda":
+def precision(config: TrainConfig) -> Literal["float32", "bfloat16"]:
+    """What a config asks for; "auto" is "bfloat16" where its device computes it fast."""
+    if config.precision != "auto":
+        return config.precision
+    if device(config.device).type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

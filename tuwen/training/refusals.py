@@ -7,6 +7,18 @@ from tuwen.training import parallel
 from tuwen.training.config import TrainConfig
 
 
+def refuse_uneven_shares(train: TrainConfig, processes: int) -> None:
+    """Raises:
+    UserError: a process's rows do not divide into the micro-batches asked for.
+    """
+    share = train.batch_size // processes
+    if share % train.accumulation:
+        raise UserError(
+            f"config field train.accumulation: a process's {share} rows do not divide into "
+            f"{train.accumulation} micro-batches"
+        )
+
+
 def refuse_micro_batches(train: TrainConfig, name: str) -> None:
     """For a system that compares rows: a step in parts would compare within each part, which is another loss.
 
