@@ -117,7 +117,7 @@ def test_msvd(tmp_path):
     (tmp_path / "test_list.txt").write_text("ab-_1_1_5\n")
     train = open_corpus(f"msvd:{tmp_path}", "train")
     assert told(train) == {"ab-_0_1_5": ["a man runs", "someone runs"]}
-    assert train.missing == 1
+    assert train.skipped == {"missing": 1}
     assert told(open_corpus(f"msvd:{tmp_path}", "test")) == {"ab-_1_1_5": ["a cat sleeps"]}
     with pytest.raises(UserError, match=r"val_list\.txt: not there"):
         open_corpus(f"msvd:{tmp_path}", "val")

@@ -21,14 +21,14 @@ class Pairs(Corpus):
         self.name, self.split, self.fingerprint = "pairs", "test", "stub"
         self.languages = tuple(dict.fromkeys(language for row in texts for language in row))
         self.texts, self.broken, self.columns = texts, set(broken), columns
-        self.image_ids = image_ids or list(range(len(texts)))
+        self.ids = image_ids or list(range(len(texts)))
 
     def __len__(self):
         return len(self.texts)
 
     def record(self, row):
         columns = {} if self.columns is None else self.columns[row]
-        return Record(str(row), self.texts[row], self.image_ids[row], columns)
+        return Record(str(row), self.texts[row], self.ids[row], columns)
 
     def image(self, row):
         if row in self.broken:

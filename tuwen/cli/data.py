@@ -170,12 +170,12 @@ def run_build(args) -> None:
                 print_line(f"{args.missing}: {missing.count:,} pictures to fetch", sys.stderr)
     common = _common_faults(corpora)
     corpora = _chosen(args, corpora)
-    if any(getattr(corpus, "weights", None) for corpus in corpora.values()):
+    if any(corpus.weights for corpus in corpora.values()):
         print("the weights of a mixture are for training on it; here each row is written once", file=sys.stderr)
     written = write(corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty())
     rows = []
     for split, corpus in corpora.items():
-        left_out = Counter(getattr(corpus, "skipped", {})) - common + Counter(written[split]["broken"])
+        left_out = Counter(corpus.skipped) - common + Counter(written[split]["broken"])
         rows.append((split, str(written[split]["count"]), ", ".join(corpus.languages), _counts(left_out)))
     if common:
         rows.append(("of no split", "", "", _counts(common)))
@@ -184,7 +184,7 @@ def run_build(args) -> None:
 
 def _common_faults(corpora: dict) -> Counter:
     """By reason, lines of which every split tells, since what is wrong with them hides their own."""
-    first, *others = [dict.fromkeys(getattr(corpus, "faults", ())) for corpus in corpora.values()]
+    first, *others = [dict.fromkeys(corpus.faults) for corpus in corpora.values()]
     return Counter(fault.reason for fault in first if others and all(fault in other for other in others))
 
 

@@ -86,7 +86,6 @@ class Shards(Corpus):
         return UserError(f"row {row} of {shard} is damaged: {what}; build or copy the corpus again")
 
     def changed(self) -> Iterator[str]:
-        """A line for each shard whose bytes are not those that were built; reads them all."""
         for shard, own in enumerate(self._hashes or ()):
             path = tar_of(self.folder, self.split, shard)
             if hash_of(path) != own:
@@ -96,11 +95,6 @@ class Shards(Corpus):
         return decode(self.encoded(row))
 
     def encoded(self, row: int) -> bytes:
-        """The row's JPEG as it lies in the shard.
-
-        Raises:
-            BrokenImage: "damaged": its bytes are not those that were built.
-        """
         entry = self._entry(row)
         data = self._read(entry["shard"], entry["image_offset"], entry["image_size"])
         if "image_sum" in (entry.dtype.names or ()) and zlib.crc32(data) != entry["image_sum"]:
@@ -108,7 +102,6 @@ class Shards(Corpus):
         return data
 
     def image_ids(self) -> np.ndarray:
-        """[rows] int64, without reading a record."""
         return np.array(self._index["image_id"])
 
     def shard_starts(self) -> list[int]:

@@ -73,7 +73,7 @@ def classes_of(corpus: Corpus, file: str | Path | None = None) -> Classes:
     keys = [_key(corpus, record) for record in records]
     if all(key is None for key in keys):
         raise UserError(f'corpus {corpus.name}: its rows have no column "cls" that names their class; add one')
-    file = Path(file) if file is not None else getattr(corpus, "zero_shot", None)
+    file = Path(file) if file is not None else corpus.zero_shot
     if file is not None:
         names, prompts = _read(file)
         return Classes(names, prompts, _numbered(keys, names, str(file)))

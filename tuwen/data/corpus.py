@@ -4,6 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from tuwen.data import draws
+from tuwen.data.corpora.faults import Fault
 
 
 class BrokenImage(Exception):
@@ -51,6 +53,8 @@ class Corpus:
     A subclass sets `name`, `split`, `languages` (in a fixed order: the index is `Texts.language`) and
     `fingerprint` (changes when and only when the content does), and gives `__len__`, `record` and `image`.
     Instances are read from worker processes: open files lazily, hold no locks.
+
+    All else is optional and has its default here; what wraps a corpus (`subset.Wrapped`) hands all of it on.
     """
 
     name: str
@@ -63,6 +67,11 @@ class Corpus:
     parts: "tuple[Corpus, ...]" = ()  # of a mixture, and the share of each
     weights: tuple[float, ...] | None = None
     pictures: int = 1  # separate pictures a row: two views of a chest, the two that a statement is about
+    truth: str = "identity"  # which rule `relevance` follows, for built copies: one of `shards.TRUTHS`
+    skipped: Mapping[str, int] = MappingProxyType({})  # rows that reading left out, by reason
+    faults: Sequence[Fault] = ()  # what is wrong with them, each with its file and line
+    split_rule: str = ""  # where the split comes from
+    zero_shot: Path | None = None  # the file of class names and prompts beside the corpus (`classes`)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -93,6 +102,30 @@ class Corpus:
             BrokenImage: as `image`.
         """
         return list(self.clip(row)) if self.frames > 1 else [self.image(row)]
+
+    def encoded(self, row: int) -> bytes | None:
+        """The row's picture as it lies in its file, still encoded; None where it lies in none.
+
+        Raises:
+            BrokenImage: the file has gone, can no longer be read, or has changed.
+        """
+        return None
+
+    def image_ids(self) -> np.ndarray:
+        """[rows] int64 identities of the pictures."""
+        return np.array([self.record(row).image_id for row in range(len(self))], dtype=np.int64)
+
+    def where(self, row: int) -> tuple[Path, int] | None:
+        """The file and line the row comes from, the line 0 where the whole file is meant; None: from none."""
+        return None
+
+    def path(self, row: int) -> str:
+        """Where the row's picture lies: its file, absolute, or its place in an archive; "" where in none."""
+        return ""
+
+    def changed(self) -> Iterator[str]:
+        """A line for each file whose bytes are not those that were built; reads them all."""
+        yield from ()
 
     def relevance(self, rows: Sequence[int], texts: Sequence["Caption"]) -> "Relevance":
         """Which of the given rows' pictures each text is right for; by default those it was written for.

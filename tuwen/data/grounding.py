@@ -8,7 +8,6 @@ shares of the picture's width and height.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,9 +57,11 @@ def phrases_of(corpus: Corpus, limit: int | None = None) -> list[Phrase]:
 
 def _beside(corpus: Corpus) -> dict[str, tuple[str, Sequence[Any]]]:
     """By the row's id: place and objects of each line of the file beside the corpus's table, if there is one."""
-    where = getattr(corpus, "where", None)
-    path = where(0)[0].parent / FILE if where is not None and len(corpus) else Path(FILE)
-    if where is None or not path.is_file():
+    if corpus.parts:
+        return {f"{part.name}/{name}": place for part in corpus.parts for name, place in _beside(part).items()}
+    origin = corpus.where(0) if len(corpus) else None
+    path = origin[0].parent / FILE if origin else None
+    if path is None or not path.is_file():
         return {}
     found: dict[str, tuple[str, Sequence[Any]]] = {}
     for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):

@@ -231,7 +231,7 @@ def _finish(corpora: Mapping[str, Corpus], folder: Path, plan: dict) -> dict[str
     first = next(iter(corpora.values()))
     languages = list(dict.fromkeys(language for corpus in corpora.values() for language in corpus.languages))
     meta = {"name": first.name, "version": VERSION, "languages": languages, "splits": splits, "notice": first.notice}
-    meta |= {"truth": getattr(first, "truth", "identity"), "class_names": dict(first.class_names), "plan": plan}
+    meta |= {"truth": first.truth, "class_names": dict(first.class_names), "plan": plan}
     write_whole(folder / "corpus.json", json.dumps(meta, ensure_ascii=False, indent=1).encode())
     shutil.rmtree(folder / "building", ignore_errors=True)
     return _report(meta)

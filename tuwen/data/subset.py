@@ -1,8 +1,10 @@
 """Part of a corpus, or several corpora as one: what is seen changes, the pictures and texts stay where they are."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +14,80 @@ from tuwen.data.corpus import Caption, Corpus, Record, Relevance, languages_and_
 from tuwen.errors import UserError
 
 
-class Subset(Corpus):
+class Wrapped(Corpus):
+    """Rows of other corpora: whatever a `Corpus` may have is asked of the corpus a row comes from, or of all together.
+
+    A subclass gives `fingerprint`, `__len__` and `_origin`, and changes what it means to change.
+    """
+
+    def __init__(self, wrapped: Sequence[Corpus]):
+        """Raises:
+        UserError: corpora whose rows have not as many frames and pictures.
+        """
+        self.wrapped = tuple(wrapped)
+        shapes = {(corpus.frames, corpus.pictures) for corpus in wrapped}
+        if len(shapes) > 1:
+            several = ", ".join(f"{corpus.name} {corpus.frames} and {corpus.pictures}" for corpus in wrapped)
+            raise UserError(f"the parts of a mixture must have as many frames and pictures a row; they have {several}")
+        ((self.frames, self.pictures),) = shapes
+        self.name, self.split = "+".join(corpus.name for corpus in wrapped), wrapped[0].split
+        self.languages = tuple(dict.fromkeys(language for corpus in wrapped for language in corpus.languages))
+        self.notice = _joined(corpus.notice for corpus in wrapped)
+        self.split_rule = _joined(corpus.split_rule for corpus in wrapped)
+        self.skipped = sum((Counter(corpus.skipped) for corpus in wrapped), Counter())
+        self.faults = tuple(fault for corpus in wrapped for fault in corpus.faults)
+        # numbers of classes mean what they meant only where all have the same
+        alike = all(corpus.class_names == wrapped[0].class_names for corpus in wrapped)
+        self.class_names = dict(wrapped[0].class_names) if alike else {}
+        files = {corpus.zero_shot for corpus in wrapped}
+        self.zero_shot = files.pop() if len(files) == 1 else None
+
+    def _origin(self, row: int) -> tuple[Corpus, int]:
+        """The corpus a row comes from, and its row there.
+
+        Raises:
+            IndexError: no such row.
+        """
+        raise NotImplementedError
+
+    def record(self, row: int) -> Record:
+        corpus, inner = self._origin(row)
+        return corpus.record(inner)
+
+    def image(self, row: int) -> Tensor:
+        corpus, inner = self._origin(row)
+        return corpus.image(inner)
+
+    def clip(self, row: int) -> Tensor:
+        corpus, inner = self._origin(row)
+        return corpus.clip(inner)
+
+    def shown(self, row: int) -> Sequence[Tensor]:
+        corpus, inner = self._origin(row)
+        return corpus.shown(inner)
+
+    def encoded(self, row: int) -> bytes | None:
+        corpus, inner = self._origin(row)
+        return corpus.encoded(inner)
+
+    def where(self, row: int) -> tuple[Path, int] | None:
+        corpus, inner = self._origin(row)
+        return corpus.where(inner)
+
+    def path(self, row: int) -> str:
+        corpus, inner = self._origin(row)
+        return corpus.path(inner)
+
+    def changed(self) -> Iterator[str]:
+        for corpus in self.wrapped:
+            yield from corpus.changed()
+
+
+def _joined(notices: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, notices)))
+
+
+class Subset(Wrapped):
     """Some rows of a corpus, in the given order, perhaps without some of their texts.
 
     base: the corpus. rows: [R] int64 of it. dropped: base row -> texts of it that are left out. rewrite: what becomes
@@ -27,12 +102,10 @@ class Subset(Corpus):
         rewrite: Callable[[str], str] | None = None,
         rewriting: str = "",
     ):
+        super().__init__([base])
         self.base, self.rows = base, np.asarray(rows, dtype=np.int64)
         self._dropped, self._rewrite = dict(dropped or {}), rewrite
-        self.name, self.split, self.languages, self.notice = base.name, base.split, base.languages, base.notice
-        self.frames, self.pictures, self.class_names = base.frames, base.pictures, dict(base.class_names)
-        if getattr(base, "truth", None):
-            self.truth = base.truth  # type: ignore[attr-defined]
+        self.truth = base.truth
         told = hashlib.blake2b(base.fingerprint.encode(), digest_size=16)
         told.update(self.rows.tobytes())
         told.update(repr((sorted((row, sorted(texts)) for row, texts in self._dropped.items()), rewriting)).encode())
@@ -42,9 +115,8 @@ class Subset(Corpus):
         return len(self.rows)
 
     def record(self, row: int) -> Record:
-        base = self._base(row)
-        record = self.base.record(base)
-        gone = self._dropped.get(base, set())
+        record = super().record(row)
+        gone = self._dropped.get(int(self.rows[row]), set())
         if not gone and self._rewrite is None:
             return record
         kept = [text not in gone for _, text in languages_and_texts(record)]
@@ -58,25 +130,19 @@ class Subset(Corpus):
                 columns[name] = [value for value, stays in zip(columns[name], kept, strict=True) if stays]
         return replace(record, texts=texts, columns=columns)
 
-    def image(self, row: int) -> Tensor:
-        return self.base.image(self._base(row))
-
-    def clip(self, row: int) -> Tensor:
-        return self.base.clip(self._base(row))
-
-    def shown(self, row: int) -> Sequence[Tensor]:
-        return self.base.shown(self._base(row))
+    def image_ids(self) -> np.ndarray:
+        return self.base.image_ids()[self.rows]
 
     def relevance(self, rows: Sequence[int], texts: Sequence[Caption]) -> Relevance:
         if self._dropped or self._rewrite is not None:
             return super().relevance(rows, texts)
-        moved = [replace(text, row=self._base(text.row)) for text in texts]
-        return self.base.relevance([self._base(row) for row in rows], moved)
+        moved = [replace(text, row=self._origin(text.row)[1]) for text in texts]
+        return self.base.relevance([self._origin(row)[1] for row in rows], moved)
 
-    def _base(self, row: int) -> int:
+    def _origin(self, row: int) -> tuple[Corpus, int]:
         if not 0 <= row < len(self.rows):
             raise IndexError(f"row {row} of {len(self.rows)}")
-        return int(self.rows[row])
+        return self.base, int(self.rows[row])
 
 
 def fraction(corpus: Corpus, share: float, seed: int = 0) -> Subset:
@@ -91,7 +157,7 @@ def fraction(corpus: Corpus, share: float, seed: int = 0) -> Subset:
         raise UserError(f"a fraction of {share} is none; give one above 0 and up to 1")
     import torch
 
-    ids = torch.from_numpy(image_ids(corpus))
+    ids = torch.from_numpy(corpus.image_ids())
     chosen = draws.uniform(ids, 1, seed, "fraction")[:, 0].numpy() < share
     if not chosen.any():
         raise UserError(f"no row of {corpus.name}, split {corpus.split}, is left at a fraction of {share}")
@@ -121,15 +187,7 @@ def by_ids(corpora: Mapping[str, Corpus], ids: Iterable[str]) -> dict[str, Corpu
     return chosen
 
 
-def image_ids(corpus: Corpus) -> np.ndarray:
-    """[rows] int64 identities of the pictures."""
-    known = getattr(corpus, "image_ids", None)
-    if known is not None:
-        return known()
-    return np.array([corpus.record(row).image_id for row in range(len(corpus))], dtype=np.int64)
-
-
-class MixedCorpus(Corpus):
+class MixedCorpus(Wrapped):
     """The rows of several corpora one after the other, and the share of each that training sees (`order.MixedOrder`).
 
     parts: splits of one name. weights: positive; a part's share of every epoch. Which row is seen when is arithmetic
@@ -148,15 +206,8 @@ class MixedCorpus(Corpus):
         empty = [part.name for part in parts if not len(part)]
         if empty:
             raise UserError(f"{empty[0]}, split {parts[0].split}: no rows to mix")
-        shapes = {(part.frames, part.pictures) for part in parts}
-        if len(shapes) > 1:
-            several = ", ".join(f"{part.name} {part.frames} and {part.pictures}" for part in parts)
-            raise UserError(f"the parts of a mixture must have as many frames and pictures a row; they have {several}")
-        ((self.frames, self.pictures),) = shapes
-        self.parts, self.weights = tuple(parts), tuple(weights)
-        self.name, self.split = "+".join(part.name for part in parts), parts[0].split
-        self.languages = tuple(dict.fromkeys(language for part in parts for language in part.languages))
-        self.notice = "; ".join(dict.fromkeys(part.notice for part in parts if part.notice))
+        super().__init__(parts)
+        self.parts, self.weights = self.wrapped, tuple(weights)
         self.start = np.cumsum([0, *map(len, parts)])
         told = repr([(part.fingerprint, weight) for part, weight in zip(parts, weights, strict=True)])
         self.fingerprint = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
@@ -165,23 +216,13 @@ class MixedCorpus(Corpus):
         return int(self.start[-1])
 
     def record(self, row: int) -> Record:
-        part, inner = self._place(row)
-        record = part.record(inner)
-        return replace(record, id=f"{part.name}/{record.id}")
+        record = super().record(row)
+        return replace(record, id=f"{self._origin(row)[0].name}/{record.id}")
 
-    def image(self, row: int) -> Tensor:
-        part, inner = self._place(row)
-        return part.image(inner)
+    def image_ids(self) -> np.ndarray:
+        return np.concatenate([part.image_ids() for part in self.parts])
 
-    def clip(self, row: int) -> Tensor:
-        part, inner = self._place(row)
-        return part.clip(inner)
-
-    def shown(self, row: int) -> Sequence[Tensor]:
-        part, inner = self._place(row)
-        return part.shown(inner)
-
-    def _place(self, row: int) -> tuple[Corpus, int]:
+    def _origin(self, row: int) -> tuple[Corpus, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         number = int(np.searchsorted(self.start, row, side="right")) - 1

@@ -82,7 +82,7 @@ class CorpusPictures(Sequence):
         self.ends = np.cumsum([len(corpus) for corpus in corpora])
         self.skipped: dict[str, int] = {}
         for corpus in corpora:
-            for reason, count in getattr(corpus, "skipped", {}).items():
+            for reason, count in corpus.skipped.items():
                 self.skipped[reason] = self.skipped.get(reason, 0) + count
 
     def __len__(self) -> int:
@@ -94,15 +94,15 @@ class CorpusPictures(Sequence):
         row = place - (int(self.ends[which - 1]) if which else 0)
         record = corpus.record(row)
         try:
-            image = corpus.encoded(row) if hasattr(corpus, "encoded") else corpus.image(row)
+            encoded = corpus.encoded(row)
+            image = corpus.image(row) if encoded is None else encoded
         except BrokenImage as error:
             return Unreadable(self.prefix + record.id, error)
-        source = corpus.path(row) if isinstance(corpus, FileCorpus) else ""
-        return Picture(image, self.prefix + record.id, record.texts, record.columns, source)
+        return Picture(image, self.prefix + record.id, record.texts, record.columns, corpus.path(row))
 
     def faults(self) -> list[dict[str, str]]:
         """{"id", "reason"} of the corpora's unusable rows: file (and line), and what is wrong with its fix."""
-        faults = [fault for corpus in self.corpora for fault in getattr(corpus, "faults", ())]
+        faults = [fault for corpus in self.corpora for fault in corpus.faults]
         return [{"id": f"{one.file}:{one.line}" if one.line else str(one.file), "reason": one.what} for one in faults]
 
     def __iter__(self) -> Iterator:

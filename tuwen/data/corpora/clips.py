@@ -8,6 +8,7 @@ import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,16 +36,13 @@ class Clip:
 
 
 class VideoCorpus(Corpus):
-    """A row a video; captions in English unless their script says otherwise. Rows without a video file are left out.
-
-    missing: how many were.
-    """
+    """A row a video; captions in English unless their script says otherwise. Rows without a video file are left out."""
 
     def __init__(self, name: str, folder: Path, split: str, clips: list[Clip], frames: int):
         self.name, self.split, self.frames = name, split, frames
         files = _videos(folder)
         self.rows = [(clip, files[clip.name.lower()]) for clip in clips if clip.name.lower() in files]
-        self.missing = len(clips) - len(self.rows)
+        self.skipped = +Counter(missing=len(clips) - len(self.rows))
         if not self.rows:
             raise UserError(
                 f"{folder}: none of the {len(clips)} videos of split {split} is there ({quoted(clips[0].name)}, ...)"

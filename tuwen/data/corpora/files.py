@@ -134,8 +134,6 @@ class FileCorpus(Corpus):
     Opening reads every picture of the split once: its content is its identity (unless the row gives an `image_id`), so
     copies of a picture are one picture, and its header and end are checked. Damage in the middle of a
     picture is found when it is decoded.
-
-    skipped: rows left out, by reason; faults: each with its file and line; split_rule: where the split comes from.
     """
 
     def __init__(
@@ -150,6 +148,8 @@ class FileCorpus(Corpus):
         self._places, self._image_ids = pictures.read(chosen, progress)
         self.faults = tuple(faults.found)
         self.skipped: Counter[str] = Counter(faults.counts)
+        beside = source.root / "zeroshot.json"
+        self.zero_shot = beside if beside.is_file() else None
         self.name, self.notice, self.class_names = source.name, source.notice, dict(source.class_names)
         self.split = split
         self.languages = tuple(sorted(listing.languages))
@@ -166,38 +166,20 @@ class FileCorpus(Corpus):
         columns = {k: _number(v) if k in self._numbers else v for k, v in entry.columns.items()}
         return Record(entry.id, entry.texts, self._image_ids[row], columns if self._numbers else entry.columns)
 
-    @property
-    def zero_shot(self) -> Path | None:
-        """The file of class names and prompts beside the table, where there is one (`tuwen.data.classes`)."""
-        path = self._source.root / "zeroshot.json"
-        return path if path.is_file() else None
-
     def encoded(self, row: int) -> bytes:
-        """The row's picture as it lies in its file, still encoded.
-
-        Raises:
-            BrokenImage: the file has gone or can no longer be read.
-        """
         return self._source.read(self._entry(row).image)
 
     def image(self, row: int) -> Tensor:
         return images.decode(self.encoded(row))
 
     def image_ids(self) -> np.ndarray:
-        """[rows] int64, without reading a record."""
         return np.array(self._image_ids, dtype=np.int64)
 
     def path(self, row: int) -> str:
-        """Where the row's picture lies: its file, absolute, or its place in an archive."""
         return str(self._source.root.resolve() / self._entry(row).image)
 
     def where(self, row: int) -> tuple[Path, int]:
-        """The file and line the row comes from."""
         return self._source.place(self._entry(row))
-
-    def picture_name(self, row: int) -> str:
-        """What the row calls its picture; rows that call one the same are no copies of each other."""
-        return self._entry(row).image
 
     def _entry(self, row: int) -> Entry:
         if not 0 <= row < len(self):

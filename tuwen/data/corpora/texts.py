@@ -2,6 +2,7 @@
 
 import hashlib
 from array import array
+from collections import Counter
 from pathlib import Path
 
 from torch import Tensor
@@ -18,8 +19,6 @@ SPLITS = ("train",)
 
 class TextLines(Corpus):
     """The lines of a file that say something, all of them the split "train". The language is told by script.
-
-    faults: lines that are no UTF-8 text, where `on_bad` is "skip".
 
     Raises:
         UserError: FILE:LINE and what is wrong; another split; no text in it.
@@ -38,7 +37,7 @@ class TextLines(Corpus):
                     self._offsets.append(lines.start)
                     languages.add(language_by_script(text))
                     digest.update(text.strip().encode() + b"\n")
-        self.faults = tuple(faults.found)
+        self.faults, self.skipped = tuple(faults.found), Counter(faults.counts)
         self.languages, self.fingerprint = tuple(sorted(languages)), digest.hexdigest()
         if not self._offsets:
             raise UserError(f"{self.file}: no text in it; write one a line")

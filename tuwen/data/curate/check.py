@@ -13,7 +13,6 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from tuwen.data.built import Shards
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.files import EVERY, NoRows
 from tuwen.data.corpus import Corpus
@@ -130,9 +129,8 @@ def check(
             if not error.faults:
                 faults[Found("no rows", str(error))] = None
             continue
-        faults.update((Found(fault.reason, str(fault)), None) for fault in getattr(corpus, "faults", ()))
-        if isinstance(corpus, Shards):
-            faults.update((Found("changed", line), None) for line in corpus.changed())
+        faults.update((Found(fault.reason, str(fault)), None) for fault in corpus.faults)
+        faults.update((Found("changed", line), None) for line in corpus.changed())
         reader = SplitReader(corpus, split, tokenizer, length, limits)
         opened.append(reader)
         for wrong, remarkable in _rows(reader, quiet):

@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor
 
 from tuwen.data.corpora.faults import one_line
-from tuwen.data.corpora.files import FileCorpus
 from tuwen.data.corpora.scripts import is_blank
 from tuwen.data.corpus import BrokenImage, Corpus, Record, all_texts, languages_and_texts, normalise, text_id
 from tuwen.data.curate.quality import LanguageCheck, Limits, flatness, is_grey, perceptual_hash
@@ -152,15 +151,15 @@ class SplitReader:
                 yield self.found(row, "truncated text", what, text)
 
     def _named_alike(self, first: int, row: int) -> bool:
-        corpus = self.corpus
-        return isinstance(corpus, FileCorpus) and corpus.picture_name(first) == corpus.picture_name(row)
+        path = self.corpus.path(first)
+        return bool(path) and path == self.corpus.path(row)
 
     def found(self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None) -> Found:
         return Found(reason, one_line(f"{self.place(row)}: {what}"), self.label, row, text, other)
 
     def place(self, row: int) -> str:
-        if isinstance(self.corpus, FileCorpus):
-            file, line = self.corpus.where(row)
+        if origin := self.corpus.where(row):
+            file, line = origin
             return f"{file}:{line}" if line else str(file)
         return f"{self.corpus.name} {self.corpus.split} row {row}"
 
@@ -178,7 +177,7 @@ class SplitReader:
             characters=_spread(self._characters),
             tokens=_spread(self._tokens),
             truncated=sum(count + 2 > limit for count in self._tokens) if limit else 0,
-            split_rule=getattr(self.corpus, "split_rule", ""),
+            split_rule=self.corpus.split_rule,
         )
 
     def shared(self, other: "SplitReader") -> dict[str, int]:
