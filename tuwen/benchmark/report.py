@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tuwen import systems
 from tuwen.benchmark import report_plots, report_samples
 from tuwen.benchmark.compare import RESULT, summary
 from tuwen.benchmark.statistics import STAGES, last_stage
-from tuwen.benchmark.table import figure
+from tuwen.benchmark.table import figure, reranked_by
 from tuwen.errors import UserError
 from tuwen.run import CONFIG, METRICS, PROVENANCE, RECALLS, REPORT, SAMPLES, holds_run, provenance, read_json
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
@@ -150,7 +151,7 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
         cells = "".join(map(_cell, held[row], spreads, marks, _edges(paths)))
         stages = [of for of in STAGES if (name, of) in held]
         head = _system(name, found[name], len(stages)) if stage == stages[0] else ""
-        body += f"<tr>{head}<td class='stage'>{_stage(stage)}</td>{cells}</tr>"
+        body += f"<tr>{head}<td class='stage'>{_stage(stage, found[name])}</td>{cells}</tr>"
     chance = "".join(
         _cell(value, None, False, edge)
         for value, edge in zip(_figures(first["chance"], paths), _edges(paths), strict=True)
@@ -218,8 +219,15 @@ def _curves(comparison: dict[str, Any], runs: Runs) -> str:
         levels = {language: float(values[0, 0]) for language, (_, values) in chance.items()}
         out += f"<figure class='plot'>{report_plots.recall_curves(recalls, levels)}</figure>"
     if losses:
-        out += f"<figure class='plot'>{report_plots.loss_curves(losses)}</figure>"
+        queued = {name: step for name, seeds in records.items() if (step := _queue_start(seeds[0])) is not None}
+        out += f"<figure class='plot'>{report_plots.loss_curves(losses, queued)}</figure>"
     return out
+
+
+def _queue_start(records: list[dict]) -> int | None:
+    """The first logged step at which the contrast had queued keys, after one at which it had none."""
+    keys = [(record["step"], record.get("metrics", {}).get("queued_keys", 0) or 0) for record in records]
+    return next((step for (_, before), (step, now) in pairwise(keys) if now and not before), None)
 
 
 def _losses(records: list[dict]) -> dict[str, dict[int, float]]:
@@ -340,8 +348,8 @@ def _system(name: str, system: dict[str, Any], stages: int = 1) -> str:
     return f'<th scope="rowgroup" rowspan="{stages}">{escape(name)}<span class="fidelity">{fidelity}</span></th>'
 
 
-def _stage(stage: str) -> str:
-    return "re-ranked 重排" if stage == "reranked" else "first 初排"
+def _stage(stage: str, system: dict[str, Any]) -> str:
+    return reranked_by(system).replace("re-ranked", "re-ranked 重排") if stage == "reranked" else "first 初排"
 
 
 def _listed(names: list[str]) -> str:

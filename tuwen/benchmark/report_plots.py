@@ -70,12 +70,16 @@ def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float])
     return svg(figure, "recall", "Validation mean recall by training step")
 
 
-def loss_curves(curves: dict[str, dict[str, Curve]]) -> str:
-    """Losses while training, one panel a system. curves: system -> loss -> curve."""
+def loss_curves(curves: dict[str, dict[str, Curve]], queued: dict[str, int]) -> str:
+    """Losses while training, one panel a system. curves: system -> loss -> curve. queued: system -> step at which its
+    contrast began to read a queue, where the loss jumps.
+    """
     figure, panels = _panels(len(curves), columns=COLUMNS, height=2.7, width=10)
     for panel, (name, by_loss) in zip(panels, curves.items(), strict=False):
         for k, (loss, curve) in enumerate(by_loss.items()):
             _draw(panel, curve, colour(k), loss.replace("_", " "))
+        if name in queued:
+            panel.axvline(queued[name], color=INK, linewidth=1, linestyle=(0, (1, 2)), label="queue begins")
         panel.set_title(f"{name}: losses", fontsize=10.5, loc="left")
         panel.set_xlabel("step", fontsize=9)
         panel.legend(frameon=False, fontsize=8.5)

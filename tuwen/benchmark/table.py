@@ -56,10 +56,17 @@ def _recalls(comparison: dict[str, Any], language: str) -> Table:
             if stage in system["languages"][language]:
                 spread = system["spread"] and system["spread"]["languages"][language][stage]
                 cells = _cells(system["languages"][language][stage], spread, ways)
-                table.add_row(called(name, system), {"first": "first", "reranked": "re-ranked"}[stage], *cells)
+                table.add_row(called(name, system), "first" if stage == "first" else reranked_by(system), *cells)
         table.add_section()
     table.add_row("chance", "", *_cells(first["languages"][language]["chance"], None, ways), style="dim")
     return table
+
+
+def reranked_by(system: dict[str, Any]) -> str:
+    """ "re-ranked", with the weights of the match that were fitted, seed by seed; 0 leaves the first stage."""
+    rules = [seed.get("second_stage", {}) for seed in system["seeds"]]
+    weights = [f"{rule['weight']:g}" if rule["weight"] != "match" else "match" for rule in rules if "weight" in rule]
+    return f"re-ranked, w {' '.join(weights)}" if weights else "re-ranked"
 
 
 def _cells(recalls: dict[str, Any], spread: dict[str, Any] | None, ways: list[str]) -> list[str]:

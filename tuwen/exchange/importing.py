@@ -93,7 +93,7 @@ def _system(found: Model, words: Tokenizer, where: str) -> tuple[Callable[[], An
     kind: Any = systems.find(found.system)
     sized = kind.Config.sized("base")
     own = {name: value for name, value in AS_PUBLISHED.items() if hasattr(sized, name)}
-    model = replace(sized, **own, **found.config)
+    model = replace(sized, **(own | found.config))
     config = RunConfig(found.system, "base", f"imported from {where}", model)
     return lambda: kind(model, words.vocabulary), config
 

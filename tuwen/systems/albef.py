@@ -119,6 +119,7 @@ class ALBEF(System):
             "matching_gain": gain.expand(len(batch)),
         }
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
+        metrics["queued_keys"] = self.queue.filled(progress.past(self.config.queue_from))
         return Losses({"contrast": contrast, "matching": matching, "masked_words": words}, keep, metrics)
 
     def contrast(self, images, texts, taught_images, taught_texts, batch, progress):

@@ -121,7 +121,8 @@ class PRD2(System):
             temperature = self.temperature.detach()
             terms["feature_guided"] = feature_guided(texts, taught_texts, self.config.feature_guided, temperature)
         keep = dict(zip(("images", "texts", "image_id", "text_id"), now, strict=True))
-        return Losses(terms, keep, {"temperature": self.temperature.detach()})
+        queued = self.queue.filled(progress.past(self.config.queue_from))
+        return Losses(terms, keep, {"temperature": self.temperature.detach(), "queued_keys": queued})
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
         self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])

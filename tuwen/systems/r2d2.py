@@ -158,6 +158,7 @@ class R2D2(System):
             with torch.no_grad():
                 taught_images = self.teacher.encoders.encode_images(batch.images, states=False)
             terms["contrast"] = self.target_guided(images, texts, taught_images, taught_texts, batch, progress)
+            metrics["queued_keys"] = self.queue.filled(progress.past(config.queue_from))
             keep = {"images": taught_images.pooled, "texts": taught_texts.pooled}
             keep |= {"image_id": batch.image_id, "text_id": batch.text_id}
         else:

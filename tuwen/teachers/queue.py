@@ -78,6 +78,10 @@ class FeatureQueue(nn.Module):
         self.pointer.copy_((self.pointer + len(images)) % self.capacity)
         self.events.add_(1)
 
+    def filled(self, used: bool = True) -> Tensor:
+        """How many keys `read` gives that are real, a scalar."""
+        return (self.stamp[: self.capacity if used else 0] != EMPTY).sum()
+
     def read(self, used: bool = True) -> Keys:
         """The slots in use: `real` is False on those never filled, `age` counts enqueue events (the newest has 1).
 
