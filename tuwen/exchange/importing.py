@@ -92,8 +92,8 @@ def _system(found: Model, words: Tokenizer, where: str) -> tuple[Callable[[], An
     """What makes the system, and the config of its run."""
     kind: Any = systems.find(found.system)
     sized = kind.Config.sized("base")
-    own = {name: value for name, value in AS_PUBLISHED.items() if hasattr(sized, name)}
-    model = replace(sized, **(own | found.config))
+    own: dict[str, Any] = {name: value for name, value in AS_PUBLISHED.items() if hasattr(sized, name)}
+    model = replace(sized, **{**own, **found.config})
     config = RunConfig(found.system, "base", f"imported from {where}", model)
     return lambda: kind(model, words.vocabulary), config
 
