@@ -94,6 +94,17 @@ def learnt_nothing(records: Sequence[Mapping[str, Any]]) -> bool:
     return bool(last) and sum(last) / len(last) < NOTHING
 
 
+def queue_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """A line where the contrast begins to read a queue between two records; else nothing."""
+    keys = [record.get("metrics", {}).get("queued_keys", 0) or 0 for record in (before, now)]
+    if keys[0] or not keys[1]:
+        return ""
+    return (
+        f"step {now['step']}: the contrast now has {keys[1]:.0f} queued keys beside its batch; its loss jumps, for there "
+        "is more to choose from, and nothing diverges"
+    )
+
+
 class Rates:
     """Pairs per second, share of time waiting for data, and memory, since they were last read."""
 

@@ -320,12 +320,8 @@ class _Trainer:
             record: dict[str, Any] = {"step": step, "epoch": round(step / self.steps_per_epoch, 4)}
             record |= {"loss": losses.pop("loss"), "losses": {k.removeprefix("losses/"): v for k, v in losses.items()}}
             record |= {"metrics": metrics, "lr": result.lr, "grad_norm": result.grad_norm, **self.rates.read()}
-            before = self.metrics.last.get("metrics", {}).get("queued_keys", 0)
-            if metrics.get("queued_keys", 0) > 0 and not before:
-                self.line.say(
-                    f"step {step}: the contrast now has {metrics['queued_keys']:.0f} queued keys beside its batch; its "
-                    "loss jumps, for there is more to choose from, and nothing diverges"
-                )
+            if note := log.queue_note(self.metrics.last, record):
+                self.line.say(note)
             self.metrics.write(record)
             self.line.step(step, record)
 
