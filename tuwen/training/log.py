@@ -100,8 +100,8 @@ def queue_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if keys[0] or not keys[1]:
         return ""
     return (
-        f"step {now['step']}: the contrast now has {keys[1]:.0f} queued keys beside its batch; its loss jumps, for there "
-        "is more to choose from, and nothing diverges"
+        f"step {now['step']}: the contrast now has {keys[1]:.0f} queued keys beside its batch; its loss jumps, for "
+        "there is more to choose from, and nothing diverges"
     )
 
 
