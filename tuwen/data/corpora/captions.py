@@ -69,8 +69,8 @@ class Folder:
             UserError: one of them is no plain file of the folder.
         """
         rule = re.compile(pattern)
-        found = [(name, path) for name, paths in self._listed[1].items() for path in paths]
-        matched = [(path, match) for name, path in found if (match := rule.fullmatch(name))]
+        named = [(name, path) for name, paths in self._listed[1].items() for path in paths]
+        matched = [(path, match) for name, path in named if (match := rule.fullmatch(name))]
         return [(self.plain(self.root / path), match) for path, match in sorted(matched, key=lambda pair: pair[0])]
 
     def plain(self, path: Path) -> Path:
@@ -137,8 +137,8 @@ class Said:
 
     def fault(self, error: RowError) -> Fault:
         """Of a text of it; in a file without lines, with the picture's name."""
-        told = str(error) if self.line else f"{one_line(self.picture.rsplit('/', 1)[-1], 60)}: {error}"
-        return Fault(self.file, self.line, error.reason, told)
+        what = str(error) if self.line else f"{one_line(self.picture.rsplit('/', 1)[-1], 60)}: {error}"
+        return Fault(self.file, self.line, error.reason, what)
 
 
 class Held(Source):
@@ -151,9 +151,9 @@ class Held(Source):
         self.rows: list[Entry] = []
         self.files: list[Path] = []
 
-    def keep(self, file: Path, line: int, **said: Any) -> Entry:
+    def keep(self, file: Path, line: int, **fields: Any) -> Entry:
         """Adds a row that stands in that line of that file."""
-        entry = Entry(len(self.rows), line, **said)
+        entry = Entry(len(self.rows), line, **fields)
         self.rows.append(entry)
         self.files.append(file)
         return entry
@@ -187,42 +187,42 @@ class CaptionSet(Held):
         raise NotImplementedError
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
-        held: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+        rows: dict[tuple[str, str, str], dict[str, list[str]]] = {}
         ids: dict[str, int] = {}
         self.rows, self.files = [], []
-        for said in self.read_annotations(faults):
-            texts = {language: list(_usable(said, several, faults)) for language, several in said.texts.items()}
-            if any(said.texts.values()) and not any(texts.values()):
+        for note in self.read_annotations(faults):
+            texts = {language: list(_usable(note, several, faults)) for language, several in note.texts.items()}
+            if any(note.texts.values()) and not any(texts.values()):
                 continue
             try:
-                if (said.split, said.picture, said.row) not in held:
-                    held[said.split, said.picture, said.row] = {}
-                    held[said.split, said.picture, said.row] = self._add(said, ids)
+                if (note.split, note.picture, note.row) not in rows:
+                    rows[note.split, note.picture, note.row] = {}
+                    rows[note.split, note.picture, note.row] = self._add(note, ids)
             except RowError as error:
-                faults.add(said.fault(error))
+                faults.add(note.fault(error))
                 continue
             for language, several in texts.items():
-                held[said.split, said.picture, said.row].setdefault(language, []).extend(several)
+                rows[note.split, note.picture, note.row].setdefault(language, []).extend(several)
         yield from self.rows
 
-    def _add(self, said: Said, ids: dict[str, int]) -> dict[str, list[str]]:
+    def _add(self, note: Said, ids: dict[str, int]) -> dict[str, list[str]]:
         """A new row with an id of its own; its texts, none yet."""
-        name = said.row or os.path.splitext(said.picture.rsplit("/", 1)[-1])[0]
-        for wanted in (name, f"{said.split}/{name}", f"{said.split}/{said.picture}#{len(self.rows)}"):
-            if ids.setdefault(wanted, len(self.rows)) == len(self.rows):
+        name = note.row or os.path.splitext(note.picture.rsplit("/", 1)[-1])[0]
+        for key in (name, f"{note.split}/{name}", f"{note.split}/{note.picture}#{len(self.rows)}"):
+            if ids.setdefault(key, len(self.rows)) == len(self.rows):
                 break
         texts: dict[str, list[str]] = {}
-        image = self.folder.picture(said.picture)
-        self.keep(said.file, said.line, id=wanted, image=image, texts=texts, split=said.split, columns=said.columns)
+        image = self.folder.picture(note.picture)
+        self.keep(note.file, note.line, id=key, image=image, texts=texts, split=note.split, columns=note.columns)
         return texts
 
 
-def _usable(said: Said, texts: list[str], faults: Faults) -> Iterator[str]:
+def _usable(note: Said, texts: list[str], faults: Faults) -> Iterator[str]:
     for text in texts:
         try:
             yield checked(text)
         except RowError as error:
-            faults.add(said.fault(error))
+            faults.add(note.fault(error))
 
 
 def split_name(name: str) -> str:

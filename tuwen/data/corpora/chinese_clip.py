@@ -44,9 +44,9 @@ class ChineseClip(Held):
             named = set(texts)
             for number, offset, size, line in _pictures(path, faults):
                 image = f"{path.relative_to(self.root).as_posix()}:{offset}:{size}"
-                told = texts.pop(number, {})
+                captions = texts.pop(number, {})
                 name = f"{split}/{number}"
-                yield self.keep(path, line, id=name, image=image, texts=told, split=split_name(split))
+                yield self.keep(path, line, id=name, image=image, texts=captions, split=split_name(split))
             for number in sorted(texts):
                 what = f"picture {number} has texts but no line here; add it, or take it out of its texts' image_ids"
                 faults.add(Fault(path, 0, "missing", what))
@@ -55,13 +55,13 @@ class ChineseClip(Held):
 
     def _texts(self, split: str, faults: Faults) -> dict[int, dict[str, list[str]]]:
         """Texts by language of each picture of a split."""
-        found: dict[int, dict[str, list[str]]] = {}
+        texts: dict[int, dict[str, list[str]]] = {}
         path = self.needed(f"{split}_texts.jsonl", f"MR_{split}_queries.jsonl")
         for value, lines in objects(path, faults):
-            said, named = ("query_text", "item_ids") if "query_text" in value else ("text", "image_ids")
+            key, named = ("query_text", "item_ids") if "query_text" in value else ("text", "image_ids")
             hidden = split == "test" and named not in value
             try:
-                text, pictures = checked(field(value, said, str)), [] if hidden else field(value, named, list)
+                text, pictures = checked(field(value, key, str)), [] if hidden else field(value, named, list)
                 if not all(map(_is_number, pictures)):
                     raise RowError("wrong type", f"{named} are whole numbers, not {one_line(str(pictures), 60)}")
                 if not pictures and split != "test":
@@ -70,8 +70,8 @@ class ChineseClip(Held):
                 faults.add(Fault(path, lines.number, error.reason, str(error)))
                 continue
             for number in dict.fromkeys(map(int, pictures)):
-                found.setdefault(number, {}).setdefault(language_by_script(text), []).append(text)
-        return found
+                texts.setdefault(number, {}).setdefault(language_by_script(text), []).append(text)
+        return texts
 
     def read(self, image: str) -> bytes:
         return decode_base64(read_part(self.root, image) or b"")

@@ -39,8 +39,8 @@ class ChineseClipLmdb(Held):
 
     def __init__(self, root: Path):
         super().__init__(root)
-        found = [path for path, _ in self.folder.matching(r"data\.mdb") if path.parent.name == "pairs"]
-        self.splits = {path.parent.parent.name: path.parent.parent for path in found}
+        paths = [path for path, _ in self.folder.matching(r"data\.mdb") if path.parent.name == "pairs"]
+        self.splits = {path.parent.parent.name: path.parent.parent for path in paths}
         if not self.splits:
             raise UserError(f"{root}: no file SPLIT/pairs/data.mdb in it; see `tuwen data list`")
 
@@ -54,15 +54,15 @@ class ChineseClipLmdb(Held):
                     continue
                 try:
                     number, text = _triple(value)
-                    told = texts.setdefault(number, {})
-                    told.setdefault(language_by_script(text), []).append(checked(text))
+                    captions = texts.setdefault(number, {})
+                    captions.setdefault(language_by_script(text), []).append(checked(text))
                 except RowError as error:
                     shown = key[:40].decode(errors="replace")
                     faults.add(Fault(folder / "pairs", 0, error.reason, f"pair {shown!r}: {error}"))
-            for number, told in sorted(texts.items()):
+            for number, captions in sorted(texts.items()):
                 name = f"{split}/{number}"
                 image = f"{split}:{number}"
-                yield self.keep(folder / "imgs", 0, id=name, image=image, texts=told, split=split_name(split))
+                yield self.keep(folder / "imgs", 0, id=name, image=image, texts=captions, split=split_name(split))
 
     def read(self, image: str) -> bytes:
         split, number = image.split(":")

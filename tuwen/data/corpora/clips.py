@@ -74,7 +74,7 @@ class VideoCorpus(Corpus):
 
 def _videos(folder: Path) -> dict[str, Path]:
     """Video files below a folder, by name without ending, in small letters; links that lead out of it are none."""
-    found: dict[str, Path] = {}
+    videos: dict[str, Path] = {}
     root = os.path.realpath(folder)
     for place, folders, names in os.walk(folder):
         folders.sort()
@@ -82,8 +82,8 @@ def _videos(folder: Path) -> dict[str, Path]:
             stem, ending = os.path.splitext(name)
             real = os.path.realpath(os.path.join(place, name))
             if ending.lower() in SUFFIXES and os.path.commonpath([root, real]) == root:
-                found.setdefault(stem.lower(), Path(place) / name)
-    return found
+                videos.setdefault(stem.lower(), Path(place) / name)
+    return videos
 
 
 # ---- annotations
@@ -107,16 +107,16 @@ def msrvtt(folder: Path, split: str) -> list[Clip]:
         raise UserError(f"{path}: {what}") from None
     listed = {"train": "MSRVTT_train.9k.csv", "test": "MSRVTT_JSFUSION_test.csv"}.get(split, "")
     if not listed or not (folder / listed).is_file():
-        wanted = {"val": "validate"}.get(split, split)
-        return [clip for name, clip in clips.items() if splits[name] == wanted]
-    found = []
+        name_of_split = {"val": "validate"}.get(split, split)
+        return [clip for name, clip in clips.items() if splits[name] == name_of_split]
+    tested = []
     for number, row in enumerate(_table(_needed(folder, listed), ","), start=2):
         name = row.get("video_id") or ""
         where = f"{folder / listed}:{number}"
         if name not in clips:
             raise UserError(f"{where}: video_id {quoted(name)} is not in {path.name}")
-        found.append(Clip(name, where, [row["sentence"]] if row.get("sentence") else clips[name].texts))
-    return found
+        tested.append(Clip(name, where, [row["sentence"]] if row.get("sentence") else clips[name].texts))
+    return tested
 
 
 def msvd(folder: Path, split: str) -> list[Clip]:
@@ -124,20 +124,20 @@ def msvd(folder: Path, split: str) -> list[Clip]:
 
     The raw-captions.pkl that some copies have instead is never opened: a pickle can run code.
     """
-    said: dict[str, list[str]] = {}
+    sentences: dict[str, list[str]] = {}
     path = _needed(folder, "AllVideoDescriptions.txt")
     for line in path.read_text("utf-8", "replace").splitlines():
         name, _, sentence = line.strip().partition(" ")
         if sentence.strip() and not name.startswith("#"):
-            said.setdefault(name, []).append(sentence.strip())
+            sentences.setdefault(name, []).append(sentence.strip())
     listing = _needed(folder, f"{split}_list.txt")
-    found = []
+    clips = []
     for number, line in enumerate(listing.read_text("utf-8", "replace").splitlines(), start=1):
         if name := line.strip():
-            if name not in said:
+            if name not in sentences:
                 raise UserError(f"{listing}:{number}: {quoted(name)} has no sentence in {path.name}")
-            found.append(Clip(name, f"{listing}:{number}", said[name]))
-    return found
+            clips.append(Clip(name, f"{listing}:{number}", sentences[name]))
+    return clips
 
 
 def lsmdc(folder: Path, split: str) -> list[Clip]:
@@ -149,7 +149,7 @@ def lsmdc(folder: Path, split: str) -> list[Clip]:
         "test": "LSMDC16_challenge_1000_publictect.csv",
     }
     path = _needed(folder, names[split])
-    found: dict[str, Clip] = {}
+    clips: dict[str, Clip] = {}
     for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
         if not line.strip():
             continue
@@ -158,8 +158,8 @@ def lsmdc(folder: Path, split: str) -> list[Clip]:
             raise UserError(
                 f"{path}:{number}: {len(parts)} columns; LSMDC has clip, four times and sentence, tabs between"
             )
-        found.setdefault(parts[0], Clip(parts[0], f"{path}:{number}")).texts.append(parts[-1].strip())
-    return list(found.values())
+        clips.setdefault(parts[0], Clip(parts[0], f"{path}:{number}")).texts.append(parts[-1].strip())
+    return list(clips.values())
 
 
 LAYOUTS: dict[str, Callable[[Path, str], list[Clip]]] = {"msrvtt": msrvtt, "msvd": msvd, "lsmdc": lsmdc}

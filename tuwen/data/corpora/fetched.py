@@ -61,15 +61,15 @@ def fetched_rows(path: Path, success: bool) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: no readable Parquet file. One that img2dataset did not write has no such rows.
     """
-    wanted = ["key" if success else "caption", "url", "status"]
+    needed = ["key" if success else "caption", "url", "status"]
     with arrow_file(path, "fetch the shard again"), pq.ParquetFile(path) as file:
         if not {"url", "status"} <= set(file.schema_arrow.names):
             return
-        columns = [name for name in wanted if name in file.schema_arrow.names]
+        columns = [name for name in needed if name in file.schema_arrow.names]
         for batch in file.iter_batches(columns=columns):
             for row in checked(batch).to_pylist():
                 if (row["status"] == "success") == success and row["url"] and isinstance(row["url"], str):
-                    yield str(row.get(wanted[0]) or ""), row["url"]
+                    yield str(row.get(needed[0]) or ""), row["url"]
 
 
 def members(tar: Path, faults: Faults) -> Iterator[tuple[str, int, int]]:

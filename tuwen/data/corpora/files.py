@@ -280,20 +280,20 @@ class _Pictures:
 
     def read(self, places: Places, progress: bool = False) -> tuple[Places, array]:
         """The rows kept, and their picture identities (int64)."""
-        kept, identities = Places(), array("q")
+        usable, identities = Places(), array("q")
         console = Console(stderr=True)
         rows = track(range(len(places)), "reading", console=console, transient=True, disable=not progress)
         entries = (places.entry(self._source, row) for row in rows)
         with ThreadPoolExecutor(8) as pool:
             while chunk := list(islice(entries, 256)):
-                wanted = {entry.image for entry in chunk} - self._known.keys()
-                self._known.update(zip(wanted, pool.map(self._content, wanted), strict=True))
+                unread = {entry.image for entry in chunk} - self._known.keys()
+                self._known.update(zip(unread, pool.map(self._content, unread), strict=True))
                 for entry in chunk:
                     identity = self._identity(entry)
                     if identity is not None:
-                        kept.add(entry)
+                        usable.add(entry)
                         identities.append(identity)
-        return kept, identities
+        return usable, identities
 
     def _content(self, image: str) -> bytes | BrokenImage:
         """8 bytes that stand for what is in a picture file, or why it cannot be used."""

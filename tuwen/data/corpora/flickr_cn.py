@@ -41,17 +41,17 @@ class FlickrCN(CaptionSet):
                 for text in lines:
                     if not text.strip():
                         continue
-                    found = _LINE.fullmatch(text.strip())
+                    match = _LINE.fullmatch(text.strip())
                     try:
-                        if found is None:
+                        if match is None:
                             raise RowError("broken row", "not of the form picture#language#number text; mend the line")
-                        picture, told = found[1].removesuffix(".jpg"), joined(checked(found[4]))
+                        picture, caption = match[1].removesuffix(".jpg"), joined(checked(match[4]))
                         if picture not in splits:
                             raise RowError("no split", f"picture {picture!r} is on no split's list; add it to one")
                     except RowError as error:
                         faults.add(Fault(path, lines.number, error.reason, str(error)))
                         continue
-                    yield Said(path, lines.number, splits[picture], f"{picture}.jpg", {"zh": [told]})
+                    yield Said(path, lines.number, splits[picture], f"{picture}.jpg", {"zh": [caption]})
 
     def _splits(self, faults: Faults) -> dict[str, str]:
         """The split of each picture."""

@@ -51,18 +51,18 @@ class HuggingFace(Source):
                 self.files.append((path, split))
         if not self.files:
             raise UserError(f"{root}: neither state.json with .arrow files nor SPLIT-00000-of-00001.parquet in it")
-        self._held: tuple[tuple[int, int], pa.Table] | None = None
+        self._loaded: tuple[tuple[int, int], pa.Table] | None = None
 
     def __getstate__(self) -> dict:
-        kept = {"name", "notice", "file", "root", "folder", "files", "wordless"}
-        return {name: value for name, value in self.__dict__.items() if name in kept} | {"_held": None}
+        fields = {"name", "notice", "file", "root", "folder", "files", "wordless"}
+        return {name: value for name, value in self.__dict__.items() if name in fields} | {"_loaded": None}
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         for number, (path, _) in enumerate(self.files):
             row = 0
             for table in self._tables(number):
                 with arrow_file(path):
-                    rows = table.select(self._told[number]).to_pylist()
+                    rows = table.select(self._shown[number]).to_pylist()
                 for cells in rows:
                     try:
                         yield self._made(number, row, cells)
@@ -73,7 +73,7 @@ class HuggingFace(Source):
     def entry(self, position: int, line: int) -> Entry:
         number, row = position >> _BITS, position & (1 << _BITS) - 1
         with arrow_file(self.files[number][0]):
-            cells = self._row(number, row).select(self._told[number]).to_pylist()[0]
+            cells = self._row(number, row).select(self._shown[number]).to_pylist()[0]
         return self._made(number, row, cells)
 
     def place(self, entry: Entry) -> tuple[Path, int]:
@@ -93,9 +93,9 @@ class HuggingFace(Source):
     def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
         columns, own = self._columns(number), str(cells.get("split"))
         split = split_name(own if own.lower() in SPLITS else self.files[number][1] or "")
-        told = columns.row({**cells, columns.image: f"{number}:{row}"}, row + 1)
-        told["id"] = f"{split or 'row'}/{number}-{row}"
-        return entry_of(told | ({"split": split} if split else {}), number << _BITS | row, row + 1)
+        values = columns.row({**cells, columns.image: f"{number}:{row}"}, row + 1)
+        values["id"] = f"{split or 'row'}/{number}-{row}"
+        return entry_of(values | ({"split": split} if split else {}), number << _BITS | row, row + 1)
 
     def _columns(self, number: int) -> Any:
         return self._headers[number]
@@ -111,15 +111,15 @@ class HuggingFace(Source):
         return [columns_of(list(map(column_name, schema.names)), path, self.wordless) for path, schema in self._schemas]
 
     @cached_property
-    def _told(self) -> list[list[str]]:
+    def _shown(self) -> list[list[str]]:
         """The columns of each file that are no pictures, as they are named here."""
-        found = []
+        shown = []
         for (_, schema), columns in zip(self._schemas, self._headers, strict=True):
             words = {columns.text, columns.language, *columns.texts.values()}
-            kinds = {column_name(one.name): one.type for one in schema}
-            kept = [name for name, kind in kinds.items() if name in words or not _has_bytes(kind)]
-            found.append([name for name in kept if name != columns.image])
-        return found
+            kinds = {column_name(field.name): field.type for field in schema}
+            names = [name for name, kind in kinds.items() if name in words or not _has_bytes(kind)]
+            shown.append([name for name in names if name != columns.image])
+        return shown
 
     @cached_property
     def _schemas(self) -> list[tuple[Path, pa.Schema]]:
@@ -139,16 +139,16 @@ class HuggingFace(Source):
     @cached_property
     def _starts(self) -> list[list[int]]:
         """For each file, the first row of every piece, and the number of rows."""
-        found = []
+        starts = []
         for number, (path, _) in enumerate(self.files):
             if path.suffix == ".arrow":
-                found.append([0, self._piece(number, 0).num_rows])
+                starts.append([0, self._piece(number, 0).num_rows])
             else:
                 with arrow_file(path):
-                    told = self._opened(path).metadata
-                    counts = [told.row_group(group).num_rows for group in range(told.num_row_groups)]
-                found.append([0, *itertools.accumulate(counts)])
-        return found
+                    metadata = self._opened(path).metadata
+                    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+                starts.append([0, *itertools.accumulate(counts)])
+        return starts
 
     def _piece(self, number: int, piece: int) -> pa.Table:
         path = self.files[number][0]
@@ -164,10 +164,10 @@ class HuggingFace(Source):
         """One row as a table; the piece it lies in is kept until another is asked for."""
         starts = self._starts[number]
         piece = bisect.bisect_right(starts, row) - 1
-        held = self._held
-        if held is None or held[0] != (number, piece):
-            self._held = held = ((number, piece), self._piece(number, piece))
-        return held[1].slice(row - starts[piece], 1)
+        loaded = self._loaded
+        if loaded is None or loaded[0] != (number, piece):
+            self._loaded = loaded = ((number, piece), self._piece(number, piece))
+        return loaded[1].slice(row - starts[piece], 1)
 
 
 class PicturesInside(HuggingFace):
@@ -178,7 +178,7 @@ class PicturesInside(HuggingFace):
 
     def __init__(self, path: Path, name: str, wordless: bool = False):
         self.file, self.root, self.folder = path, path.parent, Folder(path.parent)
-        self.files, self.name, self.wordless, self._held = [(path, None)], name, wordless, None
+        self.files, self.name, self.wordless, self._loaded = [(path, None)], name, wordless, None
 
     def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
         columns = self._columns(number)

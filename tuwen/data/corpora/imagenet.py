@@ -37,7 +37,7 @@ class ClassFolders(Source):
     @cached_property
     def _pictures(self) -> list[tuple[str, str | None, str]]:
         """(path, split, class folder or "") of every picture."""
-        found = []
+        pictures = []
         for folder, folders, names in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             place = os.path.relpath(folder, self.root).replace(os.sep, "/")
@@ -47,23 +47,23 @@ class ClassFolders(Source):
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in images.EXTENSIONS and not name.startswith("."):
                     path = name if place == "." else f"{place}/{name}"
-                    found.append((path, split and split_name(split), below[0] if below else ""))
-        if not any(split for _, split, _ in found):
-            return [(path, EVERY, folder) for path, _, folder in found]
-        return found
+                    pictures.append((path, split and split_name(split), below[0] if below else ""))
+        if not any(split for _, split, _ in pictures):
+            return [(path, EVERY, folder) for path, _, folder in pictures]
+        return pictures
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
         """What each class is called."""
         path = self.folder.annotation("LOC_synset_mapping.txt") or self.folder.annotation("classes.txt")
-        found: dict[str, list[str]] = {}
+        classes: dict[str, list[str]] = {}
         if path is not None:
             with Lines(path, Faults("stop")) as lines:
                 for text in lines:
                     folder, _, names = text.strip().partition(" ")
                     if folder and names:
-                        found[folder] = [name.strip() for name in names[:LONGEST].split(",") if name.strip()]
-        return found
+                        classes[folder] = [name.strip() for name in names[:LONGEST].split(",") if name.strip()]
+        return classes
 
     @cached_property
     def _solutions(self) -> dict[str, str]:
@@ -72,7 +72,7 @@ class ClassFolders(Source):
             return {}
         with Lines(path, Faults("stop")) as lines:
             rows = [text.strip().partition(",") for text in lines]
-        return {stem: told.split(" ", 1)[0] for stem, _, told in rows[1:] if told}
+        return {stem: solution.split(" ", 1)[0] for stem, _, solution in rows[1:] if solution}
 
     @cached_property
     def _ranks(self) -> dict[str, int]:

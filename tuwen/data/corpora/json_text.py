@@ -87,10 +87,10 @@ def field(value: Any, key: str, kind: type | tuple[type, ...]) -> Any:
     if key not in value:
         there = ", ".join(map(str, list(value)[:8])) or "nothing"
         raise RowError("missing key", f"no key {key!r}; there are {there}")
-    found = value[key]
-    if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-        raise RowError("wrong type", f"{key} is {kind_of(found)}; see the format's description")
-    return found
+    content = value[key]
+    if not isinstance(content, kind) or (isinstance(content, bool) and kind is not bool):
+        raise RowError("wrong type", f"{key} is {kind_of(content)}; see the format's description")
+    return content
 
 
 def kind_of(value: Any) -> str:

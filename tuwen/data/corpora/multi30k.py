@@ -41,17 +41,17 @@ class Multi30k(CaptionSet):
 
     def read_annotations(self, faults: Faults) -> Iterator[Said]:
         for split, files in self.texts.items():
-            held = {path: _lines(path) for _, path in files}
+            lines_of = {path: _lines(path) for _, path in files}
             pictures_file = self.needed(f"{split}.txt" if self.task == 1 else f"{split}_images.txt")
             pictures = [line.strip().partition("#")[0] for line in _lines(pictures_file)]
-            for path, lines in held.items():
+            for path, lines in lines_of.items():
                 if len(lines) != len(pictures):
                     what = f"{len(lines)} lines for the {len(pictures)} pictures of {pictures_file.name}"
                     raise UserError(f"{path}: {what}; the files belong to different splits or are cut short")
             for number, picture in enumerate(pictures):
-                told = [(language, held[path][number]) for language, path in files]
-                columns = {"parallel": [dict(told)]} if self.task == 1 else {}
-                for k, (language, text) in enumerate(told):
+                captions = [(language, lines_of[path][number]) for language, path in files]
+                columns = {"parallel": [dict(captions)]} if self.task == 1 else {}
+                for k, (language, text) in enumerate(captions):
                     texts = {language: [text]}
                     yield Said(files[k][1], number + 1, split, picture, texts, columns={} if k else columns)
 

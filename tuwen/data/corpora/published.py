@@ -51,11 +51,11 @@ class Format:
 @cache
 def formats() -> dict[str, Format]:
     """Every public format by name, sorted."""
-    found: dict[str, Format] = {}
+    by_name: dict[str, Format] = {}
     for module in pkgutil.iter_modules(corpora.__path__):
-        for one in getattr(importlib.import_module(f"{corpora.__name__}.{module.name}"), "FORMATS", ()):
-            found[one.name] = one
-    return dict(sorted(found.items()))
+        for entry in getattr(importlib.import_module(f"{corpora.__name__}.{module.name}"), "FORMATS", ()):
+            by_name[entry.name] = entry
+    return dict(sorted(by_name.items()))
 
 
 def find(name: str) -> Format:

@@ -186,8 +186,8 @@ class Parquet(_Table):
     """A Parquet file, kept in memory in Arrow's columns. A position is a row from 0; a "line" is a row from 1."""
 
     def __getstate__(self) -> dict:
-        told = ("name", "file", "root", "wordless")
-        return {name: getattr(self, name) for name in told}  # another process reads the table itself
+        names = ("name", "file", "root", "wordless")
+        return {name: getattr(self, name) for name in names}  # another process reads the table itself
 
     @cached_property
     def _table(self) -> tuple[pa.Table, "_Columns"]:

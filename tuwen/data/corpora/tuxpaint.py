@@ -38,15 +38,15 @@ class Stamps(FolderSource):
 
     def _entry(self, position: int, faults: Faults) -> Entry:
         pictures, ids, files = self._files
-        said: list[tuple[str, str]] = []
+        captions: list[tuple[str, str]] = []
         for file in files[position]:
             with Lines(self.root / file, faults) as lines:
                 for number, line in enumerate(lines):
                     code, marked, text = line.partition(".utf8=") if number else ("en", "=", line)
                     if marked and not is_blank(text):
-                        said.append((language_of(code), text.strip()))
-        english = next((text for language, text in said if language == "en"), "")
-        texts = {language: [text] for language, text in said if language == "en" or text != english}
+                        captions.append((language_of(code), text.strip()))
+        english = next((text for language, text in captions if language == "en"), "")
+        texts = {language: [text] for language, text in captions if language == "en" or text != english}
         split = "test" if draws.key("stamp", english.casefold()) % 10 < _TEST else "train"
         return Entry(position, 0, ids[position], pictures[position], texts, split)
 

@@ -51,25 +51,25 @@ class WebDataset(Source):
         self._tar, self._texts = array("l"), {}
         self._places = {kind: array("q") for kind in self._places}
         for number, tar in enumerate(self.tars):
-            for key, held in _samples(tar, faults):
+            for key, parts in _samples(tar, faults):
                 try:
-                    yield self._add(number, key, held)
+                    yield self._add(number, key, parts)
                 except RowError as error:
                     faults.add(Fault(tar, 0, error.reason, f"sample {one_line(key, 60)}: {error}"))
 
-    def _add(self, number: int, key: str, held: dict[str, tuple[int, int]]) -> Entry:
-        pictures = [name for name in held if f".{name.rsplit('.', 1)[-1].lower()}" in images.EXTENSIONS]
-        texts = [name for name in held if name.rsplit(".", 1)[-1].lower() == "txt"]
+    def _add(self, number: int, key: str, parts: dict[str, tuple[int, int]]) -> Entry:
+        pictures = [name for name in parts if f".{name.rsplit('.', 1)[-1].lower()}" in images.EXTENSIONS]
+        texts = [name for name in parts if name.rsplit(".", 1)[-1].lower() == "txt"]
         if len(pictures) != 1:
             raise RowError("no picture" if not pictures else "broken row", f"{len(pictures)} pictures; one a sample")
         position = len(self._tar)
         self._tar.append(number)
         nowhere = (0, 0)
-        chosen = {"picture": held[pictures[0]], "text": held.get("txt", nowhere), "json": held.get("json", nowhere)}
+        chosen = {"picture": parts[pictures[0]], "text": parts.get("txt", nowhere), "json": parts.get("json", nowhere)}
         for kind, place in chosen.items():
             self._places[kind].extend(place)
         if texts not in ([], ["txt"]):
-            named = [(name.removesuffix("txt").rstrip("."), held[name]) for name in texts]
+            named = [(name.removesuffix("txt").rstrip("."), parts[name]) for name in texts]
             self._texts[position] = [(name if _LANGUAGE.fullmatch(name) else "", place) for name, place in named]
         try:
             return self._made(position, key)
@@ -101,14 +101,14 @@ class WebDataset(Source):
         name = tar.relative_to(self.root).as_posix()
         at = 2 * position
         parts = {kind: (place[at], place[at + 1]) for kind, place in self._places.items()}
-        said = parse(self._text(name, parts["json"]), constants=True) if parts["json"][1] else {}
-        if not isinstance(said, dict):
-            raise RowError("wrong type", f"its .json is {kind_of(said)}, not an object")
-        spoken = next((said[k] for k in ("language", "lang") if isinstance(said.get(k), str)), "")
+        content = parse(self._text(name, parts["json"]), constants=True) if parts["json"][1] else {}
+        if not isinstance(content, dict):
+            raise RowError("wrong type", f"its .json is {kind_of(content)}, not an object")
+        spoken = next((content[k] for k in ("language", "lang") if isinstance(content.get(k), str)), "")
         spoken = spoken if _LANGUAGE.fullmatch(spoken) else ""
         texts: dict[str, list[str]] = {}
         files = self._texts.get(position) or ([("", parts["text"])] if parts["text"][1] else [])
-        captions = list(_captions(said, spoken))
+        captions = list(_captions(content, spoken))
         whole = {text.strip() for _, text in captions}
         lines = [
             (language or spoken, line)
@@ -122,7 +122,7 @@ class WebDataset(Source):
                 several.append(checked(text))
         if not texts:
             raise RowError("no text", "neither .txt nor .json has a caption")
-        columns = {k: v for k, v in said.items() if k not in _NOT_COLUMNS and not isinstance(v, dict | list)}
+        columns = {k: v for k, v in content.items() if k not in _NOT_COLUMNS and not isinstance(v, dict | list)}
         picture = f"{name}:{parts['picture'][0]}:{parts['picture'][1]}"
         return Entry(position, 0, f"{name[:-4]}/{position}", picture, texts, _split(name), columns=columns)
 
@@ -143,19 +143,19 @@ class WebDataset(Source):
 
 def _samples(tar: Path, faults: Faults) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """(key, {rest of the name: offset and size}) of neighbours that share their names up to the first dot."""
-    key, held = "", dict[str, tuple[int, int]]()
+    key, parts = "", dict[str, tuple[int, int]]()
     for name, offset, size in members(tar, faults):
         folder, _, base = name.rpartition("/")
         stem, _, rest = base.partition(".")
         if not rest or base.startswith("."):
             continue
-        if f"{folder}/{stem}" != key and held:
-            yield key, held
-            held = {}
+        if f"{folder}/{stem}" != key and parts:
+            yield key, parts
+            parts = {}
         key = f"{folder}/{stem}"
-        held[rest] = (offset, size)
-    if held:
-        yield key, held
+        parts[rest] = (offset, size)
+    if parts:
+        yield key, parts
 
 
 def _lines(text: str, whole: set[str]) -> list[str]:
@@ -163,10 +163,10 @@ def _lines(text: str, whole: set[str]) -> list[str]:
     return [text] if text.strip() in whole else text.split("\n")
 
 
-def _captions(said: dict[str, Any], spoken: str) -> Iterator[tuple[str, str]]:
+def _captions(content: dict[str, Any], spoken: str) -> Iterator[tuple[str, str]]:
     """(language or "", text) of the caption fields of a .json."""
     for name in CAPTIONS:
-        value = said.get(name)
+        value = content.get(name)
         by_language = value if isinstance(value, dict) else {spoken: value}
         for language, several in by_language.items():
             for text in several if isinstance(several, list) else [several]:

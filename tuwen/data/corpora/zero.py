@@ -60,13 +60,13 @@ class Zero(Streamed):
         key, url = field(value, "ImageKey", str), field(value, "ImageUrl", str)
         if is_blank(key):
             raise RowError("missing key", "ImageKey is empty; every record has one of its own")
-        told = {view: cleaned(field(value, view, str)) for view in self.views if value.get(view) is not None}
+        text_of = {view: cleaned(field(value, view, str)) for view in self.views if value.get(view) is not None}
         texts: dict[str, list[str]] = {}
-        for text in dict.fromkeys(text for text in told.values() if not is_blank(text)):
+        for text in dict.fromkeys(text for text in text_of.values() if not is_blank(text)):
             texts.setdefault(language_by_script(text), []).append(checked(text))
         if not texts:
             raise RowError("empty text", f"nothing in {', '.join(self.views)}; the record has no text")
-        views = [view for view, text in told.items() if not is_blank(text)]
+        views = [view for view, text in text_of.items() if not is_blank(text)]
         image = self.fetched.find(url) or self.folder.picture(key)
         columns = {"views": views, "url": url} | ({"page": value["Url"]} if isinstance(value.get("Url"), str) else {})
         return Entry(position, line, key, image, texts, "train", columns=columns)

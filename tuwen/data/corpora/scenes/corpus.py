@@ -140,14 +140,14 @@ class Scenes(Corpus):
         index = self._index(row)
         scene = self.scene(row)
         noisy = self.noise > 0 and Draws("noise", self.seed, index).chance(self.noise)
-        told = captions(Draws("captions", self.seed, index), scene, self.whole)
-        told = self._wrong(index, scene) if noisy else told
+        sentences = captions(Draws("captions", self.seed, index), scene, self.whole)
+        sentences = self._wrong(index, scene) if noisy else sentences
         texts: dict[str, list[str]] = {}
         claims = []
         for language in self.languages:
             if language in ("en", "zh"):
-                texts[language] = [words[language] for _, words in told]
-                claims += [claim for claim, _ in told]
+                texts[language] = [words[language] for _, words in sentences]
+                claims += [claim for claim, _ in sentences]
             else:
                 shown = self._scene_of_names(index, scene) if noisy else scene
                 names = list(shown.counts())
@@ -155,7 +155,7 @@ class Scenes(Corpus):
                 claims.append({"all": [{"count": [n, 1]} for n in names]})
         columns = self._columns(row, scene)
         columns["claims"] = lambda: claims
-        columns["parallel"] = lambda: [words for _, words in told]
+        columns["parallel"] = lambda: [words for _, words in sentences]
         columns["noisy"] = lambda: noisy
         if self.ambiguous:
             columns["ambiguous"] = lambda: self._ambiguous(index, scene, texts)
@@ -197,25 +197,25 @@ class Scenes(Corpus):
     def _statements(self, row: int, scene: Scene) -> list[dict]:
         """Each with the rows it speaks of: this one, or this one (left) and an earlier one (right)."""
         draw = Draws("statements", self.seed, self._index(row))
-        found = [{"rows": [row], **told} for told in exercises.statements(draw, scene)]
+        statements = [{"rows": [row], **statement} for statement in exercises.statements(draw, scene)]
         if row > 0:
             other = draw.below(row)
             pairs = exercises.pair_statements(draw, scene, self.scene(other))
-            found += [{"rows": [row, other], **told} for told in pairs]
-        return found
+            statements += [{"rows": [row, other], **statement} for statement in pairs]
+        return statements
 
     def _ambiguous(self, index: int, scene: Scene, texts: Mapping[str, list[str]]) -> dict[str, list[str]]:
         """The same texts with names that leave open which thing is meant; lists of names stay as they are."""
-        told = captions(Draws("captions", self.seed, index), scene, self.whole, OPEN_NAMES)
-        return {k: [words[k] for _, words in told] if k in ("en", "zh") else list(v) for k, v in texts.items()}
+        sentences = captions(Draws("captions", self.seed, index), scene, self.whole, OPEN_NAMES)
+        return {k: [words[k] for _, words in sentences] if k in ("en", "zh") else list(v) for k, v in texts.items()}
 
     def _wrong(self, index: int, scene: Scene):
         """Captions of the first other scene, in a drawn order, that are all false of this one."""
         draw = Draws("wrong captions", self.seed, index)
         while True:
-            told = captions(draw, self._other(draw, index), self.whole)
-            if not any(holds(claim, scene) for claim, _ in told):
-                return told
+            sentences = captions(draw, self._other(draw, index), self.whole)
+            if not any(holds(claim, scene) for claim, _ in sentences):
+                return sentences
 
     def _scene_of_names(self, index: int, scene: Scene) -> Scene:
         draw = Draws("wrong names", self.seed, index)
@@ -230,11 +230,11 @@ class Scenes(Corpus):
 
     def _clicks(self, index: int, true: Sequence[bool]) -> list[list[int]]:
         draw = Draws("clicks", self.seed, index)
-        found = []
+        clicks = []
         for right in true:
             impressions = 15 + draw.below(11)
-            found.append([impressions, sum(draw.chance(0.6 if right else 0.1) for _ in range(impressions))])
-        return found
+            clicks.append([impressions, sum(draw.chance(0.6 if right else 0.1) for _ in range(impressions))])
+        return clicks
 
 
 @lru_cache(maxsize=4096)
@@ -270,12 +270,12 @@ def _tags(scene: Scene, languages: Sequence[str]) -> dict[str, list[str]]:
     return {language: own.get(language) or [foreign_name(n, language) for n in names] for language in languages}
 
 
-def _languages(wanted: str | Sequence[str]) -> tuple[str, ...]:
+def _languages(names: str | Sequence[str]) -> tuple[str, ...]:
     known = ("en", "zh", *OTHER_LANGUAGES)
-    chosen = known if wanted == "all" else tuple(wanted.split("+") if isinstance(wanted, str) else wanted)
+    chosen = known if names == "all" else tuple(names.split("+") if isinstance(names, str) else names)
     for language in chosen:
         if language not in known:
             raise UserError(f"scenes has no language {language!r}; it has {', '.join(known)}")
     if not chosen or len(set(chosen)) < len(chosen):
-        raise UserError(f"scenes: languages={wanted!r} must name each language once")
+        raise UserError(f"scenes: languages={names!r} must name each language once")
     return chosen

@@ -24,22 +24,22 @@ def questions(draw: Draws, scene: Scene) -> list[dict]:
     """Five or six questions with the one right answer: {"kind", "question": {"en", "zh"}, "answer": {"en", "zh"}}."""
     counts = scene.counts()
     name = draw.choice(list(counts))
-    found = [_how_many(name, counts[name])]
-    found.append(_asked("color", "What color is the background?", "背景是什么颜色的？", *_colour(scene.background)))
+    items = [_how_many(name, counts[name])]
+    items.append(_asked("color", "What color is the background?", "背景是什么颜色的？", *_colour(scene.background)))
     total = str(len(scene.objects))
-    found.append(_asked("total", "How many things are in the picture?", "图中一共有几样东西？", total, total))
+    items.append(_asked("total", "How many things are in the picture?", "图中一共有几样东西？", total, total))
     for asked in (draw.choice(list(counts)), draw.choice([name for name in COMMON if name not in counts])):
         answer = YES if asked in counts else NO
         thing = THINGS[asked]
         words = f"Is there {one(asked)} in the picture?", f"图中有{thing.chinese}吗？"
-        found.append(_asked("presence", *words, answer["en"], answer["zh"]))
+        items.append(_asked("presence", *words, answer["en"], answer["zh"]))
     unique = _unique_places(scene)
     if unique:
         kind, a, b = draw.choice(unique)
         en, zh = RELATIONS[kind]
         words = f"What is {en} the {b}?", f"{THINGS[b].chinese}的{zh}是什么？"
-        found.append(_asked("place", *words, a, THINGS[a].chinese))
-    return found
+        items.append(_asked("place", *words, a, THINGS[a].chinese))
+    return items
 
 
 def _how_many(name: str, count: int) -> dict:
@@ -68,11 +68,11 @@ def _unique_places(scene: Scene) -> list[tuple[str, str, str]]:
 def statements(draw: Draws, scene: Scene) -> list[dict]:
     """Two true and two false statements on one scene: {"text": {"en", "zh"}, "label": bool, "claim"}."""
     pairs = [true_and_false(draw, scene) for _ in range(2)]
-    return [_labelled(told, label) for pair in pairs for told, label in zip(pair, (True, False), strict=True)]
+    return [_labelled(sentence, label) for pair in pairs for sentence, label in zip(pair, (True, False), strict=True)]
 
 
-def _labelled(told: Sentence, label: bool) -> dict:
-    return {"text": told[1], "label": label, "claim": told[0]}
+def _labelled(sentence: Sentence, label: bool) -> dict:
+    return {"text": sentence[1], "label": label, "claim": sentence[0]}
 
 
 def pair_statements(draw: Draws, first: Scene, second: Scene) -> list[dict]:
@@ -81,13 +81,13 @@ def pair_statements(draw: Draws, first: Scene, second: Scene) -> list[dict]:
     One kind for both, so that a kind's words alone do not tell the label.
     """
     for maker in draw.sample((_both, _one, _together, _pictures), 4):
-        found: dict[bool, dict] = {}
+        by_label: dict[bool, dict] = {}
         for _ in range(20):
             claim, words = maker(draw, first, second)
             label = holds_pair(claim, first, second)
-            found.setdefault(label, {"text": words, "label": label, "claim": claim})
-            if len(found) == 2:
-                return [found[True], found[False]]
+            by_label.setdefault(label, {"text": words, "label": label, "claim": claim})
+            if len(by_label) == 2:
+                return [by_label[True], by_label[False]]
     return []
 
 

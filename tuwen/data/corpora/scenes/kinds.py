@@ -25,8 +25,8 @@ building,buildings,建筑,座: house/castle
 
 def _rows():
     for row in _TABLE.strip().splitlines():
-        said, _, members = row.partition(": ")
-        name, plural, chinese, measure = said.split(",")
+        words, _, members = row.partition(": ")
+        name, plural, chinese, measure = words.split(",")
         yield Thing(name, plural, "", chinese, measure), members.split("/")
 
 

@@ -93,15 +93,15 @@ def sizes(draw: Draws, scene: Scene, ground: bool, called: Names = THINGS) -> Se
 
 def relations_of(scene: Scene) -> list[tuple[str, str, str]]:
     """(relation, a, b) of every two objects of different things, such as ("left_of", "cat", "dog")."""
-    found = []
+    relations = []
     for a in scene.objects:
         for b in scene.objects:
             if a.thing != b.thing:
                 if b.x - a.x >= MARGIN:
-                    found += [("left_of", a.thing, b.thing), ("right_of", b.thing, a.thing)]
+                    relations += [("left_of", a.thing, b.thing), ("right_of", b.thing, a.thing)]
                 if b.y - a.y >= MARGIN:
-                    found += [("above", a.thing, b.thing), ("below", b.thing, a.thing)]
-    return sorted(set(found))
+                    relations += [("above", a.thing, b.thing), ("below", b.thing, a.thing)]
+    return sorted(set(relations))
 
 
 def relation(draw: Draws, scene: Scene, ground: bool, called: Names = THINGS) -> Sentence:
@@ -130,17 +130,17 @@ def captions(draw: Draws, scene: Scene, whole: bool = False, called: Names = THI
     """
     if whole:
         return [listing(draw, scene, True, True, called) for _ in range(2)]
-    wanted = 2 + draw.below(3)
-    found: dict[str, Sentence] = {}
+    number = 2 + draw.below(3)
+    sentences: dict[str, Sentence] = {}
     makers = [listing, listing, sizes, *([relation] * 2 if relations_of(scene) else [])]
     sentence = listing(draw, scene, draw.chance(0.5) or len(scene.objects) == 1, called=called)
     tries = 0
-    while len(found) < 2 or (len(found) < wanted and tries < 12):
-        found.setdefault(str(sorted(map(str, sentence[0]["all"]))), sentence)
+    while len(sentences) < 2 or (len(sentences) < number and tries < 12):
+        sentences.setdefault(str(sorted(map(str, sentence[0]["all"]))), sentence)
         tries += 1
         maker = draw.choice(makers)
         sentence = maker(draw, scene, len(scene.counts()) == 1 or draw.chance(0.5), called=called)
-    return list(found.values())
+    return list(sentences.values())
 
 
 def counting(draw: Draws, scene: Scene, near: Scene) -> Sentence:

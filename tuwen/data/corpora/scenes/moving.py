@@ -126,14 +126,14 @@ class Moving(Corpus):
         return _made(self.seed, SPAN * SPLITS.index(self.split) + row, self.things)
 
     def record(self, row: int) -> Record:
-        found = self.movement(row)
-        english, chinese = MOVEMENTS[found.kind]
-        colour = COLOURS[found.background][0]
+        movement = self.movement(row)
+        english, chinese = MOVEMENTS[movement.kind]
+        colour = COLOURS[movement.background][0]
         texts = {
-            "en": [f"{one(found.thing)} {english} on {one(found.background)} background"],
-            "zh": [f"{colour}背景上，{chinese_amount(found.thing, 1)}{chinese}"],
+            "en": [f"{one(movement.thing)} {english} on {one(movement.background)} background"],
+            "zh": [f"{colour}背景上，{chinese_amount(movement.thing, 1)}{chinese}"],
         }
-        columns = {"movement": found.kind, "thing": found.thing, "background": found.background}
+        columns = {"movement": movement.kind, "thing": movement.thing, "background": movement.background}
         identity = draws.key("moving", self.seed, self.split, row)
         return Record(f"moving-{self.seed}-{self.split}-{row}", texts, identity, columns)
 
@@ -147,15 +147,15 @@ class Moving(Corpus):
 
     def relevance(self, rows: Sequence[int], texts: Sequence[Caption]) -> Relevance:
         """A caption belongs to every clip of the same thing that moves alike on the same ground."""
-        said = [self._said(row) for row in rows]
+        movements = [self._key(row) for row in rows]
         places: dict[tuple[str, str, str], list[int]] = {}
-        for position, what in enumerate(said):
+        for position, what in enumerate(movements):
             places.setdefault(what, []).append(position)
-        return Relevance.of(len(rows), [places.get(self._said(text.row), []) for text in texts])
+        return Relevance.of(len(rows), [places.get(self._key(text.row), []) for text in texts])
 
-    def _said(self, row: int) -> tuple[str, str, str]:
-        found = self.movement(row)
-        return found.thing, found.kind, found.background
+    def _key(self, row: int) -> tuple[str, str, str]:
+        movement = self.movement(row)
+        return movement.thing, movement.kind, movement.background
 
 
 def _picture(scene: Scene, side: int) -> Tensor:

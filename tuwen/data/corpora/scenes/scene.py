@@ -129,18 +129,18 @@ def _things(draw: Draws, split: str, count: int, common: Sequence[str]) -> tuple
     Draws until some fit: where `holds_pairs` is false for val or test, none ever would.
     """
     share = draw.number() if split != "train" else 1.0
-    wanted = "concept" if share < 0.1 else "pair" if share < 0.4 else ""
-    if wanted == "pair":
+    held_out = "concept" if share < 0.1 else "pair" if share < 0.4 else ""
+    if held_out == "pair":
         count = max(count, 2)
     while True:
         things = draw.sample(common, count)
-        if wanted == "concept":
+        if held_out == "concept":
             things[0] = draw.choice(HELD_OUT[split])
         kinds = {held_pair(a, b) for k, a in enumerate(things) for b in things[:k]} - {""}
-        if wanted == "pair" and kinds == {split}:
-            return draw.sample(things, count), wanted
-        if wanted != "pair" and not kinds:
-            return draw.sample(things, count), wanted
+        if held_out == "pair" and kinds == {split}:
+            return draw.sample(things, count), held_out
+        if held_out != "pair" and not kinds:
+            return draw.sample(things, count), held_out
 
 
 def _places(draw: Draws, count: int) -> list[tuple[float, float, float]]:
@@ -177,13 +177,13 @@ def _jitter(draw: Draws, centre: float, reach: float) -> float:
 
 def boxes(scene: Scene, side: int) -> list[tuple[int, int, int, int]]:
     """(left, top, right, bottom) in pixels of each object's visible drawing, in a picture of `side` pixels."""
-    found = []
+    edges = []
     for item in scene.objects:
         height, width = sprite(item.thing, scene.style, round(item.size * side))[0].shape[:2]
         left = min(max(round(item.x * side - width / 2), 0), side - width)
         top = min(max(round(item.y * side - height / 2), 0), side - height)
-        found.append((left, top, left + width, top + height))
-    return found
+        edges.append((left, top, left + width, top + height))
+    return edges
 
 
 def render(scene: Scene, side: int) -> np.ndarray:

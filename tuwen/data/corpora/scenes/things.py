@@ -215,5 +215,5 @@ def foreign_name(name: str, language: str) -> str:
 
     unicode_codes.load_from_json(language)
     symbol = _NAMED_BY.get(name, THINGS[name].emoji)
-    found = _FOREIGN.get(name, {}).get(language) or emoji.EMOJI_DATA[symbol][language].strip(":").replace("_", " ")
-    return "-".join(part.capitalize() for part in found.split("-")) if language == "de" else found
+    word = _FOREIGN.get(name, {}).get(language) or emoji.EMOJI_DATA[symbol][language].strip(":").replace("_", " ")
+    return "-".join(part.capitalize() for part in word.split("-")) if language == "de" else word

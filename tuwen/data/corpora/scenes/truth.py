@@ -142,11 +142,11 @@ class Table:
 def relevance(scenes: Sequence[Scene], claims: Sequence[Claim]) -> Relevance:
     """Of which scenes each claim is true, as a gallery's truth; equal claims are decided once."""
     table = Table(scenes)
-    found: dict[str, np.ndarray] = {}
+    scenes_of: dict[str, np.ndarray] = {}
     for claim in claims:
         key = json.dumps(claim)
-        if key not in found:
-            found[key] = np.flatnonzero(table.holds(claim))
-    images = [found[json.dumps(claim)] for claim in claims]
+        if key not in scenes_of:
+            scenes_of[key] = np.flatnonzero(table.holds(claim))
+    images = [scenes_of[json.dumps(claim)] for claim in claims]
     start = np.cumsum([0, *(len(rows) for rows in images)], dtype=np.int64)
     return Relevance(len(scenes), start, np.concatenate([np.empty(0, dtype=np.int64), *images]))
