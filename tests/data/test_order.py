@@ -112,9 +112,9 @@ def test_a_plan_replaces_the_permutation():
     order = Order(10, 3, 0)
     with pytest.raises(UserError, match="has 7 rows and must have 9"):
         order.batch(0, plan)
-    longer = torch.cat([plan, plan])
-    assert order.batch(3, longer).tolist() == [4, 4, 2]  # step 3 begins the second epoch
-    assert order.batch(4, longer.numpy()).tolist() == [0, 1, 3]
+    whole = torch.cat([plan, plan[:2]])
+    assert order.batch(3, whole).tolist() == [4, 4, 2]  # step 3 begins the second epoch
+    assert order.batch(4, whole.numpy()).tolist() == [0, 1, 3]
     for wrong in (10, -1):
         with pytest.raises(UserError, match=r"outside 0\.\.9"):
             order.batch(0, torch.full((9,), wrong))

@@ -13,7 +13,7 @@ from PIL import Image
 
 import tuwen
 from tests.search.common import untrained
-from tuwen import systems
+from tuwen import systems, tasks
 from tuwen.data.open import open_corpus
 from tuwen.predictor import vectors
 from tuwen.search.build import build
@@ -22,7 +22,7 @@ from tuwen.search.query import Query, Searcher
 from tuwen.tasks.encoding import encode_captions, encode_pictures
 from tuwen.tasks.retrieval import Side
 
-RANKING = [name for name in systems.names() if "retrieval" in systems.tasks_of(systems.find(name))]
+RANKING = [name for name in systems.names() if "retrieval" in tasks.of_system(systems.find(name))]
 CROP = {"model.image.shorter_side": 37}  # of a side of 32: as 256 and 224
 COLOURS = ("red", "green", "blue", "grey", "pink", "teal", "gold", "rust", "white", "black")
 
