@@ -37,13 +37,13 @@ from tuwen.data.text import Tokenizer
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.search import nearest
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.ingest import part_field, schema_of
 from tuwen.search.parts import Layout
 from tuwen.search.query import Query, Searcher
 from tuwen.search.recall import two_stage_recall
-from tuwen.search.record import Record, vector_column
+from tuwen.search.record import IndexRecord, vector_column
 from tuwen.training.config import RunConfig
 
 RESULT = Path(__file__).parent / "results" / "search.json"
@@ -106,7 +106,7 @@ def recall(options, folder: Path) -> dict:
     count = options.pictures or 10_000
     location = SCENES.format(count)
     clock = time.process_time()
-    index = build(options.run, location, folder / "index", split="test", progress=True)
+    index = build_index(options.run, location, folder / "index", split="test", progress=True)
     built = time.process_time() - clock
     searcher = Searcher(index)
     corpus = open_corpus(location, "test")
@@ -116,7 +116,7 @@ def recall(options, folder: Path) -> dict:
     full = (time.process_time() - clock) / len(texts)
     if options.token_budget:
         source = {"split": "test", "token_budget": options.token_budget}
-        pooled = build(options.run, location, folder / "pooled", **source)
+        pooled = build_index(options.run, location, folder / "pooled", **source)
         own = two_stage_recall(Searcher(pooled), texts, right, exact=searcher)
         about = {"tokens": options.token_budget, "bytes_a_picture": round(pooled.size() / len(pooled))}
         found["pooled"] = {**about, "loss": pooled.about.get("loss"), **own}
@@ -227,7 +227,7 @@ def random_index(predictor: Predictor, folder: Path, count: int, budget: int | N
     layout = Layout.of(system.index_fields, sample, "float16", budget)
     about = {"run": "", "weights": "", "system": "", "languages": ["en", "zh"], "side": side, "width": embed}
     about |= {"pooled": True, "layout": layout.to_json(), "sizes": {}, "bytes": 2 * tokens * width}
-    record = Record.create(folder, about, schema_of(layout, embed, budget == 0))
+    record = IndexRecord.create(folder, about, schema_of(layout, embed, budget == 0))
     jpeg = encode_jpeg(torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator))
     for start in range(0, count, 200):
         rows = min(200, count - start)
@@ -282,7 +282,7 @@ def million(options, folder: Path) -> dict:
     measured["exact_torch"] = engine(written, size, queries, truth, lambda q: nearest.exact(held, q, 10)[0])
     measured["faiss_exact"] = in_faiss(vectors, queries, truth)
     clock = time.monotonic()
-    told = nearest.make(record)
+    told = nearest.make_lance_index(record)
     built = time.monotonic() - clock
     plain = record.snapshot(vectors=False)
 
@@ -314,12 +314,12 @@ def engine(built: float, size: int | None, queries, truth, search) -> dict:
     }
 
 
-def lance_record(vectors: torch.Tensor, folder: Path) -> tuple[Record, float]:
+def lance_record(vectors: torch.Tensor, folder: Path) -> tuple[IndexRecord, float]:
     """A record of the vectors alone, ids "0", "1", ...; and the seconds it took."""
     layout = Layout((), "float16", None)
     about = {"width": vectors.shape[1], "layout": layout.to_json(), "bytes": 4 * vectors.shape[1]}
     clock = time.monotonic()
-    record = Record.create(folder, about, schema_of(layout, vectors.shape[1], False))
+    record = IndexRecord.create(folder, about, schema_of(layout, vectors.shape[1], False))
     for start in range(0, len(vectors), 50_000):
         part = vectors[start : start + 50_000]
         names = [str(start + k) for k in range(len(part))]

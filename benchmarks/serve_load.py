@@ -31,7 +31,7 @@ def build(folder: Path, pictures: int, size: str) -> Path:
     """An index of scenes by a run of random weights."""
     from tuwen.data.images import encode_jpeg
     from tuwen.data.open import open_corpus
-    from tuwen.search.build import build as build_index
+    from tuwen.search.build import build_index
     from tuwen.search.pictures import Picture
     from tuwen.training.config import RunConfig
     from tuwen.training.loop import train

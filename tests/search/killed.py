@@ -12,7 +12,7 @@ import sys
 import time
 
 from tuwen.search import ingest
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 
 
 def attempt(run: str, pictures: str, out: str, report: int) -> None:
@@ -27,7 +27,7 @@ def attempt(run: str, pictures: str, out: str, report: int) -> None:
             yield said
 
     ingest.Ingest.run = run_and_tell  # type: ignore[method-assign]
-    build(run, pictures, out, batch_size=4)
+    build_index(run, pictures, out, batch_size=4)
     os.write(report, b'"finished"\n')
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.search.service.conftest import pictures, serve  # noqa: F401 (a fixture)
 from tuwen.errors import UserError
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.query import Query, Searcher
 
@@ -23,7 +23,7 @@ LONGEST = 900  # characters of a message
 def built(run, tmp_path_factory) -> tuple[Path, object]:
     """An index, and its predictor, which is not loaded for each."""
     folder = tmp_path_factory.mktemp("damaged") / "index"
-    index = build(run, pictures(12), folder)
+    index = build_index(run, pictures(12), folder)
     return folder, index.predictor
 
 
@@ -110,14 +110,14 @@ def test_a_disk_that_is_full_is_a_line_and_the_same_call_goes_on(run, built, tmp
     right, _ = built
     shutil.copytree(right, tmp_path / "index")
     with files_up_to(3_000), pytest.raises(UserError, match="cannot be written"):
-        build(run, pictures(24), tmp_path / "index")
+        build_index(run, pictures(24), tmp_path / "index")
     kept = Index.open(tmp_path / "index")
     assert len(kept) == 12
-    index = build(run, pictures(24), tmp_path / "index")
+    index = build_index(run, pictures(24), tmp_path / "index")
     assert index.built.counts == {"unchanged": 12, "added": 12}
     with files_up_to(1_000), pytest.raises(UserError, match="written"):
-        build(run, pictures(4), tmp_path / "new")
-    assert len(build(run, pictures(4), tmp_path / "new")) == 4
+        build_index(run, pictures(4), tmp_path / "new")
+    assert len(build_index(run, pictures(4), tmp_path / "new")) == 4
 
 
 def test_the_service_says_500_and_not_who_was_wrong(run, built, tmp_path, serve):  # noqa: F811

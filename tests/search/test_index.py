@@ -15,7 +15,7 @@ import tuwen
 from tests.search.common import TEXTS, encoded, picture, table
 from tuwen.data.images import decode, encode_jpeg
 from tuwen.errors import UserError
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.pictures import Picture
 from tuwen.search.query import Query, Searcher
@@ -37,7 +37,7 @@ def test_vectors_are_the_model_s_and_texts_and_columns_stay(run, tmp_path):
     pictures = table(
         tmp_path / "in", range(9), columns=lambda n: {"price": n / 2, "kind": f"k{n % 2}", "scene": {"x": n}}
     )
-    index = build(run, pictures, tmp_path / "out", batch_size=4)
+    index = build_index(run, pictures, tmp_path / "out", batch_size=4)
     model = tuwen.load(run)
     files = [pictures / f"images/{n}.jpg" for n in range(9)]
     expected = dict(zip([f"p{n}" for n in range(9)], model.embed(images=files).images, strict=True))
@@ -69,7 +69,7 @@ def test_kept_parts_are_what_the_tower_gave(run, tmp_path):
     predictor = tuwen.load(run).predictor
     exact = encoded(predictor, [pictures / f"images/{n}.jpg" for n in range(5)]).states["last"]
     for tokens, near in (("float16", 2e-3), ("int8", 2e-2)):
-        index = build(run, pictures, tmp_path / tokens, tokens=tokens)
+        index = build_index(run, pictures, tmp_path / tokens, tokens=tokens)
         kept = index.encoded(index.snapshot, np.array([3, 0, 3]))
         torch.testing.assert_close(kept.states["last"], exact[[3, 0, 3]], atol=near * float(exact.abs().max()), rtol=0)
         assert kept.states["last"].dtype == torch.float32
@@ -82,7 +82,7 @@ def test_the_same_picture_twice_is_one_entry(run, tmp_path):
     shutil.copy(pictures / "images/1.jpg", pictures / "images/copy.jpg")
     with open(pictures / "pairs.jsonl", "a") as file:
         file.write(json.dumps({"id": "again", "image": "images/copy.jpg", "texts": {"en": ["blue"]}}) + "\n")
-    index = build(run, pictures, tmp_path / "out")
+    index = build_index(run, pictures, tmp_path / "out")
     assert vectors(index).keys() == {"p1", "p2"}
     assert index.built.counts == {"added": 2, "duplicate": 1}
     assert [one.state for one in index.add([Picture(jpeg(2)), Picture(jpeg(2), id="other")])] == ["duplicate"] * 2
@@ -91,7 +91,7 @@ def test_the_same_picture_twice_is_one_entry(run, tmp_path):
 
 def test_only_what_is_new_or_changed_is_embedded_again(run, tmp_path, monkeypatch):
     pictures = table(tmp_path / "in", range(6))
-    build(run, pictures, tmp_path / "out")
+    build_index(run, pictures, tmp_path / "out")
     (pictures / "images/4.jpg").write_bytes(jpeg(40))  # another picture under the same id
     lines = [json.loads(line) for line in (pictures / "pairs.jsonl").read_text().splitlines()]
     lines[2]["texts"] = {"en": ["told anew"]}
@@ -106,7 +106,7 @@ def test_only_what_is_new_or_changed_is_embedded_again(run, tmp_path, monkeypatc
         "encode_images",
         lambda s, images: (embedded.append(len(images)), plain(s, images))[1],
     )
-    index = build(run, pictures, tmp_path / "out")
+    index = build_index(run, pictures, tmp_path / "out")
     assert index.built.counts == {"unchanged": 4, "updated": 1, "replaced": 1, "added": 1}
     assert embedded == [2]
     assert index.describe(["p2"])[0]["texts"] == {"en": ["told anew"]}
@@ -118,13 +118,13 @@ def test_only_what_is_new_or_changed_is_embedded_again(run, tmp_path, monkeypatc
 
 def test_removing_and_pruning(run, tmp_path):
     pictures = table(tmp_path / "in", range(5))
-    index = build(run, pictures, tmp_path / "out")
+    index = build_index(run, pictures, tmp_path / "out")
     before = vectors(index)
     assert index.remove(["p1", "nobody's", "o'clock"]) == 1
     assert vectors(index).keys() == {"p0", "p2", "p3", "p4"}
     assert torch.equal(vectors(index)["p3"], before["p3"])
     index.add([Picture(jpeg(9), id="kept")])
-    again = build(run, pictures, tmp_path / "out")
+    again = build_index(run, pictures, tmp_path / "out")
     assert again.built.counts == {"unchanged": 4, "added": 1}
     assert vectors(again).keys() == {"p0", "p1", "p2", "p3", "p4", "kept"}
     # p0 leaves its source, and a copy under another id was there all along
@@ -132,13 +132,13 @@ def test_removing_and_pruning(run, tmp_path):
     lines = (pictures / "pairs.jsonl").read_text().splitlines()[1:]
     lines.append(json.dumps({"id": "heir", "image": "images/10.jpg", "texts": {}}))
     (pictures / "pairs.jsonl").write_text("\n".join(lines))
-    pruned = build(run, pictures, tmp_path / "out", prune=True)
+    pruned = build_index(run, pictures, tmp_path / "out", prune=True)
     assert vectors(pruned).keys() == {"heir", "p1", "p2", "p3", "p4"}
     torch.testing.assert_close(vectors(pruned)["heir"], before["p0"], atol=1e-6, rtol=0)
 
 
 def test_a_picture_that_becomes_a_copy_gives_up_its_entry(run, tmp_path):
-    index = build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(3)], tmp_path / "out")
+    index = build_index(run, [Picture(jpeg(n), id=f"p{n}") for n in range(3)], tmp_path / "out")
     said = index.add([Picture(jpeg(0), id="p2")])
     assert [(one.id, one.state) for one in said] == [("p0", "duplicate")]
     assert vectors(index).keys() == {"p0", "p1"}
@@ -163,7 +163,7 @@ def test_broken_pictures_are_left_out_and_told(run, tmp_path):
         Picture(jpeg(6), id="long", columns={"price": 2**60}),
         Picture(jpeg(7), id="half", texts={"en": ["\ud800"]}),
     ]
-    index = build(run, pictures, tmp_path / "out")
+    index = build_index(run, pictures, tmp_path / "out")
     assert vectors(index).keys() == {"good", "price"}
     assert {one["id"]: one["reason"].split(":")[0] for one in index.built.broken} == {
         "empty": "empty",
@@ -184,7 +184,7 @@ def test_a_folder_needs_no_texts(run, tmp_path):
     (tmp_path / "in/a.jpg").write_bytes(jpeg(1))
     (tmp_path / "in/deep/b.jpg").write_bytes(jpeg(2))
     (tmp_path / "in/a.txt").write_text("blue\n")
-    index = build(run, tmp_path / "in", tmp_path / "out")
+    index = build_index(run, tmp_path / "in", tmp_path / "out")
     assert index.describe(["a"])[0]["texts"] == {"en": ["blue"]}
     assert index.describe(["deep/b"])[0]["texts"] == {}
 
@@ -202,7 +202,7 @@ def test_a_table_of_a_shop(run, tmp_path):
         "e,gone.jpg,1,1,1,1",
     ]
     (tmp_path / "goods.csv").write_text("\n".join(rows))
-    index = build(run, tmp_path / "goods.csv", tmp_path / "out")
+    index = build_index(run, tmp_path / "goods.csv", tmp_path / "out")
     assert index.columns() == {"price": "number", "code": "text", "size": "text", "date": "text"}
     assert index.describe(["a"])[0] == {
         "id": "a",
@@ -214,7 +214,7 @@ def test_a_table_of_a_shop(run, tmp_path):
     assert index.built.broken[0]["id"] == f"{tmp_path / 'goods.csv'}:6"
     assert "gone.jpg" in index.built.broken[0]["reason"]
     (tmp_path / "goods.csv").write_text("\n".join([rows[0], "d,3.jpg,12,7,40,2024-06-02"]))
-    index = build(run, tmp_path / "goods.csv", tmp_path / "out")
+    index = build_index(run, tmp_path / "goods.csv", tmp_path / "out")
     assert index.describe(["d"])[0]["columns"]["size"] == "40"  # a column of texts stays one
 
 
@@ -224,7 +224,7 @@ def test_dates_and_decimals_of_parquet(run, tmp_path):
     row = {"id": "a", "image": "0.jpg", "text": "blue", "day": day, "price": price, "raw": b"x", "none": None}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "goods.parquet")
     said = []
-    index = build(run, tmp_path / "goods.parquet", tmp_path / "out", say=said.append)
+    index = build_index(run, tmp_path / "goods.parquet", tmp_path / "out", say=said.append)
     assert index.describe(["a"])[0]["columns"] == {"day": "2024-05-31", "price": 9.5}
     assert any(line.startswith("not kept: raw:") for line in said)
 
@@ -233,7 +233,7 @@ def test_what_cannot_be_read_is_not_pruned(run, tmp_path, monkeypatch):
     (tmp_path / "in/deep").mkdir(parents=True)
     (tmp_path / "in/a.jpg").write_bytes(jpeg(1))
     (tmp_path / "in/deep/b.jpg").write_bytes(jpeg(2))
-    build(run, tmp_path / "in", tmp_path / "out")
+    build_index(run, tmp_path / "in", tmp_path / "out")
     look = os.scandir
 
     def scandir(path):
@@ -243,23 +243,23 @@ def test_what_cannot_be_read_is_not_pruned(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     said = []
-    index = build(run, tmp_path / "in", tmp_path / "out", prune=True, say=said.append)
+    index = build_index(run, tmp_path / "in", tmp_path / "out", prune=True, say=said.append)
     assert vectors(index).keys() == {"a", "deep/b"}
     assert any(line.startswith("nothing pruned: 1 ") for line in said)
     assert index.built.skipped == {"unreadable": 1}
     monkeypatch.undo()
     (tmp_path / "in/deep/b.jpg").unlink()
-    assert vectors(build(run, tmp_path / "in", tmp_path / "out", prune=True)).keys() == {"a"}
+    assert vectors(build_index(run, tmp_path / "in", tmp_path / "out", prune=True)).keys() == {"a"}
 
 
 def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
-    index = build(run, [Picture(jpeg(0), id="a")], tmp_path / "out")
+    index = build_index(run, [Picture(jpeg(0), id="a")], tmp_path / "out")
     with pytest.raises(UserError, match="keeps tokens as float16"):
-        build(run, [], tmp_path / "out", tokens="int8")
+        build_index(run, [], tmp_path / "out", tokens="int8")
     with pytest.raises(UserError, match="keeps all tokens"):
-        build(run, [], tmp_path / "out", token_budget=3)
+        build_index(run, [], tmp_path / "out", token_budget=3)
     with pytest.raises(UserError, match="other weights"):
-        build(clip_run, [], tmp_path / "out")
+        build_index(clip_run, [], tmp_path / "out")
     with pytest.raises(UserError, match="no index there"):
         Index.open(tmp_path / "nothing")
     (tmp_path / "mine").mkdir()
@@ -268,7 +268,7 @@ def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
         Index.open(tmp_path / "mine")
     for place in ("mine", "mine/letter.txt"):
         with pytest.raises(UserError, match="something else"):
-            build(run, [], tmp_path / place)
+            build_index(run, [], tmp_path / place)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     with pytest.raises(UserError, match="no column 'x'"):
         index.values("x")
@@ -279,14 +279,14 @@ def test_settings_are_settled_and_mistakes_told(run, clip_run, tmp_path):
         assert len(Index.open(tmp_path / "out", run=tmp_path / "moved").predictor.languages) == 2
         with pytest.raises(UserError, match="say where it is now with --run"):
             Index.open(tmp_path / "out").predictor  # noqa: B018
-        build(tmp_path / "moved", [], tmp_path / "out")
+        build_index(tmp_path / "moved", [], tmp_path / "out")
         assert len(Index.open(tmp_path / "out").predictor.languages) == 2  # it says now where the run is
     finally:
         shutil.move(tmp_path / "moved", run)
 
 
 def test_others_changes_are_seen_after_a_refresh(run, tmp_path):
-    one = build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "out")
+    one = build_index(run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "out")
     two = Index.open(tmp_path / "out")
     old = one.snapshot
     two.add([Picture(jpeg(9), id="p9")])
@@ -300,27 +300,27 @@ def test_others_changes_are_seen_after_a_refresh(run, tmp_path):
 
 
 def test_a_reader_survives_that_another_process_joins_files(run, tmp_path):
-    reader = build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(5)], tmp_path / "out")
+    reader = build_index(run, [Picture(jpeg(n), id=f"p{n}") for n in range(5)], tmp_path / "out")
     searcher, old = Searcher(reader), reader.snapshot.version
     writer = Index.open(tmp_path / "out")
     for n in range(5, 20):
         writer.add([Picture(jpeg(n), id=f"p{n}")])
-    build(run, [], tmp_path / "out")
+    build_index(run, [], tmp_path / "out")
     assert len(list((tmp_path / "out/pictures.lance/data").iterdir())) == 1
     assert decode(reader.thumbnail("p1")).shape == (3, 40, 40)
     assert reader.snapshot.version > old
     for n in range(20, 32):
         writer.add([Picture(jpeg(n), id=f"p{n}")])
-    build(run, [], tmp_path / "out")
+    build_index(run, [], tmp_path / "out")
     assert len(searcher.search([Query("blue")], top=40)[0].results) == 32
 
 
 def test_a_writer_survives_what_another_process_wrote_and_cleaned_up(run, tmp_path):
-    build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "out")
+    build_index(run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "out")
     mine = Index.open(tmp_path / "out")
     mine.add([Picture(jpeg(4), id="p4")])
     others = [Picture(jpeg(n), id=f"p{n}", columns={"price": n}) for n in range(2, 10)]
-    build(run, others, tmp_path / "out", prune=True)  # deletes the versions and files that mine knows of
+    build_index(run, others, tmp_path / "out", prune=True)  # deletes the versions and files that mine knows of
     assert mine.remove(["p2", "p0"]) == 1
     assert [one.state for one in mine.add([Picture(jpeg(1), id="p1", columns={"price": 1})])] == ["added"]
     assert vectors(mine).keys() == {"p1", *(f"p{n}" for n in range(3, 10))}

@@ -13,7 +13,7 @@ import torch
 
 from tests.search.common import table
 from tests.search.test_index import vectors
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 
 
@@ -37,9 +37,9 @@ def test_killed_thrice(run, tmp_path):
     assert attempts[-1][-1] == "finished"
     done = [name for attempt in attempts for commit in attempt if commit != "finished" for name in commit]
     assert len(set(done)) == len(done)  # what was reported once was there ever after
-    again = build(run, pictures, tmp_path / "out")
+    again = build_index(run, pictures, tmp_path / "out")
     assert again.built.counts == {"unchanged": 60}
-    assert_whole(again, build(run, pictures, tmp_path / "never killed", batch_size=4), 60)
+    assert_whole(again, build_index(run, pictures, tmp_path / "never killed", batch_size=4), 60)
 
 
 @pytest.mark.slow  # about three minutes

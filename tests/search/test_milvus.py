@@ -13,7 +13,7 @@ import torch
 from tests.search.common import TEXTS, picture
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.milvus import _exactly
 from tuwen.search.pictures import Picture
@@ -65,8 +65,8 @@ def pictures(numbers):
 @pytest.mark.skipif(not PYTHON, reason="TUWEN_MILVUS_PYTHON names no Python with the milvus package")
 def test_an_index_whose_vectors_are_in_milvus(run, url, tmp_path):
     """About a minute, most of it the server's start and stop."""
-    index = build(run, pictures(range(300)), tmp_path / "milvus", milvus=url)
-    exact = Searcher(build(run, pictures(range(300)), tmp_path / "exact"))
+    index = build_index(run, pictures(range(300)), tmp_path / "milvus", milvus=url)
+    exact = Searcher(build_index(run, pictures(range(300)), tmp_path / "exact"))
     assert index.snapshot.vectors is None
     found = Searcher(Index.open(tmp_path / "milvus"))
     filters = [None, {"n": {"max": 99}}, {"tags": "b"}, {"k.图": ["it's 1", "it's 2"], "n": {"min": 50}}, {"n": []}]
@@ -95,22 +95,22 @@ def test_an_index_whose_vectors_are_in_milvus(run, url, tmp_path):
     index.milvus.client.upsert(
         index.milvus.collection, [{"id": "ghost", "mark": "", "columns": {}, "vector": [0.1] * 16}]
     )
-    again = build(run, pictures(range(300)), tmp_path / "milvus", milvus=url)
+    again = build_index(run, pictures(range(300)), tmp_path / "milvus", milvus=url)
     assert again.milvus.sync(again._record) == {"put": 0, "removed": 0}
     searcher = Searcher(again)
     assert [r.id for r in searcher.search([Query(image=encode_jpeg(picture(10)))], 1)[0].results] == ["p10"]
     with pytest.raises(UserError, match="elsewhere"):
-        build(run, [], tmp_path / "exact", milvus=url)
+        build_index(run, [], tmp_path / "exact", milvus=url)
 
 
 def test_a_server_that_is_not_there_is_told_of(run, tmp_path):
     pytest.importorskip("pymilvus")
     with pytest.raises(UserError, match="no Milvus server"):
-        build(run, pictures(range(2)), tmp_path / "out", milvus="http://127.0.0.1:9")
+        build_index(run, pictures(range(2)), tmp_path / "out", milvus="http://127.0.0.1:9")
 
 
 def test_scores_of_what_milvus_finds_are_read_from_the_record(run, tmp_path):
-    index = build(run, pictures(range(9)), tmp_path / "out")
+    index = build_index(run, pictures(range(9)), tmp_path / "out")
     index.remove(["p4"])
     index._record.index_ids()
     index._record.index_ids()  # once is enough

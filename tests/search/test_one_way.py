@@ -16,7 +16,7 @@ from tests.search.common import untrained
 from tuwen import systems, tasks
 from tuwen.data.open import open_corpus
 from tuwen.predictor import vectors
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.embed import embed
 from tuwen.search.query import Query, Searcher
 from tuwen.tasks.encoding import encode_captions, encode_pictures
@@ -129,7 +129,7 @@ def test_what_is_measured_is_what_is_served(name, shown, run_of, tmp_path):
     model = tuwen.load(run)
     names, expected, final, texts = evaluated(model.predictor, folder)
     assert sorted(names) == sorted(files)
-    index = build(run, folder, tmp_path / "index", tokens="float32", batch_size=7)
+    index = build_index(run, folder, tmp_path / "index", tokens="float32", batch_size=7)
     position = index.snapshot.among(names)
     stored = index.vectors(index.snapshot, np.array([position[n] for n in names]))
     embed(run, folder, tmp_path / "vectors", batch_size=4)
@@ -151,7 +151,9 @@ def test_rounded_parts_keep_the_top_ten_within_a_bound(name, tokens, bound, show
     """Final scores are off by at most the bound; who is in a top ten by mistake misses it by at most twice that."""
     run = run_of(name, **CROP)
     names, _, final, texts = evaluated(tuwen.load(run).predictor, shown[0])
-    difference, intruder = compared(Searcher(build(run, shown[0], tmp_path / "i", tokens=tokens)), names, final, texts)
+    difference, intruder = compared(
+        Searcher(build_index(run, shown[0], tmp_path / "i", tokens=tokens)), names, final, texts
+    )
     print(name, tokens, difference, intruder, float(final.std()))
     assert 0 < difference < bound
     assert intruder <= 2 * bound

@@ -9,7 +9,7 @@ from tests.search.common import encoded, make_run, picture
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.parts import Layout, pooled_rows
 from tuwen.search.pictures import Picture
 from tuwen.search.query import Query, Searcher
@@ -71,9 +71,9 @@ def test_pooling_keeps_the_class_token_and_averages_the_grid():
 
 
 def test_budgets_and_mistakes(run, tmp_path):
-    whole = Searcher(build(run, pictures(9), tmp_path / "whole"))
-    pooled = Searcher(build(run, pictures(9), tmp_path / "pooled", token_budget=5))
-    bare = Searcher(build(run, pictures(9), tmp_path / "bare", token_budget=0))
+    whole = Searcher(build_index(run, pictures(9), tmp_path / "whole"))
+    pooled = Searcher(build_index(run, pictures(9), tmp_path / "pooled", token_budget=5))
+    bare = Searcher(build_index(run, pictures(9), tmp_path / "bare", token_budget=0))
     assert pooled.index.encoded(pooled.index.snapshot, np.array([0])).states["last"].shape[1] == 5
     assert bare.index.layout.parts == ()
     assert bare.index.about["sizes"]["picture"] > 0
@@ -87,7 +87,7 @@ def test_budgets_and_mistakes(run, tmp_path):
     assert {r.id: r.score for r in exactly[0].results} == three
     for options, message in (({"tokens": "int4"}, "not 'int4'"), ({"token_budget": -1}, "makes no sense")):
         with pytest.raises(UserError, match=message):
-            build(run, [], tmp_path / "wrong", **options)
+            build_index(run, [], tmp_path / "wrong", **options)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_budgets_and_mistakes(run, tmp_path):
 def test_the_loss_told_at_a_build_is_that_of_its_scores(run, tmp_path, options, told):
     lines: list[str] = []
     rows = [*pictures(20), Picture(encode_jpeg(picture(99)), "p3", {"en": ["blue"]})]  # an id given twice is the last
-    index = build(run, rows, tmp_path / "index", **options, say=lines.append)
+    index = build_index(run, rows, tmp_path / "index", **options, say=lines.append)
     line = next(line for line in lines if line.startswith("kept as"))
     assert told in line
     predictor = index.predictor
@@ -116,7 +116,7 @@ def test_the_loss_told_at_a_build_is_that_of_its_scores(run, tmp_path, options, 
 @pytest.mark.parametrize(("system", "told"), [("wukong", True), ("clip", False)])
 def test_pictures_encoded_again_have_a_loss_where_they_are_scored_again(system, told, tmp_path):
     run = make_run(tmp_path / "run", system)
-    index = build(run, pictures(20), tmp_path / "index", token_budget=0)
+    index = build_index(run, pictures(20), tmp_path / "index", token_budget=0)
     assert ("loss" in index.about) is told
     if told:
         assert 0 < index.about["loss"]["largest"] < 0.1
@@ -125,7 +125,7 @@ def test_pictures_encoded_again_have_a_loss_where_they_are_scored_again(system, 
 @pytest.mark.parametrize("system", ["wukong", "tokenflow"])
 def test_token_wise_systems_score_the_shortlist_by_their_own_similarity(system, tmp_path):
     run = make_run(tmp_path / "run", system)
-    searcher = Searcher(build(run, pictures(12), tmp_path / "index"))
+    searcher = Searcher(build_index(run, pictures(12), tmp_path / "index"))
     predictor = searcher.predictor
     images = encoded(predictor, [encode_jpeg(picture(n)) for n in range(12)])
     for text in ("red green", "颜色 pink"):
@@ -144,7 +144,7 @@ def test_a_system_without_vectors_is_matched_with_every_picture(run, tmp_path, m
     plain = R2D2.encode_images
     monkeypatch.setattr(R2D2, "encode_images", lambda self, images: Encoded(states=plain(self, images).states))
     monkeypatch.setattr(R2D2, "rerank", lambda self, match, first: match.mean(1))
-    searcher = Searcher(build(run, pictures(11), tmp_path / "index"))
+    searcher = Searcher(build_index(run, pictures(11), tmp_path / "index"))
     assert searcher.index.snapshot.vectors is None
     found = searcher.search([Query("blue")], top=4, candidates=2)[0]
     assert (found.reranked, found.complete, len(found.results)) == (4, True, 4)

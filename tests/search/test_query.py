@@ -12,10 +12,10 @@ from tuwen.cli.search import _print_found
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.search import nearest
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.pictures import Picture
-from tuwen.search.query import Found, Query, Result, Searcher
+from tuwen.search.query import Query, Result, SearchAnswer, Searcher
 
 COUNT = 30
 
@@ -40,7 +40,7 @@ def index(run, tmp_path_factory):
         )
         for n in range(COUNT)
     ]
-    return build(run, pictures, tmp_path_factory.mktemp("index") / "i", batch_size=7)
+    return build_index(run, pictures, tmp_path_factory.mktemp("index") / "i", batch_size=7)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_first_stage_alone(run, searcher, clip_run, tmp_path):
     assert [int(r.id[1:]) for r in found.results] == np.argsort(-scores)[:5].tolist()
     assert [r.score for r in found.results] == [r.first for r in found.results]
     assert (found.reranked, found.complete) == (0, True)
-    other = Searcher(build(clip_run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "clip"))
+    other = Searcher(build_index(clip_run, [Picture(jpeg(n), id=f"p{n}") for n in range(4)], tmp_path / "clip"))
     assert not other.reranks
     found = other.search([Query("blue")], top=9)[0]
     assert (len(found.results), found.reranked, found.complete) == (4, 0, True)
@@ -209,7 +209,7 @@ def test_mistakes(searcher, query, options, message):
 @pytest.mark.parametrize(("query", "shown"), [("红鸟", "一只鸟"), ("red", "a bird"), ("", "ein Vogel")])
 def test_the_text_shown_is_in_the_language_of_the_query(query, shown, capsys):
     texts = {"de": ["ein Vogel"], "en": ["a bird"], "zh": ["一只鸟"]}
-    _print_found(Found([Result("p1", "", texts, 0.5, 0.5, {})], 0, True, 1.0), query)
+    _print_found(SearchAnswer([Result("p1", "", texts, 0.5, 0.5, {})], 0, True, 1.0), query)
     told = capsys.readouterr().out
     assert [text for several in texts.values() for text in several if text in told] == [shown]
 
@@ -224,7 +224,7 @@ def test_words_that_the_model_never_reads_are_named(searcher, capsys):
 
 def test_nothing_to_find(run, searcher, tmp_path):
     assert searcher.search([]) == []
-    empty = Searcher(build(run, [], tmp_path / "empty"))
+    empty = Searcher(build_index(run, [], tmp_path / "empty"))
     found = empty.search([Query("blue"), Query(image=jpeg(1))])
     assert [one.results for one in found] == [[], []]
     empty.index.add([Picture(jpeg(1), id="first")])
@@ -232,7 +232,7 @@ def test_nothing_to_find(run, searcher, tmp_path):
 
 
 def test_threads_search_while_pictures_come_and_go(run, tmp_path):
-    index = build(run, [Picture(jpeg(n), id=f"p{n}") for n in range(12)], tmp_path / "out")
+    index = build_index(run, [Picture(jpeg(n), id=f"p{n}") for n in range(12)], tmp_path / "out")
     searcher, wrong = Searcher(index), []
     expected = as_told(searcher.search([Query("blue")], top=12, candidates=6)[0])
     stop = threading.Event()
@@ -285,14 +285,14 @@ def test_exact_search_is_the_sorted_list(monkeypatch, k, filtered):
 def test_lance_s_own_index_beyond_a_limit(run, tmp_path, capfd):
     pictures = [Picture(jpeg(n), id=f"p{n}", columns={"n": n}) for n in range(300)]
     told = []
-    index = build(run, pictures[:290], tmp_path / "many", exact=200, say=told.append)
+    index = build_index(run, pictures[:290], tmp_path / "many", exact=200, say=told.append)
     assert any("of the ten nearest are found" in line for line in told)
     assert index.about["lance"]["recall"] > 0.9
     assert index.snapshot.vectors is None
     index.add(pictures[290:])  # not yet in Lance's index, and found all the same
     searcher = Searcher(Index.open(tmp_path / "many"))
     assert [r.id for r in searcher.search([Query(image=jpeg(295))], top=1)[0].results] == ["p295"]
-    exactly = Searcher(build(run, pictures, tmp_path / "exact"))
+    exactly = Searcher(build_index(run, pictures, tmp_path / "exact"))
     for filters in (None, {"n": {"max": 100}}):
         expected = exactly.search([Query("blue")], top=10, candidates=0, filters=filters)[0]
         found = searcher.search([Query("blue")], top=10, candidates=0, filters=filters)[0]

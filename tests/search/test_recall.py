@@ -8,7 +8,7 @@ import torch
 from tests.search.common import picture, table
 from tuwen import cli
 from tuwen.data.images import encode_jpeg
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.pictures import Picture
 from tuwen.search.query import Query, Searcher
 from tuwen.search.recall import own_texts, two_stage_recall
@@ -51,7 +51,7 @@ def test_by_hand_against_another_index():
 
 def test_full_scores_are_those_of_a_search(run, tmp_path):
     pictures = [Picture(encode_jpeg(picture(n)), f"p{n}", {"en": ["blue" if n % 2 else "red"]}) for n in range(20)]
-    searcher = Searcher(build(run, pictures, tmp_path / "out"))
+    searcher = Searcher(build_index(run, pictures, tmp_path / "out"))
     first, final = searcher.scores("blue")
     found = searcher.search([Query("blue")], top=20, candidates=20)[0]
     assert {r.id: (r.first, r.score) for r in found.results} == {

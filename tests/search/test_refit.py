@@ -15,11 +15,11 @@ from tuwen.config import dump, override
 from tuwen.errors import UserError
 from tuwen.run import CONFIG
 from tuwen.search import embed as bulk
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.embed import embed
 from tuwen.search.index import Index
 from tuwen.search.query import Query, Searcher
-from tuwen.search.record import Record
+from tuwen.search.record import IndexRecord
 from tuwen.search.refit import refit
 from tuwen.training.config import RunConfig
 
@@ -42,13 +42,13 @@ def rows_of(index):
 @pytest.mark.parametrize("budget", [None, 0])
 def test_refused_with_the_command_that_mends_it_and_then_as_new(run, tmp_path, budget):
     pictures = table(tmp_path / "in", range(9), columns=lambda number: {"price": number, "tags": ["a", "b"]})
-    index = build(run, pictures, tmp_path / "out", token_budget=budget)
+    index = build_index(run, pictures, tmp_path / "out", token_budget=budget)
     squashed = vectors(index)
     crop(run)
     command = rf"tuwen index --refit --out {tmp_path / 'out'}`"
     for ask in (
         lambda: Searcher(Index.open(tmp_path / "out")),
-        lambda: build(run, pictures, tmp_path / "out"),
+        lambda: build_index(run, pictures, tmp_path / "out"),
         lambda: Index.open(tmp_path / "out").add([]),
     ):
         with pytest.raises(UserError, match=r"squashed to 32 x 32.*shorter side of 37.*--refit --out"):
@@ -57,13 +57,13 @@ def test_refused_with_the_command_that_mends_it_and_then_as_new(run, tmp_path, b
         Searcher(Index.open(tmp_path / "out"))
     again = refit(tmp_path / "out")
     assert again.built.counts == {"refitted": 9}
-    fresh = build(run, pictures, tmp_path / "fresh", token_budget=budget)
+    fresh = build_index(run, pictures, tmp_path / "fresh", token_budget=budget)
     assert rows_of(again) == rows_of(fresh)
     assert again.about["fit"] == fresh.about["fit"]
     assert any(not torch.equal(squashed[name], vector) for name, vector in vectors(again).items())
     assert "fit" not in again.snapshot.dataset.schema.names
     assert Searcher(Index.open(tmp_path / "out")).search([Query("red")])[0].results
-    assert build(run, pictures, tmp_path / "out").built.counts == {"unchanged": 9}
+    assert build_index(run, pictures, tmp_path / "out").built.counts == {"unchanged": 9}
     assert refit(tmp_path / "out").built.counts == {}  # nothing to do
 
 
@@ -86,7 +86,7 @@ KILLED = """
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(run, tmp_path):
     pictures = table(tmp_path / "in", range(14))
-    build(run, pictures, tmp_path / "out", batch_size=4)
+    build_index(run, pictures, tmp_path / "out", batch_size=4)
     crop(run)
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "out")])
     assert done.returncode == -signal.SIGKILL
@@ -94,13 +94,13 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(run, tmp_path):
         Searcher(Index.open(tmp_path / "out"))
     again = refit(tmp_path / "out", batch_size=4)
     assert again.built.counts == {"refitted": 6}  # two batches of 4 were committed
-    assert rows_of(again) == rows_of(build(run, pictures, tmp_path / "fresh", batch_size=4))
+    assert rows_of(again) == rows_of(build_index(run, pictures, tmp_path / "fresh", batch_size=4))
 
 
 def test_what_cannot_be_read_again_is_named_and_waits_or_goes(run, tmp_path):
     pictures = table(tmp_path / "in", range(6))
     for place in ("out", "other"):
-        build(run, pictures, tmp_path / place)
+        build_index(run, pictures, tmp_path / place)
     crop(run)
     (pictures / "images").rename(tmp_path / "images")
     lines = []
@@ -121,8 +121,8 @@ def test_what_cannot_be_read_again_is_named_and_waits_or_goes(run, tmp_path):
 
 def test_an_index_that_says_no_fit_was_squashed(run, tmp_path):
     pictures = table(tmp_path / "in", range(3))
-    build(run, pictures, tmp_path / "out")
-    record = Record.open(tmp_path / "out")
+    build_index(run, pictures, tmp_path / "out")
+    record = IndexRecord.open(tmp_path / "out")
     record.about = {name: value for name, value in record.about.items() if name != "fit"} | {"side": 32}
     record.tell({})
     Searcher(Index.open(tmp_path / "out"))  # as the run has its pictures: nothing is lost

@@ -192,7 +192,7 @@ def whole(text: str) -> int:
 
 
 def run_index(args) -> int:
-    from tuwen.search.build import build
+    from tuwen.search.build import build_index
     from tuwen.search.index import Index
     from tuwen.search.refit import refit
     from tuwen.training.parallel import device
@@ -214,7 +214,7 @@ def run_index(args) -> int:
         if args.refit:
             index = refit(args.out, args.pictures, args.run_folder, **options)
         else:
-            index = build(args.run_folder, args.pictures, args.out, **settings, **options)
+            index = build_index(args.run_folder, args.pictures, args.out, **settings, **options)
     _print_built(index.built, args.json)
     return _status(index.built)
 

@@ -51,12 +51,12 @@ def run_key(args) -> None:
 
 def run_serve(args) -> None:
     """Checks all that can be wrong before anything heavy is loaded."""
-    from tuwen.search.service.keys import Keys
+    from tuwen.search.service.keys import ApiKeys
     from tuwen.search.service.settings import refuse_open_service
 
     if args.no_keys:
         refuse_open_service(args.host)
-    keys = None if args.no_keys else Keys.read(args.keys)
+    keys = None if args.no_keys else ApiKeys.read(args.keys)
     try:
         from tuwen.search.service import run
     except ImportError as error:
@@ -65,12 +65,12 @@ def run_serve(args) -> None:
     with run.bind(settings) as listening:
         searcher = _searcher(args)
         print(f"{run.url_of(listening)}  {len(searcher.index):,} pictures; Ctrl-C stops", flush=True)
-        run.run(searcher, settings, keys, listening)
+        run.run_service(searcher, settings, keys, listening)
 
 
 def settings_of(args):
     """The service's settings: what the command line gives, the rest by default."""
-    from tuwen.search.service.settings import Limits, Settings
+    from tuwen.search.service.settings import RequestLimits, Settings
 
     limits = {
         "text": args.max_text,
@@ -79,7 +79,9 @@ def settings_of(args):
     }
     names = ("host", "port", "candidates", "budget_ms", "batch", "queue", "log_queries")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return Settings(**given, limits=Limits(**{name: value for name, value in limits.items() if value is not None}))
+    return Settings(
+        **given, limits=RequestLimits(**{name: value for name, value in limits.items() if value is not None})
+    )
 
 
 def _searcher(args):

@@ -8,8 +8,7 @@ from tuwen.errors import UserError
 from tuwen.exchange import foundation
 from tuwen.exchange.card import card
 from tuwen.exchange.models import model_of
-from tuwen.model import Model as Loaded
-from tuwen.model import load
+from tuwen.model import Model, load
 from tuwen.nn.published.files import PILLOW
 from tuwen.nn.published.names import outward
 from tuwen.nn.sizes import CLIP_MEAN, ImageTowerConfig, TextTowerConfig
@@ -42,7 +41,7 @@ def export_model(run: str | Path, out: str | Path) -> str:
     model = load(run)
     origin = provenance(run)
     imported = origin.get("imported", {})
-    settings = settings_of(model, imported.get("architecture") == "siglip2")
+    settings = architecture_settings(model, imported.get("architecture") == "siglip2")
     kind = settings["model_type"]
     ours = model.system.state_dict()
     found = model_of(settings, _names_held(kind, model.config.model), model.tokenizer.vocabulary, {})
@@ -63,7 +62,7 @@ def export_model(run: str | Path, out: str | Path) -> str:
     return _CLASSES[kind]
 
 
-def settings_of(model: Loaded, naflex: bool = False) -> dict[str, Any]:
+def architecture_settings(model: Model, naflex: bool = False) -> dict[str, Any]:
     """The config.json of the architecture that a run's config is.
 
     naflex: the run is an imported SigLIP 2 that reads any aspect there; a run tuned here knows squares alone, SigLIP's.
@@ -205,7 +204,7 @@ def _pictures(image: ImageTowerConfig, kind: str) -> dict[str, Any]:
     } | values
 
 
-def _tokenizer(model: Loaded, folder: Path, kind: str) -> None:
+def _tokenizer(model: Model, folder: Path, kind: str) -> None:
     model.tokenizer.save(folder / TOKENIZER)
     (folder / "tokenizer_rules.json").unlink(missing_ok=True)
     inner, words = model.tokenizer._inner, model.tokenizer.vocabulary

@@ -12,7 +12,7 @@ from tuwen.config import dump
 from tuwen.data.given import json_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
-from tuwen.exchange.models import LAYOUTS, Model, known_kind, model_of, parts_of
+from tuwen.exchange.models import LAYOUTS, PublishedModel, known_kind, model_of, tower_settings
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published import vision
 from tuwen.nn.published.files import picture_notes, picture_settings, refuse_wrapped, settings_of, tensors_of
@@ -88,7 +88,7 @@ def _cut(folder: Path, config: RunConfig) -> tuple[str, ...]:
     return (f"texts are cut at the model's {length} tokens, not its tokenizer's {theirs}",) if theirs < length else ()
 
 
-def _system(found: Model, words: Tokenizer, where: str) -> tuple[Callable[[], Any], RunConfig]:
+def _system(found: PublishedModel, words: Tokenizer, where: str) -> tuple[Callable[[], Any], RunConfig]:
     """What makes the system, and the config of its run."""
     kind: Any = systems.find(found.system)
     sized = kind.Config.sized("base")
@@ -98,7 +98,7 @@ def _system(found: Model, words: Tokenizer, where: str) -> tuple[Callable[[], An
     return lambda: kind(model, words.vocabulary), config
 
 
-def _starts_anew(name: str, found: Model) -> bool:
+def _starts_anew(name: str, found: PublishedModel) -> bool:
     """Whether a tensor of ours has no source by its nature; a towers' own mean and deviation come from the config."""
     if name.endswith(("image.mean", "image.std")):
         return True
@@ -156,7 +156,7 @@ def _side(settings, held) -> int:
         return round((positions.shape[-2] - 1) ** 0.5) * patch
     kind = settings["model_type"]
     if kind == "siglip2":
-        return vision.config(parts_of(settings)[0], "vision_config").side
+        return vision.config(tower_settings(settings)[0], "vision_config").side
     usual = {"blip": 384, "bridgetower": 288}.get(kind, 224)
     size = settings.get("image_config" if kind == "flava" else "vision_config", {}).get("image_size", usual)
     return size[0] if isinstance(size, list) else size

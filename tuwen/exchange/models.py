@@ -38,7 +38,7 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Model:
+class PublishedModel:
     """A published model as a system here: the fields of its config, and the names of its tensors.
 
     known: beginnings of names that are left out on purpose, with the reason. new: beginnings of ours without a source.
@@ -70,7 +70,7 @@ def known_kind(kind: str) -> str:
 
 def model_of(
     settings: Mapping[str, Any], held: Mapping[str, Tensor], vocabulary: Vocabulary, picture: Mapping[str, Any]
-) -> Model:
+) -> PublishedModel:
     """What a config.json, of a `known_kind`, and the tensors beside it are here.
 
     picture: preprocessing fields of `ImageTowerConfig`.
@@ -84,9 +84,9 @@ def model_of(
     if kind == "blip":
         return _blip(settings, picture)
     if kind == "flava":
-        return Model(kind, *_known(foundation.flava_parts(settings, held, picture), flava.KNOWN))
+        return PublishedModel(kind, *_known(foundation.flava_parts(settings, held, picture), flava.KNOWN))
     if kind == "bridgetower":
-        return Model(kind, *_known(foundation.bridgetower_parts(settings, held, picture), bridgetower.KNOWN))
+        return PublishedModel(kind, *_known(foundation.bridgetower_parts(settings, held, picture), bridgetower.KNOWN))
     return _layout(kind, settings, held, picture)
 
 
@@ -95,7 +95,7 @@ def _known(parts: foundation.Parts, known: Mapping[str, str]):
     return config, entries, known, new
 
 
-def parts_of(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def tower_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Vision and text settings, each with its model_type."""
     parts = []
     for name, end in (("vision_config", "vision_model"), ("text_config", "text_model")):
@@ -106,8 +106,8 @@ def parts_of(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return parts[0], parts[1]
 
 
-def _dual(settings, held, vocabulary, picture) -> Model:
-    seen, read = parts_of(settings)
+def _dual(settings, held, vocabulary, picture) -> PublishedModel:
+    seen, read = tower_settings(settings)
     kind = settings["model_type"]
     siglip = kind in ("siglip", "siglip2")
     image, image_names = image_plan(seen, "vision_config")
@@ -137,7 +137,7 @@ def _dual(settings, held, vocabulary, picture) -> Model:
         ]
         embed = settings.get("projection_dim", 768 if kind == "altclip" else 512)
     notes = vision.notes(seen["model_type"], image)
-    return Model("clip", {"image": image, "text": tower, "embed": embed}, entries, notes=notes)
+    return PublishedModel("clip", {"image": image, "text": tower, "embed": embed}, entries, notes=notes)
 
 
 def _with_pooler(entries: list[Entry], native: bool) -> list[Entry]:
@@ -151,8 +151,8 @@ def _stem(held: Mapping[str, Tensor], stem: str) -> str:
     return stem * 2 if any(name.startswith(stem * 2) for name in held) else stem
 
 
-def _blip(settings, picture) -> Model:
-    seen, read = parts_of(settings)
+def _blip(settings, picture) -> PublishedModel:
+    seen, read = tower_settings(settings)
     image = replace(vision.config(seen, "vision_config"), **picture)
     tower = text.config(read, "text_config")
     entries = prefixed(vision.entries("blip_vision_model", image), "encoders.image.", "vision_model.")
@@ -169,13 +169,13 @@ def _blip(settings, picture) -> Model:
     entries += both("match_head", "itm_head")
     embed = settings.get("image_text_hidden_size", 256)
     # no temperature in transformers' class
-    return Model("blip", {"image": image, "text": tower, "embed": embed}, entries, new=("temperature",))
+    return PublishedModel("blip", {"image": image, "text": tower, "embed": embed}, entries, new=("temperature",))
 
 
 # ---- the papers' own files
 
 
-def _layout(kind: str, settings, held, picture) -> Model:
+def _layout(kind: str, settings, held, picture) -> PublishedModel:
     """ALBEF's and R2D2's released files. Heads are of width 64, which no tensor tells; `settings` may say otherwise."""
     heads = settings.get("heads", {})
     if kind == "albef":
@@ -183,7 +183,7 @@ def _layout(kind: str, settings, held, picture) -> Model:
     return _r2d2(kind, held, heads, picture)
 
 
-def _albef(held, heads, picture) -> Model:
+def _albef(held, heads, picture) -> PublishedModel:
     stem = "text_encoder.bert." if "text_encoder.bert.embeddings.LayerNorm.weight" in held else "text_encoder."
     image = _vision_size(held, "visual_encoder.pos_embed", "visual_encoder.patch_embed.proj.weight", "blocks", heads)
     image = replace(image, **picture)
@@ -203,10 +203,10 @@ def _albef(held, heads, picture) -> Model:
         entries += both("word_head.norm", f"{predictions}.transform.LayerNorm")
         entries.append(same("word_head.bias", f"{predictions}.bias"))
     config = {"image": image, "text": tower, "fusion": fusion, "embed": len(held["vision_proj.weight"])}
-    return Model("albef", config, entries)
+    return PublishedModel("albef", config, entries)
 
 
-def _r2d2(kind, held, heads, picture) -> Model:
+def _r2d2(kind, held, heads, picture) -> PublishedModel:
     position = "visual_encoder.embeddings.position_embedding.weight"
     patch = "visual_encoder.embeddings.patch_embedding.weight"
     image = _vision_size(held, position, patch, "encoder.layers", heads)
@@ -220,7 +220,7 @@ def _r2d2(kind, held, heads, picture) -> Model:
     entries.append(same("temperature", "temp"))
     config = {"image": image, "text": tower, "embed": len(held["vision_proj.weight"])}
     if kind == "prd2":
-        return Model("prd2", config, entries)
+        return PublishedModel("prd2", config, entries)
     layers = _count(held, "text_joint_layer.encoder.layer.")
     for ours, theirs in (("text_queries", "text_joint_layer"), ("image_queries", "img_joint_layer")):
         for k in range(layers):
@@ -229,7 +229,7 @@ def _r2d2(kind, held, heads, picture) -> Model:
     entries += both("text_match_head", "itm_head") + both("image_match_head", "itm_head_i")
     fusion = CrossEncoderConfig(tower.width, layers, tower.heads, hidden=tower.hidden)
     # what was not released cannot be taken: masked words and the distillation terms start anew when trained on
-    return Model("r2d2", config | {"fusion": fusion, "masked_words": False, "enhanced": False}, entries)
+    return PublishedModel("r2d2", config | {"fusion": fusion, "masked_words": False, "enhanced": False}, entries)
 
 
 def _vision_size(held, positions: str, patches: str, layers: str, heads) -> ImageTowerConfig:

@@ -23,12 +23,12 @@ from tuwen.search.ingest import BAD_ROW, Built, Ingest, schema_of
 from tuwen.search.loss import LossProbe
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
-from tuwen.search.record import Record
+from tuwen.search.record import IndexRecord
 
 THUMBNAIL_BYTES = 9_000  # of a photograph, for the estimate before building
 
 
-def build(
+def build_index(
     run: str | PathLike,
     pictures: str | PathLike | Iterable[Picture],
     out: str | PathLike,
@@ -66,16 +66,16 @@ def build(
     """
     began = time.monotonic()
     source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
-    record = Record.open(out)
+    record = IndexRecord.open(out)
     if record is None:
         about, schema = _plan(models.load(run, device).predictor, run, tokens, token_budget)
-        record = Record.create(out, about | _at_milvus(milvus, about), schema)
+        record = IndexRecord.create(out, about | _at_milvus(milvus, about), schema)
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
     probe = LossProbe(index.predictor, index.layout)
     say(_size_line(index, len(source) if isinstance(source, Sized) else None))
     counts, broken, skipped, no_columns = _take_all(index, record, source, batch_size, probe, prune, progress, say)
-    loss = finish(index, record, exact, probe, say)
+    loss = finish_index(index, record, exact, probe, say)
     if no_columns:
         say(f"not kept: {', '.join(sorted(no_columns))}: neither text, number, true or false, nor list of texts")
     index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
@@ -118,8 +118,8 @@ def _at_milvus(url: str | None, about: dict) -> dict:
     return {"milvus": {"url": url, "collection": f"tuwen_{uuid.uuid4().hex}"}}
 
 
-def finish(
-    index: Index, record: Record, exact: int, probe: LossProbe, say: Callable[[str], None], anew: bool = False
+def finish_index(
+    index: Index, record: IndexRecord, exact: int, probe: LossProbe, say: Callable[[str], None], anew: bool = False
 ) -> dict[str, float]:
     """After the last commit: the first stage's own store is brought up to date, files are joined, losses are measured.
 
@@ -134,7 +134,7 @@ def finish(
     elif index.about["width"] and record.table.count_rows() > exact:
         known = record.about.get("lance")
         if anew or known is None or record.table.count_rows() > 2 * known["rows"]:
-            made = nearest.make(record)
+            made = nearest.make_lance_index(record)
             record.tell({"lance": made})
             share, probes = made["recall"], made["probes"]
             say(f"Lance's index: {share:.1%} of the ten nearest are found, looking into {probes} partitions")
@@ -167,7 +167,7 @@ def _size_line(index: Index, count: int | None) -> str:
 
 def _take_all(
     index: Index,
-    record: Record,
+    record: IndexRecord,
     source: Iterable,
     batch_size: int,
     probe: LossProbe,
@@ -190,7 +190,7 @@ def _take_all(
 
 
 def take_in(
-    index: Index, record: Record, source: Iterable, batch_size: int, probe: LossProbe, progress: bool
+    index: Index, record: IndexRecord, source: Iterable, batch_size: int, probe: LossProbe, progress: bool
 ) -> tuple[dict[str, int], list[dict[str, str]], Ingest]:
     """Embeds what is new, changed, or has another fit: (counts by what became of them, bad rows, the run of it)."""
     counts: Counter[str] = Counter()
@@ -205,7 +205,7 @@ def take_in(
     return dict(counts), broken, ingest
 
 
-def _prune(record: Record, ingest: Ingest, counts: dict[str, int]) -> bool:
+def _prune(record: IndexRecord, ingest: Ingest, counts: dict[str, int]) -> bool:
     """Takes out what this run's pictures did not show; whether one of it has a copy there that must now go in."""
     gone = [name for name in ingest.stored if name not in ingest.seen]
     with record.writing():

@@ -35,7 +35,7 @@ ROWS = 4096  # of a part, where the corpus has no shards
 
 
 @dataclass(frozen=True)
-class Part:
+class EmbedPart:
     """Rows start to stop (not included) of the pictures at a location; `name` of the file they become."""
 
     name: str
@@ -44,7 +44,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbedReport:
     """What is in the folder: parts, pictures with vectors, those left out by reason, and parts made by this run."""
 
     parts: int
@@ -64,7 +64,7 @@ def embed(
     cluster: str | None = None,
     refit: bool = False,
     progress: bool = False,
-) -> Embedded:
+) -> EmbedReport:
     """Vectors of all pictures at `shards` as Parquet files in `out`: id, hash of the content, vector (float32).
 
     cluster: address of a Ray cluster ("auto", or "ray://host:10001") whose nodes see run, shards and out under the same
@@ -77,23 +77,23 @@ def embed(
     folder = Path(out)
     fit = RunConfig.read(Path(run)).model.image.fit
     pictures = open_pictures(shards, split)
-    parts = parts_of(pictures.corpora)
+    parts = plan_parts(pictures.corpora)
     prints = [corpus.fingerprint for corpus in pictures.corpora]
     plan = {"weights": weights_mark(run), "pictures": prints, "parts": [len(parts), len(pictures)]}
     again = f"tuwen embed {run} {shards} --refit --out {out}"
     _settle(folder, plan, fit, again if not refit else None)
     todo = [part for part in parts if not _done(_file(folder, part), fit)]
-    task = Task(str(Path(run).resolve()), str(shards), str(folder.resolve()), split, batch_size, device)
+    job = EmbedJob(str(Path(run).resolve()), str(shards), str(folder.resolve()), split, batch_size, device)
     if cluster is None:
-        worker = Worker(task) if todo else None
+        worker = Worker(job) if todo else None
         made = sum(worker(part) for part in _tracked(todo, progress)) if worker else 0
     else:
-        made = _on_cluster(task, todo, cluster, progress)
+        made = _on_cluster(job, todo, cluster, progress)
     return _told(folder, parts, made, pictures.skipped, fit)
 
 
 @dataclass(frozen=True)
-class Task:
+class EmbedJob:
     """All that a worker on any machine must know."""
 
     run: str
@@ -107,21 +107,21 @@ class Task:
 class Worker:
     """Makes parts; holds the model."""
 
-    def __init__(self, task: Task):
-        self.task = task
-        self.pictures = open_pictures(task.shards, task.split)
-        self.predictor = models.load(task.run, task.device).predictor
+    def __init__(self, job: EmbedJob):
+        self.job = job
+        self.pictures = open_pictures(job.shards, job.split)
+        self.predictor = models.load(job.run, job.device).predictor
         self.width = self._vectors([]).shape[1]
 
-    def __call__(self, part: Part) -> bool:
+    def __call__(self, part: EmbedPart) -> bool:
         """Writes the part's file; False where another process has it in hand."""
-        target = _file(Path(self.task.out), part)
+        target = _file(Path(self.job.out), part)
         with _claimed(target, self.predictor.fit) as ours:
             if not ours:
                 return False
             ids, hashes, matrices, broken = [], [], [torch.empty(0, self.width)], Counter[str]()
-            for start in range(part.start, part.stop, self.task.batch_size):
-                rows = range(start, min(start + self.task.batch_size, part.stop))
+            for start in range(part.start, part.stop, self.job.batch_size):
+                rows = range(start, min(start + self.job.batch_size, part.stop))
                 pixels = []
                 for picture in (self.pictures[row] for row in rows):
                     try:
@@ -153,13 +153,13 @@ class Worker:
         return matrix
 
 
-def parts_of(corpora: Sequence[Corpus]) -> list[Part]:
+def plan_parts(corpora: Sequence[Corpus]) -> list[EmbedPart]:
     """The shards of built corpora, or runs of rows of others, as rows of all corpora one after the other."""
     parts, begin = [], 0
     for corpus in corpora:
         bounds = corpus.shard_starts() if isinstance(corpus, Shards) else list(range(0, len(corpus), ROWS))
         for number, (start, stop) in enumerate(zip(bounds, [*bounds[1:], len(corpus)], strict=True)):
-            parts.append(Part(f"{corpus.split}-{number:05d}", begin + start, begin + stop))
+            parts.append(EmbedPart(f"{corpus.split}-{number:05d}", begin + start, begin + stop))
         begin += len(corpus)
     return parts
 
@@ -170,16 +170,19 @@ def parts_of(corpora: Sequence[Corpus]) -> list[Part]:
 class _RayWorker:
     """`Worker` as Ray Data calls it: a batch of one part each."""
 
-    def __init__(self, task: Task):
+    def __init__(self, job: EmbedJob):
         torch.set_num_threads(1)
-        self.worker = Worker(task)
+        self.worker = Worker(job)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
         rows = zip(batch["name"].tolist(), batch["start"].tolist(), batch["stop"].tolist(), strict=True)
-        return {"made": [self.worker(Part(*row)) for row in rows], "node": [os.uname().nodename] * len(batch["name"])}
+        return {
+            "made": [self.worker(EmbedPart(*row)) for row in rows],
+            "node": [os.uname().nodename] * len(batch["name"]),
+        }
 
 
-def _on_cluster(task: Task, todo: Sequence[Part], address: str, progress: bool) -> int:
+def _on_cluster(job: EmbedJob, todo: Sequence[EmbedPart], address: str, progress: bool) -> int:
     try:
         import ray
     except ImportError:
@@ -191,12 +194,12 @@ def _on_cluster(task: Task, todo: Sequence[Part], address: str, progress: bool) 
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--cluster {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
     try:
-        gpu = 1 if task.device.startswith("cuda") else 0
+        gpu = 1 if job.device.startswith("cuda") else 0
         room = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))
         told = [{"name": part.name, "start": part.start, "stop": part.stop} for part in todo]
         made = ray.data.from_items(told, override_num_blocks=len(told)).map_batches(
             _RayWorker,
-            fn_constructor_args=(task,),
+            fn_constructor_args=(job,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(room, len(told)))),
             num_gpus=gpu,
@@ -209,7 +212,7 @@ def _on_cluster(task: Task, todo: Sequence[Part], address: str, progress: bool) 
 # ---- files
 
 
-def _file(folder: Path, part: Part) -> Path:
+def _file(folder: Path, part: EmbedPart) -> Path:
     return folder / f"{part.name}.parquet"
 
 
@@ -293,7 +296,7 @@ def _write(target: Path, table: pa.Table) -> None:
     os.replace(part, target)
 
 
-def _told(folder: Path, parts: Sequence[Part], made: int, skipped: Mapping[str, int], fit: Fit) -> Embedded:
+def _told(folder: Path, parts: Sequence[EmbedPart], made: int, skipped: Mapping[str, int], fit: Fit) -> EmbedReport:
     broken, pictures, done = Counter[str](skipped), 0, 0
     for path in (_file(folder, part) for part in parts):
         if _done(path, fit):
@@ -301,7 +304,7 @@ def _told(folder: Path, parts: Sequence[Part], made: int, skipped: Mapping[str, 
             broken.update(faults)
             pictures += rows
             done += 1
-    return Embedded(done, pictures, dict(broken), made)
+    return EmbedReport(done, pictures, dict(broken), made)
 
 
 def _tracked(items, shown: bool, total: int | None = None):

@@ -22,11 +22,11 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
-from tuwen.search.ingest import Added, Built, Ingest, part_field
+from tuwen.search.ingest import Built, Ingest, Outcome, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
-from tuwen.search.record import Record, Snapshot, Unusable, columns_of, field_of, unharmed
+from tuwen.search.record import IndexRecord, Snapshot, Unusable, field_of, metadata_columns, unharmed
 
 T = TypeVar("T")
 CHANGED = ("added", "replaced", "updated")
@@ -34,15 +34,15 @@ VALUES = 50  # most values of a column that are listed
 
 
 class Index:
-    """Pictures ready to be searched; open one by `Index.open`, make or extend one by `build`.
+    """Pictures ready to be searched; open one by `Index.open`, make or extend one by `build_index`.
 
-    built: what `build` did; None of an index that was opened. snapshot: the version that searches read. Whoever
+    built: what `build_index` did; None of an index that was opened. snapshot: the version that searches read. Whoever
     adds or removes through this object sees it renewed; what other processes did is seen after `refresh`. Safe to use
     from several threads.
     """
 
     def __init__(
-        self, record: Record, run: str | os.PathLike | None = None, device: str = "cpu", token: str | None = None
+        self, record: IndexRecord, run: str | os.PathLike | None = None, device: str = "cpu", token: str | None = None
     ):
         self._record, self._run, self._device, self._token = record, run, device, token
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ class Index:
         Raises:
             UserError: no index there, or a damaged one.
         """
-        record = Record.open(path)
+        record = IndexRecord.open(path)
         if record is None:
             raise UserError(f"{path}: no index there; make one with `tuwen index RUN PICTURES --out {path}`")
         with unharmed(path, KeyError):  # `about` is read here
@@ -108,7 +108,7 @@ class Index:
 
     def columns(self) -> dict[str, str]:
         """Metadata columns by name, with their kind: "text", "number", "flag", or "tags" (lists of strings)."""
-        return columns_of(self.snapshot.dataset.schema)
+        return metadata_columns(self.snapshot.dataset.schema)
 
     def values(self, column: str) -> list[Any] | dict[str, float]:
         """What to offer as filters: the most frequent values, or {"min", "max"} of numbers.
@@ -246,7 +246,7 @@ class Index:
 
     # ---- changes
 
-    def add(self, pictures: Iterable[Picture], batch_size: int = 64) -> list[Added]:
+    def add(self, pictures: Iterable[Picture], batch_size: int = 64) -> list[Outcome]:
         """Puts pictures in and says what became of each, in no certain order; all is committed on return.
 
         Raises:

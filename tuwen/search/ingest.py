@@ -23,8 +23,18 @@ from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, vectors
 from tuwen.search.parts import Layout
-from tuwen.search.pictures import Content, Picture, Unreadable, as_number, check_id, digest, fitted, kind_of, plain
-from tuwen.search.record import KINDS, Record, columns_of, field_of, vector_column
+from tuwen.search.pictures import (
+    Content,
+    Picture,
+    Unreadable,
+    as_number,
+    check_id,
+    column_kind,
+    column_value,
+    metadata_digest,
+    plain,
+)
+from tuwen.search.record import KINDS, IndexRecord, field_of, metadata_columns, vector_column
 
 BAD_ROW = "bad row"  # the reason of what is left out for an id or a value, not for its picture
 WINDOW = 64  # pictures read ahead
@@ -36,7 +46,7 @@ PIXELS_QUALITY = 95  # of the JPEG kept where pictures are encoded again on dema
 
 
 @dataclass(frozen=True)
-class Added:
+class Outcome:
     """What became of a picture. id: of the entry it now is.
 
     state: "added"; "replaced" (its id stood for other content); "refitted" (embedded again by another fit);
@@ -53,9 +63,9 @@ class Added:
 class Built:
     """What a build did.
 
-    counts: pictures by what became of them (`Added.state`, and "removed"). broken: {"id", "reason"} of those left out,
-    id being a file or its line where a corpus has no usable row; skipped: how many rows these are, by reason. pictures:
-    in the index now. bytes: on disk, None at a URL. seconds: of this run. loss: what keeping the parts as they are
+    counts: pictures by what became of them (`Outcome.state`, and "removed"). broken: {"id", "reason"} of those left
+    out, id being a file or its line where a corpus has no usable row; skipped: how many rows these are, by reason.
+    pictures: in the index now. bytes: on disk, None at a URL. seconds: of this run. loss: what keeping the parts as they are
     costs, as `tuwen.search.loss` says it.
     """
 
@@ -107,14 +117,14 @@ def schema_of(layout: Layout, width: int, keep_pixels: bool) -> pa.Schema:
 
 
 class Ingest:
-    """One run of adding pictures. The caller holds `Record.writing`.
+    """One run of adding pictures. The caller holds `IndexRecord.writing`.
 
     watch: called with (ids, pictures, encoded) of every batch, before anything is cut or rounded.
     """
 
     def __init__(
         self,
-        record: Record,
+        record: IndexRecord,
         predictor: Predictor,
         layout: Layout,
         batch_size: int,
@@ -124,7 +134,7 @@ class Ingest:
         self.watch = watch
         self.fit = str(predictor.fit)
         self.keep_pixels = "pixels" in record.table.schema.names
-        self.kinds = columns_of(record.table.schema)
+        self.kinds = metadata_columns(record.table.schema)
         self.no_columns: set[str] = set()
         known = record.dataset().to_table(columns=["id", "hash", "digest", *self._marks()]).to_pydict()
         self.known = dict(zip(known["id"], zip(known["hash"], known["digest"], strict=True), strict=True))
@@ -137,9 +147,9 @@ class Ingest:
         self.alias: dict[str, str] = {}  # entry -> another id that this run gave the same content
         self.pending = _Pending()
         self.waiting: list[tuple[_Row, Picture]] = []
-        self.said: list[Added] = []
+        self.said: list[Outcome] = []
 
-    def run(self, pictures: Iterable[Picture | Unreadable]) -> Iterator[list[Added]]:
+    def run(self, pictures: Iterable[Picture | Unreadable]) -> Iterator[list[Outcome]]:
         """Takes the pictures in; gives what became of them, once it is committed."""
         began = committed = time.monotonic()
         source = iter(pictures)
@@ -189,7 +199,7 @@ class Ingest:
         elif had[1] != told["digest"]:
             self._update(replace(row, state="updated"))
         else:
-            self.said.append(Added(name, "unchanged"))
+            self.said.append(Outcome(name, "unchanged"))
             return
         self.known[name] = (content.hash, told["digest"])
         self.owner[content.hash] = name
@@ -214,12 +224,12 @@ class Ingest:
             self.gone.append(name)
             self.stale.discard(name)
             self.waiting = [(row, picture) for row, picture in self.waiting if row.id != name]
-        self.said.append(Added(holder, "duplicate"))
+        self.said.append(Outcome(holder, "duplicate"))
 
     def _broken(self, name: str, error: Content | BrokenImage) -> None:
         if name in self.known:
             self.seen.add(name)  # what is there stays until the picture can be read again
-        self.said.append(Added(name, "broken", str(error)))
+        self.said.append(Outcome(name, "broken", str(error)))
 
     def _told(self, picture: Picture, content: Content) -> dict[str, Any]:
         """What stands beside a picture.
@@ -232,8 +242,8 @@ class Ingest:
             value = None if column in self.no_columns else plain(picture.columns[column])
             if value is None:
                 continue
-            value = fitted(value, self.kinds[column]) if column in self.kinds else value
-            kind = kind_of(value)
+            value = column_value(value, self.kinds[column]) if column in self.kinds else value
+            kind = column_kind(value)
             if kind is None and column not in self.kinds:
                 self.no_columns.add(column)  # boxes and the like: nothing to filter by
                 continue
@@ -244,7 +254,7 @@ class Ingest:
                 raise UserError(f"{what}; mend the row or leave the cell empty")
             columns[column] = as_number(column, value) if kind == "number" else value
         texts = {language: list(given) for language, given in picture.texts.items()}
-        return {"texts": texts, "columns": columns, "digest": digest(texts, columns, content.source)}
+        return {"texts": texts, "columns": columns, "digest": metadata_digest(texts, columns, content.source)}
 
     # ---- embedding
 
@@ -261,7 +271,7 @@ class Ingest:
             if row.id in self.stored:  # the entry of before stays
                 self.seen.add(row.id)
                 self.stale.update({row.id} if self._marks() else ())
-            self.said.append(Added(row.id, "broken", str(error)))
+            self.said.append(Outcome(row.id, "broken", str(error)))
         if not rows:
             return
         pixels = torch.stack([row.pixels for row, _ in rows if row.pixels is not None])
@@ -290,10 +300,12 @@ class Ingest:
 
     # ---- committing
 
-    def _commit(self) -> list[Added]:
+    def _commit(self) -> list[Outcome]:
         now, self.pending = self.pending, _Pending()
         fresh = {
-            column: kind for column, kind in self.kinds.items() if column not in columns_of(self.record.table.schema)
+            column: kind
+            for column, kind in self.kinds.items()
+            if column not in metadata_columns(self.record.table.schema)
         }
         if fresh and (now.rows or now.updates):
             self.record.add_columns(fresh)
@@ -310,7 +322,7 @@ class Ingest:
             self.record.delete(now.removed)
             self.stored.difference_update(now.removed)
         said, self.said = self.said, []
-        return said + [Added(row.id, row.state) for row in (*now.rows, *now.updates)]
+        return said + [Outcome(row.id, row.state) for row in (*now.rows, *now.updates)]
 
     def _table(self, now: _Pending) -> pa.Table:
         columns: dict[str, Any] = self._beside(now.rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 from tuwen.errors import UserError
 from tuwen.search.filters import Filters
 from tuwen.search.filters import milvus as expression
-from tuwen.search.record import COLUMN, Record, Snapshot, as_matrix
+from tuwen.search.record import COLUMN, IndexRecord, Snapshot, as_matrix
 
 TOKEN = "TUWEN_MILVUS_TOKEN"  # environment variable
 BATCH = 1000
@@ -54,7 +54,7 @@ class Milvus:
         index.add_index("vector", index_type="HNSW", metric_type="IP", params={"M": 24, "efConstruction": 200})
         self.client.create_collection(self.collection, schema=schema, index_params=index, consistency_level="Strong")
 
-    def sync(self, record: Record) -> dict[str, int]:
+    def sync(self, record: IndexRecord) -> dict[str, int]:
         """Makes the collection hold what the record does; {"put", "removed"}: entries that were changed."""
         dataset = record.dataset()
         told = dataset.to_table(columns=["id", "hash", "digest"])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuwen.search.record import Record, Snapshot, as_matrix
+from tuwen.search.record import IndexRecord, Snapshot, as_matrix
 
 CHUNK = 65536  # vectors scored at once
 MARGIN = 32  # further ones kept, from which those of exactly equal rounding are told apart
@@ -97,7 +97,7 @@ def approximate(snapshot: Snapshot, query: Tensor, k: int, probes: int, conditio
     return near[order], scores[order]
 
 
-def make(record: Record) -> dict[str, float]:
+def make_lance_index(record: IndexRecord) -> dict[str, float]:
     """Lance's index over a record's vectors, with its measured recall: {"probes", "recall", "rows", "seconds"}.
 
     Probes are doubled until, of the ten nearest by exact search, `RECALL` are found on average for stored vectors with

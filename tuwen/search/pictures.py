@@ -143,7 +143,7 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, decimal.Decimal) else value
 
 
-def fitted(value: Any, kind: str) -> Any:
+def column_value(value: Any, kind: str) -> Any:
     """The value as its index's column has it: a number written as text for a column of numbers, and the other way.
 
     What does not fit stays as it is.
@@ -155,7 +155,7 @@ def fitted(value: Any, kind: str) -> Any:
     return value
 
 
-def kind_of(value: Any) -> str | None:
+def column_kind(value: Any) -> str | None:
     """The kind of metadata column a value can stand in; None: none."""
     if isinstance(value, bool | np.bool_):
         return "flag"
@@ -179,7 +179,7 @@ def as_number(column: str, value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def digest(texts: Mapping[str, Sequence[str]], columns: Mapping[str, Any], source: str) -> str:
+def metadata_digest(texts: Mapping[str, Sequence[str]], columns: Mapping[str, Any], source: str) -> str:
     """Hash of what stands beside a picture."""
     told = json.dumps([{k: list(v) for k, v in texts.items()}, columns, source], sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
@@ -206,7 +206,7 @@ def check_rows(pictures: Sequence[Picture], kinds: Mapping[str, str]) -> None:
     for picture in pictures:
         name = check_id(picture.id or "-")
         for column, value in picture.columns.items():
-            kind = kind_of(value)
+            kind = column_kind(value)
             if kind is not None and known.setdefault(column, kind) != kind:
                 raise UserError(f"{name}: column {column!r} is {known[column]} in this index, not {value!r}")
             if kind == "number":

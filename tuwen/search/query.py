@@ -52,7 +52,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchAnswer:
     """results: best first. reranked: how many of them, the first ones, have the cross encoder's score; all others
     follow in the order of the first stage. complete: whether all candidates were re-ranked within the budget. ms: the
     whole call's time, which concurrent queries share. unknown: words of the query that the model never reads, because
@@ -104,7 +104,7 @@ class Searcher:
         candidates: int = 64,
         budget_ms: float | None = None,
         filters: Filters | None = None,
-    ) -> list[Found]:
+    ) -> list[SearchAnswer]:
         """The best pictures for each query.
 
         The first stage takes the nearest `candidates` by vector (at least `top`): of a text, of a picture, or by the
@@ -136,10 +136,10 @@ class Searcher:
         found = self.index.read(answer)
         unknown = [[] if one.text is None else self.predictor.tokenizer.unknown_words(one.text) for one in queries]
         ms = (monotonic() - began) * 1000
-        return [Found(*one, ms=ms, unknown=words) for one, words in zip(found, unknown, strict=True)]
+        return [SearchAnswer(*one, ms=ms, unknown=words) for one, words in zip(found, unknown, strict=True)]
 
     @torch.no_grad()
-    def similar(self, id: str, top: int = 10, filters: Filters | None = None) -> Found:
+    def similar(self, id: str, top: int = 10, filters: Filters | None = None) -> SearchAnswer:
         """The pictures most like one of the index, by vector, without itself.
 
         Raises:
@@ -158,7 +158,7 @@ class Searcher:
             one.near, one.first = one.near[own][:top], one.first[torch.from_numpy(own)][:top]
             return self._found(snapshot, one, top)[0]
 
-        return Found(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
+        return SearchAnswer(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
 
     @torch.no_grad()
     def scores(self, text: str) -> tuple[Tensor, Tensor]:

@@ -129,14 +129,14 @@ class Snapshot:
         return int(found[0])
 
 
-class Record:
+class IndexRecord:
     """The two tables. about: what the index was told and measured."""
 
     def __init__(self, location: str | os.PathLike, database: Any, table: Any, about: dict[str, Any]):
         self.location, self.database, self.table, self.about = str(location), database, table, about
 
     @classmethod
-    def create(cls, location: str | os.PathLike, about: Mapping[str, Any], schema: pa.Schema) -> "Record":
+    def create(cls, location: str | os.PathLike, about: Mapping[str, Any], schema: pa.Schema) -> "IndexRecord":
         """An empty record, also where the making of one was stopped.
 
         Raises:
@@ -157,7 +157,7 @@ class Record:
         return record
 
     @classmethod
-    def open(cls, location: str | os.PathLike) -> "Record | None":
+    def open(cls, location: str | os.PathLike) -> "IndexRecord | None":
         """The record, or None where there is none, or none that was made to its end.
 
         Raises:
@@ -272,7 +272,7 @@ class Record:
         self.table = self.database.open_table("pictures")
 
 
-def columns_of(schema: pa.Schema) -> dict[str, str]:
+def metadata_columns(schema: pa.Schema) -> dict[str, str]:
     """Metadata columns by name, with their kind: "text", "number", "flag" or "tags"."""
     kinds = {kind: name for name, kind in KINDS.items()}
     own = [field for field in schema if field.name.startswith(COLUMN)]

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from tuwen.data.corpus import BrokenImage
 from tuwen.errors import UserError
-from tuwen.search.build import finish, take_in
+from tuwen.search.build import finish_index, take_in
 from tuwen.search.index import Index
 from tuwen.search.ingest import FIT, Built
 from tuwen.search.loss import LossProbe
 from tuwen.search.pictures import Picture, Unreadable, open_pictures
-from tuwen.search.record import Record
+from tuwen.search.record import IndexRecord
 
 CHUNK = 1000  # rows looked up at once
 
@@ -41,14 +41,14 @@ def refit(
 ) -> Index:
     """Embeds the pictures of the index at `out` again; the answer's `built` says what was done.
 
-    pictures: where they are now, as for `build`, which may hold new ones too; None: the files they came from. run:
-    where the run is now, if it has moved. prune: take out what cannot be read again. The rest as for `build`.
+    pictures: where they are now, as for `build_index`, which may hold new ones too; None: the files they came from.
+    run: where the run is now, if it has moved. prune: take out what cannot be read again. The rest as for `build_index`.
 
     Raises:
         UserError: no such index, run or pictures; some cannot be read again; another process is writing to it.
     """
     began = time.monotonic()
-    record = Record.open(out)
+    record = IndexRecord.open(out)
     if record is None:
         raise UserError(f"{out}: no index there")
     index = Index(record, run, device, token)
@@ -71,7 +71,7 @@ def refit(
             f"`tuwen index {index.run} PICTURES --refit --out {out}`, or add --prune to take them out"
         )
     _complete(index, record, left)
-    loss = finish(index, record, exact, probe, say, anew=True)
+    loss = finish_index(index, record, exact, probe, say, anew=True)
     counts |= {"removed": len(left)} if left else {}
     index.built = Built(counts, broken, {}, len(index), index.size(), time.monotonic() - began, loss)
     return index
@@ -80,7 +80,7 @@ def refit(
 class OwnPictures:
     """The pictures of an index that have another fit than its run now has, from where they came."""
 
-    def __init__(self, index: Index, record: Record):
+    def __init__(self, index: Index, record: IndexRecord):
         self.index, self.snapshot = index, record.snapshot(False)
         fits = self.snapshot.dataset.to_table(columns=[FIT])[FIT].to_pylist()
         self.places = np.flatnonzero([fit != str(index.loaded.fit) for fit in fits])
@@ -100,7 +100,7 @@ class OwnPictures:
                 yield Unreadable(row["id"], BrokenImage("missing", "the index was not told which file it is"))
 
 
-def _begin(record: Record) -> None:
+def _begin(record: IndexRecord) -> None:
     """Adds the column, unless a run that was stopped did."""
     with record.writing():
         if FIT not in record.table.schema.names:
@@ -108,7 +108,7 @@ def _begin(record: Record) -> None:
             record.table = record.database.open_table("pictures")
 
 
-def _complete(index: Index, record: Record, left: list[str]) -> None:
+def _complete(index: Index, record: IndexRecord, left: list[str]) -> None:
     """Takes out what is left of the old fit, and tells the record the new one, its last word."""
     with record.writing():
         record.delete(left)
@@ -119,7 +119,7 @@ def _complete(index: Index, record: Record, left: list[str]) -> None:
     _drop(record)
 
 
-def _drop(record: Record) -> None:
+def _drop(record: IndexRecord) -> None:
     """Takes the column out again."""
     with record.writing():
         if FIT in record.table.schema.names:

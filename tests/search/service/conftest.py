@@ -7,12 +7,12 @@ from starlette.testclient import TestClient
 
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.images import encode_jpeg
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.pictures import Picture
 from tuwen.search.query import Searcher
 from tuwen.search.service.app import create_app
-from tuwen.search.service.keys import Keys, create
+from tuwen.search.service.keys import ApiKeys, create
 from tuwen.search.service.settings import Settings
 
 COUNT = 24
@@ -34,7 +34,7 @@ def pictures(count: int = COUNT, seed: int = 0, start: int = 0) -> list[Picture]
 @pytest.fixture(scope="session")
 def index_folder(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service") / "index"
-    build(run, pictures(), folder)
+    build_index(run, pictures(), folder)
     return folder
 
 
@@ -60,7 +60,9 @@ def client(searcher):
 @pytest.fixture
 def locked(searcher, key_file):
     """The service with keys; the client presents none."""
-    with TestClient(create_app(searcher, Settings(), Keys.read(key_file[0])), base_url="http://shop.example") as client:
+    with TestClient(
+        create_app(searcher, Settings(), ApiKeys.read(key_file[0])), base_url="http://shop.example"
+    ) as client:
         yield client
 
 

@@ -12,8 +12,8 @@ import uvicorn
 
 from tuwen.search.service.connections import bounded
 from tuwen.search.service.guard import Guard
-from tuwen.search.service.metrics import Metrics
-from tuwen.search.service.settings import Limits
+from tuwen.search.service.metrics import ServiceMetrics
+from tuwen.search.service.settings import RequestLimits
 
 
 async def app(scope, receive, send):
@@ -27,7 +27,7 @@ async def app(scope, receive, send):
 @contextlib.contextmanager
 def served(**limits):
     """The port of a server with these limits, in a thread."""
-    config = uvicorn.Config(app, http=bounded(Limits(**limits)), log_config=None, lifespan="off")
+    config = uvicorn.Config(app, http=bounded(RequestLimits(**limits)), log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -138,7 +138,7 @@ def test_requests_beyond_those_in_hand_are_503_but_health():
         scope = {"type": "http", "path": path, "method": "GET", "headers": [(b"host", b"x")]}
         await guard(scope, receive, send)
 
-    guard = Guard(slow, Limits(), Metrics(), local=False, requests=3)
+    guard = Guard(slow, RequestLimits(), ServiceMetrics(), local=False, requests=3)
 
     async def crowd():
         await asyncio.gather(*[ask("/search") for _ in range(5)], ask("/health"), ask("/ready"))

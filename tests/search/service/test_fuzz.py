@@ -86,10 +86,10 @@ def outcomes(client, count: int, seed: int = 0) -> Counter:
 @pytest.fixture
 def kept(run, tmp_path, serve):
     """A service of an index that requests may change."""
-    from tuwen.search.build import build
+    from tuwen.search.build import build_index
     from tuwen.search.query import Searcher
 
-    return serve(Searcher(build(run, pictures(12), tmp_path / "index")))
+    return serve(Searcher(build_index(run, pictures(12), tmp_path / "index")))
 
 
 def test_requests_at_random(kept):

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from tuwen.search.service import log
 from tuwen.search.service.body import Body
 from tuwen.search.service.guard import HEADERS
-from tuwen.search.service.settings import Limits
+from tuwen.search.service.settings import RequestLimits
 
 
 def body_of(pieces, headers=None, **limits):
@@ -25,7 +25,7 @@ def body_of(pieces, headers=None, **limits):
             await asyncio.sleep(60)
         return {"type": "http.request", "body": piece, "more_body": bool(left)}
 
-    return Body(receive, Headers(headers or {}), Limits(**limits)), left
+    return Body(receive, Headers(headers or {}), RequestLimits(**limits)), left
 
 
 def read(body):
@@ -134,7 +134,7 @@ def lines():
 
     class Kept(logging.Handler):
         def emit(self, record):
-            written.append(log.JsonLines().format(record))
+            written.append(log.JsonFormatter().format(record))
 
     handler = Kept()
     log.LOGGER.addHandler(handler)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.search.service.conftest import pictures
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.query import Searcher
-from tuwen.search.service.settings import Limits
+from tuwen.search.service.settings import RequestLimits
 
 
 def encoded(image, form, **options):
@@ -40,7 +40,7 @@ def png(width, height, rows=b""):
 @pytest.fixture(scope="module")
 def searcher(run, tmp_path_factory):
     """An index of this file's own, which must be as it was after every test."""
-    return Searcher(build(run, pictures(), tmp_path_factory.mktemp("hostile") / "index"))
+    return Searcher(build_index(run, pictures(), tmp_path_factory.mktemp("hostile") / "index"))
 
 
 JPEG, PNG = encoded(noise(), "JPEG"), encoded(noise(), "PNG")
@@ -105,7 +105,7 @@ def test_pictures_that_are_slow_to_decode_are_refused_at_once(client, searcher, 
     assert (answer.status_code, "more than 355 scans" in answer.json()["detail"]) == (413, True), answer.text
     assert time.perf_counter() - began < 1
     assert client.post("/search/image", files={"picture": whole}).status_code == 200
-    client = serve(searcher, limits=Limits(slow_pixels=1200))
+    client = serve(searcher, limits=RequestLimits(slow_pixels=1200))
     for size, status in (((40, 30), 200), ((41, 30), 413)):
         for form, right in (("JPEG2000", status), ("PNG", 200)):
             answer = client.post("/search/image", files={"picture": encoded(noise(size=size), form)})
@@ -127,7 +127,7 @@ def test_odd_pictures_are_read_and_given_back_as_plain_jpeg(client, name):
 
 
 def test_too_many_pixels_are_not_decoded(searcher, serve, monkeypatch):
-    client = serve(searcher, limits=Limits(pixels=1199))
+    client = serve(searcher, limits=RequestLimits(pixels=1199))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *a, **k: pytest.fail("decoded"))
     for data in (PNG, JPEG):

@@ -9,7 +9,7 @@ import pytest
 from tests.search.service.conftest import pictures
 from tuwen.errors import UserError
 from tuwen.search.service import keys
-from tuwen.search.service.keys import Keys, create
+from tuwen.search.service.keys import ApiKeys, create
 from tuwen.search.service.settings import refuse_open_service
 
 READ = [("get", "/metrics"), ("get", "/index"), ("post", "/search"), ("post", "/search/image"), ("get", "/similar")]
@@ -76,7 +76,7 @@ def test_the_file_holds_digests_alone(tmp_path):
     assert held.split()[2] == hashlib.sha256(first.encode()).hexdigest()
     assert path.stat().st_mode & 0o077 == 0
     assert len(first) >= 49
-    read = Keys.read(path)
+    read = ApiKeys.read(path)
     assert [read.find(key).name for key in (first, second)] == ["a", "b"]
     assert read.find("a") is None
     assert read.find("\ud800") is None
@@ -84,7 +84,7 @@ def test_the_file_holds_digests_alone(tmp_path):
 
 def test_every_digest_is_compared_in_constant_time(tmp_path, monkeypatch):
     made = [create(tmp_path / "keys", name, "read") for name in "abc"]
-    read = Keys.read(tmp_path / "keys")
+    read = ApiKeys.read(tmp_path / "keys")
     compared = []
 
     def spy(a, b):
@@ -114,12 +114,12 @@ def test_every_digest_is_compared_in_constant_time(tmp_path, monkeypatch):
 def test_files_that_hold_no_keys(tmp_path, text, message):
     (tmp_path / "keys").write_text(text)
     with pytest.raises(UserError, match=message):
-        Keys.read(tmp_path / "keys")
+        ApiKeys.read(tmp_path / "keys")
 
 
 def test_mistakes_in_making_a_key(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        Keys.read(tmp_path / "none")
+        ApiKeys.read(tmp_path / "none")
     create(tmp_path / "keys", "a", "read")
     for name, scope, message in [("a", "read", "a key a already"), ("a b", "read", "named"), ("c", "all", "no scope")]:
         with pytest.raises(UserError, match=message):

@@ -9,18 +9,18 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode, checks
 
 from tests.search.service.conftest import pictures
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.query import Searcher
 from tuwen.search.service.app import create_app
-from tuwen.search.service.keys import Keys
+from tuwen.search.service.keys import ApiKeys
 from tuwen.search.service.settings import Settings
 
 
 @pytest.fixture(scope="module")
 def document(run, tmp_path_factory, key_file):
-    index = build(run, pictures(8), tmp_path_factory.mktemp("openapi") / "index")
+    index = build_index(run, pictures(8), tmp_path_factory.mktemp("openapi") / "index")
     return schemathesis.openapi.from_asgi(
-        "/openapi.json", create_app(Searcher(index), Settings(), Keys.read(key_file[0]))
+        "/openapi.json", create_app(Searcher(index), Settings(), ApiKeys.read(key_file[0]))
     )
 
 

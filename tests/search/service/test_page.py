@@ -14,7 +14,7 @@ import pytest
 from tests.search.common import make_run
 from tests.search.service.conftest import pictures
 from tests.search.service.live import serving
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.pictures import Picture
 
 pytestmark = [
@@ -102,7 +102,7 @@ class Page:
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index"
     evil = Picture(pictures(1, seed=9)[0].image, "evil", {"en": [SCRIPT]}, {"shelf": SCRIPT})
-    build(make_run(path.parent / "wukong", "wukong"), [*pictures(30), evil], path)
+    build_index(make_run(path.parent / "wukong", "wukong"), [*pictures(30), evil], path)
     return path
 
 

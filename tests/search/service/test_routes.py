@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.search.service.conftest import COUNT, pictures
-from tuwen.search.build import build
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.query import Query, Searcher
 
@@ -96,7 +96,7 @@ def test_what_is_searched(client):
 
 
 def test_pictures_come_and_go(run, tmp_path, serve):
-    index = build(run, pictures(4), tmp_path / "index")
+    index = build_index(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index))
     new = pictures(2, seed=1)
     records = [{"id": one.id, "texts": one.texts, "columns": {"shelf": "z"}} for one in new]
@@ -124,7 +124,7 @@ def test_pictures_come_and_go(run, tmp_path, serve):
     ids=["another kind than the index has", "another kind than the first", "too many digits"],
 )
 def test_of_pictures_that_are_sent_all_or_none_are_taken(run, tmp_path, serve, second):
-    index = build(run, pictures(4), tmp_path / "index")
+    index = build_index(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index))
     new = pictures(2, seed=1)
     records = [{"id": new[0].id, "columns": {"depth": 1}}, {"id": new[1].id, "columns": second}]
@@ -136,7 +136,7 @@ def test_of_pictures_that_are_sent_all_or_none_are_taken(run, tmp_path, serve, s
 
 
 def test_changes_of_another_process_are_seen(run, tmp_path, serve):
-    index = build(run, pictures(4), tmp_path / "index")
+    index = build_index(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index), refresh_seconds=0.02)
     Index.open(tmp_path / "index").add(pictures(1, seed=1))
     for _ in range(500):
@@ -146,7 +146,7 @@ def test_changes_of_another_process_are_seen(run, tmp_path, serve):
 
 
 def test_while_another_writes_changes_are_refused(run, tmp_path, serve):
-    index = build(run, pictures(4), tmp_path / "index")
+    index = build_index(run, pictures(4), tmp_path / "index")
     client = serve(Searcher(index))
     with Index.open(tmp_path / "index")._record.writing():
         answer = client.delete("/pictures", params={"id": "scene/0-0.jpg"})

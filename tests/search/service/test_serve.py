@@ -12,7 +12,7 @@ import pytest
 from tests.search.service.live import serving
 from tuwen import cli
 from tuwen.search.service import run
-from tuwen.search.service.keys import Keys
+from tuwen.search.service.keys import ApiKeys
 
 
 def failing(capsys, *words):
@@ -41,7 +41,7 @@ def test_keys_must_be_decided_on(index_folder, capsys):
 def test_a_key_is_printed_and_opens(tmp_path, capsys):
     assert cli.main(["key", str(tmp_path / "keys"), "shop", "--scope", "write"]) == 0
     (key,) = capsys.readouterr().out.split()
-    assert Keys.read(tmp_path / "keys").find(key).scope == "write"
+    assert ApiKeys.read(tmp_path / "keys").find(key).scope == "write"
 
 
 def test_the_settings_of_the_command_line():

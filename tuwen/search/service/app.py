@@ -17,7 +17,7 @@ from tuwen.search.query import Searcher
 from tuwen.search.record import Unusable
 from tuwen.search.service import log, routes
 from tuwen.search.service.guard import Guard
-from tuwen.search.service.keys import Keys
+from tuwen.search.service.keys import ApiKeys
 from tuwen.search.service.service import Service
 from tuwen.search.service.settings import Settings
 from tuwen.search.service.work import Full
@@ -25,7 +25,7 @@ from tuwen.search.service.work import Full
 PAGE = Path(__file__).parent.parent / "page"
 
 
-def create_app(searcher: Searcher, settings: Settings, keys: Keys | None) -> FastAPI:
+def create_app(searcher: Searcher, settings: Settings, keys: ApiKeys | None) -> FastAPI:
     """The ASGI application of a searcher; `app.state.service` is what its routes share.
 
     keys: None only where nobody but this machine can reach it (`settings.refuse_open_service`).

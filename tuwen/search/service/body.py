@@ -7,13 +7,13 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from tuwen.search.service.settings import Limits
+from tuwen.search.service.settings import RequestLimits
 
 
 class Body:
     """ASGI's `receive`, with the limits of the service."""
 
-    def __init__(self, receive: Receive, headers: Headers, limits: Limits):
+    def __init__(self, receive: Receive, headers: Headers, limits: RequestLimits):
         self._receive, self._limits = receive, limits
         form = headers.get("content-type", "").lower().startswith("multipart/form-data")
         self._most = limits.upload if form else limits.json

@@ -6,13 +6,13 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from tuwen.search.service.settings import Limits
+from tuwen.search.service.settings import RequestLimits
 
 
 class _Crowd:
     """All connections. silent: those in the middle of no request, the longest silent first."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: RequestLimits):
         self.limits = limits
         self.addresses: Counter[str] = Counter()
         self.silent: dict[Any, str] = {}
@@ -28,7 +28,7 @@ class _Crowd:
         return True
 
 
-def bounded(limits: Limits) -> Any:
+def bounded(limits: RequestLimits) -> Any:
     """uvicorn's protocol, with the limits on connections and on the time until a request's headers are in."""
     crowd = _Crowd(limits)
 

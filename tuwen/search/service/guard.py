@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuwen.search.service import log
 from tuwen.search.service.body import Body
-from tuwen.search.service.metrics import Metrics
-from tuwen.search.service.settings import Limits, is_loopback
+from tuwen.search.service.metrics import ServiceMetrics
+from tuwen.search.service.settings import RequestLimits, is_loopback
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -34,7 +34,7 @@ class Guard:
     requests: in hand at once; one more is answered 503, unless it asks whether the service lives.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, local: bool, requests: int):
+    def __init__(self, app: ASGIApp, limits: RequestLimits, metrics: ServiceMetrics, local: bool, requests: int):
         self.app, self.limits, self.metrics, self.local, self.requests = app, limits, metrics, local, requests
         self._in_hand = 0
 
@@ -72,7 +72,7 @@ class Guard:
         self.metrics.seconds.labels(route).observe(seconds)
         known = scope.get("state", {}).get("noted", {})
         place = {"request": answer.id, "method": method, "route": route, "status": answer.status}
-        log.note("request", **place, ms=round(1000 * seconds, 1), **known)
+        log.note_event("request", **place, ms=round(1000 * seconds, 1), **known)
 
 
 class _Answer:

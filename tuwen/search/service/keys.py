@@ -31,14 +31,14 @@ class Key:
         return scope == "read" or self.scope == "write"
 
 
-class Keys:
+class ApiKeys:
     """The keys of a service."""
 
     def __init__(self, keys: Sequence[Key]):
         self.keys = tuple(keys)
 
     @classmethod
-    def read(cls, path: str | os.PathLike) -> "Keys":
+    def read(cls, path: str | os.PathLike) -> "ApiKeys":
         """The keys of a file.
 
         Raises:
@@ -76,7 +76,7 @@ def create(path: str | os.PathLike, name: str, scope: str) -> str:
     if not _NAME.fullmatch(name):
         raise UserError(f"a key cannot be named {name!r}; use up to 64 letters, digits and . _ -")
     if Path(path).exists() and Path(path).read_bytes().strip():
-        taken = {key.name for key in Keys.read(path).keys}
+        taken = {key.name for key in ApiKeys.read(path).keys}
         if name in taken:
             raise UserError(f"{path}: there is a key {name} already; choose another name or delete its line")
     key = "tuwen_" + secrets.token_urlsafe(32)

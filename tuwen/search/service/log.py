@@ -11,7 +11,7 @@ from typing import Any
 LOGGER = logging.getLogger("tuwen.service")
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """time, level, event, and the fields given as `extra={"fields": {...}}`.
 
     Of an exception the kind and the places in the code are written, not its message, which may quote a request.
@@ -28,7 +28,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def note(event: str, **fields: Any) -> None:
+def note_event(event: str, **fields: Any) -> None:
     """One line of the log."""
     LOGGER.info(event, extra={"fields": fields})
 
@@ -41,7 +41,7 @@ def note_error(event: str, error: BaseException, **fields: Any) -> None:
 def start() -> None:
     """Sends this log, and uvicorn's own, to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     for name, level in (("tuwen.service", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tuwen.search.service.settings import Limits
+from tuwen.search.service.settings import RequestLimits
 
 Value = str | bool | int | Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .:/-]+$")]
@@ -22,17 +22,18 @@ class Range(BaseModel):
 
 
 Filters = Annotated[
-    dict[str, Value | Annotated[list[Value], Field(max_length=Limits.values)] | Range],
+    dict[str, Value | Annotated[list[Value], Field(max_length=RequestLimits.values)] | Range],
     Field(
         description="only pictures whose column has this value, one of these, or lies in the range",
-        max_length=Limits.filters,
+        max_length=RequestLimits.filters,
     ),
 ]
-Id = Annotated[str, Field(min_length=1, max_length=Limits.id, description="of a picture, as the index names it")]
+Id = Annotated[str, Field(min_length=1, max_length=RequestLimits.id, description="of a picture, as the index names it")]
 Text = Annotated[str, Field(min_length=1, description="in any language the model knows")]
-Top = Annotated[int | None, Field(ge=1, le=Limits.top, description="results wanted")]
+Top = Annotated[int | None, Field(ge=1, le=RequestLimits.top, description="results wanted")]
 Candidates = Annotated[
-    int | None, Field(ge=0, le=Limits.candidates, description="best of the first stage that are re-ranked; 0: none")
+    int | None,
+    Field(ge=0, le=RequestLimits.candidates, description="best of the first stage that are re-ranked; 0: none"),
 ]
 Budget = Annotated[int | None, Field(ge=1, le=60_000, description="time for the search, its wait included")]
 
@@ -55,7 +56,7 @@ class TextSearch(BaseModel):
     filters: Filters = {}
 
 
-class Result(BaseModel):
+class FoundPicture(BaseModel):
     """A picture that was found."""
 
     model_config = example(RESULT)
@@ -71,7 +72,9 @@ class Found(BaseModel):
     """The answer to a search."""
 
     model_config = example({"results": [RESULT], "reranked": 1, "complete": True, "unknown": [], "ms": 41.7})
-    results: Sequence[Result] = Field(description="the re-ranked ones first, each kind in the order of its scores")
+    results: Sequence[FoundPicture] = Field(
+        description="the re-ranked ones first, each kind in the order of its scores"
+    )
     reranked: int = Field(description="how many of the results were re-ranked")
     complete: bool = Field(description="false: time ran out before all candidates were re-ranked")
     unknown: Sequence[str] = Field(description="words of the query that the model's vocabulary does not have")
@@ -100,16 +103,16 @@ class Explained(BaseModel):
     words: Sequence[WordMap]
 
 
-class Record(BaseModel):
+class PictureRecord(BaseModel):
     """What is to be known of a picture that is added."""
 
     model_config = example(PICTURE)
     id: Id
-    texts: dict[Name, Annotated[list[str], Field(max_length=Limits.texts)]] = Field(
-        {}, max_length=Limits.columns, description="by language"
+    texts: dict[Name, Annotated[list[str], Field(max_length=RequestLimits.texts)]] = Field(
+        {}, max_length=RequestLimits.columns, description="by language"
     )
-    columns: dict[Name, Value | Annotated[list[str], Field(max_length=Limits.tags)]] = Field(
-        {}, max_length=Limits.columns
+    columns: dict[Name, Value | Annotated[list[str], Field(max_length=RequestLimits.tags)]] = Field(
+        {}, max_length=RequestLimits.columns
     )
 
     def strings(self) -> list[str]:
@@ -118,7 +121,7 @@ class Record(BaseModel):
         return [text for texts in held for text in texts if isinstance(text, str)]
 
 
-class Entry(BaseModel):
+class AddedPicture(BaseModel):
     """A picture that was sent, as the index has it now."""
 
     id: str = Field(description="of a duplicate, that of the same picture which is there already")
@@ -129,7 +132,7 @@ class Added(BaseModel):
     """What became of pictures that were sent, in no certain order."""
 
     model_config = example({"entries": [{"id": "birds/17.jpg", "state": "added"}], "pictures": 2001})
-    entries: Sequence[Entry]
+    entries: Sequence[AddedPicture]
     pictures: int = Field(description="in the index now")
 
 

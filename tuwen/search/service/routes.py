@@ -16,7 +16,7 @@ from tuwen.search.service import messages
 from tuwen.search.service.messages import problems
 from tuwen.search.service.metrics import TYPE
 from tuwen.search.service.service import Service
-from tuwen.search.service.settings import Limits
+from tuwen.search.service.settings import RequestLimits
 
 
 def service_of(request: Request) -> Service:
@@ -41,7 +41,7 @@ def guarded(scope: str) -> APIRouter:
 
 
 Here = Annotated[Service, Depends(service_of)]
-Id = Annotated[str, Query(min_length=1, max_length=Limits.id, examples=["birds/17.jpg"])]
+Id = Annotated[str, Query(min_length=1, max_length=RequestLimits.id, examples=["birds/17.jpg"])]
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 public, read, write = APIRouter(), guarded("read"), guarded("write")
 
@@ -117,8 +117,8 @@ async def explain(request: Request, service: Here, asked: messages.Explain) -> m
     return await service.explain(asked.id, service.text(request, asked.text))
 
 
-@read.get("/pictures/thumbnail", response_class=Response, responses=JPEG | problems(404, 422))
-def thumbnail(service: Here, id: Id) -> Response:
+@read.get("/pictures/thumbnail", name="thumbnail", response_class=Response, responses=JPEG | problems(404, 422))
+def picture_thumbnail(service: Here, id: Id) -> Response:
     """A small JPEG of a picture of the index."""
     headers = {"Cache-Control": "private, max-age=300"}
     return Response(service.thumbnail(id), media_type="image/jpeg", headers=headers)
@@ -132,7 +132,7 @@ async def add(
     records: Annotated[str, Form(description="JSON: a list of records, one for each picture in their order")],
 ) -> messages.Added:
     """Takes pictures in, all or none. One whose id is there already takes its place."""
-    known = _parsed(list[messages.Record], records, "records")
+    known = _parsed(list[messages.PictureRecord], records, "records")
     most = service.settings.limits.pictures
     if len(known) != len(pictures) or len(known) > most:
         raise HTTPException(
@@ -150,13 +150,13 @@ async def add(
     for one in done:
         if one.state == "broken":  # a column has become of another kind meanwhile
             raise HTTPException(409, f"{one.id}: {one.reason}; the pictures that have no fault were taken in")
-    entries = [messages.Entry(id=one.id, state=one.state) for one in done]
+    entries = [messages.AddedPicture(id=one.id, state=one.state) for one in done]
     return messages.Added(entries=entries, pictures=len(service.searcher.index))
 
 
 @write.delete("/pictures", responses=problems(409, 422, 429))
 async def delete(
-    service: Here, id: Annotated[list[str], Query(min_length=1, max_length=Limits.deleted)]
+    service: Here, id: Annotated[list[str], Query(min_length=1, max_length=RequestLimits.deleted)]
 ) -> messages.Deleted:
     """Takes pictures out; ids that are not there are passed over."""
     gone = await service.change(service.searcher.index.remove, id)

@@ -11,7 +11,7 @@ from tuwen.search.query import Searcher
 from tuwen.search.service import log
 from tuwen.search.service.app import create_app
 from tuwen.search.service.connections import bounded
-from tuwen.search.service.keys import Keys
+from tuwen.search.service.keys import ApiKeys
 from tuwen.search.service.settings import Settings
 
 AGAIN = 1.0  # seconds within which a second signal says what the first did: `timeout` and shells send it twice
@@ -50,7 +50,7 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(searcher: Searcher, settings: Settings, keys: Keys | None, listening: socket.socket) -> None:
+def run_service(searcher: Searcher, settings: Settings, keys: ApiKeys | None, listening: socket.socket) -> None:
     """Serves until SIGTERM or Ctrl-C, then finishes what is in hand."""
     log.start()
     app = create_app(searcher, settings, keys)
@@ -64,6 +64,6 @@ def run(searcher: Searcher, settings: Settings, keys: Keys | None, listening: so
         http=bounded(settings.limits),
         timeout_graceful_shutdown=settings.drain_seconds,
     )
-    log.note("serving", url=url_of(listening))
+    log.note_event("serving", url=url_of(listening))
     _Server(config).run(sockets=[listening])
-    log.note("stopped")
+    log.note_event("stopped")

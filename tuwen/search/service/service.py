@@ -17,11 +17,11 @@ from tuwen.data.corpus import BrokenImage, normalise
 from tuwen.data.images import decode, is_jpeg2000
 from tuwen.explain import word_maps
 from tuwen.search.filters import sql
-from tuwen.search.query import Found, Query, Searcher
+from tuwen.search.query import Query, SearchAnswer, Searcher
 from tuwen.search.record import Busy
 from tuwen.search.service import log, messages
-from tuwen.search.service.keys import Keys
-from tuwen.search.service.metrics import Metrics
+from tuwen.search.service.keys import ApiKeys
+from tuwen.search.service.metrics import ServiceMetrics
 from tuwen.search.service.settings import Settings
 from tuwen.search.service.work import Work
 
@@ -35,9 +35,9 @@ class Service:
     pictures or reading a large one keeps no search waiting. draining: told to stop, and finishing what is in hand.
     """
 
-    def __init__(self, searcher: Searcher, settings: Settings, keys: Keys | None):
+    def __init__(self, searcher: Searcher, settings: Settings, keys: ApiKeys | None):
         self.searcher, self.settings, self.keys = searcher, settings, keys
-        self.metrics = Metrics()
+        self.metrics = ServiceMetrics()
         self.draining = False
         self._columns: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
         self.searches = Work("searches", settings.queue, settings.batch, self.metrics.batches.observe)
@@ -80,7 +80,7 @@ class Service:
         budget, filters = asked["budget_ms"] or settings.budget_ms, asked["filters"]
         condition = sql(filters, self.searcher.index.columns())  # a wrong filter is refused before it waits
 
-        def run(items: Sequence[tuple[Query, float]]) -> list[Found]:
+        def run(items: Sequence[tuple[Query, float]]) -> list[SearchAnswer]:
             waited = 1000 * (time.monotonic() - min(since for _, since in items))
             left = None if budget is None else max(1.0, budget - waited)
             return self.searcher.search([one for one, _ in items], top, candidates, left, filters)
@@ -96,11 +96,11 @@ class Service:
             found = await self.searches.alone(self.searcher.similar, id, top or self.settings.top)
         return self.answer(request, found, start)
 
-    def answer(self, request: Request, found: Found, start: float) -> messages.Found:
+    def answer(self, request: Request, found: SearchAnswer, start: float) -> messages.Found:
         """What was found. Where on this machine a picture came from is not told."""
         note(request, results=len(found.results), complete=found.complete)
         results = [
-            messages.Result(
+            messages.FoundPicture(
                 id=result.id,
                 texts=result.texts,
                 columns=result.columns,

@@ -7,7 +7,7 @@ from tuwen.errors import UserError
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What one request may bring. Beyond it the answer is 408, 413, 422 or 503, and nothing is decoded.
 
     text: characters of a query, of a text beside a picture, or of a value. id: characters of a picture's name. json:
@@ -63,7 +63,7 @@ class Settings:
     drain_seconds: int = 30
     refresh_seconds: float = 10.0
     log_queries: bool = False
-    limits: Limits = field(default_factory=Limits)
+    limits: RequestLimits = field(default_factory=RequestLimits)
 
     @property
     def requests(self) -> int:
