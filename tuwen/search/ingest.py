@@ -65,8 +65,8 @@ class Built:
 
     counts: pictures by what became of them (`Outcome.state`, and "removed"). broken: {"id", "reason"} of those left
     out, id being a file or its line where a corpus has no usable row; skipped: how many rows these are, by reason.
-    pictures: in the index now. bytes: on disk, None at a URL. seconds: of this run. loss: what keeping the parts as they are
-    costs, as `tuwen.search.loss` says it.
+    pictures: in the index now. bytes: on disk, None at a URL. seconds: of this run. loss: what keeping the parts as
+    they are costs, as `tuwen.search.loss` says it.
     """
 
     counts: dict[str, int]

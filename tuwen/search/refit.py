@@ -42,7 +42,8 @@ def refit(
     """Embeds the pictures of the index at `out` again; the answer's `built` says what was done.
 
     pictures: where they are now, as for `build_index`, which may hold new ones too; None: the files they came from.
-    run: where the run is now, if it has moved. prune: take out what cannot be read again. The rest as for `build_index`.
+    run: where the run is now, if it has moved. prune: take out what cannot be read again. The rest as for
+    `build_index`.
 
     Raises:
         UserError: no such index, run or pictures; some cannot be read again; another process is writing to it.
