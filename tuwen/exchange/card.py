@@ -56,14 +56,15 @@ def _results(run: Path) -> list[str]:
     path = run / RECALLS
     if not path.exists():
         return ["Not measured (`tuwen eval`)."]
-    found = read_json(path)
+    recalls = read_json(path)
     lines = [
-        f"Retrieval on {found['corpus']}, {found['split']}: {found['images']} images, {found['texts']} texts; percent.",
+        f"Retrieval on {recalls['corpus']}, {recalls['split']}: {recalls['images']} images, "
+        f"{recalls['texts']} texts; percent.",
         "",
         "| language | stage | mean recall | image to text R@1 | text to image R@1 |",
         "|---|---|---|---|---|",
     ]
-    for language, stages in found["languages"].items():
+    for language, stages in recalls["languages"].items():
         for stage in ("first", "reranked"):
             if stage in stages:
                 ways = [stages[stage].get(way, {}).get("r1") for way in ("image_to_text", "text_to_image")]

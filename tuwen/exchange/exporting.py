@@ -44,13 +44,13 @@ def export_model(run: str | Path, out: str | Path) -> str:
     settings = architecture_settings(model, imported.get("architecture") == "siglip2")
     kind = settings["model_type"]
     ours = model.system.state_dict()
-    found = model_of(settings, _names_held(kind, model.config.model), model.tokenizer.vocabulary, {})
-    tensors = outward(found.entries, ours)
+    published = model_of(settings, _names_held(kind, model.config.model), model.tokenizer.vocabulary, {})
+    tensors = outward(published.entries, ours)
     if kind in SIGLIP:
         bias = float(imported.get("logit_bias", -10.0))
         tensors["logit_bias"] = ours["log_scale"].new_tensor([bias])
-    named = {mine for entry in found.entries for mine in entry.ours}
-    left = [name for name in ours if not _told(name, named) and not name.startswith(found.new)]
+    named = {mine for entry in published.entries for mine in entry.ours}
+    left = [name for name in ours if not _told(name, named) and not name.startswith(published.new)]
     if left:
         raise UserError(f"{run}: {_CLASSES[kind]} has no place for {', '.join(left[:4])} ({len(left)} tensors)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,11 +211,11 @@ def _tokenizer(model: Model, folder: Path, kind: str) -> None:
     names = {role: inner.id_to_token(i) for role, i in vars(words).items() if role != "size" and i >= 0}
     keys = {"pad": ["pad_token"], "unknown": ["unk_token"], "sep": ["sep_token", "eos_token"], "mask": ["mask_token"]}
     keys["cls"] = ["cls_token", "bos_token"]
-    told: dict[str, Any] = {key: names[role] for role, those in keys.items() if role in names for key in those}
-    told |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.model.text.length}
+    settings: dict[str, Any] = {key: names[role] for role, those in keys.items() if role in names for key in those}
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.model.text.length}
     if kind in SIGLIP:
-        told["model_input_names"] = ["input_ids"]  # padding is read as text, so no mask is given
-    _write_json(folder / "tokenizer_config.json", told | {"padding_side": "right"})
+        settings["model_input_names"] = ["input_ids"]  # padding is read as text, so no mask is given
+    _write_json(folder / "tokenizer_config.json", settings | {"padding_side": "right"})
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -26,7 +26,7 @@ _CONTRAST_PARTS = ("encoders.image_projection.", "encoders.text_projection.", "t
 Parts = tuple[dict[str, Any], list[Entry], tuple[str, ...]]  # fields of the config, names, beginnings of what is new
 
 
-def flava_parts(settings: Mapping[str, Any], held: Mapping[str, Tensor], picture: Mapping[str, Any]) -> Parts:
+def flava_parts(settings: Mapping[str, Any], weights: Mapping[str, Tensor], picture: Mapping[str, Any]) -> Parts:
     """`FlavaModel` or `FlavaForPreTraining`, the latter with or without its codebook.
 
     Raises:
@@ -49,7 +49,7 @@ def flava_parts(settings: Mapping[str, Any], held: Mapping[str, Tensor], picture
     )
     config = {"image": image, "text": text, "fusion": fusion, "codes": tokenizer}
     config["embed"] = settings.get("projection_dim", 768)
-    whole, coded = (mark in held for mark in MARKS["flava"])
+    whole, coded = (mark in weights for mark in MARKS["flava"])
     if not whole:
         return config, flava.entries(image, text, fusion), (*_FLAVA_HEADS, "codes.")
     entries = flava.pretraining(image, text, fusion)
@@ -58,7 +58,7 @@ def flava_parts(settings: Mapping[str, Any], held: Mapping[str, Tensor], picture
     return config, entries, () if coded else ("codes.",)
 
 
-def bridgetower_parts(settings: Mapping[str, Any], held: Mapping[str, Tensor], picture: Mapping[str, Any]) -> Parts:
+def bridgetower_parts(settings: Mapping[str, Any], weights: Mapping[str, Tensor], picture: Mapping[str, Any]) -> Parts:
     """`BridgeTowerModel`, or one of its classes with heads; heads that the file has not start anew.
 
     Raises:
@@ -84,10 +84,10 @@ def bridgetower_parts(settings: Mapping[str, Any], held: Mapping[str, Tensor], p
     parts = {"eps": 1e-5} | _layers(read, 12)
     text = TextTowerConfig(length=read.get("max_position_embeddings", 514) - offset, **parts)
     fusion = CrossEncoderConfig(**parts | {"layers": settings.get("num_hidden_layers", 6)})
-    contrast = CONTRAST in held
+    contrast = CONTRAST in weights
     config: dict[str, Any] = {"image": image, "text": text, "fusion": fusion, "contrast": contrast}
     config["embed"] = settings.get("contrastive_hidden_size", 256)
-    prefix, words, match = (mark in held for mark in MARKS["bridgetower"])
+    prefix, words, match = (mark in weights for mark in MARKS["bridgetower"])
     entries = prefixed(bridgetower.entries(image, text, fusion, offset), "", "bridgetower." if prefix else "")
     entries += bridgetower.heads(words, match, contrast)
     new = (() if words else ("word_",)) + (() if match else ("match_head.",)) + (() if contrast else _CONTRAST_PARTS)

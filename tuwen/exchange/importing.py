@@ -50,29 +50,29 @@ def import_model(
     settings = _layout_settings(source, layout) if layout else settings_of(source)
     kind = known_kind(settings["model_type"])
     tensors = tensors_of(_weights_file(source) if layout else source)
-    held = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    refuse_wrapped(held, where, "give --prefix " + prefix + "{}")
-    words = _tokenizer(source, settings, tokenizer, held)
+    weights = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    refuse_wrapped(weights, where, "give --prefix " + prefix + "{}")
+    words = _tokenizer(source, settings, tokenizer, weights)
     folder = source if source.is_dir() else source.parent
     with fitting(where, kind):
-        picture = picture_settings(folder, _side(settings, held))
-        found = model_of(settings, held, words.vocabulary, picture)
-        make, config = _system(found, words, where)
+        picture = picture_settings(folder, _side(settings, weights))
+        published = model_of(settings, weights, words.vocabulary, picture)
+        make, config = _system(published, words, where)
         every = shapes(make)
-    wanted = {name: shape for name, shape in every.items() if not _starts_anew(name, found)}
-    ours, report = inward(found.entries, held, wanted, found.known)
+    expected = {name: shape for name, shape in every.items() if not _starts_anew(name, published)}
+    ours, report = inward(published.entries, weights, expected, published.known)
     report.refuse(where)
     refuse_broken(ours, where)
     system = make()  # of sizes that the file's own tensors have
     initialise(system, 0)
-    report = replace(report, notes=found.notes + picture_notes(picture) + _cut(folder, config))
+    report = replace(report, notes=published.notes + picture_notes(picture) + _cut(folder, config))
     _fill(system, ours)
     run.mkdir(parents=True, exist_ok=True)
     words.save(run / TOKENIZER)
     checkpoint.save_tensors(run / WEIGHTS, checkpoint.parted(system)[0])
     imported: dict[str, Any] = {"source": where, "architecture": kind, "report": report.lines()}
-    if "logit_bias" in held:
-        imported["logit_bias"] = float(held["logit_bias"].float().mean())
+    if "logit_bias" in weights:
+        imported["logit_bias"] = float(weights["logit_bias"].float().mean())
     origin = {
         "imported": imported,
         "corpus": {"name": f"imported from {where}", "languages": list(LANGUAGES), "fingerprint": "imported"},
@@ -88,23 +88,23 @@ def _cut(folder: Path, config: RunConfig) -> tuple[str, ...]:
     return (f"texts are cut at the model's {length} tokens, not its tokenizer's {theirs}",) if theirs < length else ()
 
 
-def _system(found: PublishedModel, words: Tokenizer, where: str) -> tuple[Callable[[], Any], RunConfig]:
+def _system(published: PublishedModel, words: Tokenizer, where: str) -> tuple[Callable[[], Any], RunConfig]:
     """What makes the system, and the config of its run."""
-    kind: Any = systems.find(found.system)
+    kind: Any = systems.find(published.system)
     sized = kind.Config.sized("base")
     own: dict[str, Any] = {name: value for name, value in AS_PUBLISHED.items() if hasattr(sized, name)}
-    model = replace(sized, **{**own, **found.config})
-    config = RunConfig(found.system, "base", f"imported from {where}", model)
+    model = replace(sized, **{**own, **published.config})
+    config = RunConfig(published.system, "base", f"imported from {where}", model)
     return lambda: kind(model, words.vocabulary), config
 
 
-def _starts_anew(name: str, found: PublishedModel) -> bool:
+def _starts_anew(name: str, published: PublishedModel) -> bool:
     """Whether a tensor of ours has no source by its nature; a towers' own mean and deviation come from the config."""
     if name.endswith(("image.mean", "image.std")):
         return True
-    named = {ours for entry in found.entries for ours in entry.ours}
+    named = {ours for entry in published.entries for ours in entry.ours}
     return (
-        name.startswith(found.new)
+        name.startswith(published.new)
         or (name.startswith(_ANEW) and name not in named)
         or (name == "temperature" and name not in named)
     )
@@ -138,21 +138,21 @@ def _layout_settings(source: Path, layout: str) -> dict[str, Any]:
     return {"model_type": layout, "heads": heads}
 
 
-def _tokenizer(source: Path, settings, given: str | None, held) -> Tokenizer:
+def _tokenizer(source: Path, settings, given: str | None, weights) -> Tokenizer:
     if given:
         return Tokenizer.load(given)
     folder = source if source.is_dir() else source.parent
-    words = word_rows(held, settings.get("text_config") or {})
+    words = word_rows(weights, settings.get("text_config") or {})
     if not words:
         raise UserError(f"{source}: no word embeddings there; these are not the weights of {settings['model_type']}")
     return tokenizer_of(folder, words, settings["model_type"])
 
 
-def _side(settings, held) -> int:
+def _side(settings, weights) -> int:
     """Pixels that the image tower reads."""
     if settings["model_type"] in LAYOUTS:
-        positions = next(v for name, v in held.items() if name.endswith(("pos_embed", "position_embedding.weight")))
-        patch = next(v.shape[-1] for name, v in held.items() if v.dim() == 4)
+        positions = next(v for name, v in weights.items() if name.endswith(("pos_embed", "position_embedding.weight")))
+        patch = next(v.shape[-1] for name, v in weights.items() if v.dim() == 4)
         return round((positions.shape[-2] - 1) ** 0.5) * patch
     kind = settings["model_type"]
     if kind == "siglip2":

@@ -69,7 +69,7 @@ def known_kind(kind: str) -> str:
 
 
 def model_of(
-    settings: Mapping[str, Any], held: Mapping[str, Tensor], vocabulary: Vocabulary, picture: Mapping[str, Any]
+    settings: Mapping[str, Any], weights: Mapping[str, Tensor], vocabulary: Vocabulary, picture: Mapping[str, Any]
 ) -> PublishedModel:
     """What a config.json, of a `known_kind`, and the tensors beside it are here.
 
@@ -80,14 +80,16 @@ def model_of(
     """
     kind = settings["model_type"]
     if kind in DUAL:
-        return _dual(settings, held, vocabulary, picture)
+        return _dual(settings, weights, vocabulary, picture)
     if kind == "blip":
         return _blip(settings, picture)
     if kind == "flava":
-        return PublishedModel(kind, *_known(foundation.flava_parts(settings, held, picture), flava.KNOWN))
+        return PublishedModel(kind, *_known(foundation.flava_parts(settings, weights, picture), flava.KNOWN))
     if kind == "bridgetower":
-        return PublishedModel(kind, *_known(foundation.bridgetower_parts(settings, held, picture), bridgetower.KNOWN))
-    return _layout(kind, settings, held, picture)
+        return PublishedModel(
+            kind, *_known(foundation.bridgetower_parts(settings, weights, picture), bridgetower.KNOWN)
+        )
+    return _layout(kind, settings, weights, picture)
 
 
 def _known(parts: foundation.Parts, known: Mapping[str, str]):
@@ -106,7 +108,7 @@ def tower_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     return parts[0], parts[1]
 
 
-def _dual(settings, held, vocabulary, picture) -> PublishedModel:
+def _dual(settings, weights, vocabulary, picture) -> PublishedModel:
     seen, read = tower_settings(settings)
     kind = settings["model_type"]
     siglip = kind in ("siglip", "siglip2")
@@ -115,12 +117,12 @@ def _dual(settings, held, vocabulary, picture) -> PublishedModel:
     projection: Any = "none" if siglip else "unbiased"
     image = replace(image, projection=projection, **picture)
     tower = replace(tower, projection="linear" if siglip else "unbiased")
-    stems = {side: _stem(held, side) for side in ("vision_model.", "text_model.")}
+    stems = {side: _stem(weights, side) for side in ("vision_model.", "text_model.")}
     if kind == "vision-text-dual-encoder":
-        if f"{stems['vision_model.']}pooler.dense.weight" in held:
+        if f"{stems['vision_model.']}pooler.dense.weight" in weights:
             image = replace(image, pooler=True)
             image_names = _with_pooler(image_names, image.backbone is None and seen["model_type"] in vision.KINDS)
-        if f"{stems['text_model.']}pooler.dense.weight" in held:
+        if f"{stems['text_model.']}pooler.dense.weight" in weights:
             tower = replace(tower, pooler=True)
             text_names = _with_pooler(text_names, read["model_type"] in text.KINDS)
     entries = prefixed(image_names, "encoders.image.", stems["vision_model."])
@@ -142,13 +144,13 @@ def _dual(settings, held, vocabulary, picture) -> PublishedModel:
 
 def _with_pooler(entries: list[Entry], native: bool) -> list[Entry]:
     """With the pooling layer, which a backbone's plan has no place for yet."""
-    kept = [entry for entry in entries if not entry.ours[0].startswith(("pooler", "model.pooler"))]
-    return kept + both("pooler", "pooler.dense") if native or kept else kept
+    unpooled = [entry for entry in entries if not entry.ours[0].startswith(("pooler", "model.pooler"))]
+    return unpooled + both("pooler", "pooler.dense") if native or unpooled else unpooled
 
 
-def _stem(held: Mapping[str, Tensor], stem: str) -> str:
+def _stem(weights: Mapping[str, Tensor], stem: str) -> str:
     """The stem of a tower's tensors; older files repeat it."""
-    return stem * 2 if any(name.startswith(stem * 2) for name in held) else stem
+    return stem * 2 if any(name.startswith(stem * 2) for name in weights) else stem
 
 
 def _blip(settings, picture) -> PublishedModel:
@@ -175,21 +177,21 @@ def _blip(settings, picture) -> PublishedModel:
 # ---- the papers' own files
 
 
-def _layout(kind: str, settings, held, picture) -> PublishedModel:
+def _layout(kind: str, settings, weights, picture) -> PublishedModel:
     """ALBEF's and R2D2's released files. Heads are of width 64, which no tensor tells; `settings` may say otherwise."""
     heads = settings.get("heads", {})
     if kind == "albef":
-        return _albef(held, heads, picture)
-    return _r2d2(kind, held, heads, picture)
+        return _albef(weights, heads, picture)
+    return _r2d2(kind, weights, heads, picture)
 
 
-def _albef(held, heads, picture) -> PublishedModel:
-    stem = "text_encoder.bert." if "text_encoder.bert.embeddings.LayerNorm.weight" in held else "text_encoder."
-    image = _vision_size(held, "visual_encoder.pos_embed", "visual_encoder.patch_embed.proj.weight", "blocks", heads)
+def _albef(weights, heads, picture) -> PublishedModel:
+    stem = "text_encoder.bert." if "text_encoder.bert.embeddings.LayerNorm.weight" in weights else "text_encoder."
+    image = _vision_size(weights, "visual_encoder.pos_embed", "visual_encoder.patch_embed.proj.weight", "blocks", heads)
     image = replace(image, **picture)
-    layers = _count(held, f"{stem}encoder.layer.")
-    crossed = [k for k in range(layers) if f"{stem}encoder.layer.{k}.crossattention.self.query.weight" in held]
-    tower = _bert_size(held, stem, layers - len(crossed), heads)
+    layers = _count(weights, f"{stem}encoder.layer.")
+    crossed = [k for k in range(layers) if f"{stem}encoder.layer.{k}.crossattention.self.query.weight" in weights]
+    tower = _bert_size(weights, stem, layers - len(crossed), heads)
     fusion = CrossEncoderConfig(tower.width, len(crossed), tower.heads, hidden=tower.hidden)
     entries = prefixed(vision.entries("timm", image), "encoders.image.", "visual_encoder.")
     entries += prefixed(text.entries("bert", tower), "encoders.text.", stem)
@@ -197,31 +199,31 @@ def _albef(held, heads, picture) -> PublishedModel:
         entries += bert_layer(f"fusion.stack.blocks.{k}", f"{stem}encoder.layer.{layer}", cross=True)
     entries += both("encoders.image_projection", "vision_proj") + both("encoders.text_projection", "text_proj")
     entries += [*both("match_head", "itm_head"), same("temperature", "temp")]
-    if "text_encoder.cls.predictions.bias" in held:
+    if "text_encoder.cls.predictions.bias" in weights:
         predictions = "text_encoder.cls.predictions"
         entries += both("word_head.dense", f"{predictions}.transform.dense")
         entries += both("word_head.norm", f"{predictions}.transform.LayerNorm")
         entries.append(same("word_head.bias", f"{predictions}.bias"))
-    config = {"image": image, "text": tower, "fusion": fusion, "embed": len(held["vision_proj.weight"])}
+    config = {"image": image, "text": tower, "fusion": fusion, "embed": len(weights["vision_proj.weight"])}
     return PublishedModel("albef", config, entries)
 
 
-def _r2d2(kind, held, heads, picture) -> PublishedModel:
+def _r2d2(kind, weights, heads, picture) -> PublishedModel:
     position = "visual_encoder.embeddings.position_embedding.weight"
     patch = "visual_encoder.embeddings.patch_embedding.weight"
-    image = _vision_size(held, position, patch, "encoder.layers", heads)
+    image = _vision_size(weights, position, patch, "encoder.layers", heads)
     image = replace(
         image, activation="quick_gelu", pre_norm=True, patch_bias=False, eps=1e-5, final_norm=False, **picture
     )
-    tower = _bert_size(held, "text_encoder.", _count(held, "text_encoder.encoder.layer."), heads)
+    tower = _bert_size(weights, "text_encoder.", _count(weights, "text_encoder.encoder.layer."), heads)
     entries = prefixed(vision.entries("clip_vision_model", image), "encoders.image.", "visual_encoder.")
     entries += prefixed(text.entries("bert", tower), "encoders.text.", "text_encoder.")
     entries += both("encoders.image_projection", "vision_proj") + both("encoders.text_projection", "text_proj")
     entries.append(same("temperature", "temp"))
-    config = {"image": image, "text": tower, "embed": len(held["vision_proj.weight"])}
+    config = {"image": image, "text": tower, "embed": len(weights["vision_proj.weight"])}
     if kind == "prd2":
         return PublishedModel("prd2", config, entries)
-    layers = _count(held, "text_joint_layer.encoder.layer.")
+    layers = _count(weights, "text_joint_layer.encoder.layer.")
     for ours, theirs in (("text_queries", "text_joint_layer"), ("image_queries", "img_joint_layer")):
         for k in range(layers):
             entries += bert_layer(f"{ours}.stack.blocks.{k}", f"{theirs}.encoder.layer.{k}", cross=True)
@@ -232,27 +234,27 @@ def _r2d2(kind, held, heads, picture) -> PublishedModel:
     return PublishedModel("r2d2", config | {"fusion": fusion, "masked_words": False, "enhanced": False}, entries)
 
 
-def _vision_size(held, positions: str, patches: str, layers: str, heads) -> ImageTowerConfig:
+def _vision_size(weights, positions: str, patches: str, layers: str, heads) -> ImageTowerConfig:
     for name in (positions, patches):
-        if name not in held:
+        if name not in weights:
             raise UserError(f"no tensor {name}: these are not the weights of this layout")
-    width, _, patch, _ = held[patches].shape
-    grid = round((held[positions].shape[-2] - 1) ** 0.5)
-    count = _count(held, f"visual_encoder.{layers}.")
+    width, _, patch, _ = weights[patches].shape
+    grid = round((weights[positions].shape[-2] - 1) ** 0.5)
+    count = _count(weights, f"visual_encoder.{layers}.")
     heads = heads.get("image", max(1, width // 64))
-    hidden = len(held.get(f"visual_encoder.{layers}.0.mlp.fc1.weight", ())) or 4 * width
+    hidden = len(weights.get(f"visual_encoder.{layers}.0.mlp.fc1.weight", ())) or 4 * width
     hidden = None if hidden == 4 * width else hidden
     return ImageTowerConfig(side=grid * patch, patch=patch, width=width, layers=count, heads=heads, hidden=hidden)
 
 
-def _bert_size(held, stem: str, layers: int, heads) -> TextTowerConfig:
-    length, width = held[f"{stem}embeddings.position_embeddings.weight"].shape
-    hidden = len(held[f"{stem}encoder.layer.0.intermediate.dense.weight"])
+def _bert_size(weights, stem: str, layers: int, heads) -> TextTowerConfig:
+    length, width = weights[f"{stem}embeddings.position_embeddings.weight"].shape
+    hidden = len(weights[f"{stem}encoder.layer.0.intermediate.dense.weight"])
     heads = heads.get("text", max(1, width // 64))
     return TextTowerConfig(
         length=length, width=width, layers=layers, heads=heads, hidden=None if hidden == 4 * width else hidden
     )
 
 
-def _count(held, stem: str) -> int:
-    return 1 + max((int(name[len(stem) :].split(".")[0]) for name in held if name.startswith(stem)), default=-1)
+def _count(weights, stem: str) -> int:
+    return 1 + max((int(name[len(stem) :].split(".")[0]) for name in weights if name.startswith(stem)), default=-1)

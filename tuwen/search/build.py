@@ -154,8 +154,8 @@ def _check_settings(index: Index, tokens: str | None, budget: int | None, milvus
     if tokens not in (None, layout.precision):
         raise UserError(f"{index.path}: keeps tokens as {layout.precision}, not {tokens}; choose another --out")
     if budget not in (None, layout.budget):
-        kept = "all" if layout.budget is None else layout.budget
-        raise UserError(f"{index.path}: keeps {kept} tokens a picture, not {budget}; choose another --out")
+        own = "all" if layout.budget is None else layout.budget
+        raise UserError(f"{index.path}: keeps {own} tokens a picture, not {budget}; choose another --out")
 
 
 def _size_line(index: Index, count: int | None) -> str:
@@ -185,8 +185,8 @@ def _take_all(
     elif prune and _prune(record, ingest, counts):
         again, _, _ = take_in(index, record, source, batch_size, probe, progress)
         counts["added"] = counts.get("added", 0) + again.get("added", 0)
-    odd = [one for one in broken if one["reason"].startswith(BAD_ROW)]  # first: their pictures are sound
-    return counts, odd + faults + [one for one in broken if one not in odd], skipped, ingest.no_columns
+    odd = [fault for fault in broken if fault["reason"].startswith(BAD_ROW)]  # first: their pictures are sound
+    return counts, odd + faults + [fault for fault in broken if fault not in odd], skipped, ingest.no_columns
 
 
 def take_in(
@@ -198,10 +198,12 @@ def take_in(
     with record.writing(), _bar(progress) as bar:
         ingest = Ingest(record, probe.predictor, index.layout, batch_size, probe.watch)
         task = bar.add_task("pictures", total=len(source) if isinstance(source, Sized) else None)
-        for said in ingest.run(source):
-            counts.update(one.state for one in said)
-            broken += [{"id": one.id, "reason": one.reason} for one in said if one.state == "broken"]
-            bar.update(task, advance=len(said))
+        for outcomes in ingest.run(source):
+            counts.update(outcome.state for outcome in outcomes)
+            broken += [
+                {"id": outcome.id, "reason": outcome.reason} for outcome in outcomes if outcome.state == "broken"
+            ]
+            bar.update(task, advance=len(outcomes))
     return dict(counts), broken, ingest
 
 

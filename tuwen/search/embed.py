@@ -196,15 +196,15 @@ def _on_cluster(job: EmbedJob, todo: Sequence[EmbedPart], address: str, progress
     try:
         gpu = 1 if job.device.startswith("cuda") else 0
         room = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))
-        told = [{"name": part.name, "start": part.start, "stop": part.stop} for part in todo]
-        made = ray.data.from_items(told, override_num_blocks=len(told)).map_batches(
+        rows = [{"name": part.name, "start": part.start, "stop": part.stop} for part in todo]
+        made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _RayWorker,
             fn_constructor_args=(job,),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(room, len(told)))),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(room, len(rows)))),
             num_gpus=gpu,
         )
-        return sum(row["made"] for row in _tracked(made.iter_rows(), progress, len(told)))
+        return sum(row["made"] for row in _tracked(made.iter_rows(), progress, len(rows)))
     finally:
         ray.shutdown()
 
@@ -266,8 +266,8 @@ def _about(path: Path, fit: Fit) -> tuple[dict[str, int], Fit, int]:
     """
     try:
         footer = pq.read_metadata(path)
-        told = {name: json.loads(text) for name, text in footer.metadata.items() if name in (b"broken", b"fit")}
-        return told[b"broken"], _fit_of(told.get(b"fit"), fit), footer.num_rows
+        entries = {name: json.loads(text) for name, text in footer.metadata.items() if name in (b"broken", b"fit")}
+        return entries[b"broken"], _fit_of(entries.get(b"fit"), fit), footer.num_rows
     except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path}: damaged, or not of tuwen; delete it and run the same again") from None
 

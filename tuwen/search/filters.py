@@ -23,13 +23,16 @@ def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
         UserError: no such column, or a value that its kind cannot have.
     """
     conditions = []
-    for name, wanted in (filters or {}).items():
+    for name, filter_value in (filters or {}).items():
         kind = _kind(name, columns)
         field = f"`{field_of(name)}`"
-        if isinstance(wanted, Mapping):
-            conditions += [f"{field} {sign} {_sql(bound)}" for sign, bound in _bounds(name, kind, wanted)]
+        if isinstance(filter_value, Mapping):
+            conditions += [f"{field} {sign} {_sql(bound)}" for sign, bound in _bounds(name, kind, filter_value)]
             continue
-        values = [_value(name, kind, value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+        values = [
+            _value(name, kind, value)
+            for value in (filter_value if isinstance(filter_value, list | tuple) else [filter_value])
+        ]
         # a chain of OR is parsed by recursion: some thousand values took minutes, and ended the process
         listed = ", ".join(map(_sql, values))
         listing = f"array_has_any({field}, [{listed}])" if kind == "tags" else f"{field} IN ({listed})"
@@ -44,14 +47,17 @@ def milvus(filters: Filters | None, columns: Mapping[str, str]) -> str:
         UserError: as `sql`.
     """
     conditions = []
-    for name, wanted in (filters or {}).items():
+    for name, filter_value in (filters or {}).items():
         kind = _kind(name, columns)
         field = f'columns["{field_of(name)}"]'
-        if isinstance(wanted, Mapping):
-            bounds = _bounds(name, kind, wanted)
+        if isinstance(filter_value, Mapping):
+            bounds = _bounds(name, kind, filter_value)
             conditions += [f"{field} {sign} {json.dumps(bound, ensure_ascii=False)}" for sign, bound in bounds]
             continue
-        values = [_value(name, kind, value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+        values = [
+            _value(name, kind, value)
+            for value in (filter_value if isinstance(filter_value, list | tuple) else [filter_value])
+        ]
         if kind == "tags":
             conditions.append(f"json_contains_any({field}, {json.dumps(values, ensure_ascii=False)})")
         else:
@@ -69,16 +75,16 @@ def _sql(value: str | float | bool) -> str:
     return literal(value) if isinstance(value, str) else repr(value).lower()
 
 
-def _bounds(name: str, kind: str, wanted: Mapping) -> list[tuple[str, str | float | bool]]:
+def _bounds(name: str, kind: str, bounds: Mapping) -> list[tuple[str, str | float | bool]]:
     if kind not in ("number", "text"):
         raise UserError(f"column {name!r} is {kind}, not a number or text: filter it by values, not by min and max")
-    if not wanted or set(wanted) - set(_BOUNDS):
+    if not bounds or set(bounds) - set(_BOUNDS):
         raise UserError(
-            f'filter {quoted(name, 80)}: give {{"min": a}}, {{"max": b}} or both, not {quoted(dict(wanted))}'
+            f'filter {quoted(name, 80)}: give {{"min": a}}, {{"max": b}} or both, not {quoted(dict(bounds))}'
         )
-    if kind == "text" and any(_is_number(bound) for bound in wanted.values()):  # "9" comes after "10"
+    if kind == "text" and any(_is_number(bound) for bound in bounds.values()):  # "9" comes after "10"
         raise UserError(f"column {name!r} is text, not a number: it has an order of letters, as of 2024-05-31")
-    return [(_BOUNDS[end], _value(name, kind, bound)) for end, bound in wanted.items()]
+    return [(_BOUNDS[end], _value(name, kind, bound)) for end, bound in bounds.items()]
 
 
 def _is_number(bound: Any) -> bool:

@@ -119,11 +119,11 @@ class Index:
         kind = self.columns().get(column)
         if kind is None:
             raise UserError(f"no column {column!r}; this index has {', '.join(self.columns()) or 'none'}")
-        found = self.read(lambda snapshot: snapshot.dataset.to_table(columns=[field_of(column)])[0])
-        held = found.drop_null().to_pylist()
+        cells = self.read(lambda snapshot: snapshot.dataset.to_table(columns=[field_of(column)])[0])
+        values = cells.drop_null().to_pylist()
         if kind == "number":
-            return {"min": min(held), "max": max(held)} if held else {}
-        counted = Counter(tag for tags in held for tag in tags) if kind == "tags" else Counter(held)
+            return {"min": min(values), "max": max(values)} if values else {}
+        counted = Counter(tag for tags in values for tag in tags) if kind == "tags" else Counter(values)
         return [value for value, _ in counted.most_common(VALUES)]
 
     def thumbnail(self, id: str) -> bytes:
@@ -153,14 +153,14 @@ class Index:
     def told(self, snapshot: Snapshot, positions: np.ndarray) -> list[dict[str, Any]]:
         """`describe` by position."""
         fields = {name: field_of(name) for name in self.columns()}
-        fields = {name: held for name, held in fields.items() if held in snapshot.dataset.schema.names}
+        fields = {name: field for name, field in fields.items() if field in snapshot.dataset.schema.names}
         rows = snapshot.rows(positions, ["id", "image", "texts", *fields.values()])
         return [
             {
                 "id": rows["id"][k],
                 "image": rows["image"][k],
                 "texts": json.loads(rows["texts"][k]),
-                "columns": {name: rows[held][k] for name, held in fields.items() if rows[held][k] is not None},
+                "columns": {name: rows[field][k] for name, field in fields.items() if rows[field][k] is not None},
             }
             for k in range(len(positions))
         ]
@@ -215,8 +215,8 @@ class Index:
         Raises:
             UserError: it does not answer, or does not let us in.
         """
-        told = self.about.get("milvus")
-        return None if told is None else Milvus(told["url"], told["collection"], self.about["width"], self._token)
+        server = self.about.get("milvus")
+        return None if server is None else Milvus(server["url"], server["collection"], self.about["width"], self._token)
 
     @property
     def in_memory(self) -> bool:
@@ -231,12 +231,12 @@ class Index:
     def encoded(self, snapshot: Snapshot, positions: np.ndarray) -> Encoded:
         """What `System.match` and `System.scores` read of the given rows: `Encoded`, float32 on the CPU."""
         if self.keeps_pixels:
-            held = snapshot.rows(positions, ["pixels"])["pixels"]
-            return self.predictor.pictures([Images(torch.stack([load_image(data) for data in held]))])
+            jpegs = snapshot.rows(positions, ["pixels"])["pixels"]
+            return self.predictor.pictures([Images(torch.stack([load_image(data) for data in jpegs]))])
         fields = {part.name: part_field(part.name) for part in self.layout.parts}
         rows = snapshot.rows(positions, list(fields.values()))
         pooled = self.vectors(snapshot, positions) if self.about["pooled"] else None
-        return self.layout.read({name: rows[held] for name, held in fields.items()}, pooled)
+        return self.layout.read({name: rows[field] for name, field in fields.items()}, pooled)
 
     def vectors(self, snapshot: Snapshot, positions: np.ndarray) -> Tensor:
         """[K, D] first-stage vectors of the given rows."""
@@ -254,12 +254,14 @@ class Index:
         """
         with self._record.writing():
             ingest = Ingest(self._record, self.predictor, self.layout, batch_size)
-            said = [one for part in ingest.run(pictures) for one in part]
+            outcomes = [outcome for part in ingest.run(pictures) for outcome in part]
             if self.milvus is not None:
-                self.milvus.put(self._record.snapshot(False), [one.id for one in said if one.state in CHANGED])
+                self.milvus.put(
+                    self._record.snapshot(False), [outcome.id for outcome in outcomes if outcome.state in CHANGED]
+                )
                 self.milvus.remove(ingest.gone)
         self.refresh()
-        return said
+        return outcomes
 
     def remove(self, ids: Sequence[str]) -> int:
         """Takes pictures out by id and says how many were there.

@@ -179,7 +179,7 @@ class Ingest:
         name = picture.id or content.hash
         try:
             check_id(name)
-            told = self._told(picture, content)
+            beside = self._told(picture, content)
         except (UserError, UnicodeError) as error:
             self._broken(name, BrokenImage(BAD_ROW, str(error)))
             return
@@ -189,19 +189,19 @@ class Ingest:
             return
         self.seen.add(name)
         had = self.known.get(name)
-        row = _Row(name, "", content, told)
+        row = _Row(name, "", content, beside)
         if had is None or had[0] != content.hash or name in self.stale:
             row.state = "added" if had is None else "replaced" if had[0] != content.hash else "refitted"
             self.stale.discard(name)
             if had is not None:
                 self.owner.pop(had[0], None)
             self._wait(row, picture)
-        elif had[1] != told["digest"]:
+        elif had[1] != beside["digest"]:
             self._update(replace(row, state="updated"))
         else:
             self.said.append(Outcome(name, "unchanged"))
             return
-        self.known[name] = (content.hash, told["digest"])
+        self.known[name] = (content.hash, beside["digest"])
         self.owner[content.hash] = name
 
     def _wait(self, row: _Row, picture: Picture) -> None:
@@ -321,8 +321,8 @@ class Ingest:
         if now.removed:
             self.record.delete(now.removed)
             self.stored.difference_update(now.removed)
-        said, self.said = self.said, []
-        return said + [Outcome(row.id, row.state) for row in (*now.rows, *now.updates)]
+        outcomes, self.said = self.said, []
+        return outcomes + [Outcome(row.id, row.state) for row in (*now.rows, *now.updates)]
 
     def _table(self, now: _Pending) -> pa.Table:
         columns: dict[str, Any] = self._beside(now.rows)

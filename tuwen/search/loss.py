@@ -48,19 +48,19 @@ class LossProbe:
             return {}
         exact = Encoded.cat([self.pictures[name] for name in places])
         positions = np.array(list(places.values()))
-        kept = index.encoded(index.snapshot, positions)
-        if kept.pooled is not None and not self.predictor.system.can(
+        stored = index.encoded(index.snapshot, positions)
+        if stored.pooled is not None and not self.predictor.system.can(
             "scores"
         ):  # the first stage's score is the record's
-            kept = replace(kept, pooled=index.vectors(index.snapshot, positions))
+            stored = replace(stored, pooled=index.vectors(index.snapshot, positions))
         differences, same = [], []
         began = time.monotonic()
         for text in self.texts:
             if time.monotonic() - began > SECONDS:
                 break
-            one, two = (self._scores(pictures, text) for pictures in (exact, kept))
-            differences.append((one - two).abs())
-            same.append(bool(one.argmax() == two.argmax()))
+            of_exact, of_stored = (self._scores(pictures, text) for pictures in (exact, stored))
+            differences.append((of_exact - of_stored).abs())
+            same.append(bool(of_exact.argmax() == of_stored.argmax()))
         off = torch.cat(differences)
         self.found = {"pairs": len(off), "mean": float(off.mean()), "largest": float(off.max())}
         self.found["best_kept"] = sum(same) / len(same)
@@ -68,12 +68,12 @@ class LossProbe:
 
     def line(self) -> str:
         """The result for people."""
-        layout, found = self.layout, self.found
-        kept = layout.precision + (f", {layout.budget} tokens" if layout.budget else "")
-        kept = "a JPEG, encoded again" if layout.budget == 0 else kept
+        layout, loss = self.layout, self.found
+        form = layout.precision + (f", {layout.budget} tokens" if layout.budget else "")
+        form = "a JPEG, encoded again" if layout.budget == 0 else form
         return (
-            f"kept as {kept}: final scores of {found['pairs']:,} pairs are off by {found['mean']:.2g} on average, "
-            f"{found['largest']:.2g} at most; {found['best_kept']:.0%} of texts keep their best picture"
+            f"kept as {form}: final scores of {loss['pairs']:,} pairs are off by {loss['mean']:.2g} on average, "
+            f"{loss['largest']:.2g} at most; {loss['best_kept']:.0%} of texts keep their best picture"
         )
 
     def _scores(self, pictures: Encoded, text: str) -> Tensor:

@@ -57,12 +57,12 @@ class Milvus:
     def sync(self, record: IndexRecord) -> dict[str, int]:
         """Makes the collection hold what the record does; {"put", "removed"}: entries that were changed."""
         dataset = record.dataset()
-        told = dataset.to_table(columns=["id", "hash", "digest"])
-        names, hashes, digests = (told[name].to_pylist() for name in ("id", "hash", "digest"))
-        right = {name: content + told for name, content, told in zip(names, hashes, digests, strict=True)}
-        held = dict(self._marks())
-        stale = [name for name in held if name not in right]
-        wrong = [place for place, name in enumerate(names) if held.get(name) != right[name]]
+        table = dataset.to_table(columns=["id", "hash", "digest"])
+        names, hashes, digests = (table[name].to_pylist() for name in ("id", "hash", "digest"))
+        right = {name: content + table for name, content, table in zip(names, hashes, digests, strict=True)}
+        marks = dict(self._marks())
+        stale = [name for name in marks if name not in right]
+        wrong = [place for place, name in enumerate(names) if marks.get(name) != right[name]]
         self.remove(stale)
         self._put(dataset, wrong)
         return {"put": len(wrong), "removed": len(stale)}
@@ -111,8 +111,8 @@ class Milvus:
         """
         condition = expression(filters, columns)
         options: dict[str, Any] = {"search_params": {"params": {"ef": max(64, 2 * k)}}, "consistency_level": "Session"}
-        found = self.client.search(self.collection, data=queries.tolist(), limit=k, filter=condition, **options)
-        named = [[hit["id"] for hit in hits] for hits in found]
+        answers = self.client.search(self.collection, data=queries.tolist(), limit=k, filter=condition, **options)
+        named = [[hit["id"] for hit in hits] for hits in answers]
         return _exactly(snapshot, queries, named)
 
 
@@ -122,13 +122,14 @@ def _exactly(snapshot: Snapshot, queries: Tensor, named: Sequence[Sequence[str]]
     What the record no longer has is passed over.
     """
     places = snapshot.among(list(dict.fromkeys(picture for ids in named for picture in ids)))
-    held = torch.tensor(sorted(places.values()), dtype=torch.int64)
-    if not len(held):
+    positions = torch.tensor(sorted(places.values()), dtype=torch.int64)
+    if not len(positions):
         return [(torch.empty(0, dtype=torch.int64), torch.empty(0)) for _ in named]
-    vectors = as_matrix(snapshot.dataset.take(held.tolist(), columns=["vector"])["vector"]).double()
+    vectors = as_matrix(snapshot.dataset.take(positions.tolist(), columns=["vector"])["vector"]).double()
     out = []
     for query, ids in zip(queries.double(), named, strict=True):
         near = torch.tensor(sorted(places[picture] for picture in ids if picture in places), dtype=torch.int64)
-        scores, order = (vectors[torch.searchsorted(held, near)] @ query).float().sort(descending=True, stable=True)
+        scores = (vectors[torch.searchsorted(positions, near)] @ query).float()
+        scores, order = scores.sort(descending=True, stable=True)
         out.append((near[order], scores))
     return out

@@ -81,7 +81,7 @@ def approximate(snapshot: Snapshot, query: Tensor, k: int, probes: int, conditio
     """
     nearest: dict[str, Any] = {"column": "vector", "q": query.float().numpy(), "k": k, "metric": "dot"}
     nearest |= {"nprobes": probes, "refine_factor": REFINE}
-    found = snapshot.dataset.to_table(
+    table = snapshot.dataset.to_table(
         columns=["vector"],
         nearest=nearest,
         filter=condition,
@@ -89,10 +89,10 @@ def approximate(snapshot: Snapshot, query: Tensor, k: int, probes: int, conditio
         with_row_id=True,
         disable_scoring_autoprojection=True,  # or Lance warns in each search that it adds its own scores
     )
-    near = torch.from_numpy(snapshot.positions(found["_rowid"].to_numpy()))
+    near = torch.from_numpy(snapshot.positions(table["_rowid"].to_numpy()))
     if not len(near):
         return torch.empty(0, dtype=torch.int64), torch.empty(0)
-    scores = (as_matrix(found["vector"].combine_chunks()).double() @ query.double()).float()
+    scores = (as_matrix(table["vector"].combine_chunks()).double() @ query.double()).float()
     order = np.lexsort((near.numpy(), -scores.numpy()))[:k]
     return near[order], scores[order]
 
@@ -119,8 +119,8 @@ def make_lance_index(record: IndexRecord) -> dict[str, float]:
     truth = streamed(snapshot.dataset, queries, 10)
     probes = 4
     while True:
-        found = [approximate(snapshot, query, 10, probes, None)[1] for query in queries]
-        pairs = zip(found, truth, strict=True)
+        reached = [approximate(snapshot, query, 10, probes, None)[1] for query in queries]
+        pairs = zip(reached, truth, strict=True)
         hits = [(scores >= best[-1] - ROUNDING).float().sum() / len(best) for scores, best in pairs]
         recall = float(torch.stack(hits).mean())
         if recall >= RECALL or probes >= partitions:

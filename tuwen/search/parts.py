@@ -62,18 +62,18 @@ class Layout:
             raise UserError(f"tokens are kept as {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {precision!r}")
         if budget is not None and budget < 0:
             raise UserError(f"a token budget of {budget} makes no sense; give 0 to keep none, or how many to keep")
-        found = []
+        parts = []
         for name, value, mask in _named(fields, sample):
-            found.append(Part(name, tuple(value.shape[2:] or value.shape[1:]), mask is not None, value.dim() == 2))
-        return cls(() if budget == 0 else tuple(found), precision, budget)
+            parts.append(Part(name, tuple(value.shape[2:] or value.shape[1:]), mask is not None, value.dim() == 2))
+        return cls(() if budget == 0 else tuple(parts), precision, budget)
 
     def to_json(self) -> dict:
         return {"parts": [asdict(part) for part in self.parts], "precision": self.precision, "budget": self.budget}
 
     @classmethod
-    def from_json(cls, told: Mapping) -> "Layout":
-        parts = (Part(p["name"], tuple(p["rest"]), p["masked"], p["flat"]) for p in told["parts"])
-        return cls(tuple(parts), told["precision"], told["budget"])
+    def from_json(cls, described: Mapping) -> "Layout":
+        parts = (Part(p["name"], tuple(p["rest"]), p["masked"], p["flat"]) for p in described["parts"])
+        return cls(tuple(parts), described["precision"], described["budget"])
 
     def write(self, encoded: Encoded) -> dict[str, list[bytes]]:
         """Each part's bytes, one entry a picture."""
@@ -145,15 +145,15 @@ def pooled_rows(x: Tensor, budget: int) -> Tensor:
 
 def _named(fields: Sequence[str], encoded: Encoded) -> list[tuple[str, Tensor, Tensor | None]]:
     """(name, value, mask) of the parts that the fields name and the pictures have, "pooled" and masks left out."""
-    found: list[tuple[str, Tensor, Tensor | None]] = []
+    named: list[tuple[str, Tensor, Tensor | None]] = []
     if "tokens" in fields and encoded.tokens is not None:
-        found.append(("tokens", encoded.tokens, encoded.token_mask))
+        named.append(("tokens", encoded.tokens, encoded.token_mask))
     for name, state in encoded.states.items():
         if "states" in fields or f"states.{name}" in fields:
             mask = encoded.state_mask
             fits = mask is not None and state.dim() > 2 and state.shape[:2] == mask.shape
-            found.append((f"states.{name}", state, mask if fits else None))
-    return found
+            named.append((f"states.{name}", state, mask if fits else None))
+    return named
 
 
 def _valid(value: Tensor, mask: Tensor | None) -> list[Tensor]:

@@ -103,7 +103,10 @@ class CorpusPictures(Sequence):
     def faults(self) -> list[dict[str, str]]:
         """{"id", "reason"} of the corpora's unusable rows: file (and line), and what is wrong with its fix."""
         faults = [fault for corpus in self.corpora for fault in corpus.faults]
-        return [{"id": f"{one.file}:{one.line}" if one.line else str(one.file), "reason": one.what} for one in faults]
+        return [
+            {"id": f"{fault.file}:{fault.line}" if fault.line else str(fault.file), "reason": fault.what}
+            for fault in faults
+        ]
 
     def __iter__(self) -> Iterator:
         return (self[place] for place in range(len(self)))
@@ -181,8 +184,8 @@ def as_number(column: str, value: Any) -> float | None:
 
 def metadata_digest(texts: Mapping[str, Sequence[str]], columns: Mapping[str, Any], source: str) -> str:
     """Hash of what stands beside a picture."""
-    told = json.dumps([{k: list(v) for k, v in texts.items()}, columns, source], sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+    text = json.dumps([{k: list(v) for k, v in texts.items()}, columns, source], sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def check_id(name: str) -> str:

@@ -131,12 +131,14 @@ class Searcher:
             self._first_stage(snapshot, asked, max(top, candidates), filters)
             if candidates and self.reranks:
                 self._rerank(snapshot, asked, candidates, None if budget_ms is None else began + budget_ms / 1000)
-            return [self._found(snapshot, one, top) for one in asked]
+            return [self._found(snapshot, pending, top) for pending in asked]
 
-        found = self.index.read(answer)
-        unknown = [[] if one.text is None else self.predictor.tokenizer.unknown_words(one.text) for one in queries]
+        answers = self.index.read(answer)
+        unknown = [
+            [] if query.text is None else self.predictor.tokenizer.unknown_words(query.text) for query in queries
+        ]
         ms = (monotonic() - began) * 1000
-        return [SearchAnswer(*one, ms=ms, unknown=words) for one, words in zip(found, unknown, strict=True)]
+        return [SearchAnswer(*answer, ms=ms, unknown=words) for answer, words in zip(answers, unknown, strict=True)]
 
     @torch.no_grad()
     def similar(self, id: str, top: int = 10, filters: Filters | None = None) -> SearchAnswer:
@@ -152,11 +154,11 @@ class Searcher:
 
         def answer(snapshot: Snapshot) -> list[Result]:
             place = snapshot.find(id)
-            one = _Asked(None, self.index.vectors(snapshot, np.array([place]))[0])
-            self._nearest(snapshot, [one], top + 1, filters)
-            own = one.near != place
-            one.near, one.first = one.near[own][:top], one.first[torch.from_numpy(own)][:top]
-            return self._found(snapshot, one, top)[0]
+            pending = _Asked(None, self.index.vectors(snapshot, np.array([place]))[0])
+            self._nearest(snapshot, [pending], top + 1, filters)
+            own = pending.near != place
+            pending.near, pending.first = pending.near[own][:top], pending.first[torch.from_numpy(own)][:top]
+            return self._found(snapshot, pending, top)[0]
 
         return SearchAnswer(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
 
@@ -167,11 +169,11 @@ class Searcher:
         The exact full re-ranking that a search with few candidates is measured against; it takes its time. Final
         scores are the first stage's where the system has no second.
         """
-        snapshot, one = self.index.snapshot, self._encode(Query(text))
-        self._first_stage(snapshot, [one], len(snapshot), None)
-        self._rerank(snapshot, [one], len(snapshot) if self.reranks else 0, None)
-        back = torch.from_numpy(np.argsort(one.near))
-        return one.first[back], (one.final if self.reranks else one.first)[back]
+        snapshot, pending = self.index.snapshot, self._encode(Query(text))
+        self._first_stage(snapshot, [pending], len(snapshot), None)
+        self._rerank(snapshot, [pending], len(snapshot) if self.reranks else 0, None)
+        back = torch.from_numpy(np.argsort(pending.near))
+        return pending.first[back], (pending.final if self.reranks else pending.first)[back]
 
     # ---- queries
 
@@ -209,52 +211,52 @@ class Searcher:
         if not self.index.about["width"]:
             condition = sql(filters, self.index.columns())
             every = np.arange(len(snapshot)) if condition is None else np.sort(snapshot.where(condition))
-            for one in asked:
-                one.near, one.first = every, torch.zeros(len(every))
+            for pending in asked:
+                pending.near, pending.first = every, torch.zeros(len(every))
             return
         self._nearest(snapshot, asked, k, filters)
         if self.system.can("scores"):
-            for one in asked:
-                if one.text is not None and len(one.near):
-                    self._rescore(snapshot, one, one.text)
+            for pending in asked:
+                if pending.text is not None and len(pending.near):
+                    self._rescore(snapshot, pending, pending.text)
 
     def _nearest(self, snapshot: Snapshot, asked: list[_Asked], k: int, filters: Filters | None) -> None:
         """Sets `near` and `first` by the vectors: exactly in memory, by Lance's index, or by Milvus."""
         condition = sql(filters, self.index.columns())
-        queries = torch.stack([one.vector for one in asked if one.vector is not None])
+        queries = torch.stack([pending.vector for pending in asked if pending.vector is not None])
         if self.index.milvus is not None:
-            found = self.index.milvus.nearest(snapshot, queries, k, filters, self.index.columns())
+            shortlists = self.index.milvus.nearest(snapshot, queries, k, filters, self.index.columns())
         elif snapshot.vectors is None:
             probes = self.index.about["lance"]["probes"]
-            found = [nearest.approximate(snapshot, query, k, probes, condition) for query in queries]
+            shortlists = [nearest.approximate(snapshot, query, k, probes, condition) for query in queries]
         else:
             allowed = None
             if condition is not None:
                 allowed = np.zeros(len(snapshot), dtype=bool)
                 allowed[snapshot.where(condition)] = True
-            found = list(zip(*nearest.exact(snapshot.vectors, queries, k, allowed), strict=True))
-        for one, (near, first) in zip(asked, found, strict=True):
-            one.near, one.first = near.numpy(), first
+            shortlists = list(zip(*nearest.exact(snapshot.vectors, queries, k, allowed), strict=True))
+        for pending, (near, first) in zip(asked, shortlists, strict=True):
+            pending.near, pending.first = near.numpy(), first
 
-    def _rescore(self, snapshot: Snapshot, one: _Asked, text: Encoded) -> None:
+    def _rescore(self, snapshot: Snapshot, pending: _Asked, text: Encoded) -> None:
         """Token-wise (or whatever) scores of the shortlist, by which it is sorted anew."""
         parts = []
-        for near in np.array_split(one.near, len(one.near) // WAVE + 1):
+        for near in np.array_split(pending.near, len(pending.near) // WAVE + 1):
             parts.append(self.predictor.first(self.index.encoded(snapshot, near), text).t2i[:, 0])
         first = torch.cat(parts)
-        order = torch.from_numpy(np.lexsort((one.near, -first.numpy())))
-        one.near, one.first = one.near[order.numpy()], first[order]
+        order = torch.from_numpy(np.lexsort((pending.near, -first.numpy())))
+        pending.near, pending.first = pending.near[order.numpy()], first[order]
 
     # ---- second stage
 
     def _rerank(self, snapshot: Snapshot, asked: list[_Asked], candidates: int, limit: float | None) -> None:
         """Final scores of every text's best candidates, in chunks of equal text length, the best candidates first."""
         pairs = []
-        for number, one in enumerate(asked):
-            one.final = torch.full((len(one.near),), torch.nan)
-            if one.text is not None:
-                one.depth = min(candidates, len(one.near)) if self.index.about["width"] else len(one.near)
-                pairs += [(rank, number) for rank in range(one.depth)]
+        for number, pending in enumerate(asked):
+            pending.final = torch.full((len(pending.near),), torch.nan)
+            if pending.text is not None:
+                pending.depth = min(candidates, len(pending.near)) if self.index.about["width"] else len(pending.near)
+                pairs += [(rank, number) for rank in range(pending.depth)]
         chunks = self._chunks(pairs, asked)
         wave = self.pairs if self.index.keeps_pixels else max(WAVE, self.pairs)
         for start in range(0, len(chunks), max(1, wave // self.pairs)):
@@ -290,17 +292,17 @@ class Searcher:
 
     # ---- answers
 
-    def _found(self, snapshot: Snapshot, one: _Asked, top: int) -> tuple[list[Result], int, bool]:
+    def _found(self, snapshot: Snapshot, pending: _Asked, top: int) -> tuple[list[Result], int, bool]:
         """(results, reranked, complete)."""
-        final = one.final.numpy() if len(one.final) else np.full(len(one.near), np.nan)
+        final = pending.final.numpy() if len(pending.final) else np.full(len(pending.near), np.nan)
         done = ~np.isnan(final)
-        order = np.lexsort((one.near, -np.where(done, final, one.first.numpy()), ~done))[:top]
-        told = self.index.told(snapshot, one.near[order])
+        order = np.lexsort((pending.near, -np.where(done, final, pending.first.numpy()), ~done))[:top]
+        rows = self.index.told(snapshot, pending.near[order])
         results = [
-            Result(**row, first=float(one.first[k]), score=float(final[k] if done[k] else one.first[k]))
-            for k, row in zip(order.tolist(), told, strict=True)
+            Result(**row, first=float(pending.first[k]), score=float(final[k] if done[k] else pending.first[k]))
+            for k, row in zip(order.tolist(), rows, strict=True)
         ]
-        return results, int(done[order].sum()), int(done.sum()) == one.depth
+        return results, int(done[order].sum()), int(done.sum()) == pending.depth
 
 
 def _length(text: Encoded | None) -> int:

@@ -31,7 +31,7 @@ def two_stage_recall(
     Every picture is matched with every text: scores do not depend on what is matched beside, so all k follow from it.
     """
     hits: dict[int | None, list[list[bool]]] = {k: [] for k in (None, *candidates)}
-    kept: dict[int, list[list[float]]] = {k: [] for k in candidates}
+    overlaps: dict[int, list[list[float]]] = {k: [] for k in candidates}
     for text, own in zip(track(texts), right, strict=True):
         first, final = (scores.numpy() for scores in searcher.scores(text))
         whole = final if exact is None else exact.scores(text)[1].numpy()
@@ -40,12 +40,12 @@ def two_stage_recall(
         hits[None].append([bool(np.isin(best[:top], own).any()) for top in TOPS])
         for k in candidates:
             short = np.sort(near[:k])
-            found = short[np.argsort(-final[short], kind="stable")][: max(TOPS)]
-            hits[k].append([bool(np.isin(found[:top], own).any()) for top in TOPS])
-            kept[k].append([float(np.isin(best[:top], found[:top]).mean()) for top in TOPS])
+            ranked = short[np.argsort(-final[short], kind="stable")][: max(TOPS)]
+            hits[k].append([bool(np.isin(ranked[:top], own).any()) for top in TOPS])
+            overlaps[k].append([float(np.isin(best[:top], ranked[:top]).mean()) for top in TOPS])
     percent = {k: 100 * np.mean(rows, axis=0) for k, rows in hits.items()}
     recalls = {k: {f"r{top}": float(share) for top, share in zip(TOPS, percent[k], strict=True)} for k in percent}
-    shares = {k: 100 * np.mean(rows, axis=0) for k, rows in kept.items()}
+    shares = {k: 100 * np.mean(rows, axis=0) for k, rows in overlaps.items()}
     two = {
         str(k): recalls[k] | {f"kept{top}": float(share) for top, share in zip(TOPS, shares[k], strict=True)}
         for k in candidates
@@ -57,13 +57,13 @@ def own_texts(searcher: Searcher, count: int) -> tuple[list[str], list[list[int]
     """Texts of the index's own pictures, spread over it, and the positions of the pictures that each belongs to."""
     snapshot = searcher.index.snapshot
     owners: dict[int, list[int]] = {}
-    said: dict[int, str] = {}
+    texts_by_id: dict[int, str] = {}
     for start in range(0, len(snapshot), 10_000):
         positions = np.arange(start, min(start + 10_000, len(snapshot)))
-        for place, told in zip(positions.tolist(), searcher.index.told(snapshot, positions), strict=True):
-            for text in (text for texts in told["texts"].values() for text in texts):
+        for place, row in zip(positions.tolist(), searcher.index.told(snapshot, positions), strict=True):
+            for text in (text for texts in row["texts"].values() for text in texts):
                 owners.setdefault(text_id(text), []).append(place)
-                said.setdefault(text_id(text), text)
-    chosen = np.linspace(0, len(said) - 1, min(count, len(said))).round().astype(int)
-    keys = [list(said)[k] for k in chosen]
-    return [said[key] for key in keys], [owners[key] for key in keys]
+                texts_by_id.setdefault(text_id(text), text)
+    chosen = np.linspace(0, len(texts_by_id) - 1, min(count, len(texts_by_id))).round().astype(int)
+    keys = [list(texts_by_id)[k] for k in chosen]
+    return [texts_by_id[key] for key in keys], [owners[key] for key in keys]

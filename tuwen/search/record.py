@@ -94,19 +94,19 @@ class Snapshot:
 
     def rows(self, positions: np.ndarray, columns: Sequence[str]) -> dict[str, list]:
         """The columns of the given rows, in the order given."""
-        wanted, place = np.unique(positions, return_inverse=True)
-        if not len(wanted):
+        unique, place = np.unique(positions, return_inverse=True)
+        if not len(unique):
             return {name: [] for name in columns}
         with unharmed(self.location):
-            found = self.dataset.take(wanted.tolist(), columns=list(columns))
-            held = {name: found[name].to_pylist() for name in columns}
-        return {name: [values[k] for k in place.tolist()] for name, values in held.items()}
+            table = self.dataset.take(unique.tolist(), columns=list(columns))
+            cells = {name: table[name].to_pylist() for name in columns}
+        return {name: [values[k] for k in place.tolist()] for name, values in cells.items()}
 
     def where(self, condition: str) -> np.ndarray:
         """Positions of all rows that meet a condition in SQL."""
         with unharmed(self.location):
-            found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
-            return self.positions(found["_rowid"].to_numpy())
+            table = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
+            return self.positions(table["_rowid"].to_numpy())
 
     def among(self, ids: Sequence[str]) -> dict[str, int]:
         """Positions of the pictures of these ids that are there."""
@@ -114,8 +114,8 @@ class Snapshot:
             return {}
         condition = f"id IN ({', '.join(map(literal, ids))})"
         with unharmed(self.location):
-            found = self.dataset.to_table(columns=["id"], filter=condition, with_row_id=True)
-            return dict(zip(found["id"].to_pylist(), self.positions(found["_rowid"].to_numpy()).tolist(), strict=True))
+            table = self.dataset.to_table(columns=["id"], filter=condition, with_row_id=True)
+            return dict(zip(table["id"].to_pylist(), self.positions(table["_rowid"].to_numpy()).tolist(), strict=True))
 
     def find(self, picture: str) -> int:
         """Position of a picture by its id.
@@ -123,10 +123,10 @@ class Snapshot:
         Raises:
             KeyError: no such picture.
         """
-        found = self.where(f"id = {literal(picture)}")
-        if not len(found):
+        places = self.where(f"id = {literal(picture)}")
+        if not len(places):
             raise KeyError(picture)
-        return int(found[0])
+        return int(places[0])
 
 
 class IndexRecord:
@@ -167,12 +167,12 @@ class IndexRecord:
             return None
         with unharmed(location, KeyError, IndexError):
             database = _connect(location)
-            told, pictures = (_table(database, name) for name in ("about", "pictures"))
-            if told is None and (pictures is None or pictures.count_rows() == 0):
+            about_table, pictures = (_table(database, name) for name in ("about", "pictures"))
+            if about_table is None and (pictures is None or pictures.count_rows() == 0):
                 return None
-            if told is None or pictures is None:
+            if about_table is None or pictures is None:
                 raise Unusable(f"{location}: damaged; build the index again")
-            about = json.loads(told.to_arrow()["json"][0].as_py())
+            about = json.loads(about_table.to_arrow()["json"][0].as_py())
             if about["version"] == VERSION:
                 return cls(location, database, pictures, about)
         raise UserError(f"{location}: written by another version of tuwen; build the index again")
@@ -181,12 +181,12 @@ class IndexRecord:
     def tell(self, about: Mapping[str, Any]) -> None:
         """Puts new entries into `about`."""
         self.about = {**self.about, **about}
-        told = pa.table({"json": [json.dumps(self.about, ensure_ascii=False)]})
+        row = pa.table({"json": [json.dumps(self.about, ensure_ascii=False)]})
         table = _table(self.database, "about")
         if table is None:
-            self.database.create_table("about", told)
+            self.database.create_table("about", row)
         else:
-            table.add(told, mode="overwrite")
+            table.add(row, mode="overwrite")
 
     @property
     def local(self) -> Path | None:
@@ -336,10 +336,10 @@ def _vectors(dataset: Any, row_ids: np.ndarray, old: Snapshot | None) -> Tensor:
     out = torch.empty(len(row_ids), width)
     if old is not None and old.vectors is not None and len(old):
         place = np.searchsorted(old.row_ids, row_ids, sorter=old.order).clip(max=len(old) - 1)
-        held = old.row_ids[old.order[place]] == row_ids
-        if held.mean() > 0.5:
-            out[torch.from_numpy(held)] = old.vectors[torch.from_numpy(old.order[place[held]])]
-            for part in np.array_split(np.flatnonzero(~held), len(held) // CHUNK + 1):
+        known = old.row_ids[old.order[place]] == row_ids
+        if known.mean() > 0.5:
+            out[torch.from_numpy(known)] = old.vectors[torch.from_numpy(old.order[place[known]])]
+            for part in np.array_split(np.flatnonzero(~known), len(known) // CHUNK + 1):
                 out[torch.from_numpy(part)] = as_matrix(dataset.take(part.tolist(), columns=["vector"])["vector"])
             return out
     begin = 0

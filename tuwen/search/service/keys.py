@@ -58,11 +58,11 @@ class ApiKeys:
     def find(self, presented: str) -> Key | None:
         """The key that was presented. Every digest is compared in constant time, whichever fits."""
         digest = _digest(presented)
-        found = None
+        match = None
         for key in self.keys:
             if hmac.compare_digest(digest, key.digest):
-                found = key
-        return found
+                match = key
+        return match
 
 
 def create(path: str | os.PathLike, name: str, scope: str) -> str:

@@ -117,8 +117,8 @@ class PictureRecord(BaseModel):
 
     def strings(self) -> list[str]:
         """Every text it has."""
-        held = [*self.texts.values(), *(v if isinstance(v, list) else [v] for v in self.columns.values())]
-        return [text for texts in held for text in texts if isinstance(text, str)]
+        groups = [*self.texts.values(), *(v if isinstance(v, list) else [v] for v in self.columns.values())]
+        return [text for texts in groups for text in texts if isinstance(text, str)]
 
 
 class AddedPicture(BaseModel):
@@ -188,7 +188,7 @@ class Problem(BaseModel):
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Those answers of a route that are no success, for the OpenAPI document."""
-    said = {
+    descriptions = {
         400: "A body that cannot be read",
         401: "No key, or a wrong one",
         403: "The key may not do this",
@@ -201,4 +201,4 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         500: "The service failed",
         503: "Not ready, or about to stop",
     }
-    return {status: {"model": Problem, "description": said[status]} for status in statuses}
+    return {status: {"model": Problem, "description": descriptions[status]} for status in statuses}

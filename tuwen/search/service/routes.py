@@ -96,11 +96,11 @@ async def search_image(
     filters: Annotated[str, Form(description="as in /search, as JSON", examples=['{"category": "bird"}'])] = "{}",
 ) -> messages.Found:
     """Pictures like the one that is sent, or like it and for a text."""
-    said = service.text(request, text) if text else None
+    query_text = service.text(request, text) if text else None
     chosen = _parsed(messages.Filters, filters, "filters")
     pixels = await service.picture(await picture.read(), fitted=True)
     options = {"top": top, "candidates": candidates, "budget_ms": budget_ms, "filters": _plain(chosen)}
-    return await service.search(request, Asked(text=said, pixels=pixels), options)
+    return await service.search(request, Asked(text=query_text, pixels=pixels), options)
 
 
 @read.get("/similar", responses=problems(404, 422, 429))
@@ -146,11 +146,11 @@ async def add(
         await service.picture(data, where=f"pictures.{place}")
         taken.append(Picture(data, record.id, record.texts, record.columns))
     check_rows(taken, service.searcher.index.columns())
-    done = await service.change(service.searcher.index.add, taken)
-    for one in done:
-        if one.state == "broken":  # a column has become of another kind meanwhile
-            raise HTTPException(409, f"{one.id}: {one.reason}; the pictures that have no fault were taken in")
-    entries = [messages.AddedPicture(id=one.id, state=one.state) for one in done]
+    outcomes = await service.change(service.searcher.index.add, taken)
+    for outcome in outcomes:
+        if outcome.state == "broken":  # a column has become of another kind meanwhile
+            raise HTTPException(409, f"{outcome.id}: {outcome.reason}; the pictures that have no fault were taken in")
+    entries = [messages.AddedPicture(id=outcome.id, state=outcome.state) for outcome in outcomes]
     return messages.Added(entries=entries, pictures=len(service.searcher.index))
 
 

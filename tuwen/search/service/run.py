@@ -20,13 +20,13 @@ AGAIN = 1.0  # seconds within which a second signal says what the first did: `ti
 class _Server(uvicorn.Server):
     """Told to stop, it takes no more connections and finishes what it has; told again later, it goes at once."""
 
-    told = 0.0
+    signalled = 0.0
 
     def handle_exit(self, sig, frame) -> None:
         self.config.app.state.service.draining = True  # type: ignore[union-attr]
         if not self.should_exit:
-            self.should_exit, self.told = True, time.monotonic()
-        elif time.monotonic() - self.told > AGAIN:
+            self.should_exit, self.signalled = True, time.monotonic()
+        elif time.monotonic() - self.signalled > AGAIN:
             self.force_exit = True
             logging.getLogger("uvicorn.error").disabled = True  # its traceback of what it breaks off
 

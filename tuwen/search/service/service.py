@@ -83,22 +83,22 @@ class Service:
         def run(items: Sequence[tuple[Query, float]]) -> list[SearchAnswer]:
             waited = 1000 * (time.monotonic() - min(since for _, since in items))
             left = None if budget is None else max(1.0, budget - waited)
-            return self.searcher.search([one for one, _ in items], top, candidates, left, filters)
+            return self.searcher.search([item for item, _ in items], top, candidates, left, filters)
 
-        found = await self.searches.together((top, candidates, budget, condition), run, (query, start))
-        if not found.complete:
+        answer = await self.searches.together((top, candidates, budget, condition), run, (query, start))
+        if not answer.complete:
             self.metrics.incomplete.inc()
-        return self.answer(request, found, start)
+        return self.answer(request, answer, start)
 
     async def similar(self, request: Request, id: str, top: int | None) -> messages.Found:
         start = time.monotonic()
         with _known():
-            found = await self.searches.alone(self.searcher.similar, id, top or self.settings.top)
-        return self.answer(request, found, start)
+            answer = await self.searches.alone(self.searcher.similar, id, top or self.settings.top)
+        return self.answer(request, answer, start)
 
-    def answer(self, request: Request, found: SearchAnswer, start: float) -> messages.Found:
+    def answer(self, request: Request, answer: SearchAnswer, start: float) -> messages.Found:
         """What was found. Where on this machine a picture came from is not told."""
-        note(request, results=len(found.results), complete=found.complete)
+        note(request, results=len(answer.results), complete=answer.complete)
         results = [
             messages.FoundPicture(
                 id=result.id,
@@ -108,11 +108,11 @@ class Service:
                 score=_finite(result.score),
                 thumbnail=f"pictures/thumbnail?id={quote(result.id, safe='')}",
             )
-            for result in found.results
+            for result in answer.results
         ]
         ms = round(1000 * (time.monotonic() - start), 1)
         return messages.Found(
-            results=results, reranked=found.reranked, complete=found.complete, unknown=found.unknown, ms=ms
+            results=results, reranked=answer.reranked, complete=answer.complete, unknown=answer.unknown, ms=ms
         )
 
     async def explain(self, id: str, text: str) -> messages.Explained:
@@ -121,9 +121,9 @@ class Service:
         with _known():
             picture = await self.pictures.alone(self.searcher.index.picture, id)
         words, maps = await self.searches.alone(word_maps, self.searcher.predictor, picture, text)
-        told = [[[round(value, 3) for value in row] for row in one] for one in maps.float().tolist()]
-        pairs = zip(words, told, strict=True)
-        return messages.Explained(words=[messages.WordMap(word=word, map=one) for word, one in pairs])
+        rounded = [[[round(value, 3) for value in row] for row in grid] for grid in maps.float().tolist()]
+        pairs = zip(words, rounded, strict=True)
+        return messages.Explained(words=[messages.WordMap(word=word, map=grid) for word, grid in pairs])
 
     def thumbnail(self, id: str) -> bytes:
         with _known():
@@ -134,11 +134,11 @@ class Service:
         index = self.searcher.index
         version = index.snapshot.version
         if self._columns[0] != version:
-            found: dict[str, dict[str, Any]] = {}
+            columns: dict[str, dict[str, Any]] = {}
             for name, kind in index.columns().items():
                 values = index.values(name)
-                found[name] = {"kind": kind} | (values if isinstance(values, dict) else {"values": values})
-            self._columns = (version, found)
+                columns[name] = {"kind": kind} | (values if isinstance(values, dict) else {"values": values})
+            self._columns = (version, columns)
         return self._columns[1]
 
     async def change(self, function: Callable[[Any], Any], what: Any) -> Any:
@@ -175,8 +175,8 @@ class Service:
                 raise HTTPException(422, f"{where}: has the control character U+{ord(character):04X}")
         if not normalise(text):
             raise HTTPException(422, f"{where}: is empty")
-        said = {"text": text} if self.settings.log_queries else {}
-        note(request, characters=len(text), **said)
+        fields = {"text": text} if self.settings.log_queries else {}
+        note(request, characters=len(text), **fields)
         return text
 
     async def picture(self, data: bytes, fitted: bool = False, where: str = "picture") -> Tensor:

@@ -101,7 +101,7 @@ class Work:
         """Runs the jobs together; if that fails, each by itself, so that none fails for its neighbour."""
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._thread, jobs[0].function, [job.item for job in jobs])
+            results = await loop.run_in_executor(self._thread, jobs[0].function, [job.item for job in jobs])
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -109,6 +109,6 @@ class Work:
             elif not jobs[0].done.done():
                 jobs[0].done.set_exception(error)
             return
-        for job, one in zip(jobs, found, strict=True):
+        for job, result in zip(jobs, results, strict=True):
             if not job.done.done():
-                job.done.set_result(one)
+                job.done.set_result(result)
