@@ -15,7 +15,7 @@ from tuwen import cli, systems
 from tuwen.benchmark import compare
 from tuwen.cli.parser import Parser
 from tuwen.cli.train import changes_of, config_of
-from tuwen.config import dump
+from tuwen.config import dump, override
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
 
@@ -149,10 +149,10 @@ def test_recipes_fit_the_systems_their_commands_name(path, tmp_path, monkeypatch
             assert config.system == args.system
             assert config.size == ("tiny" if args.init else "base")
         else:
-            changes = changes_of(args)
-            cli.compare.measure_of(changes)
-            cli.compare.towers_of(changes)
-            compare._configs(args.systems, args.corpus, Path("runs"), args.size, args.budget, args.seeds, changes)
+            changes, own = changes_of(args)
+            how = override(compare.CompareConfig(), own)
+            options = args.size, args.budget, args.seeds, changes, how.arms
+            compare._configs(args.systems, args.corpus, Path("runs"), *options)
 
 
 @pytest.fixture
