@@ -1,6 +1,7 @@
 """Two processes train what one does."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tests.training import toy
+from tests.training.test_resume import entries_seen
 from tuwen.training import checkpoint, loop
 from tuwen.training.log import read_metrics
 
@@ -73,3 +75,64 @@ def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path):
         checkpoint.load_tensors(tmp_path / run / "state/step-00000006/training.safetensors") for run in ("one", "two")
     ]
     assert torch.equal(states[0]["queue.image_id"], states[1]["queue.image_id"])
+
+
+GROUPED = {"train.order": "grouped", "train.group_search": "16", "train.group_queue": "32"}
+
+
+def test_two_processes_plan_as_one_and_one_follows_the_plan_of_two(tmp_path, monkeypatch):
+    """Five steps an epoch; lost after step 9, in the second epoch, with four steps of vectors waiting."""
+    settings = SETTINGS | GROUPED | {"train.steps": "12", "train.keep": "9"}
+    with toy.registered():
+        config = toy.config(**{name.replace(".", "__"): value for name, value in settings.items()})
+        with monkeypatch.context() as patch:
+            seen = entries_seen(patch)
+            loop.train(config, tmp_path / "one", corpus=toy.Memory(), quiet=True)
+    together(2, "train", tmp_path / "two", **settings)
+    plans = {}
+    for step in (6, 9, 12):
+        one, two = (
+            checkpoint.load_tensors(tmp_path / f"{run}/state/step-{step:08d}/order.safetensors")
+            for run in ("one", "two")
+        )
+        assert one.keys() == two.keys()
+        for name in one:  # vectors of eight rows and of four differ in rounding; the entries chained by them do not
+            torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6, msg=f"{step} {name}")
+        plans[step] = two["plan"].tolist()
+    assert plans[6] == plans[9] != plans[12]
+    assert len({*plans[6]}) == len({*plans[12]}) == 40
+    assert [entry for batch in seen[5:10] for entry in batch] == plans[6]
+    assert [entry for batch in seen[10:] for entry in batch] == plans[12][:16]
+
+    shutil.rmtree(tmp_path / "two/state/step-00000012")
+    provenance = tmp_path / "two/provenance.json"
+    provenance.write_text(provenance.read_text().replace('"finished"', '"before"'))
+    with toy.registered(), monkeypatch.context() as patch:
+        after = entries_seen(patch)
+        loop.resume(tmp_path / "two", corpus=toy.Memory(), quiet=True)
+    assert after == seen[9:], "one process goes on by the plan that two made, and plans on from what they collected"
+
+
+def test_all_have_what_the_first_process_has(tmp_path):
+    """Names, kinds and shapes differ between the processes; what comes out is the first one's alone."""
+    together(2, "share", tmp_path / "given")
+    first, second = (checkpoint.load_tensors(tmp_path / f"given-{rank}.safetensors") for rank in range(2))
+    assert first["counts"].tolist() == [2**40 + k for k in range(5)]
+    assert first["vectors"].tolist() == [[0.5] * 3] * 2
+    assert first["mask"].tolist() == [True, False]
+    assert (first["none"].shape, first["of 0"].item(), len(first)) == ((0, 4), 0, 5)
+    assert second.keys() == first.keys()
+    for name in first:
+        assert first[name].dtype == second[name].dtype
+        assert torch.equal(first[name], second[name])
+
+
+def test_a_memory_that_no_epoch_renews_is_not_sent(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(loop.parallel, "shared", lambda tensors, place: sent.append(set(tensors)) or dict(tensors))
+    with toy.registered():
+        loop.train(toy.config(), tmp_path / "renewed", corpus=toy.Memory(), quiet=True)
+        assert sent == [{"means"}] * 2, "after the two whole epochs of thirteen steps"
+        monkeypatch.delattr(toy.Toy, "end_epoch")
+        loop.train(toy.config(), tmp_path / "constant", corpus=toy.Memory(), quiet=True)
+    assert len(sent) == 2

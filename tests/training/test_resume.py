@@ -17,6 +17,7 @@ from tests.training import toy
 from tuwen.data import grouping as grouping_functions
 from tuwen.data.subset import MixedCorpus
 from tuwen.errors import UserError
+from tuwen.systems.system import Needs
 from tuwen.training import checkpoint, loop
 from tuwen.training.grouping import Grouping
 from tuwen.training.log import read_metrics
@@ -185,6 +186,31 @@ def test_what_cannot_be_grouped_is_refused_before_any_step(tmp_path):
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="group_search must be a multiple of batch_size"):
         toy.config(**GROUPED | {"train__group_search": 9})
+
+
+def test_a_system_that_mixes_sources_is_not_grouped(tmp_path, monkeypatch):
+    asked = Needs(sources={"pairs": 1.0, "texts": 1.0})
+    monkeypatch.setattr(toy.Toy, "needs", classmethod(lambda cls, config: asked))
+    (tmp_path / "texts.txt").write_text("red\ngreen\n" * 8)
+    config = toy.config(**GROUPED, data__sources={"texts": str(tmp_path / "texts.txt")})
+    with pytest.raises(UserError, match="grouped plans one corpus of pairs, and this system mixes"):
+        loop.train(config, tmp_path / "run", corpus=toy.Memory(), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_grouped_run_killed_while_it_collects_goes_on_as_if_it_never_was(tmp_path):
+    """kill -9 in the eighth step: two of the second epoch's are waiting to be grouped."""
+    changes = GROUPED | {"train__checkpoint_every": 1}
+    loop.train(toy.config(**changes), tmp_path / "whole", corpus=toy.Memory(), quiet=True)
+    named = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
+    process = start("train", tmp_path / "run", *named, "kill=60")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoint.steps(tmp_path / "run")[-1] == 7
+    held = checkpoint.load_tensors(tmp_path / "run/state/step-00000007/order.safetensors")
+    assert len(held["held.entries"]) == 16
+    loop.resume(tmp_path / "run", corpus=toy.Memory(), quiet=True)
+    same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_memory_comes_back(whole, tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """A small system with a teacher, a queue and dropout, and a corpus in memory; run as a program, it trains them."""
 
 import contextlib
+import itertools
+import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -8,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
 from tuwen import systems, tasks
@@ -23,6 +27,7 @@ from tuwen.systems.system import Head, Losses, Needs, System
 from tuwen.tasks.task import Task, TaskConfig
 from tuwen.teachers.momentum import Momentum
 from tuwen.teachers.queue import FeatureQueue
+from tuwen.training import parallel
 from tuwen.training.config import RunConfig
 from tuwen.training.loop import resume, train
 
@@ -283,13 +288,40 @@ def config(task: str | None = None, **changes) -> RunConfig:
         return override(made, base | {name.replace("__", "."): value for name, value in changes.items()})
 
 
+def share(run: str) -> None:
+    """Every process writes to RUN-RANK.safetensors what it has after `parallel.shared`, twice."""
+    place = parallel.device("cpu")
+    with parallel.group(place):
+        rank = parallel.rank()
+        own = {
+            "counts": torch.arange(5 + 90 * rank)[rank:] + 2**40,
+            "vectors": torch.full((3, 2), rank + 0.5, dtype=torch.bfloat16).T,
+            "mask": torch.tensor([rank == 0, rank == 1]),
+            "none": torch.zeros(rank, 4),
+            f"of {rank}": torch.tensor(rank),
+        }
+        given = parallel.shared(own, place)
+        assert parallel.shared({"late": torch.ones(1)} if rank else {}, place) == {}
+        save_file({name: tensor.contiguous() for name, tensor in given.items()}, f"{run}-{rank}.safetensors")
+
+
 def main(action: str, run: str, *settings: str) -> None:
-    """train RUN NAME=VALUE..., or resume RUN; "pause" seconds a picture."""
+    """train RUN NAME=VALUE..., or resume RUN; "pause" seconds a picture, killed at the "kill"th; or share RUN."""
+    if action == "share":
+        share(run)
+        return
     changes = dict(setting.split("=") for setting in settings)
-    pause = float(changes.pop("pause", "0"))
-    corpus = Memory()
+    pause, last = float(changes.pop("pause", "0")), int(changes.pop("kill", "0"))
+    corpus, reads = Memory(), itertools.count(1)
     plain = corpus.image
-    corpus.image = lambda row: (time.sleep(pause), plain(row))[1]  # type: ignore[method-assign]
+
+    def image(row):
+        time.sleep(pause)
+        if next(reads) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(row)
+
+    corpus.image = image  # type: ignore[method-assign]
     print("ready", flush=True)
     with registered():
         if action == "train":

@@ -298,7 +298,7 @@ class _Trainer:
         if self.grouping is not None:
             plan = {"plan": self.grouping.finish(self.progress.epoch - 1)} if self.writes else {}
             self.grouping.plan = parallel.shared(plan, self.place)["plan"]
-        if self.system.can("memory"):
+        if self.system.can("end_epoch"):
             if self.writes:
                 self.system.end_epoch(self.progress)
             self.system.remember(parallel.shared(self.system.memory(), self.place))
