@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,13 @@ def _is_record(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     """Of a record: null stands for one that JSON cannot hold."""
     return value is None or (isinstance(value, int | float) and abs(value) < 1.8e308)
+
+
+def learnt_nothing(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run's matching ended within 2 % of the loss of who guesses by the shares of its labels."""
+    gains = [record["metrics"]["matching_gain"] for record in records if "matching_gain" in record.get("metrics", {})]
+    last = [gain for gain in gains[-10:] if gain is not None]
+    return bool(last) and sum(last) / len(last) < NOTHING
 
 
 def queue_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
