@@ -191,10 +191,10 @@ def test_numbers_that_could_size_no_part_are_refused(name, value, told):
 
 
 def test_a_value_is_quoted_within_bounds(tmp_path):
-    """Nine anchors of nine each: 25 million characters as Python writes them."""
+    """Anchors of nine each: 7,000 values as Python writes them."""
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
-    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 7)]
-    (tmp_path / "laughs.yaml").write_text("\n".join([*lines, "train: {lr: *a6}", ""]))
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 4)]
+    (tmp_path / "laughs.yaml").write_text("\n".join([*lines, "train: {lr: *a3}", ""]))
     changes = {"train": read_yaml(tmp_path / "laughs.yaml")["train"]}
     with pytest.raises(UserError, match=r"config field train\.lr: expected a number, got") as caught:
         RunConfig.of("clip", "tiny", "x", changes=changes)
@@ -202,3 +202,80 @@ def test_a_value_is_quoted_within_bounds(tmp_path):
     with pytest.raises(UserError, match="no config field") as caught:
         RunConfig.of("clip", "tiny", "x", changes={"x" * 100_000: 1})
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("system", "name", "value", "told"),
+    [
+        ("albef", "queue", "1000000000000000", r"model\.queue must lie between 1 and 16777216, got 1000000000000000"),
+        ("r2d2", "queue", "-1", r"model\.queue must lie between 1"),
+        ("clip", "embed", "0", r"model\.embed must lie between 1"),
+        ("clip", "nested", "[8, 0]", r"model\.nested must lie between 1"),
+        ("cookie", "width", "-32", r"model\.width must lie between 1"),
+        ("cookie", "heads", "5", r"model\.width 32 does not divide by 5 heads"),
+        ("dvae", "codes.vocabulary", "10000000000", r"model\.codes\.vocabulary must lie between 1"),
+        ("mvptr", "rows", "0", r"model\.rows must lie between 1"),
+        ("wukong", "tokens", "1" * 30, r"model\.tokens must lie between 1"),
+        ("albef", "image.heads", "5", "width 32 does not divide by 5 heads"),
+        ("ernie_unix2", "decoder.heads", "5", "width 32 does not divide by 5 heads"),
+    ],
+)
+def test_numbers_of_a_system_are_refused_before_anything_is_made(system, name, value, told):
+    with pytest.raises(UserError, match=f"^config .*{told}") as caught:
+        RunConfig.of(system, "tiny", "x", changes={f"model.{name}": value})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("system", systems.names())
+def test_every_whole_number_of_a_system_has_bounds(system):
+    """Also those that are yet to come: none is taken at -1 or at 10^15."""
+    config = RunConfig.of(system, "tiny", "x")
+    whole = [name for name in names(config.model) if type(leaf(config.model, name)) is int]
+    assert len(whole) > 2
+    for name in whole:
+        for value in (-1, 10**15):
+            with pytest.raises(UserError):
+                override(config, {f"model.{name}": value})
+
+
+def leaf(config, name):
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize(
+    "name", ["train.batch_size", "train.threads", "train.steps", "train.seed", "tokenizer.size", "data.workers"]
+)
+def test_numbers_of_a_run_are_bounded(name):
+    with pytest.raises(UserError, match=name.rpartition(".")[2]):
+        RunConfig.of("clip", "tiny", "x", changes={name: 10**30})
+
+
+@pytest.mark.parametrize("inner", ["[{}]", "{{x: {}}}"], ids=["lists", "names"])
+def test_anchors_that_multiply_or_hold_themselves_are_refused_at_once(tmp_path, inner):
+    parts = ", ".join(f"k{n}: *a{{0}}" if "x" in inner else "*a{0}" for n in range(9))
+    shape = "{{" + parts + "}}" if "x" in inner else "[" + parts + "]"
+    lines = ["a0: &a0 " + inner.format(1), *(f"a{k}: &a{k} " + shape.format(k - 1) for k in range(1, 12))]
+    for text in ("\n".join(lines), "train: &t " + inner.format("*t")):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"c\.yaml: its anchors \(&\) make more than 100,000 values"):
+            read_yaml(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("a: &a {lr: 1}\nb: *a\nc: *a")
+    assert read_yaml(tmp_path / "c.yaml") == {name: {"lr": 1} for name in "abc"}
+
+
+@pytest.mark.parametrize("text", ["a: \0", "a: " + "1" * 5000, "[" * 5000, "a: 2026-99-99", "a: \x1b"])
+def test_yaml_that_its_library_chokes_on_is_one_line(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"c\.yaml.*not valid YAML") as caught:
+        read_yaml(tmp_path / "c.yaml")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("name", "text"), [("pair", "[0.5, "), ("weights", "{a: 1"), ("weights", "a: " + "1" * 5000)])
+def test_a_setting_that_is_no_yaml_is_told(name, text):
+    with pytest.raises(UserError, match=f"config field {name}: .* is not valid YAML") as caught:
+        override(Whole(), {name: text})
+    assert len(str(caught.value)) < 400

@@ -14,10 +14,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from tuwen.errors import UserError, quoted
+from tuwen.errors import UserError, quoted, reason_of
 
 Config = TypeVar("Config")
 _MOST = 1.7e308  # of whole numbers that a float holds
+_VALUES = 100_000  # in a file, written out
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: no UTF-8, a number of too many digits, no date
 _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null", "")
 
 
@@ -62,13 +64,38 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        raise UserError(f"{path}{line}: not valid YAML ({_yaml_reason(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected names with values, such as `train: {{lr: 0.001}}`")
+    if _written_out(content, {}) > _VALUES:
+        raise UserError(f"{path}: its anchors (&) make more than {_VALUES:,} values of it; write out what is meant")
     return content
+
+
+def _written_out(value: Any, counts: dict[int, float]) -> float:
+    """Values within a value that anchors may share, each as often as it stands there; endless where it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counts:
+        counts[id(value)] = math.inf  # met again before it is counted: within itself
+        parts = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_written_out(part, counts) for part in parts)
+    return counts[id(value)]
+
+
+def _yaml_reason(error: Exception) -> str:
+    return reason_of(ValueError(getattr(error, "problem", None) or error))
+
+
+def _parsed(text: str, where: str) -> Any:
+    """What a text of YAML says, as a value on the command line."""
+    try:
+        return yaml.safe_load(text)
+    except _NO_YAML as error:
+        raise UserError(f"config field {where}: {quoted(text, 80)} is not valid YAML ({_yaml_reason(error)})") from None
 
 
 def _tree(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +168,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     if origin in (tuple, list):
         return _sequence(value, origin, args, where)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        entries = yaml.safe_load(value) if isinstance(value, str) else value
+        entries = _parsed(value, where) if isinstance(value, str) else value
         if not isinstance(entries, Mapping):
             _wrong(value, "names with values", where)
         return {convert(k, args[0], where): convert(v, args[1], f"{where}.{k}") for k, v in entries.items()}
@@ -206,7 +233,7 @@ def _describe(kinds: tuple[Any, ...]) -> str:
 
 def _sequence(value: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
     if isinstance(value, str):
-        value = yaml.safe_load(value) if value.lstrip().startswith("[") else [p for p in value.split(",") if p.strip()]
+        value = _parsed(value, where) if value.lstrip().startswith("[") else [p for p in value.split(",") if p.strip()]
     if not isinstance(value, list | tuple):
         _wrong(value, "a list", where)
     if origin is list or (len(args) == 2 and args[1] is Ellipsis):

@@ -3,16 +3,12 @@
 `python tests/data/fuzz.py [MUTATIONS] [FORM...]` prints a table: a form a row, how many mutations ended how.
 """
 
-import io
 import json
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.data.published import MAKERS, json_lines, picture, put
+from tests.fuzzing import ended, in_children, mutate
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage
@@ -30,11 +27,6 @@ from tuwen.data.images import EXTENSIONS
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.shards import write
 from tuwen.errors import UserError
-
-SECONDS = 20  # that one mutated corpus may take
-LONGEST = 1200  # characters of a message
-ODD = [b"null", b"true", b"[]", b"{}", b'""', b"-1", b"1e999", b"NaN", b"99999999999999999999", b'"\\ud800"', b'"../x"']
-ODD += [b'"\\u001b[2J"', b'"' + b"x" * 3000 + b'"', b"[[[[1]]]]", b'{"en": null}', b"0.5", b'["a", null]', b"1" * 5000]
 
 
 def rows(count: int) -> list[dict]:
@@ -142,37 +134,6 @@ def make(form: str, folder: Path) -> str:
     return f"{form}:{folder}"
 
 
-def mutate(data: bytes, dice: random.Random) -> bytes:
-    """The bytes with one to three changes: of bits, of length, or of a number or string for an odd one."""
-    for _ in range(dice.choice((1, 1, 1, 2, 3))):
-        start = dice.randrange(len(data) + 1)
-        stop = min(len(data), start + dice.choice((1, 1, 2, 4, 8, 40)))
-        kind = dice.randrange(8)
-        if kind == 0:
-            data = data[:start]
-        elif kind == 1:
-            data = data[:start] + data[stop:]
-        elif kind == 2:
-            data = data[:stop] + data[start:]
-        elif kind == 3:
-            data = data[:start] + dice.randbytes(dice.choice((1, 2, 8))) + data[start:]
-        elif kind == 4:
-            data = data[:start] + dice.choice((b"\0", b"\xff", b"\x80", b"\x7f")) * (stop - start) + data[stop:]
-        elif kind == 5 and start < len(data):
-            data = data[:start] + bytes([data[start] ^ 1 << dice.randrange(8)]) + data[start + 1 :]
-        elif tokens := _tokens(data):
-            start, stop = dice.choice(tokens)
-            data = data[:start] + dice.choice(ODD) + data[stop:]
-    return data
-
-
-def _tokens(data: bytes) -> list[tuple[int, int]]:
-    """Where numbers and quoted strings stand in a text."""
-    import re
-
-    return [match.span() for match in re.finditer(rb'"[^"\n]{0,60}"|-?\d+(?:\.\d+)?', data[:20_000])]
-
-
 def mutated(form: str, number: int, whole: Path, folder: Path) -> str:
     """A copy of a corpus with one file mutated, annotations more often than pictures; its location."""
     dice = random.Random(f"{form}/{number}")
@@ -194,7 +155,7 @@ def read_all(location: str) -> str:
     try:
         splits = splits_of(location)
     except UserError as error:
-        return _ended([str(error)])
+        return ended([str(error)])
     for split in splits or ("all",):
         for on_bad in ("skip", "stop"):
             try:
@@ -218,72 +179,24 @@ def read_all(location: str) -> str:
         lines += [fault.message for fault in check(location, quiet=True).faults]
     except UserError as error:
         lines.append(str(error))
-    return _ended(lines)
-
-
-def _ended(lines: list[str]) -> str:
-    long = [line for line in lines if len(line) > LONGEST or not line.isprintable()]
-    if long:
-        print(f"flood: {long[0][:300]!r}", file=sys.stderr)
-    return "flood" if long else "line" if lines else "read"
+    return ended(lines)
 
 
 def outcomes(form: str, numbers: range) -> dict[int, tuple[str, str]]:
-    """What became of each mutation and its end: "read", "line", or a fault, "traceback", "flood", "killed", "slow"."""
+    """What became of each mutation and its end, as `tests.fuzzing.in_children` gives it."""
     with tempfile.TemporaryDirectory() as held:
         place = Path(held)
         make(form, place / "whole")
-        ended: dict[int, tuple[str, str]] = {}
-        waiting = list(numbers)
-        while waiting:
-            ended |= _in_child(form, waiting, place)
-            waiting = [number for number in waiting if number not in ended]
-        return ended
 
-
-def _in_child(form: str, numbers: list[int], place: Path) -> dict[int, tuple[str, str]]:
-    """Reads mutations in a child until all are read or it ends; the one it ended in is "killed" or "slow"."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _work(form, numbers, place, writer)
-        os._exit(0)
-    os.close(writer)
-    with open(reader) as pipe:
-        told = [json.loads(line) for line in pipe if line.endswith("\n")]
-    _, status = os.waitpid(child, 0)
-    ended = {number: (what, end) for number, what, end in told if what != "begun"}
-    begun = [number for number, what, _ in told if what == "begun" and number not in ended]
-    if begun:
-        signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        what = "slow" if signal_number == signal.SIGALRM else "killed"
-        ended[begun[-1]] = (what, f"status {status}")
-    return ended
-
-
-def _work(form: str, numbers: list[int], place: Path, writer: int) -> None:
-    LanguageCheck.doubt = lambda *_: None  # type: ignore[method-assign]  # no reader; its models take seconds to load
-    errors = io.StringIO()
-    sys.stdout = sys.stderr = errors
-    with open(writer, "w", buffering=1) as pipe:
-        for number in numbers:
-            pipe.write(json.dumps([number, "begun", ""]) + "\n")
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(SECONDS)
+        def attempt(number: int) -> str:
+            LanguageCheck.doubt = lambda *_: None  # type: ignore[method-assign]  # no reader; its models take seconds
             folder = place / f"copy{number}"
-            location = mutated(form, number, place / "whole", folder)
-            errors.seek(0)
-            errors.truncate()
             try:
-                what, end = read_all(location), errors.getvalue()[-300:]
-            except BaseException as error:
-                last = traceback.extract_tb(error.__traceback__)[-4:]
-                end = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(last))
-                what, end = "traceback", f"{type(error).__name__}: {str(error)[:160]} | {end}"
-            shutil.rmtree(folder, ignore_errors=True)
-            pipe.write(json.dumps([number, what, end]) + "\n")
-    signal.alarm(0)
+                return read_all(mutated(form, number, place / "whole", folder))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        return in_children(numbers, attempt)
 
 
 def main(arguments: list[str]) -> None:

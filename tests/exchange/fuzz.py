@@ -3,7 +3,6 @@
 python -m tests.exchange.fuzz KIND COUNT    prints how many came to what
 """
 
-import copy
 import json
 import random
 import resource
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from tests.exchange.checkpoints import saved
 from tests.exchange.test_parity import DUAL
+from tests.fuzzing import changed_json
 from tuwen.errors import UserError
 from tuwen.exchange.importing import import_model
 
@@ -29,32 +29,7 @@ FILES = {
     "safetensors": "model.safetensors",
     "pickle": "pytorch_model.bin",
 }
-DEEP = json.loads("[" * 200 + "]" * 200)
-VALUES = (0, -1, 1, 3, 10**12, -(10**12), 1.5, 1e308, float("nan"), "", "many", "\x1b[2J\n", None, True, [], {}, [1, 2])
-VALUES += ([[]], {"a": {"b": 1}}, DEEP, "x" * 100_000, 2**31, 2**63, [10**9] * 3, "(a+)+$", "../../etc/passwd")
 LONGEST = 1_500  # characters of a message
-
-
-def changed_json(value, random: random.Random):
-    """A copy with one place changed, taken away, or doubled."""
-    out = copy.deepcopy(value)
-    places = list(_places(out))
-    holder, key = random.choice(places)
-    how = random.random()
-    if how < 0.15:
-        del holder[key]
-    elif how < 0.25 and isinstance(holder, dict):
-        holder[random.choice(VALUES[9:12])] = holder[key]
-    else:
-        holder[key] = copy.deepcopy(random.choice(VALUES))
-    return out
-
-
-def _places(value):
-    for key in range(len(value)) if isinstance(value, list) else value:
-        yield value, key
-        if isinstance(value[key], dict | list) and len(value[key]) < 2_000:
-            yield from _places(value[key])
 
 
 def changed_bytes(data: bytes, random: random.Random) -> bytes:

@@ -38,8 +38,8 @@ WIDTH = 8
 class ToyConfig:
     """contrast: whether there are terms between rows. poison: corpus row whose encoding is NaN. pooled: has vectors."""
 
-    image: ImageTowerConfig = field(default_factory=lambda: ImageTowerConfig(side=8, patch=4, width=WIDTH))
-    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(length=8, width=WIDTH))
+    image: ImageTowerConfig = field(default_factory=lambda: ImageTowerConfig(side=8, patch=4, width=WIDTH, heads=2))
+    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(length=8, width=WIDTH, heads=2))
     contrast: bool = True
     dropout: float = 0.2
     poison: int | None = None

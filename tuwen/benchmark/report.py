@@ -243,9 +243,10 @@ def _validation(records: list[dict], *stages: str) -> dict[str, dict[int, float]
     out: dict[str, dict[int, float]] = {}
     for record in records:
         for language, found in record.get("eval", {}).items():
-            held = [found[stage] for stage in stages if stage in found] if isinstance(found, dict) else []
-            if held:
-                out.setdefault(language, {})[record["step"]] = held[0]["mean_recall"]
+            recalls = [found.get(stage) for stage in stages] if isinstance(found, dict) else []
+            means = [stage["mean_recall"] for stage in recalls if isinstance(stage, dict) and "mean_recall" in stage]
+            if means and isinstance(means[0], int | float):
+                out.setdefault(language, {})[record["step"]] = means[0]
     return out
 
 

@@ -35,7 +35,7 @@ from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
 from tuwen.data.views import Augment, Pictures
 from tuwen.data.workers import default_workers, in_workers
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 
 _TRIES = 50  # substitutes drawn for one unusable row before giving up
 
@@ -74,8 +74,8 @@ class DataConfig:
             raise ValueError(f"crop_scale must be two shares of the area, 0 < low <= high <= 1, got {low}, {high}")
         if set(self.sources) - {"images", "texts"}:
             raise ValueError(f"sources may name images and texts, got {', '.join(self.sources)}")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers must not be negative, got {self.workers}")
+        if self.workers is not None and not 0 <= self.workers <= 1024:
+            raise ValueError(f"workers must lie between 0 and 1024, got {quoted(self.workers, 40)}")
 
 
 class Notes(NamedTuple):

@@ -2,7 +2,7 @@
 the same towers in every system."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from tuwen.data.fit import Fit
@@ -14,33 +14,49 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Projection = Literal["linear", "unbiased", "none"]
 C = TypeVar("C")
 
-# least and most of every number that sizes a part: far above all that is published, far below what no machine holds
+# least and most of numbers that size a part: far above all that is published, far below what no machine holds
 _BOUNDS = {
     "side": (1, 2**14),
     "patch": (1, 2**14),
     "length": (1, 2**17),
     "width": (1, 2**17),
+    "embed": (1, 2**17),
+    "nested": (1, 2**17),
     "hidden": (1, 2**20),
     "transform": (1, 2**17),
     "heads": (1, 2**12),
     "layers": (0, 2**12),
+    "frame_layers": (0, 2**12),
     "registers": (0, 2**12),
     "shorter_side": (1, 2**14),
+    "vocabulary": (1, 2**20),
     "dropout": (0, 1),
 }
+_COUNT = (1, 2**24)  # of every other whole number: queue, tokens, regions, ...
 
 
-def check_sizes(config: Any) -> None:
-    """
+def check_sizes(config: Any, prefix: str = "") -> None:
+    """Checks all whole numbers of a config, those of its parts included, before anything is made of them.
+
     Raises:
-        ValueError: for a number that sizes a part and could not.
+        ValueError: for a number that sizes a part and could not, or a width that its heads do not divide.
     """
     if getattr(config, "backbone", None) is not None:
         return  # whose own settings size it
-    for name, (least, most) in _BOUNDS.items():
-        value = getattr(config, name, None)
-        if value is not None and not least <= value <= most:
-            raise ValueError(f"{name} must lie between {least} and {most}, got {quoted(value, 40)}")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            check_sizes(value, f"{prefix}{field.name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) is int or (field.name in _BOUNDS and number is not None):
+                least, most = _BOUNDS.get(field.name, _COUNT)
+                if not least <= number <= most:
+                    raise ValueError(
+                        f"{prefix}{field.name} must lie between {least} and {most}, got {quoted(number, 40)}"
+                    )
+    width, heads = getattr(config, "width", None), getattr(config, "heads", None)
+    if width and heads and width % heads:
+        raise ValueError(f"{prefix}width {width} does not divide by {heads} heads")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from tuwen import systems, tasks
 from tuwen.config import override, read_yaml
 from tuwen.data import grouping
 from tuwen.data.loader import DataConfig
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.nn import sizes
 from tuwen.run import CONFIG
 from tuwen.tasks.task import TaskConfig
+
+_MOST = {"batch_size": 2**24, "accumulation": 2**16, "threads": 2**12}
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,14 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
+            if value is not None and name in counts and value > _MOST.get(name, 2**40):
+                raise ValueError(f"{name} must be at most {_MOST.get(name, 2**40)}, got {quoted(value, 40)}")
         for name in ("warmup", "average", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         for name in ("min_lr", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < 2**63:
+                raise ValueError(f"{name} must lie between 0 and 2^63, got {quoted(getattr(self, name), 40)}")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -120,6 +124,10 @@ class TokenizerConfig:
     lowercase: bool = True
     trim: bool = False
     dictionary: str | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.size <= 2**24:
+            raise ValueError(f"size must lie between 1 and {2**24}, got {quoted(self.size, 40)}")
 
 
 TRAIN: dict[str, TrainConfig] = {
@@ -169,6 +177,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
+        sizes.check_sizes(self.model, "model.")
         if self.task is not None and not isinstance(self.task, TaskConfig):
             raise ValueError("settings task.* are of a task that is learnt: name it with --task")
 

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import tuwen
 from tuwen.data.corpus import Corpus
+from tuwen.errors import UserError, quoted, reason_of
 from tuwen.run import EVENTS, METRICS
 from tuwen.training import checkpoint
 
@@ -27,6 +28,7 @@ NOTHING = 0.02  # least gain of a matching that has learnt anything, see `tuwen.
 NOTHING_LEARNT = (
     "its matching ended within 2 % of what guessing gives: the cross encoder has learnt nothing, and is not re-ranked"
 )
+_MEND = "restore the file, or take the line out"
 PLAIN_SECONDS = 10.0  # between progress lines where standard error is no terminal
 
 
@@ -75,16 +77,42 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a last line that a crash cut short."""
+    """The records of a metrics.jsonl, without a last line that a crash cut short.
+
+    Raises:
+        UserError: if any other line is no record of a step, or its step is not above that of the line before.
+    """
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_bytes().split(b"\n")
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):  # with no line end behind it
+                break
+            raise UserError(f"{path}, line {number}: no valid JSON ({reason_of(error)}); {_MEND}") from None
+        if not _is_record(record) or (records and record["step"] <= records[-1]["step"]):
+            raise UserError(f"{path}, line {number}: no record of a later step ({quoted(record, 80)}); {_MEND}")
+        records.append(record)
     return records
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a value is of the form that `Metrics` writes, as far as anything reads it."""
+    if not isinstance(value, dict) or type(value.get("step")) is not int or not 0 <= value["step"] < 2**63:
+        return False
+    parts = [value.get(name, {}) for name in ("losses", "metrics", "eval")]
+    if not all(isinstance(part, dict) for part in parts):
+        return False
+    plain = [number for name, number in value.items() if name not in ("losses", "metrics", "eval")]
+    return all(_is_number(number) for number in (*plain, *parts[0].values(), *parts[1].values()))
+
+
+def _is_number(value: Any) -> bool:
+    """Of a record: null stands for one that JSON cannot hold."""
+    return value is None or (isinstance(value, int | float) and abs(value) < 1.8e308)
 
 
 def learnt_nothing(records: Sequence[Mapping[str, Any]]) -> bool:

@@ -14,7 +14,7 @@ from tuwen.config import dump
 from tuwen.data.corpus import Corpus, all_texts
 from tuwen.data.sources import PAIRS, languages_of
 from tuwen.data.text import Tokenizer, read_dictionary
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published.tokenizer import trimmed
@@ -271,9 +271,15 @@ def scaled(tensors: Mapping[str, Tensor], names: Iterable[str]) -> tuple[dict[st
 
 
 def list_skipped(run: Path, corpus: Corpus, skipped: Mapping[int, str]) -> None:
-    """Writes skipped.json: corpus rows that could not be used, their ids and why; adds to what it lists already."""
+    """Writes skipped.json: corpus rows that could not be used, their ids and why; adds to what it lists already.
+
+    Raises:
+        UserError: if the file is there and is not as a run writes it.
+    """
     path = run / SKIPPED
     listed = read_json(path) if path.exists() else {}
+    if odd := [row for row in listed if not (row.isdecimal() and row.isascii() and len(row) < 20)]:
+        raise UserError(f"{path}: {quoted(odd[0], 40)} is no row of a corpus; restore the file, or remove it")
     listed |= {str(row): {"id": corpus.record(row).id, "why": why} for row, why in skipped.items()}
     ordered = dict(sorted(listed.items(), key=lambda item: int(item[0])))
     checkpoint.write(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
