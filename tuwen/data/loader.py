@@ -33,7 +33,7 @@ from tuwen.data.order import Order
 from tuwen.data.rows import Row, images_of_rows, stacked
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
-from tuwen.data.views import Augment, Pictures
+from tuwen.data.views import Augment, PictureViews
 from tuwen.data.workers import default_workers, in_workers
 from tuwen.errors import UserError
 
@@ -126,7 +126,7 @@ class Loader:
         if source != "texts":
             check_reads(corpus, reads, pictures)
         self.remarks = check_needs(corpus, needs, config.languages, source)
-        self.pictures = Pictures(side, needs.views, config.augment, config.crop_scale)
+        self.pictures = PictureViews(side, needs.views, config.augment, config.crop_scale)
         self.pictures.check()
         self.source = source
         self.corpus, self.tokenizer, self.order, self.config = corpus, tokenizer, order, config
@@ -292,7 +292,7 @@ class Loader:
 # ---- what a corpus must have
 
 
-def entries(corpus: Corpus, config: DataConfig, needs: DataNeeds) -> int:
+def order_rows(corpus: Corpus, config: DataConfig, needs: DataNeeds) -> int:
     """How many rows an `Order` of this corpus runs over: its rows, or its texts where every text is a row."""
     if config.texts == "one":
         return len(corpus)

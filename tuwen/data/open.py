@@ -108,7 +108,7 @@ def source_of(location: str | Path, wordless: bool = False) -> files.Source:
     path = Path(location)
     name, colon, folder = str(location).partition(":")
     if colon and not path.exists() and name.replace("-", "").isalnum():
-        return published.find(name).source(folder)
+        return published.find_format(name).source(folder)
     if path.is_file():
         return _table(path, wordless)
     if str(location) in published.formats() and not path.exists():

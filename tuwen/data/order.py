@@ -142,7 +142,7 @@ class MixedOrder(Order):
 
 
 def order_of(corpus: Corpus, entries: int, batch_size: int, seed: int) -> Order:
-    """The order of a corpus, or of a mixture by its weights. entries: how many it runs over (`loader.entries`).
+    """The order of a corpus, or of a mixture by its weights. entries: how many it runs over (`loader.order_rows`).
 
     Raises:
         UserError: as `Order`; or a mixture of which every text is to be an entry.

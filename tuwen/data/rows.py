@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.batch import Images
-from tuwen.data.features import Regions, padded
+from tuwen.data.features import RegionFeatures, padded
 from tuwen.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Row:
     image_id: int
     views: dict[str, Tensor]
     features: Tensor | None
-    regions: Regions | None
+    regions: RegionFeatures | None
     texts: list[tuple[str, int]]
     further: dict[str, tuple[str, int]]
     columns: dict[str, np.ndarray]

@@ -32,7 +32,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureViews:
     """How the pictures of a run are made. fit: of the tower; augment, scale: `data.augment`, `data.crop_scale`."""
 
     fit: int | Fit

@@ -16,8 +16,8 @@ from rich.text import Text
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.files import EVERY, NoRows
 from tuwen.data.corpus import Corpus
-from tuwen.data.curate.check_split import Contents, Found, SplitReader
-from tuwen.data.curate.quality import Limits, near_hashes, near_texts
+from tuwen.data.curate.check_split import Contents, Finding, SplitReader
+from tuwen.data.curate.quality import QualityLimits, near_hashes, near_texts
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import printable
@@ -42,8 +42,8 @@ class Findings:
     """
 
     location: str
-    faults: list[Found] = field(default_factory=list)
-    remarks: list[Found] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
+    remarks: list[Finding] = field(default_factory=list)
     splits: dict[str, Contents] = field(default_factory=dict)
     shared: dict[str, dict[str, int]] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict, repr=False)
@@ -95,7 +95,7 @@ class Findings:
         return table
 
 
-def counted(found: Sequence[Found], word: str) -> str:
+def counted(found: Sequence[Finding], word: str) -> str:
     """As in "1 fault", "2 faults"."""
     return f"{len(found)} {word}{'' if len(found) == 1 else 's'}"
 
@@ -106,7 +106,7 @@ def check(
     quiet: bool = False,
     length: int | None = None,
     against: Sequence[str | Path] = (),
-    limits: Limits | None = None,
+    limits: QualityLimits | None = None,
 ) -> Findings:
     """Every fault of every split of the corpus at a location, remarks, and what the splits hold. Decodes every picture.
 
@@ -117,20 +117,20 @@ def check(
     Raises:
         UserError: there is no corpus at all.
     """
-    limits = limits or Limits()
+    limits = limits or QualityLimits()
     findings = Findings(str(location))
-    faults: dict[Found, None] = {}  # a broken line is found again in every split
+    faults: dict[Finding, None] = {}  # a broken line is found again in every split
     opened: list[SplitReader] = []
     for split in splits_of(location) or (EVERY,):
         try:
             corpus = open_corpus(location, split, on_bad="skip")
         except NoRows as error:
-            faults.update((Found(fault.reason, str(fault)), None) for fault in error.faults)
+            faults.update((Finding(fault.reason, str(fault)), None) for fault in error.faults)
             if not error.faults:
-                faults[Found("no rows", str(error))] = None
+                faults[Finding("no rows", str(error))] = None
             continue
-        faults.update((Found(fault.reason, str(fault)), None) for fault in corpus.faults)
-        faults.update((Found("changed", line), None) for line in corpus.changed())
+        faults.update((Finding(fault.reason, str(fault)), None) for fault in corpus.faults)
+        faults.update((Finding("changed", line), None) for line in corpus.changed())
         reader = SplitReader(corpus, split, tokenizer, length, limits)
         opened.append(reader)
         for wrong, remarkable in _rows(reader, quiet):
@@ -151,14 +151,14 @@ def check(
     return findings
 
 
-def _rows(reader: SplitReader, quiet: bool) -> Iterator[tuple[list[Found], list[Found]]]:
+def _rows(reader: SplitReader, quiet: bool) -> Iterator[tuple[list[Finding], list[Finding]]]:
     console = Console(stderr=True)
     hidden = quiet or not console.is_terminal
     rows = track(range(len(reader.corpus)), reader.label, console=console, transient=True, disable=hidden)
     return (reader.read(row) for row in rows)
 
 
-def _read_other(location: str | Path, limits: Limits, quiet: bool) -> Iterator[SplitReader]:
+def _read_other(location: str | Path, limits: QualityLimits, quiet: bool) -> Iterator[SplitReader]:
     for split in splits_of(location):
         corpus = open_corpus(location, split, on_bad="skip")
         reader = SplitReader(corpus, f"{corpus.name} {split}", None, None, limits)
@@ -167,7 +167,7 @@ def _read_other(location: str | Path, limits: Limits, quiet: bool) -> Iterator[S
         yield reader
 
 
-def _similar_pictures(opened: list[SplitReader], others: list[SplitReader], limits: Limits) -> Iterator[Found]:
+def _similar_pictures(opened: list[SplitReader], others: list[SplitReader], limits: QualityLimits) -> Iterator[Finding]:
     """Rows whose picture looks like an earlier one: of the split, of an earlier split, or of another corpus."""
     held = [(reader, row, value) for reader in (*others, *opened) for row, value in reader.hashes]
     first: dict[int, int] = {}
@@ -189,7 +189,7 @@ def _similar_pictures(opened: list[SplitReader], others: list[SplitReader], limi
         yield reader.found(row, reason, what, other=(source.label, there))
 
 
-def _similar_texts(opened: list[SplitReader], limits: Limits) -> Iterator[Found]:
+def _similar_texts(opened: list[SplitReader], limits: QualityLimits) -> Iterator[Finding]:
     """Texts that are nearly one of an earlier row of the same split."""
     for reader in opened:
         texts = list(reader.texts_at)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import Corpus, languages_and_texts
 from tuwen.data.curate.check import Findings
-from tuwen.data.curate.check_split import Contents, Found
+from tuwen.data.curate.check_split import Contents, Finding
 from tuwen.data.curate.show import thumbnail
 from tuwen.errors import UserError
 from tuwen.outputs import PAGE_MARK, check_free
@@ -90,13 +90,13 @@ def _shown(value: object) -> str:
     )
 
 
-def _section(kind: str, reason: str, count: int, shown: list[Found], corpora: dict[str, Corpus]) -> str:
+def _section(kind: str, reason: str, count: int, shown: list[Finding], corpora: dict[str, Corpus]) -> str:
     more = f"{count:,}" + (f", {len(shown)} shown" if count > len(shown) else "")
     articles = "".join(_article(one, corpora) for one in shown)
     return f'<section class="{kind}"><h2>{escape(reason)} <small>{more}</small></h2><div>{articles}</div></section>\n'
 
 
-def _article(one: Found, corpora: dict[str, Corpus]) -> str:
+def _article(one: Finding, corpora: dict[str, Corpus]) -> str:
     pictures, texts = "", ""
     if one.split in corpora and one.row >= 0:
         pictures = thumbnail(corpora[one.split], one.row, _SIDE)

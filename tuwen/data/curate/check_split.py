@@ -12,13 +12,13 @@ from torch import Tensor
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.scripts import is_blank
 from tuwen.data.corpus import BrokenImage, Corpus, Record, all_texts, languages_and_texts, normalise, text_id
-from tuwen.data.curate.quality import LanguageCheck, Limits, flatness, is_grey, perceptual_hash
+from tuwen.data.curate.quality import LanguageCheck, QualityLimits, flatness, is_grey, perceptual_hash
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 
 
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """A fault or a remark: its reason for counting, and the line with its place and fix.
 
     split, row: where it is; "" and -1 for what is no row. text: the one meant, "" for the picture or the whole row.
@@ -63,7 +63,9 @@ class SplitReader:
     texts_at: row of each distinct text's first standing.
     """
 
-    def __init__(self, corpus: Corpus, label: str, tokenizer: Tokenizer | None, length: int | None, limits: Limits):
+    def __init__(
+        self, corpus: Corpus, label: str, tokenizer: Tokenizer | None, length: int | None, limits: QualityLimits
+    ):
         self.corpus, self.label, self.tokenizer, self.length, self.limits = corpus, label, tokenizer, length, limits
         self.hashes: list[tuple[int, int]] = []
         self.texts_at: dict[str, int] = {}
@@ -77,14 +79,14 @@ class SplitReader:
         self._characters, self._tokens = array("l"), array("l")
         self._distinct = self._wordless = 0
 
-    def read(self, row: int) -> tuple[list[Found], list[Found]]:
+    def read(self, row: int) -> tuple[list[Finding], list[Finding]]:
         """The faults of one row, and the remarks on it."""
         try:
             record = self.corpus.record(row)
         except UserError as error:
-            return [Found("unreadable row", str(error), self.label, row)], []
+            return [Finding("unreadable row", str(error), self.label, row)], []
         faults = list(self._id(record, row))
-        remarks: list[Found] = []
+        remarks: list[Finding] = []
         try:
             image = self.corpus.image(row)
         except BrokenImage as error:
@@ -101,12 +103,12 @@ class SplitReader:
         remarks += self._lengths(record, row)
         return faults, remarks
 
-    def _id(self, record: Record, row: int) -> Iterator[Found]:
+    def _id(self, record: Record, row: int) -> Iterator[Finding]:
         first = self._ids.setdefault(hash(record.id), row)
         if first != row:
             yield self.found(row, "duplicate id", f"id {record.id!r} stands in row {first} too; give each its own")
 
-    def _picture(self, record: Record, row: int, image: Tensor) -> Iterator[Found]:
+    def _picture(self, record: Record, row: int, image: Tensor) -> Iterator[Finding]:
         height, width = image.shape[1], image.shape[2]
         self._sizes.append((height, width))
         pixels = _number(image.numpy().tobytes() + str(image.shape).encode())
@@ -130,7 +132,7 @@ class SplitReader:
         elif first == row:
             self.hashes.append((row, perceptual_hash(image)))
 
-    def _text(self, row: int, language: str, text: str) -> Iterator[Found]:
+    def _text(self, row: int, language: str, text: str) -> Iterator[Finding]:
         self._languages[language] += 1
         self._texts[text_id(text)] += 1
         self._characters.append(len(normalise(text)))
@@ -140,7 +142,7 @@ class SplitReader:
             what = f"said to be {language}, looks like {other}: {one_line(text, 80)}"
             yield self.found(row, "other language", what, text)
 
-    def _lengths(self, record: Record, row: int) -> Iterator[Found]:
+    def _lengths(self, record: Record, row: int) -> Iterator[Finding]:
         texts = list(all_texts(record))
         if self.tokenizer is None or not texts:
             return
@@ -154,8 +156,8 @@ class SplitReader:
         path = self.corpus.path(first)
         return bool(path) and path == self.corpus.path(row)
 
-    def found(self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None) -> Found:
-        return Found(reason, one_line(f"{self.place(row)}: {what}"), self.label, row, text, other)
+    def found(self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None) -> Finding:
+        return Finding(reason, one_line(f"{self.place(row)}: {what}"), self.label, row, text, other)
 
     def place(self, row: int) -> str:
         if origin := self.corpus.where(row):
@@ -187,7 +189,7 @@ class SplitReader:
             "pairs": len(self._pairs & other._pairs),
         }
 
-    def copies(self, other: "SplitReader", reason: str, what: str) -> Iterator[Found]:
+    def copies(self, other: "SplitReader", reason: str, what: str) -> Iterator[Finding]:
         """Rows of this split whose picture stands in the other one too, by its pixels or its identity."""
         told: set[int] = set()
         for identity, rows in self._common(other).items():

@@ -8,8 +8,8 @@ from pathlib import Path
 from tuwen.data.chinese import half_width, simplify
 from tuwen.data.corpus import Corpus, all_texts
 from tuwen.data.curate.check import KINDS, Findings
-from tuwen.data.curate.check_split import Found
-from tuwen.data.shards import write, write_whole
+from tuwen.data.curate.check_split import Finding
+from tuwen.data.shards import write_shards, write_whole
 from tuwen.data.subset import Subset
 from tuwen.errors import UserError
 
@@ -36,7 +36,7 @@ def clean(
     of a line that is no row, the reason and message.
 
     Raises:
-        UserError: a kind there is not, no row left in a split, or as `shards.write`.
+        UserError: a kind there is not, no row left in a split, or as `shards.write_shards`.
     """
     known = dict.fromkeys((*findings.reasons, *findings.remarkable, *KINDS))
     wrong = [kind for kind in kinds if kind not in known]
@@ -51,7 +51,7 @@ def clean(
 
     corpora: dict[str, Corpus] = {}
     unusable = [one for one in findings.faults if one.row < 0]
-    removed: dict[str, list[Found]] = {"": unusable} if unusable else {}
+    removed: dict[str, list[Finding]] = {"": unusable} if unusable else {}
     for split in findings.splits:
         base = findings.corpora[split]
         removed[split] = [one for one in chosen if one.split == split]
@@ -59,12 +59,12 @@ def clean(
         if not rows:
             raise UserError(f"split {split}: nothing is left without {', '.join(kinds)}; leave some of them in")
         corpora[split] = Subset(base, rows, dropped, rewrite if rewriting else None, rewriting)
-    write(corpora, out, side=side, progress=progress)
+    write_shards(corpora, out, side=side, progress=progress)
     write_whole(Path(out) / REMOVED, "".join(_lines(findings, removed)).encode())
     return {split: Counter(one.reason for one in some) for split, some in removed.items()}
 
 
-def _kept(base: Corpus, removed: list[Found]) -> tuple[list[int], dict[int, set[str]]]:
+def _kept(base: Corpus, removed: list[Finding]) -> tuple[list[int], dict[int, set[str]]]:
     """The rows that stay, and the texts that go from them."""
     gone = {one.row for one in removed if not one.text}
     dropped: dict[int, set[str]] = {}
@@ -75,7 +75,7 @@ def _kept(base: Corpus, removed: list[Found]) -> tuple[list[int], dict[int, set[
     return [row for row in range(len(base)) if row not in gone], {k: v for k, v in dropped.items() if k not in gone}
 
 
-def _lines(findings: Findings, removed: dict[str, list[Found]]):
+def _lines(findings: Findings, removed: dict[str, list[Finding]]):
     for split, some in removed.items():
         for one in some:
             name = findings.corpora[split].record(one.row).id if split else ""

@@ -59,7 +59,7 @@ def wilson(clicks: np.ndarray, impressions: np.ndarray, z: float = Z) -> np.ndar
     return np.where(np.asarray(impressions) > 0, np.clip((centre - spread) / (1 + z * z / n), 0, 1), 0.0)
 
 
-def choose(
+def choose_pairs(
     queries: np.ndarray, impressions: np.ndarray, clicks: np.ndarray, keys: np.ndarray, rule: Rule
 ) -> np.ndarray:
     """[N] bool, which pairs stay. The order of the pairs does not matter.
@@ -109,7 +109,7 @@ def by_clicks(corpus: Corpus, rule: Rule) -> Subset:
         pictures += [record.image_id] * len(several)
     told = np.array(counts, dtype=np.int64).reshape(-1, 2)
     queries = np.array([text_id(text) for text in texts], dtype=np.int64)
-    kept = choose(queries, told[:, 0], told[:, 1], np.array(pictures, dtype=np.int64), rule)
+    kept = choose_pairs(queries, told[:, 0], told[:, 1], np.array(pictures, dtype=np.int64), rule)
     dropped: dict[int, set[str]] = {}
     for row, text, stays in zip(rows, texts, kept, strict=True):
         if not stays:
@@ -144,7 +144,7 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
     pairs = sorted(sums)
     told = np.array([sums[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)
     queries = np.array([text_id(query) for query, _ in pairs], dtype=np.int64)
-    kept = choose(queries, told[:, 0], told[:, 1], np.arange(len(pairs)), rule)
+    kept = choose_pairs(queries, told[:, 0], told[:, 1], np.arange(len(pairs)), rule)
     pictures: dict[str, dict[str, Any]] = {}
     for (query, image), counts, stays in zip(pairs, told.tolist(), kept, strict=True):
         if stays:

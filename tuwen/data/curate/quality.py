@@ -20,7 +20,7 @@ _HASHES = 64
 
 
 @dataclass(frozen=True)
-class Limits:
+class QualityLimits:
     """What is remarked on.
 
     side: pictures with a shorter side, in pixels. aspect: longer over shorter side above this (Wukong's filter: 3).
