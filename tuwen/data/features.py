@@ -64,9 +64,9 @@ def padded(regions: Sequence[RegionFeatures]) -> Images:
     Raises:
         UserError: features of different widths.
     """
-    widths = sorted({one.features.shape[1] for one in regions})
+    widths = sorted({picture.features.shape[1] for picture in regions})
     if len(widths) > 1:
         raise UserError(f'column "features": rows differ in width ({", ".join(map(str, widths))}); make them equal')
     features, boxes = (torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True) for x in zip(*regions, strict=True))
-    counts = torch.tensor([len(one.boxes) for one in regions])
+    counts = torch.tensor([len(picture.boxes) for picture in regions])
     return Images(features=features, boxes=boxes, feature_mask=torch.arange(boxes.shape[1]) < counts[:, None])

@@ -76,10 +76,10 @@ def write_shards(
     folder = Path(out)
     plan = _plan(corpora, side, quality, shard_size)
     if (folder / "corpus.json").exists():
-        found = read_shard_json(folder / "corpus.json")
-        if found.get("plan") != plan:
+        written = read_shard_json(folder / "corpus.json")
+        if written.get("plan") != plan:
             raise UserError(f"{folder} holds a corpus built otherwise; choose another folder or delete it")
-        return _report(found)
+        return _report(written)
     _start(folder, plan)
     with _bar(progress) as bar:
         for split, corpus in corpora.items():
@@ -175,14 +175,14 @@ def _add_row(file, row: int, jpeg: bytes, record: Record) -> tuple[int, ...]:
     """Writes a row's two files and returns what INDEX holds of it after the shard."""
     content = {"id": record.id, "texts": {k: list(v) for k, v in record.texts.items()}, "image_id": record.image_id}
     try:
-        told = json.dumps({**content, "columns": dict(record.columns)}, ensure_ascii=False, default=_plain).encode()
+        encoded = json.dumps({**content, "columns": dict(record.columns)}, ensure_ascii=False, default=_plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
         what = f"row {row} ({one_line(record.id, 60)}) cannot be written as JSON: {reason_of(error)}"
         raise UserError(f"{what}; mend or drop the column") from None
     image_offset = _add_file(file, f"{row:09d}.jpg", jpeg)
-    json_offset = _add_file(file, f"{row:09d}.json", told)
-    places = (image_offset, len(jpeg), json_offset, len(told))
-    return *places, record.image_id, zlib.crc32(jpeg), zlib.crc32(told)
+    json_offset = _add_file(file, f"{row:09d}.json", encoded)
+    places = (image_offset, len(jpeg), json_offset, len(encoded))
+    return *places, record.image_id, zlib.crc32(jpeg), zlib.crc32(encoded)
 
 
 def _add_file(file, name: str, data: bytes) -> int:

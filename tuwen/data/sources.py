@@ -36,8 +36,8 @@ class Mixture:
             UserError: a negative weight, or none above 0.
         """
         if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            told = ", ".join(f"{name}: {weight}" for name, weight in weights.items()) or "none"
-            raise UserError(f"weights of sources must be 0 or more, one above 0; they are {told}")
+            listed = ", ".join(f"{name}: {weight}" for name, weight in weights.items()) or "none"
+            raise UserError(f"weights of sources must be 0 or more, one above 0; they are {listed}")
         self.names = [name for name, weight in weights.items() if weight > 0]
         shares = np.array([weights[name] for name in self.names], dtype=np.float64)
         self.shares = dict(zip(self.names, (shares / shares.sum()).tolist(), strict=True))

@@ -91,13 +91,13 @@ class SplitReader:
             image = self.corpus.image(row)
         except BrokenImage as error:
             what = f"picture of {record.id!r}: {error}; replace it or remove the row"
-            faults.append(self.found(row, error.reason, what))
+            faults.append(self.finding(row, error.reason, what))
         else:
             remarks += self._picture(record, row, image)
         for language, text in languages_and_texts(record):
             if is_blank(text):
                 what = f"{record.id!r} has an empty text in {language}; write it"
-                faults.append(self.found(row, "empty text", what, text))
+                faults.append(self.finding(row, "empty text", what, text))
             remarks += self._text(row, language, text)
         self._wordless += not record.texts or not any(record.texts.values())
         remarks += self._lengths(record, row)
@@ -106,7 +106,7 @@ class SplitReader:
     def _id(self, record: Record, row: int) -> Iterator[Finding]:
         first = self._ids.setdefault(hash(record.id), row)
         if first != row:
-            yield self.found(row, "duplicate id", f"id {record.id!r} stands in row {first} too; give each its own")
+            yield self.finding(row, "duplicate id", f"id {record.id!r} stands in row {first} too; give each its own")
 
     def _picture(self, record: Record, row: int, image: Tensor) -> Iterator[Finding]:
         height, width = image.shape[1], image.shape[2]
@@ -119,16 +119,16 @@ class SplitReader:
         self._pairs.update(hash((pixels, text_id(text))) for text in all_texts(record))
         if first != row and not self._named_alike(first, row):
             what = f"the very picture of {self.place(first)}"
-            yield self.found(row, "duplicate picture", what, other=(self.label, first))
+            yield self.finding(row, "duplicate picture", what, other=(self.label, first))
         if min(height, width) < self.limits.side:
-            yield self.found(row, "small picture", f"{width} x {height} pixels")
+            yield self.finding(row, "small picture", f"{width} x {height} pixels")
         if max(height, width) > self.limits.aspect * min(height, width):
-            yield self.found(row, "extreme picture", f"{width} x {height} pixels, very long or high")
+            yield self.finding(row, "extreme picture", f"{width} x {height} pixels, very long or high")
         if is_grey(image):
-            yield self.found(row, "grey picture", "without colours")
+            yield self.finding(row, "grey picture", "without colours")
         share = flatness(image)
         if share >= self.limits.flat:
-            yield self.found(row, "empty picture", f"{100 * share:.0f} % of it is of one colour")
+            yield self.finding(row, "empty picture", f"{100 * share:.0f} % of it is of one colour")
         elif first == row:
             self.hashes.append((row, perceptual_hash(image)))
 
@@ -140,7 +140,7 @@ class SplitReader:
         other = self._language.doubt(text, language, self.limits.unsure)
         if other:
             what = f"said to be {language}, looks like {other}: {one_line(text, 80)}"
-            yield self.found(row, "other language", what, text)
+            yield self.finding(row, "other language", what, text)
 
     def _lengths(self, record: Record, row: int) -> Iterator[Finding]:
         texts = list(all_texts(record))
@@ -150,13 +150,15 @@ class SplitReader:
             self._tokens.append(len(ids))
             if self.length is not None and len(ids) + 2 > self.length:
                 what = f"{len(ids)} tokens, {len(ids) + 2 - self.length} over: {one_line(text, 80)}"
-                yield self.found(row, "truncated text", what, text)
+                yield self.finding(row, "truncated text", what, text)
 
     def _named_alike(self, first: int, row: int) -> bool:
         path = self.corpus.path(first)
         return bool(path) and path == self.corpus.path(row)
 
-    def found(self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None) -> Finding:
+    def finding(
+        self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None
+    ) -> Finding:
         return Finding(reason, one_line(f"{self.place(row)}: {what}"), self.label, row, text, other)
 
     def place(self, row: int) -> str:
@@ -191,13 +193,13 @@ class SplitReader:
 
     def copies(self, other: "SplitReader", reason: str, what: str) -> Iterator[Finding]:
         """Rows of this split whose picture stands in the other one too, by its pixels or its identity."""
-        told: set[int] = set()
+        reported: set[int] = set()
         for identity, rows in self._common(other).items():
             there = other._pictures[identity][0]
-            for row in sorted(set(rows) - told):
+            for row in sorted(set(rows) - reported):
                 line = what.format(split=other.corpus.split, place=other.place(there))
-                yield self.found(row, reason, line, other=(other.label, there))
-            told.update(rows)
+                yield self.finding(row, reason, line, other=(other.label, there))
+            reported.update(rows)
 
     def _common(self, other: "SplitReader") -> dict[int, list[int]]:
         return {identity: rows for identity, rows in self._pictures.items() if identity in other._pictures}
