@@ -28,7 +28,7 @@ from tuwen.data import draws
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import Corpus, all_texts
 from tuwen.data.curate.clicks import Rule, by_clicks
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.data.subset import Subset
 
 RESULT = Path(__file__).parent / "results" / "click_selection.json"
@@ -90,7 +90,7 @@ def experiment(folder: Path, seed: int, rows: int, steps: int, limit: int) -> di
     found["true_pairs_kept"] = {name: round(true / every, 4) for name, (_, true, _) in counted.items()}
     found["share_true_of_kept"] = {name: round(true / pairs, 4) for name, (pairs, true, _) in counted.items()}
     for name, arm in arms.items():
-        write({"train": arm}, folder / f"{name}-{seed}", side=None, progress=False)
+        write_shards({"train": arm}, folder / f"{name}-{seed}", side=None, progress=False)
         found[name] = trained(folder / f"{name}-{seed}", folder / f"run-{name}-{seed}", seed, steps, limit)
     return found
 

@@ -46,7 +46,7 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.images import encode_jpeg, resize
 from tuwen.data.open import open_corpus
 from tuwen.data.order import Order
-from tuwen.data.shards import INDEX, write
+from tuwen.data.shards import INDEX, write_shards
 from tuwen.data.text import Vocabulary
 from tuwen.systems.clip import CLIP
 from tuwen.systems.system import Progress
@@ -97,7 +97,7 @@ def shards(folder: Path, count: int, rounds: int) -> dict[str, dict[str, float] 
     for side in (128, ORIGINAL):
         corpus = Scenes("train", count=count, side=side)
         start = time.process_time()
-        write({"train": corpus}, folder / f"shards_{side}", side=STORED, progress=False)
+        write_shards({"train": corpus}, folder / f"shards_{side}", side=STORED, progress=False)
         found[f"rows_drawn_and_written_{side}"] = round(count / (time.process_time() - start), 1)
     built = open_shards(folder / f"shards_{ORIGINAL}", "train")
     for name in ("same", "original"):
@@ -165,7 +165,7 @@ def others(folder: Path, built: Shards, rounds: int) -> dict[str, dict[str, floa
         opened[name] = open_corpus(where, "train")
         found["opened_rows_per_second"][name] = round(count / (time.process_time() - start), 1)
         start = time.process_time()
-        write({"train": opened[name]}, folder / f"built_{name}", side=STORED, progress=False)
+        write_shards({"train": opened[name]}, folder / f"built_{name}", side=STORED, progress=False)
         found["built_rows_per_second"][name] = round(count / (time.process_time() - start), 1)
     parquet = f"{folder}/parquet/train-00000-of-00001.parquet"
     peer = datasets.Dataset.from_parquet(parquet, cache_dir=folder / "cache").cast_column("image", datasets.Image())

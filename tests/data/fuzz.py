@@ -25,7 +25,7 @@ from tuwen.data.curate.quality import LanguageCheck
 from tuwen.data.grounding import phrases_of
 from tuwen.data.images import EXTENSIONS
 from tuwen.data.open import open_corpus, splits_of
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
 
 
@@ -98,7 +98,7 @@ def kinds_of_pictures(folder: Path) -> str:
 
 
 def shards(folder: Path) -> str:
-    write({split: Scenes(split, count=3, side=32) for split in ("train", "test")}, folder, progress=False)
+    write_shards({split: Scenes(split, count=3, side=32) for split in ("train", "test")}, folder, progress=False)
     return str(folder)
 
 

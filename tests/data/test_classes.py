@@ -9,7 +9,7 @@ from tests.tasks.stub import Pairs
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.open import open_corpus
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
 
 
@@ -66,7 +66,7 @@ def test_scenes_built_before_they_named_their_class_and_objects(tmp_path, monkey
     columns = Scenes._columns
     told = ("objects", "cls")
     monkeypatch.setattr(Scenes, "_columns", lambda *args: {k: v for k, v in columns(*args).items() if k not in told})
-    write({"test": scenes}, tmp_path / "old", progress=False)
+    write_shards({"test": scenes}, tmp_path / "old", progress=False)
     monkeypatch.undo()
     old = open_corpus(tmp_path / "old", "test")
     assert [old.record(row).columns["objects"] for row in range(20)] == [

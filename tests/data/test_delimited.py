@@ -12,7 +12,7 @@ from tests.data.pairs import fault, row, with_pictures, write
 from tuwen.data.corpora.scripts import language_by_script
 from tuwen.data.corpora.table import open_table, several
 from tuwen.data.open import open_corpus
-from tuwen.data.shards import write as write_shards
+from tuwen.data.shards import write_shards
 
 
 @pytest.fixture

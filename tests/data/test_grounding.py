@@ -9,7 +9,7 @@ from tests.tasks.stub import Pairs
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.grounding import FILE, phrases_of
 from tuwen.data.open import open_corpus
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
 
 
@@ -23,7 +23,7 @@ def test_scenes_name_every_thing_once_with_all_its_boxes(tmp_path):
             assert [len(phrase.boxes) for phrase in mine] == list(counts.values())
         boxes = {tuple(box) for phrase in found if phrase.row == row for box in phrase.boxes.tolist()}
         assert boxes == {tuple(box) for box in scenes.record(row).columns["boxes"]}
-    write({"test": scenes}, tmp_path / "built")
+    write_shards({"test": scenes}, tmp_path / "built")
     again = phrases_of(open_corpus(tmp_path / "built", "test"))
     assert [(a.row, a.text, a.boxes.tolist()) for a in again] == [(a.row, a.text, a.boxes.tolist()) for a in found]
     assert {phrase.row for phrase in phrases_of(scenes, limit=5)} == set(range(5))

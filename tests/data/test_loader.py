@@ -12,11 +12,11 @@ from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.fit import Fit
 from tuwen.data.images import resize
-from tuwen.data.loader import DataConfig, Loader, entries, image_batches, images_of
+from tuwen.data.loader import DataConfig, Loader, image_batches, images_of, order_rows
 from tuwen.data.needs import check_needs, check_reads, every_text, sentences
 from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
-from tuwen.data.views import Pictures, View
+from tuwen.data.views import PictureViews, View
 from tuwen.errors import UserError
 from tuwen.systems.system import Needs, Reads
 
@@ -56,7 +56,7 @@ TOKENIZER = Tokenizer.train([t for row in range(40) for texts in Memory(60).reco
 def make(corpus=None, batch_size=6, seed=5, asked=None, reads=None, pictures=1, **config):
     corpus = corpus or Memory()
     config = DataConfig(**({"workers": 0} | config))
-    order = Order(entries(corpus, config, asked or Needs()), batch_size, seed)
+    order = Order(order_rows(corpus, config, asked or Needs()), batch_size, seed)
     reads, asked = reads or Reads(), asked or Needs()
     return Loader(corpus, TOKENIZER, order, config, reads, asked, seed, side=16, length=LENGTH, pictures=pictures)
 
@@ -253,7 +253,7 @@ def test_views():
 @pytest.mark.parametrize("side", [24, 48, 96])
 def test_views_that_are_compared_have_one_geometry(augment, side):
     """A view of another size shows what the tower's shows, place by place, whatever was done to that."""
-    how = Pictures(48, {"codes": View(side)}, augment, (0.5, 1.0))
+    how = PictureViews(48, {"codes": View(side)}, augment, (0.5, 1.0))
     corpus = Scenes("train", count=30, side=128)
     for row in range(30):
         made = how.made(corpus.image(row), (0, 0, row))
@@ -268,7 +268,7 @@ def test_views_that_are_compared_have_one_geometry(augment, side):
 def test_a_view_keeps_the_fit_of_the_tower():
     wide = torch.arange(40 * 120).remainder(256).to(torch.uint8).view(1, 40, 120).expand(3, -1, -1)
     fit = Fit(16, shorter_side=20)
-    made = Pictures(fit, {"codes": View(8)}, "none", (0.5, 1.0)).made(wide, (0, 0, 0))
+    made = PictureViews(fit, {"codes": View(8)}, "none", (0.5, 1.0)).made(wide, (0, 0, 0))
     assert torch.equal(made[""], fit(wide))
     assert torch.equal(made["codes"], Fit(8, shorter_side=10)(wide))
 

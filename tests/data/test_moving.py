@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from tuwen.data.corpora.scenes.moving import MOVEMENTS, Moving, make
+from tuwen.data.corpora.scenes.moving import MOVEMENTS, Moving, make_movement
 from tuwen.data.loader import DataConfig, Loader, images_of
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.order import Order
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.systems.system import Needs, Reads
@@ -27,7 +27,7 @@ def test_a_row_is_a_function_of_seed_split_and_row_alone():
 
 @pytest.mark.parametrize("kind", MOVEMENTS)
 def test_what_is_said_is_what_is_drawn(kind):
-    made = [make(0, index, ("cat", "dog")) for index in range(400)]
+    made = [make_movement(0, index, ("cat", "dog")) for index in range(400)]
     found = [movement for movement in made if movement.kind == kind]
     assert len(found) > 20
     for movement in found:
@@ -94,7 +94,7 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match="its rows are clips of 6 pictures"):
         Loader(corpus, tokenizer, Order(4, 4, 0), DataConfig(workers=0), Reads(), Needs(), 0, 16, 32)
     with pytest.raises(UserError, match="shards cannot hold"):
-        write({"train": corpus}, tmp_path / "built")
+        write_shards({"train": corpus}, tmp_path / "built")
     for options in ("frames=1", "things=1", "side=2", "speed=3", "count=x"):
         with pytest.raises(UserError, match="moving"):
             open_corpus(f"moving:{options}", "train")

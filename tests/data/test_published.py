@@ -18,9 +18,9 @@ from tuwen.data.built import open_shards
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.captions import joined
 from tuwen.data.corpora.faults import RowError
-from tuwen.data.corpora.published import find, formats
+from tuwen.data.corpora.published import find_format, formats
 from tuwen.data.open import open_corpus, splits_of
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
 
 # split -> [(grey of the picture, texts by language)]
@@ -116,7 +116,9 @@ def test_every_format_has_a_fixture_and_tells_what_it_is():
 def test_rows(name, tmp_path):
     MAKERS[name](tmp_path)
     assert held(f"{name}:{tmp_path}") == EXPECTED[name]
-    assert open_corpus(f"{name}:{tmp_path}", next(iter(EXPECTED[name])), "skip").notice.startswith(find(name).title)
+    assert open_corpus(f"{name}:{tmp_path}", next(iter(EXPECTED[name])), "skip").notice.startswith(
+        find_format(name).title
+    )
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -333,7 +335,7 @@ class TestTraps:
             put(tmp_path, f"all_of_it/{name}/{n}.jpg", picture(10 + 15 * n))
         location = f"imagenet:{tmp_path / 'all_of_it'}"
         assert splits_of(location) == ("all",)
-        write({"all": open_corpus(location, "all")}, tmp_path / "built", progress=False)
+        write_shards({"all": open_corpus(location, "all")}, tmp_path / "built", progress=False)
         for place in (location, str(tmp_path / "built")):
             known = classes_of(open_corpus(place, "all"))
             assert known.names == {"en": sorted(name.replace("_", " ") for name in names)}
@@ -463,7 +465,7 @@ def test_a_killed_build_of_a_public_corpus_goes_on(tmp_path, monkeypatch):
     words = ["data", "build", "chinese-clip", "--from", str(tmp_path / "from"), "--out"]
     code = (
         "import sys, functools; from tuwen.data import shards; from tuwen.cli import main;"
-        "shards.write = functools.partial(shards.write, shard_size=5); main(sys.argv[1:])"
+        "shards.write_shards = functools.partial(shards.write_shards, shard_size=5); main(sys.argv[1:])"
     )
     again, whole = tmp_path / "again", tmp_path / "whole"
     victim = subprocess.Popen([sys.executable, "-c", code, *words, str(again)])
@@ -475,7 +477,7 @@ def test_a_killed_build_of_a_public_corpus_goes_on(tmp_path, monkeypatch):
     assert 3 <= len(finished) < 40
     with pytest.raises(UserError, match="unfinished build; run it again"):
         open_shards(again, "train")
-    monkeypatch.setattr(shards, "write", functools.partial(shards.write, shard_size=5))
+    monkeypatch.setattr(shards, "write_shards", functools.partial(shards.write_shards, shard_size=5))
     assert main([*words, str(again)]) == main([*words, str(whole)]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     files = {path.name: path.read_bytes() for path in whole.iterdir()}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tuwen.data.corpora.scenes import Object, Scene, Scenes, holds, holds_pair, relevance
 from tuwen.data.corpora.scenes.drawings import STYLES, VISIBLE, drawing
 from tuwen.data.corpora.scenes.kinds import KINDS, OPEN_NAMES
-from tuwen.data.corpora.scenes.scene import make, render
+from tuwen.data.corpora.scenes.scene import make_scene, render
 from tuwen.data.corpora.scenes.things import COLOURS, HELD_OUT, NAMES, OTHER_LANGUAGES, THINGS, foreign_name, held_pair
 from tuwen.data.corpus import Corpus, normalise
 from tuwen.errors import UserError
@@ -204,7 +204,7 @@ def test_one_text_is_one_claim():
 
 def test_boxes_are_the_visible_pixels():
     for index in range(60):
-        scene = make(3, index)
+        scene = make_scene(3, index)
         side = (64, 100, 128)[index % 3]
         empty = Scene(scene.background, scene.ground, scene.style, (), "", scene.tint, scene.phase)
         base, full = render(empty, side).astype(int), render(scene, side).astype(int)
@@ -225,7 +225,7 @@ def test_boxes_are_the_visible_pixels():
 
 def test_layout_leaves_no_doubt():
     for index in range(1500):
-        scene = make(0, index)
+        scene = make_scene(0, index)
         assert 1 <= len(scene.objects) <= 5
         for item in scene.objects:
             assert item.size <= 0.28 or item.size >= 0.4

@@ -24,7 +24,7 @@ from tuwen.data.corpus import BrokenImage, Corpus, Record
 from tuwen.data.curate.check import check
 from tuwen.data.images import decode
 from tuwen.data.open import splits_of
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
 from tuwen.search.pictures import plain
 
@@ -66,7 +66,7 @@ def contents(folder):
 
 def test_round_trip_of_scenes(tmp_path):
     corpora = {s: Scenes(s, count=23, languages="all", noise=0.2, clicks=True) for s in ("train", "test")}
-    report = write(corpora, tmp_path / "c", shard_size=10, progress=False)
+    report = write_shards(corpora, tmp_path / "c", shard_size=10, progress=False)
     assert report == {s: {"count": 23, "broken": {}} for s in corpora}
     assert splits_of(tmp_path / "c") == ("test", "train")
     for split, corpus in corpora.items():
@@ -86,7 +86,7 @@ def test_round_trip_of_scenes(tmp_path):
 
 def test_plain_tar_in_webdataset_layout(tmp_path):
     corpus = Memory(rows(7))
-    write({"train": corpus}, tmp_path, side=None, shard_size=3, progress=False)
+    write_shards({"train": corpus}, tmp_path, side=None, shard_size=3, progress=False)
     seen = []
     for path in sorted(tmp_path.glob("train-*.tar")):
         with tarfile.open(path) as tar:
@@ -103,7 +103,7 @@ def test_plain_tar_in_webdataset_layout(tmp_path):
 
 
 def test_pictures_shrink_to_the_side_and_never_grow(tmp_path):
-    write({"train": Memory(rows(3))}, tmp_path, side=61, progress=False)
+    write_shards({"train": Memory(rows(3))}, tmp_path, side=61, progress=False)
     shapes = [tuple(open_shards(tmp_path, "train").image(k).shape[1:]) for k in range(3)]
     assert shapes == [(60, 90), (61, round(90 * 61 / 63)), (61, round(90 * 61 / 66))]
 
@@ -112,34 +112,34 @@ def test_pictures_shrink_to_the_side_and_never_grow(tmp_path):
 def test_interrupted_build_resumes_to_the_same_bytes(tmp_path, stop_at):
     broken = {2: "truncated", 7: "missing"}
     both = {"train": Memory(rows(12), broken), "val": Memory(rows(4), split="val")}
-    write(both, tmp_path / "whole", shard_size=4, progress=False)
+    write_shards(both, tmp_path / "whole", shard_size=4, progress=False)
     stopped = dict(both)
     if stop_at < 12:
         stopped["train"] = Memory(rows(12), broken, stop_at)
     else:
         stopped["val"] = Memory(rows(4), {}, stop_at - 12, "val")
     with pytest.raises(KeyboardInterrupt):
-        write(stopped, tmp_path / "again", shard_size=4, progress=False)
+        write_shards(stopped, tmp_path / "again", shard_size=4, progress=False)
     assert not (tmp_path / "again" / "corpus.json").exists()
     assert not list((tmp_path / "again").rglob("*.part"))
     with pytest.raises(UserError, match="unfinished build; run it again"):
         open_shards(tmp_path / "again", "train")
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "again").glob("*.tar")}
     assert len(kept) == stop_at // 4
-    report = write(both, tmp_path / "again", shard_size=4, progress=False)
+    report = write_shards(both, tmp_path / "again", shard_size=4, progress=False)
     assert all(p.stat().st_mtime_ns == when for p, when in kept.items())  # finished shards are not written again
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
     assert report["train"] == {"count": 10, "broken": {"truncated": 1, "missing": 1}}
     told = [json.loads(line) for line in (tmp_path / "again" / "broken.jsonl").read_text().splitlines()]
     assert [(t["row"], t["reason"]) for t in told] == [(2, "truncated"), (7, "missing")]
     assert [open_shards(tmp_path / "again", "train").record(k).id for k in (1, 2, 6)] == ["id/1", "id/3", "id/8"]
-    assert write(both, tmp_path / "again", shard_size=4, progress=False) == report  # nothing left to do
+    assert write_shards(both, tmp_path / "again", shard_size=4, progress=False) == report  # nothing left to do
 
 
 def test_killed_build_resumes(tmp_path):
     code = (
-        "import sys; from tuwen.data.corpora.scenes import Scenes; from tuwen.data.shards import write;"
-        "write({'val': Scenes('val', count=200, side=64)}, sys.argv[1], shard_size=10, progress=False)"
+        "import sys; from tuwen.data.corpora.scenes import Scenes; from tuwen.data.shards import write_shards;"
+        "write_shards({'val': Scenes('val', count=200, side=64)}, sys.argv[1], shard_size=10, progress=False)"
     )
     victim = subprocess.Popen([sys.executable, "-c", code, tmp_path / "c"])
     deadline = time.time() + 60
@@ -148,13 +148,13 @@ def test_killed_build_resumes(tmp_path):
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
     corpus = {"val": Scenes("val", count=200, side=64)}
-    write(corpus, tmp_path / "c", shard_size=10, progress=False)
-    write(corpus, tmp_path / "whole", shard_size=10, progress=False)
+    write_shards(corpus, tmp_path / "c", shard_size=10, progress=False)
+    write_shards(corpus, tmp_path / "whole", shard_size=10, progress=False)
     assert contents(tmp_path / "c") == contents(tmp_path / "whole")
 
 
 def test_survives_pickling_and_forking(tmp_path):
-    write({"train": Memory(rows(5))}, tmp_path, shard_size=2, progress=False)
+    write_shards({"train": Memory(rows(5))}, tmp_path, shard_size=2, progress=False)
     shards = open_shards(tmp_path, "train")
     first = shards.image(3)
     again = pickle.loads(pickle.dumps(shards))
@@ -177,7 +177,7 @@ class _Rows(torch.utils.data.Dataset):
 
 
 def test_many_shards_need_few_open_files(tmp_path):
-    write({"train": Memory(rows(230))}, tmp_path, shard_size=1, progress=False)
+    write_shards({"train": Memory(rows(230))}, tmp_path, shard_size=1, progress=False)
     shards = open_shards(tmp_path, "train")
     before = len(os.listdir("/proc/self/fd"))
     assert [shards.record(k).id for k in range(230)] == [f"id/{k}" for k in range(230)]
@@ -209,46 +209,46 @@ all_texts = st.dictionaries(st.text(min_size=1), st.lists(st.text()), max_size=3
 def test_any_text_and_column_comes_back(tmp_path_factory, content, shard_size):
     folder = tmp_path_factory.mktemp("shards")
     corpus = Memory(content)
-    write({"train": corpus}, folder, shard_size=shard_size, progress=False)
+    write_shards({"train": corpus}, folder, shard_size=shard_size, progress=False)
     shards = open_shards(folder, "train")
     assert [shards.record(k) for k in range(len(shards))] == [corpus.record(k) for k in range(len(content))]
 
 
 def test_arrays_become_lists_and_the_rest_is_refused(tmp_path):
     columns = {"boxes": torch.tensor([[0.5, 1.0]]), "ids": np.arange(2), "one": np.float32(0.5), "flag": np.bool_(True)}
-    write({"train": Memory([({"en": ["x"]}, columns)])}, tmp_path / "a", progress=False)
+    write_shards({"train": Memory([({"en": ["x"]}, columns)])}, tmp_path / "a", progress=False)
     found = open_shards(tmp_path / "a", "train").record(0).columns
     assert found == {"boxes": [[0.5, 1.0]], "ids": [0, 1], "one": 0.5, "flag": True}
     with pytest.raises(UserError, match=r"row 0 \(id/0\) cannot be written as JSON: a bytes"):
-        write({"train": Memory([({"en": ["x"]}, {"raw": b"1"})])}, tmp_path / "b", progress=False)
+        write_shards({"train": Memory([({"en": ["x"]}, {"raw": b"1"})])}, tmp_path / "b", progress=False)
 
 
 def test_mistakes(tmp_path):
     corpus = {"train": Memory(rows(6))}
-    write(corpus, tmp_path / "c", shard_size=3, progress=False)
+    write_shards(corpus, tmp_path / "c", shard_size=3, progress=False)
     with pytest.raises(UserError, match="no split 'dev'; it has train"):
         open_shards(tmp_path / "c", "dev")
     with pytest.raises(UserError, match="built otherwise"):
-        write(corpus, tmp_path / "c", shard_size=3, quality=50, progress=False)
+        write_shards(corpus, tmp_path / "c", shard_size=3, quality=50, progress=False)
     with pytest.raises(UserError, match=r"no corpus\.json"):
         open_shards(tmp_path, "train")
     with pytest.raises(UserError, match="is not empty"):
-        write(corpus, tmp_path, progress=False)
+        write_shards(corpus, tmp_path, progress=False)
     with pytest.raises(UserError, match="no split to write"):
-        write({}, tmp_path / "d")
+        write_shards({}, tmp_path / "d")
     with pytest.raises(UserError, match="cannot name a file"):
-        write({"../x": corpus["train"]}, tmp_path / "d")
+        write_shards({"../x": corpus["train"]}, tmp_path / "d")
     with pytest.raises(UserError, match="quality=0"):
-        write(corpus, tmp_path / "d", quality=0)
+        write_shards(corpus, tmp_path / "d", quality=0)
     with pytest.raises(IndexError):
         open_shards(tmp_path / "c", "train").image(6)
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot write to"):
-        write(corpus, tmp_path / "file", progress=False)
+        write_shards(corpus, tmp_path / "file", progress=False)
 
 
 def test_damage_is_found(tmp_path):
-    write({"train": Memory(rows(6))}, tmp_path, shard_size=3, progress=False)
+    write_shards({"train": Memory(rows(6))}, tmp_path, shard_size=3, progress=False)
     shard = tmp_path / "train-00001.tar"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-512])
@@ -273,7 +273,7 @@ def test_damage_is_found(tmp_path):
 
 def test_texts_changed_in_place_and_an_index_turned_round(tmp_path):
     """As the docs promise: a copy that is not what was built is refused, at the latest where it is read."""
-    write({"train": Memory(rows(6))}, tmp_path, shard_size=3, progress=False)
+    write_shards({"train": Memory(rows(6))}, tmp_path, shard_size=3, progress=False)
     assert check(tmp_path, quiet=True).reasons.get("changed") is None
     shard, index = tmp_path / "train-00001.tar", tmp_path / "train.index.npy"
     whole, order = shard.read_bytes(), index.read_bytes()
@@ -309,7 +309,7 @@ def as_before(folder):
 
 
 def test_copies_built_before_there_were_hashes_open(tmp_path):
-    write({"train": Memory(rows(5))}, tmp_path / "c", shard_size=2, progress=False)
+    write_shards({"train": Memory(rows(5))}, tmp_path / "c", shard_size=2, progress=False)
     want = [open_shards(tmp_path / "c", "train").record(row) for row in range(5)]
     shards = open_shards(as_before(tmp_path / "c"), "train")
     assert [shards.record(row) for row in range(5)] == want
@@ -320,7 +320,7 @@ def test_copies_built_before_there_were_hashes_open(tmp_path):
 @pytest.mark.parametrize("field", ["shard", "image_offset", "image_size", "json_offset", "json_size"])
 @pytest.mark.parametrize("value", [-1, 2**31 - 1])
 def test_an_old_index_that_leads_out_of_its_shard(field, value, tmp_path):
-    write({"train": Memory(rows(3))}, tmp_path, progress=False)
+    write_shards({"train": Memory(rows(3))}, tmp_path, progress=False)
     as_before(tmp_path)
     index = np.load(tmp_path / "train.index.npy")
     index[field][1] = value
@@ -339,14 +339,14 @@ def test_a_full_disk_is_a_line_and_the_build_goes_on_later(tmp_path, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(where, full)
             with pytest.raises(UserError, match=r"No space left on device.*run it again"):
-                write(corpus, tmp_path / where, progress=False)
+                write_shards(corpus, tmp_path / where, progress=False)
         assert not (tmp_path / where / "corpus.json").exists()
-        assert write(corpus, tmp_path / where, progress=False)["train"]["count"] == 4
+        assert write_shards(corpus, tmp_path / where, progress=False)["train"]["count"] == 4
 
 
 def test_numbers_and_dates_stay_what_an_index_makes_of_them(tmp_path):
     columns = {"price": Decimal("12.50"), "day": date(2024, 5, 31), "at": datetime(2024, 5, 31, 10)}
-    write({"train": Memory([({"en": ["x"]}, columns)])}, tmp_path, progress=False)
+    write_shards({"train": Memory([({"en": ["x"]}, columns)])}, tmp_path, progress=False)
     built = open_shards(tmp_path, "train").record(0).columns
     assert built == {name: plain(value) for name, value in columns.items()}
     assert built["price"] == 12.5

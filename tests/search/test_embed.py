@@ -17,7 +17,7 @@ from tests.search.common import picture, table
 from tuwen.data.fit import Fit
 from tuwen.data.images import encode_jpeg
 from tuwen.data.open import open_corpus
-from tuwen.data.shards import write
+from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
 from tuwen.search import embed as bulk
 from tuwen.search.embed import embed
@@ -29,7 +29,7 @@ RAY = os.environ.get("TUWEN_RAY_PYTHON", "")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     pictures = table(folder / "in", range(23))
-    write({"train": open_corpus(pictures, "all")}, folder / "out", shard_size=5, progress=False)
+    write_shards({"train": open_corpus(pictures, "all")}, folder / "out", shard_size=5, progress=False)
     return folder / "out"
 
 

@@ -132,7 +132,7 @@ def run_list(args) -> None:
 
     from tuwen.data.corpora import published
 
-    chosen = [published.find(args.name)] if args.name else list(published.formats().values())
+    chosen = [published.find_format(args.name)] if args.name else list(published.formats().values())
     told = [{field.name: getattr(one, field.name) for field in fields(one) if field.name != "read"} for one in chosen]
     if args.json:
         print_json({"corpora": told})
@@ -153,7 +153,7 @@ def run_build(args) -> None:
     from tuwen.data.corpora.fetched import MissingList
     from tuwen.data.corpora.files import EVERY
     from tuwen.data.open import source_of, splits_of
-    from tuwen.data.shards import write
+    from tuwen.data.shards import write_shards
 
     if args.folder is not None:
         args.corpus = f"{args.corpus}:{args.folder}"
@@ -172,7 +172,9 @@ def run_build(args) -> None:
     corpora = _chosen(args, corpora)
     if any(corpus.weights for corpus in corpora.values()):
         print("the weights of a mixture are for training on it; here each row is written once", file=sys.stderr)
-    written = write(corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty())
+    written = write_shards(
+        corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty()
+    )
     rows = []
     for split, corpus in corpora.items():
         left_out = Counter(corpus.skipped) - common + Counter(written[split]["broken"])
@@ -258,13 +260,13 @@ def run_check(args) -> int:
 
 def _checked(args):
     from tuwen.data.curate.check import check
-    from tuwen.data.curate.quality import Limits
+    from tuwen.data.curate.quality import QualityLimits
     from tuwen.data.text import Tokenizer
 
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
     if args.length and tokenizer is None:
         raise UserError("--length counts tokens; give the --tokenizer too")
-    limits = Limits(side=args.min_side, aspect=args.max_aspect)
+    limits = QualityLimits(side=args.min_side, aspect=args.max_aspect)
     return check(args.corpus, tokenizer, length=args.length, against=args.against, limits=limits)
 
 
@@ -284,7 +286,7 @@ def run_clean(args) -> None:
 def run_clicks(args) -> None:
     from tuwen.data.curate.clicks import Rule, by_clicks, select_log
     from tuwen.data.open import open_corpus, splits_of
-    from tuwen.data.shards import write
+    from tuwen.data.shards import write_shards
 
     rule = Rule(args.floor, args.least, args.top, args.share)
     if Path(args.log).suffix.lower() in (".csv", ".tsv", ".jsonl", ".json") and Path(args.log).is_file():
@@ -293,7 +295,7 @@ def run_clicks(args) -> None:
         print_line(f"{args.out}: {kept:,} of {seen:,} pairs" + (f"; lines left out: {told}" if told else ""))
         return
     corpora = {split: by_clicks(open_corpus(args.log, split, "skip"), rule) for split in splits_of(args.log)}
-    written = write(corpora, args.out, progress=sys.stderr.isatty())
+    written = write_shards(corpora, args.out, progress=sys.stderr.isatty())
     print_table(f"{args.out}", ("split", "rows"), [(split, str(told["count"])) for split, told in written.items()])
 
 

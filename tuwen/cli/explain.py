@@ -34,7 +34,7 @@ def run(args) -> None:
     if not args.image.is_file():
         raise UserError(f"{args.image}: no such picture")
     with only_json(args.json):
-        from tuwen.data.images import load as load_picture
+        from tuwen.data.images import load_picture
         from tuwen.explain import explain
         from tuwen.explain.font import PACKAGE
         from tuwen.explain.picture import draw

@@ -19,7 +19,7 @@ from torch import Tensor
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import BrokenImage, Caption, Corpus, Record, Relevance
 from tuwen.data.images import decode
-from tuwen.data.shards import INDEX, OLD_INDEX, TRUTHS, VERSION, hash_of, read_json, tar_of
+from tuwen.data.shards import INDEX, OLD_INDEX, TRUTHS, VERSION, hash_of, read_shard_json, tar_of
 from tuwen.errors import UserError, quoted, refused
 
 _OPEN_FILES = 200  # shards a reader keeps open; further ones are opened for each read
@@ -37,7 +37,7 @@ class Shards(Corpus):
         if not (self.folder / "corpus.json").is_file():
             what = "an unfinished build; run it again" if (self.folder / "building").exists() else "no corpus.json"
             raise UserError(f"{self.folder} holds {what}")
-        meta = read_json(self.folder / "corpus.json")
+        meta = read_shard_json(self.folder / "corpus.json")
         if meta.get("version") != VERSION or meta.get("truth") not in TRUTHS:
             raise UserError(f"{self.folder / 'corpus.json'} was written by another version of tuwen; build it again")
         own = _split_of(meta, split, self.folder)

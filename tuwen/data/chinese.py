@@ -43,7 +43,7 @@ def segment(text: str, segmenter: Segmenter | None = None) -> list[Word]:
     if segmenter is not None:
         return _placed(text, segmenter(text))
     if not has_han(text):
-        return [Word(found[0], *found.span()) for found in _WORD.finditer(text)]
+        return [Word(match[0], *match.span()) for match in _WORD.finditer(text)]
     return [word for word, _ in tagged(text)]
 
 
@@ -55,14 +55,14 @@ def tagged(text: str) -> list[tuple[Word, str]]:
     import rjieba
 
     looked_up = simplify(text)
-    whole = {place: found for found in _PLAIN.finditer(text) for place in range(*found.span())}
+    whole = {place: match for match in _PLAIN.finditer(text) for place in range(*match.span())}
     words: list[tuple[Word, str]] = []
     end = 0
     for piece, tag in rjieba.tag(looked_up if len(looked_up) == len(text) else text):
         start, end = end, end + len(piece)
         if start in whole and start > whole[start].start() and end <= whole[start].end():
-            first, kept = words.pop()
-            words.append((Word(text[first.start : end], first.start, end), kept))
+            first, first_tag = words.pop()
+            words.append((Word(text[first.start : end], first.start, end), first_tag))
         elif not piece.isspace():
             words.append((Word(text[start:end], start, end), tag))
     return words
@@ -89,7 +89,7 @@ def half_width(text: str) -> str:
     """
     import unicodedata
 
-    return _WIDE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    return _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
 
 
 def _placed(text: str, pieces: Iterable[str]) -> list[Word]:

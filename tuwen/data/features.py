@@ -34,14 +34,14 @@ class ImageFeatures:
         return torch.from_numpy(np.array(self.store.read(row)))
 
 
-class Regions(NamedTuple):
+class RegionFeatures(NamedTuple):
     """Of one picture: features [N, W] float32, boxes [N, 4] x0, y0, x1, y1 in 0..1."""
 
     features: Tensor
     boxes: Tensor
 
 
-def regions_of(record: Record) -> Regions:
+def regions_of(record: Record) -> RegionFeatures:
     """The regions of a row, from its columns "features" and "boxes".
 
     Raises:
@@ -55,18 +55,18 @@ def regions_of(record: Record) -> Regions:
         )
     if boxes.min() < 0 or boxes.max() > 1:
         raise UserError(f'row {record.id}: column "boxes" must hold shares of width and height, from 0 to 1')
-    return Regions(torch.from_numpy(features), torch.from_numpy(boxes))
+    return RegionFeatures(torch.from_numpy(features), torch.from_numpy(boxes))
 
 
-def padded(regions: Sequence[Regions]) -> Images:
+def padded(regions: Sequence[RegionFeatures]) -> Images:
     """Pictures as their regions alone: those with fewer are filled with zeros, which the mask tells.
 
     Raises:
         UserError: features of different widths.
     """
-    widths = sorted({one.features.shape[1] for one in regions})
+    widths = sorted({picture.features.shape[1] for picture in regions})
     if len(widths) > 1:
         raise UserError(f'column "features": rows differ in width ({", ".join(map(str, widths))}); make them equal')
     features, boxes = (torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True) for x in zip(*regions, strict=True))
-    counts = torch.tensor([len(one.boxes) for one in regions])
+    counts = torch.tensor([len(picture.boxes) for picture in regions])
     return Images(features=features, boxes=boxes, feature_mask=torch.arange(boxes.shape[1]) < counts[:, None])

@@ -36,7 +36,7 @@ def phrases_of(corpus: Corpus, limit: int | None = None) -> list[Phrase]:
         UserError: the corpus knows no boxes, or a box is none; with the file and line, or the row.
     """
     beside = _beside(corpus)
-    found: list[Phrase] = []
+    phrases: list[Phrase] = []
     pictures: set[int] = set()
     for row in range(len(corpus)):
         record = corpus.record(row)
@@ -46,13 +46,13 @@ def phrases_of(corpus: Corpus, limit: int | None = None) -> list[Phrase]:
         if limit is not None and len(pictures) >= limit:
             break
         pictures.add(record.image_id)
-        found += _grouped(row, where, objects)
-    if not found:
+        phrases += _grouped(row, where, objects)
+    if not phrases:
         raise UserError(
             f"corpus {corpus.name}, split {corpus.split}: knows no boxes; give rows a column objects "
             f'[{{"phrase": ..., "box": [x0, y0, x1, y1]}}], or put {FILE} beside the table'
         )
-    return found
+    return phrases
 
 
 def _beside(corpus: Corpus) -> dict[str, tuple[str, Sequence[Any]]]:
@@ -63,15 +63,15 @@ def _beside(corpus: Corpus) -> dict[str, tuple[str, Sequence[Any]]]:
     path = origin[0].parent / FILE if origin else None
     if path is None or not path.is_file():
         return {}
-    found: dict[str, tuple[str, Sequence[Any]]] = {}
+    objects: dict[str, tuple[str, Sequence[Any]]] = {}
     for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
         if line.strip():
             try:
                 content = json.loads(line)
-                found[str(content["id"])] = (f"{path}:{number}", list(content["objects"]))
+                objects[str(content["id"])] = (f"{path}:{number}", list(content["objects"]))
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise UserError(f'{path}:{number}: not a JSON object with "id" and a list "objects"') from None
-    return found
+    return objects
 
 
 def _grouped(row: int, where: str, objects: Any) -> list[Phrase]:
@@ -83,7 +83,7 @@ def _grouped(row: int, where: str, objects: Any) -> list[Phrase]:
         phrases, box = _checked(where, item)
         for language, text in phrases.items():
             boxes.setdefault((language, normalise(text)), []).append(box)
-    return [Phrase(row, text, language, np.stack(held)) for (language, text), held in boxes.items()]
+    return [Phrase(row, text, language, np.stack(group)) for (language, text), group in boxes.items()]
 
 
 def _checked(where: str, item: Any) -> tuple[dict[str, str], np.ndarray]:

@@ -132,7 +132,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 Source = str | os.PathLike | bytes | Image.Image | Tensor | np.ndarray  # whatever a user has at hand of a picture
 
 
-def load(source: Source, max_pixels: int = MAX_PIXELS) -> Tensor:
+def load_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Tensor:
     """[3, H, W] uint8 RGB of a path, encoded bytes, a Pillow image, or uint8: a tensor [3, H, W], an array [H, W, 3].
 
     Raises:
@@ -288,9 +288,9 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
 
 def _is_padded(message: str, data: bytes) -> bool:
     """Whether all that is odd is filling before the end marker, as some cameras write; other bytes there are damage."""
-    found = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
+    match = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
     end = data.rfind(b"\xff\xd9")
-    return found is not None and len(set(data[end - int(found[1]) : end])) == 1
+    return match is not None and len(set(data[end - int(match[1]) : end])) == 1
 
 
 def _jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:

@@ -33,7 +33,7 @@ from tuwen.data.order import Order
 from tuwen.data.rows import Row, images_of_rows, stacked
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Tokenizer
-from tuwen.data.views import Augment, Pictures
+from tuwen.data.views import Augment, PictureViews
 from tuwen.data.workers import default_workers, in_workers
 from tuwen.errors import UserError, quoted
 
@@ -126,16 +126,16 @@ class Loader:
         if source != "texts":
             check_reads(corpus, reads, pictures)
         self.remarks = check_needs(corpus, needs, config.languages, source)
-        self.pictures = Pictures(side, needs.views, config.augment, config.crop_scale)
+        self.pictures = PictureViews(side, needs.views, config.augment, config.crop_scale)
         self.pictures.check()
         self.source = source
         self.corpus, self.tokenizer, self.order, self.config = corpus, tokenizer, order, config
         self.reads, self.needs, self.seed, self.length = reads, needs, seed, length
         self.languages, self.table = config.languages or corpus.languages, table or corpus.languages
         self.every_text = every_text(corpus, self.languages, needs) if config.texts == "all" else None
-        held = len(corpus) if self.every_text is None else len(self.every_text)
-        if order.rows != held:
-            raise ValueError(f"the order runs over {order.rows} rows, the corpus with these settings has {held}")
+        rows = len(corpus) if self.every_text is None else len(self.every_text)
+        if order.rows != rows:
+            raise ValueError(f"the order runs over {order.rows} rows, the corpus with these settings has {rows}")
         self.kinds = tuple(dict.fromkeys((*reads.spans, *needs.spans)))  # of spans to find
         self.plan: Any = None
         self.features: ImageFeatures | None = None
@@ -273,26 +273,26 @@ class Loader:
     def _columns(self, rows: list[Row]) -> dict[str, Tensor | Texts]:
         columns: dict[str, Tensor | Texts] = {name: stacked(rows, name) for name in self.needs.columns}
         for name in sorted({name for row in rows for name in row.further}):  # a row without has its own text there
-            columns[name] = self._encoded([[row.further.get(name, row.texts[0])] for row in rows], one=True)
+            columns[name] = self._encoded([[row.further.get(name, row.texts[0])] for row in rows], single=True)
         return columns
 
     def _sentences(self, rows: list[Row]) -> Texts:
         return self._encoded([[(s, language) for text, language in row.texts for s in sentences(text)] for row in rows])
 
-    def _encoded(self, texts: list[list[tuple[str, int]]], one: bool = False) -> Texts:
+    def _encoded(self, texts: list[list[tuple[str, int]]], single: bool = False) -> Texts:
         """The (text, language) of every row as tokens; one: each row has exactly one."""
-        said = [text for row in texts for text, _ in row]
-        ids, mask = self.tokenizer.encode(said, self.length)
+        strings = [text for row in texts for text, _ in row]
+        ids, mask = self.tokenizer.encode(strings, self.length)
         language = torch.tensor([language for row in texts for _, language in row])
-        owner = None if one else torch.tensor([k for k, row in enumerate(texts) for _ in row])
-        spans = find_spans(said, self.tokenizer, self.length, self.kinds)
+        owner = None if single else torch.tensor([k for k, row in enumerate(texts) for _ in row])
+        spans = find_spans(strings, self.tokenizer, self.length, self.kinds)
         return Texts(ids, mask, language, owner, spans)
 
 
 # ---- what a corpus must have
 
 
-def entries(corpus: Corpus, config: DataConfig, needs: DataNeeds) -> int:
+def order_rows(corpus: Corpus, config: DataConfig, needs: DataNeeds) -> int:
     """How many rows an `Order` of this corpus runs over: its rows, or its texts where every text is a row."""
     if config.texts == "one":
         return len(corpus)
@@ -309,17 +309,17 @@ def images_of(
 
     regions: those of the corpus go beside them.
     """
-    pixels, kept, faults = [torch.empty(0, 3, side_of(side), side_of(side), dtype=torch.uint8)], [], Counter[str]()
+    pixels, readable, faults = [torch.empty(0, 3, side_of(side), side_of(side), dtype=torch.uint8)], [], Counter[str]()
     for row in rows:
         try:
             pixels.append(torch.stack([fitted(picture, side) for picture in corpus.shown(row)]))
-            kept.append(row)
+            readable.append(row)
         except BrokenImage as error:
             faults[error.reason] += 1
     several = corpus.frames * corpus.pictures
-    owner = torch.arange(len(kept)).repeat_interleave(several) if several > 1 else None
-    found = padded([regions_of(corpus.record(row)) for row in kept]) if regions and kept else Images()
-    return replace(found, pixels=torch.cat(pixels), owner=owner), kept, faults
+    owner = torch.arange(len(readable)).repeat_interleave(several) if several > 1 else None
+    images = padded([regions_of(corpus.record(row)) for row in readable]) if regions and readable else Images()
+    return replace(images, pixels=torch.cat(pixels), owner=owner), readable, faults
 
 
 def image_batches(
@@ -360,5 +360,5 @@ class _Chunks:
 
     def __getitem__(self, start: int) -> tuple[Images, list[int], dict[str, int]]:
         rows = self.rows[start : start + self.batch_size]
-        images, kept, faults = images_of(self.corpus, rows, self.side, self.regions)
-        return images, kept, dict(faults)  # torch copies what it loads, and would count a Counter twice
+        images, readable, faults = images_of(self.corpus, rows, self.side, self.regions)
+        return images, readable, dict(faults)  # torch copies what it loads, and would count a Counter twice

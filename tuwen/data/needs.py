@@ -156,14 +156,14 @@ def further_texts(
     "ambiguous": the text as a translator is given it, where the record has a column of that name beside its texts and
     parallel texts are asked for. "tags": names of what the picture shows, where they are asked for.
     """
-    language, found = languages[text[1]], {}
+    language, further = languages[text[1]], {}
     several = record.columns.get("ambiguous", {}).get(language, ()) if needs.languages > 1 else ()
     place = list(record.texts[language]).index(text[0])
     if place < len(several):
-        found["ambiguous"] = (several[place], text[1])
+        further["ambiguous"] = (several[place], text[1])
     if needs.tags:
-        found["tags"] = (tags_of(record, language), text[1])
-    return found
+        further["tags"] = (tags_of(record, language), text[1])
+    return further
 
 
 def tags_of(record: Record, language: str) -> str:

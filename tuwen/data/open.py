@@ -108,7 +108,7 @@ def source_of(location: str | Path, wordless: bool = False) -> files.Source:
     path = Path(location)
     name, colon, folder = str(location).partition(":")
     if colon and not path.exists() and name.replace("-", "").isalnum():
-        return published.find(name).source(folder)
+        return published.find_format(name).source(folder)
     if path.is_file():
         return _table(path, wordless)
     if str(location) in published.formats() and not path.exists():
@@ -134,16 +134,16 @@ def _table(path: Path, wordless: bool) -> files.Source:
 
 def _parts(location: str) -> list[tuple[str, float]]:
     """(location, weight) of the corpora of "mix:A=2;B=1"."""
-    found = []
+    parts = []
     for part in location.removeprefix("mix:").split(";"):
         name, _, weight = part.rpartition("=")
         try:
-            found.append((name, float(weight)))
+            parts.append((name, float(weight)))
         except ValueError:
             name = ""
         if not name:
             raise UserError(f"{location}: {part!r} is no corpus with its weight; write mix:data/a=2;data/b=1")
-    return found
+    return parts
 
 
 def _mixture(location: str, split: str, on_bad: str) -> Corpus:

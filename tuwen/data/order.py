@@ -62,12 +62,12 @@ class Order:
         small = int(np.ceil(np.sqrt(self.rows)))
         large = -(-self.rows // small)
         keys = [np.uint64(draws.key(self.seed, epoch, "order", k) & (2**64 - 1)) for k in range(_ROUNDS)]
-        found = _feistel(np.asarray(positions, dtype=np.uint64), small, large, keys)
-        outside = np.flatnonzero(found >= self.rows)
+        permuted = _feistel(np.asarray(positions, dtype=np.uint64), small, large, keys)
+        outside = np.flatnonzero(permuted >= self.rows)
         while outside.size:
-            found[outside] = _feistel(found[outside], small, large, keys)
-            outside = outside[found[outside] >= self.rows]
-        return found.astype(np.int64)
+            permuted[outside] = _feistel(permuted[outside], small, large, keys)
+            outside = outside[permuted[outside] >= self.rows]
+        return permuted.astype(np.int64)
 
     def slice_of(self, rank: int, world: int) -> slice:
         """The part of every global batch that process `rank` of `world` takes.
@@ -117,15 +117,15 @@ class MixedOrder(Order):
 
     def permutation(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         at = np.asarray(positions, dtype=np.int64)  # among the places that earlier parts leave
-        found, open_ = np.empty_like(at), np.arange(len(at))
+        rows, open_ = np.empty_like(at), np.arange(len(at))
         left, start = self.rows, 0
         for k, (places, length) in enumerate(zip(self.places.tolist(), self.lengths.tolist(), strict=True)):
             before = at * places // left  # places of this part that come earlier
             own = (at + 1) * places // left > before
-            found[open_[own]] = start + self._visited(k, epoch * places + before[own])
+            rows[open_[own]] = start + self._visited(k, epoch * places + before[own])
             at, open_ = (at - before)[~own], open_[~own]
             left, start = left - places, start + length
-        return found
+        return rows
 
     def _visited(self, part: int, visits: np.ndarray) -> np.ndarray:
         """[n] int64 rows of a part at its first, second, ... place since the start of training."""
@@ -142,7 +142,7 @@ class MixedOrder(Order):
 
 
 def order_of(corpus: Corpus, entries: int, batch_size: int, seed: int) -> Order:
-    """The order of a corpus, or of a mixture by its weights. entries: how many it runs over (`loader.entries`).
+    """The order of a corpus, or of a mixture by its weights. entries: how many it runs over (`loader.order_rows`).
 
     Raises:
         UserError: as `Order`; or a mixture of which every text is to be an entry.

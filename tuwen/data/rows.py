@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.batch import Images
-from tuwen.data.features import Regions, padded
+from tuwen.data.features import RegionFeatures, padded
 from tuwen.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Row:
     image_id: int
     views: dict[str, Tensor]
     features: Tensor | None
-    regions: Regions | None
+    regions: RegionFeatures | None
     texts: list[tuple[str, int]]
     further: dict[str, tuple[str, int]]
     columns: dict[str, np.ndarray]
@@ -33,11 +33,11 @@ def images_of_rows(rows: list[Row]) -> Images:
     """Their pictures with views and regions, or the features that stand for them."""
     if rows[0].features is not None:
         return Images(features=torch.cat([row.features for row in rows if row.features is not None]))
-    found = padded([row.regions for row in rows if row.regions is not None]) if rows[0].regions else Images()
+    images = padded([row.regions for row in rows if row.regions is not None]) if rows[0].regions else Images()
     views = {name: torch.cat([row.views[name] for row in rows]) for name in rows[0].views}
     frames = [len(row.views[""]) for row in rows]
     owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(frames)) if max(frames) > 1 else None
-    return replace(found, pixels=views.pop(""), owner=owner, views=views)
+    return replace(images, pixels=views.pop(""), owner=owner, views=views)
 
 
 def stacked(rows: list[Row], name: str) -> Tensor:

@@ -49,7 +49,7 @@ OLD_INDEX = np.dtype([field for field in INDEX.descr if not field[0].endswith("_
 _BLOCK = 512  # of tar
 
 
-def write(
+def write_shards(
     corpora: Mapping[str, Corpus],
     out: str | os.PathLike,
     side: int | None = 288,
@@ -76,10 +76,10 @@ def write(
     folder = Path(out)
     plan = _plan(corpora, side, quality, shard_size)
     if (folder / "corpus.json").exists():
-        found = read_json(folder / "corpus.json")
-        if found.get("plan") != plan:
+        written = read_shard_json(folder / "corpus.json")
+        if written.get("plan") != plan:
             raise UserError(f"{folder} holds a corpus built otherwise; choose another folder or delete it")
-        return _report(found)
+        return _report(written)
     _start(folder, plan)
     with _bar(progress) as bar:
         for split, corpus in corpora.items():
@@ -111,7 +111,7 @@ def _start(folder: Path, plan: dict) -> None:
     building = folder / "building"
     try:
         if (building / "plan.json").exists():
-            if read_json(building / "plan.json") != plan:
+            if read_shard_json(building / "plan.json") != plan:
                 raise UserError(f"{folder} holds an unfinished build of another corpus; delete it or choose another")
         else:
             if folder.exists() and any(folder.iterdir()) and not building.exists():
@@ -127,7 +127,7 @@ def _start(folder: Path, plan: dict) -> None:
 
 def _done(folder: Path, split: str, shard: int) -> bool:
     there = tar_of(folder, split, shard).exists() and _sidecar(folder, split, shard).exists()
-    return there and "hash" in read_json(_sidecar(folder, split, shard))  # not of a version without sums
+    return there and "hash" in read_shard_json(_sidecar(folder, split, shard))  # not of a version without sums
 
 
 def tar_of(folder: Path, split: str, shard: int) -> Path:
@@ -175,14 +175,14 @@ def _add_row(file, row: int, jpeg: bytes, record: Record) -> tuple[int, ...]:
     """Writes a row's two files and returns what INDEX holds of it after the shard."""
     content = {"id": record.id, "texts": {k: list(v) for k, v in record.texts.items()}, "image_id": record.image_id}
     try:
-        told = json.dumps({**content, "columns": dict(record.columns)}, ensure_ascii=False, default=_plain).encode()
+        encoded = json.dumps({**content, "columns": dict(record.columns)}, ensure_ascii=False, default=_plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
         what = f"row {row} ({one_line(record.id, 60)}) cannot be written as JSON: {reason_of(error)}"
         raise UserError(f"{what}; mend or drop the column") from None
     image_offset = _add_file(file, f"{row:09d}.jpg", jpeg)
-    json_offset = _add_file(file, f"{row:09d}.json", told)
-    places = (image_offset, len(jpeg), json_offset, len(told))
-    return *places, record.image_id, zlib.crc32(jpeg), zlib.crc32(told)
+    json_offset = _add_file(file, f"{row:09d}.json", encoded)
+    places = (image_offset, len(jpeg), json_offset, len(encoded))
+    return *places, record.image_id, zlib.crc32(jpeg), zlib.crc32(encoded)
 
 
 def _add_file(file, name: str, data: bytes) -> int:
@@ -214,7 +214,7 @@ def _finish(corpora: Mapping[str, Corpus], folder: Path, plan: dict) -> dict[str
     lost: list[dict] = []
     for split, corpus in corpora.items():
         shards = range(-(-len(corpus) // plan["shard_size"]))
-        parts = [read_json(_sidecar(folder, split, shard)) for shard in shards]
+        parts = [read_shard_json(_sidecar(folder, split, shard)) for shard in shards]
         broken, count = _join(parts, folder, split, len(corpus))
         lost += broken
         splits[split] = {
@@ -280,7 +280,7 @@ def write_whole(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
-def read_json(path: Path) -> dict:
+def read_shard_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

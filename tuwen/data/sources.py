@@ -15,7 +15,7 @@ from tuwen.data import draws
 from tuwen.data.batch import Batch
 from tuwen.data.corpus import Corpus
 from tuwen.data.fit import Fit
-from tuwen.data.loader import DataConfig, Loader, Notes, entries
+from tuwen.data.loader import DataConfig, Loader, Notes, order_rows
 from tuwen.data.needs import DataNeeds, DataReads
 from tuwen.data.order import order_of
 from tuwen.data.text import Tokenizer
@@ -36,8 +36,8 @@ class Mixture:
             UserError: a negative weight, or none above 0.
         """
         if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            told = ", ".join(f"{name}: {weight}" for name, weight in weights.items()) or "none"
-            raise UserError(f"weights of sources must be 0 or more, one above 0; they are {told}")
+            listed = ", ".join(f"{name}: {weight}" for name, weight in weights.items()) or "none"
+            raise UserError(f"weights of sources must be 0 or more, one above 0; they are {listed}")
         self.names = [name for name, weight in weights.items() if weight > 0]
         shares = np.array([weights[name] for name in self.names], dtype=np.float64)
         self.shares = dict(zip(self.names, (shares / shares.sum()).tolist(), strict=True))
@@ -164,7 +164,7 @@ def make_loader(
     if unused:
         raise UserError(f"config field data.sources: this system does not learn from {', '.join(unused)} alone")
     if not needs.sources:
-        order = order_of(corpora[PAIRS], entries(corpora[PAIRS], config, needs), batch_size, seed)
+        order = order_of(corpora[PAIRS], order_rows(corpora[PAIRS], config, needs), batch_size, seed)
         return Loader(
             corpora[PAIRS], tokenizer, order, config, reads, needs, seed, side, length, table=table, pictures=pictures
         )
@@ -175,7 +175,7 @@ def make_loader(
         how = _config(config, name, corpus)
         try:
             order = order_of(
-                corpus, entries(corpus, how, needs), batch_size, seed if name == PAIRS else draws.key(seed, name)
+                corpus, order_rows(corpus, how, needs), batch_size, seed if name == PAIRS else draws.key(seed, name)
             )
         except UserError as error:
             raise UserError(f"source {name}, corpus {corpus.name}: {error}") from None

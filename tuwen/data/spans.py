@@ -47,9 +47,9 @@ def words(text: str) -> tuple[Tagged, ...]:
     """The words of a text in order, white space left out, with their parts of speech."""
     if has_han(text):
         return tuple(Tagged(word.start, word.end, _chinese_tag(word.text, tag)) for word, tag in tagged(text))
-    found = segment(text)
-    tags = _english_tags([word.text for word in found])
-    return tuple(Tagged(word.start, word.end, tag) for word, tag in zip(found, tags, strict=True))
+    segments = segment(text)
+    tags = _english_tags([word.text for word in segments])
+    return tuple(Tagged(word.start, word.end, tag) for word, tag in zip(segments, tags, strict=True))
 
 
 def phrases(text: str) -> list[tuple[int, int]]:
@@ -98,13 +98,13 @@ def find_spans(texts: Sequence[str], tokenizer: Tokenizer, length: int, kinds: S
         return None
     rows: list[tuple[int, int, int, int, int]] = []
     for sequence, (text, places) in enumerate(zip(map(normalise, texts), tokenizer.places(texts), strict=True)):
-        kept = min(len(places), length - 2)
+        room = min(len(places), length - 2)
         for kind in kinds:
             for start, end in _token_spans(text, places, tokenizer, kind):
-                whole = end <= kept or (kind == "word" and start < kept)
+                whole = end <= room or (kind == "word" and start < room)
                 if whole:
-                    said = text[places[start, 0] : places[end - 1, 1]]
-                    rows.append((sequence, start + 1, min(end, kept) + 1, span_id(said), KINDS.index(kind)))
+                    phrase = text[places[start, 0] : places[end - 1, 1]]
+                    rows.append((sequence, start + 1, min(end, room) + 1, span_id(phrase), KINDS.index(kind)))
     table = torch.from_numpy(np.array(rows, dtype=np.int64).reshape(-1, 5))
     return Spans(*(column.contiguous() for column in table.unbind(1)))
 
@@ -122,12 +122,12 @@ def _token_spans(text: str, places: np.ndarray, tokenizer: Tokenizer, kind: str)
         starts = [not _inside_word(text, place) for place in places[:, 0].tolist()]
         pieces = backward_maximum_matching(tokenizer.ids([text])[0].tolist(), tokenizer.entries, starts)
         return [piece for piece in pieces if piece[1] - piece[0] > 1]
-    found = []
+    spans = []
     for start, end in phrases(text) if kind == "phrase" else entities(text):
         covered = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < end))
         if len(covered):
-            found.append((int(covered[0]), int(covered[-1]) + 1))
-    return found
+            spans.append((int(covered[0]), int(covered[-1]) + 1))
+    return spans
 
 
 def _word_tokens(text: str, places: np.ndarray) -> list[tuple[int, int]]:
@@ -149,9 +149,9 @@ def _inside_word(text: str, place: int) -> bool:
 
 
 def _runs(text: str, pattern: re.Pattern) -> list[tuple[int, int]]:
-    found = words(text)
-    tags = "".join(word.tag for word in found)
-    return [(found[run.start()].start, found[run.end() - 1].end) for run in pattern.finditer(tags)]
+    tagged = words(text)
+    tags = "".join(word.tag for word in tagged)
+    return [(tagged[run.start()].start, tagged[run.end() - 1].end) for run in pattern.finditer(tags)]
 
 
 def _chinese_tag(word: str, tag: str) -> str:
@@ -167,9 +167,9 @@ def _chinese_tag(word: str, tag: str) -> str:
 
 
 def _english_tags(words: list[str]) -> list[str]:
-    found = _english_tagger().find_tags(words) if words else []
+    tags = _english_tagger().find_tags(words) if words else []
     plain = [not word[0].isalnum() or _ONE.fullmatch(word) for word in words]
-    return ["X" if no else _PENN.get(tag[:2], "X") for (_, tag), no in zip(found, plain, strict=True)]
+    return ["X" if no else _PENN.get(tag[:2], "X") for (_, tag), no in zip(tags, plain, strict=True)]
 
 
 @lru_cache(maxsize=1)

@@ -106,10 +106,10 @@ class Subset(Wrapped):
         self.base, self.rows = base, np.asarray(rows, dtype=np.int64)
         self._dropped, self._rewrite = dict(dropped or {}), rewrite
         self.truth = base.truth
-        told = hashlib.blake2b(base.fingerprint.encode(), digest_size=16)
-        told.update(self.rows.tobytes())
-        told.update(repr((sorted((row, sorted(texts)) for row, texts in self._dropped.items()), rewriting)).encode())
-        self.fingerprint = told.hexdigest()
+        digest = hashlib.blake2b(base.fingerprint.encode(), digest_size=16)
+        digest.update(self.rows.tobytes())
+        digest.update(repr((sorted((row, sorted(texts)) for row, texts in self._dropped.items()), rewriting)).encode())
+        self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,15 +119,15 @@ class Subset(Wrapped):
         gone = self._dropped.get(int(self.rows[row]), set())
         if not gone and self._rewrite is None:
             return record
-        kept = [text not in gone for _, text in languages_and_texts(record)]
+        staying = [text not in gone for _, text in languages_and_texts(record)]
         texts = {
             language: [self._rewrite(text) if self._rewrite else text for text in several if text not in gone]
             for language, several in record.texts.items()
         }
         columns = dict(record.columns)
         for name in ("claims", "clicks"):  # one a text
-            if len(columns.get(name, ())) == len(kept):
-                columns[name] = [value for value, stays in zip(columns[name], kept, strict=True) if stays]
+            if len(columns.get(name, ())) == len(staying):
+                columns[name] = [value for value, stays in zip(columns[name], staying, strict=True) if stays]
         return replace(record, texts=texts, columns=columns)
 
     def image_ids(self) -> np.ndarray:
@@ -170,19 +170,19 @@ def by_ids(corpora: Mapping[str, Corpus], ids: Iterable[str]) -> dict[str, Corpu
     Raises:
         UserError: an id that no row has.
     """
-    wanted = set(ids)
-    if not wanted:
+    asked = set(ids)
+    if not asked:
         raise UserError(f"{', '.join(corpora)}: no ids are wanted; list some, one a line")
-    found: set[str] = set()
+    known: set[str] = set()
     chosen: dict[str, Corpus] = {}
     for split, corpus in corpora.items():
         names = {row: corpus.record(row).id for row in range(len(corpus))}
-        rows = [row for row, name in names.items() if name in wanted]
-        found |= {names[row] for row in rows}
+        rows = [row for row, name in names.items() if name in asked]
+        known |= {names[row] for row in rows}
         if rows:
             chosen[split] = Subset(corpus, rows)
-    if wanted - found:
-        what = f"{len(wanted - found)} of {len(wanted)} ids are of no row, e.g. {min(wanted - found)!r}"
+    if asked - known:
+        what = f"{len(asked - known)} of {len(asked)} ids are of no row, e.g. {min(asked - known)!r}"
         raise UserError(f"{', '.join(corpora)}: {what}")
     return chosen
 
@@ -209,8 +209,8 @@ class MixedCorpus(Wrapped):
         super().__init__(parts)
         self.parts, self.weights = self.wrapped, tuple(weights)
         self.start = np.cumsum([0, *map(len, parts)])
-        told = repr([(part.fingerprint, weight) for part, weight in zip(parts, weights, strict=True)])
-        self.fingerprint = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+        identity = repr([(part.fingerprint, weight) for part, weight in zip(parts, weights, strict=True)])
+        self.fingerprint = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         return int(self.start[-1])

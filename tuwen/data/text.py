@@ -120,13 +120,13 @@ class Tokenizer:
         file = _find_file(Path(path))
         text = text_of(file)
         if file.suffix != ".json":
-            found = cls(_from_pieces(text.split("\n"), lowercase), str(file))
+            tokenizer = cls(_from_pieces(text.split("\n"), lowercase), str(file))
         else:
             rules = file.parent / RULES
-            found = cls._from_json(text, str(file), (), json_of(rules) if rules.is_file() else None)
+            tokenizer = cls._from_json(text, str(file), (), json_of(rules) if rules.is_file() else None)
         beside = file.parent / DICTIONARY
-        found.dictionary = read_dictionary(beside) if beside.is_file() else ()
-        return found
+        tokenizer.dictionary = read_dictionary(beside) if beside.is_file() else ()
+        return tokenizer
 
     @classmethod
     def _from_json(cls, text: str, source: str, dictionary: Sequence[str] = (), rules=None) -> "Tokenizer":
@@ -170,11 +170,11 @@ class Tokenizer:
         clean = [normalise(text) for text in texts] if self.rules.get("normalise", True) else list(texts)
         with self._encoding():
             encodings = self._inner.encode_batch_fast(clean, add_special_tokens=False)
-        found = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        rows = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         special = [i for i in self._specials() if i != self.vocabulary.unknown]
-        for ids in found:
+        for ids in rows:
             ids[np.isin(ids, special)] = self.vocabulary.unknown  # a Unigram model may spell "<mask>" as one piece
-        return found
+        return rows
 
     def places(self, texts: Sequence[str]) -> list[np.ndarray]:
         """[n, 2] int64 a text: the characters start..end-1 of `normalise(text)` that each of its `ids` stands for."""
@@ -186,8 +186,10 @@ class Tokenizer:
         """The parts of a text that the vocabulary does not have, each once, as they come."""
         clean = normalise(text) if self.rules.get("normalise", True) else text
         with self._encoding():
-            found = self._inner.encode(clean, add_special_tokens=False)
-        places = [place for place, i in zip(found.offsets, found.ids, strict=True) if i == self.vocabulary.unknown]
+            encoding = self._inner.encode(clean, add_special_tokens=False)
+        places = [
+            place for place, i in zip(encoding.offsets, encoding.ids, strict=True) if i == self.vocabulary.unknown
+        ]
         return list(dict.fromkeys(clean[start:end].strip() for start, end in places))
 
     @functools.cached_property
@@ -236,8 +238,8 @@ class Tokenizer:
         """
         texts = []
         for row in ids.tolist():
-            said = row[: row.index(self.vocabulary.sep)] if self.vocabulary.sep in row else row
-            pieces = [self._inner.id_to_token(i) for i in said if i not in self._specials()]
+            words = row[: row.index(self.vocabulary.sep)] if self.vocabulary.sep in row else row
+            pieces = [self._inner.id_to_token(i) for i in words if i not in self._specials()]
             texts.append(_spaced(self._joined([piece for piece in pieces if piece is not None])))
         return texts
 
@@ -334,10 +336,10 @@ def read_dictionary(path: str | Path) -> tuple[str, ...]:
 
 def _find_file(path: Path) -> Path:
     if path.is_dir():
-        held = [path / name for name in (TOKENIZER, "vocab.txt") if (path / name).is_file()]
-        if not held:
+        files = [path / name for name in (TOKENIZER, "vocab.txt") if (path / name).is_file()]
+        if not files:
             raise UserError(f"{path}: holds neither tokenizer.json nor vocab.txt")
-        return held[0]
+        return files[0]
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer file; give a tokenizer.json or a BERT vocab.txt")
     return path
@@ -362,12 +364,12 @@ def _special_ids(inner: tokenizers.Tokenizer, source: str, rules: Mapping[str, A
     names_of = {role: (rules[role],) if rules.get(role) else names for role, names in SPECIAL_NAMES.items()}
     ids = {role: [inner.token_to_id(name) for name in names] for role, names in names_of.items()}
     ids |= {role: [-1] for role in ("cls", "mask") if rules.get(role, "") is None}
-    found = {role: next((i for i in known if i is not None), None) for role, known in ids.items()}
-    missing = [" or ".join(names_of[role]) for role, i in found.items() if i is None]
+    roles = {role: next((i for i in known if i is not None), None) for role, known in ids.items()}
+    missing = [" or ".join(names_of[role]) for role, i in roles.items() if i is None]
     if missing:
         raise UserError(f"{source}: has no special token {', no '.join(missing)}; add it or use another tokenizer")
     size = max(max(inner.get_vocab(with_added_tokens=True).values()) + 1, int(rules.get("size", 0)))
-    return Vocabulary(size, **{role: int(i) for role, i in found.items() if i is not None})
+    return Vocabulary(size, **{role: int(i) for role, i in roles.items() if i is not None})
 
 
 def _from_pieces(lines: list[str], lowercase: bool | None) -> tokenizers.Tokenizer:

@@ -48,16 +48,16 @@ def train_wordpiece(texts: Iterable[str], size: int, lowercase: bool) -> tokeniz
     """
     normaliser, splitter = _normaliser(lowercase, split_chinese=True), pre_tokenizers.BertPreTokenizer()
     words = _words(chain.from_iterable(normaliser.normalize_str(text).split() for text in texts), splitter)
-    kept = _commonest(_weighed((piece, count) for word, count in words.items() for piece in _singles(word)), size)
-    starts = {piece: chr(0xF0000 + i) for i, piece in enumerate(sorted(p for p in kept if len(p) == 1))}
-    insides = {piece: chr(0x100000 + i) for i, piece in enumerate(sorted(p for p in kept if len(p) > 1))}
+    common = _commonest(_weighed((piece, count) for word, count in words.items() for piece in _singles(word)), size)
+    starts = {piece: chr(0xF0000 + i) for i, piece in enumerate(sorted(p for p in common if len(p) == 1))}
+    insides = {piece: chr(0x100000 + i) for i, piece in enumerate(sorted(p for p in common if len(p) > 1))}
     code = starts | insides
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(_SPECIALS), min_frequency=2, initial_alphabet=list(code.values()), show_progress=False
     )
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    coded = (("".join(code[p] for p in _singles(w)), n) for w, n in words.items() if kept.issuperset(_singles(w)))
+    coded = (("".join(code[p] for p in _singles(w)), n) for w, n in words.items() if common.issuperset(_singles(w)))
     repeated = chain.from_iterable(repeat(word, count) for word, count in coded if len(word) > 1)
     inner.train_from_iterator(_lines(repeated), trainer)
     plain = {private: piece for piece, private in code.items()}
@@ -78,8 +78,8 @@ def train_unigram(texts: Iterable[str], size: int, lowercase: bool) -> tokenizer
         [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(r"▁?\p{P}"), "isolated")]
     )
     words = _words((normaliser.normalize_str(text) for text in texts), splitter)
-    kept = _commonest(_weighed((character, count) for word, count in words.items() for character in word), size)
-    lost = {ord(character): " " for word in words for character in word if character not in kept}
+    common = _commonest(_weighed((character, count) for word, count in words.items() for character in word), size)
+    lost = {ord(character): " " for word in words for character in word if character not in common}
     trainer = trainers.UnigramTrainer(
         vocab_size=size + 2 * _LONGEST_PIECE,
         special_tokens=["[UNK]"],

@@ -39,8 +39,8 @@ def frames_of(path: Path, count: int) -> Tensor:
         if not shown:
             raise BrokenImage("video", f"{path}: no frame can be read")
         begin, end = shown[0], shown[-1] + (shown[-1] - shown[0]) / max(len(shown) - 1, 1)
-        wanted = [begin + (k + 0.5) * (end - begin) / count for k in range(count)]
-        chosen = [max(n for n, time in enumerate(shown) if time <= moment + TICK) for moment in wanted]
+        moments = [begin + (k + 0.5) * (end - begin) / count for k in range(count)]
+        chosen = [max(n for n, time in enumerate(shown) if time <= moment + TICK) for moment in moments]
         return _decoded(av, path, kind, chosen)
     except av.error.FFmpegError as error:
         raise BrokenImage("video", f"{path}: {error.strerror}") from None
@@ -75,11 +75,11 @@ def _times(av, path: Path, kind: str) -> list[float]:
 
 def _decoded(av, path: Path, kind: str, chosen: list[int]) -> Tensor:
     """The frames of these numbers (ascending, some may repeat)."""
-    found: dict[int, Tensor] = {}
+    frames: dict[int, Tensor] = {}
     with av.open(str(path), format=kind) as container:
         for number, frame in enumerate(container.decode(video=0)):
             if number in chosen:
-                found[number] = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).contiguous()
+                frames[number] = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).contiguous()
             if number >= chosen[-1]:
                 break
-    return torch.stack([found[number] for number in chosen])
+    return torch.stack([frames[number] for number in chosen])

@@ -32,7 +32,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureViews:
     """How the pictures of a run are made. fit: of the tower; augment, scale: `data.augment`, `data.crop_scale`."""
 
     fit: int | Fit
@@ -63,15 +63,15 @@ class Pictures:
 
         key: (seed, epoch, entry), of the draws. which: added to their purpose, for further pictures of a row.
         """
-        made = {"": self._one(image, "", View(side_of(self.fit)), key, which)}
+        made = {"": self._view(image, "", View(side_of(self.fit)), key, which)}
         for name, view in self.views.items():
             if view.crop == "same" and view.augment and self.augment == "crop+randaugment":
                 made[name] = resize(made[""], view.side)  # no operation does the same to another size
             else:
-                made[name] = self._one(image, name, view, key, which)
+                made[name] = self._view(image, name, view, key, which)
         return made
 
-    def _one(self, image: Tensor, name: str, view: View, key: tuple[int, ...], which: str) -> Tensor:
+    def _view(self, image: Tensor, name: str, view: View, key: tuple[int, ...], which: str) -> Tensor:
         generator = draws.generator(*key, ("crop" if view.crop == "same" else name) + which)
         if self.augment == "none" or view.crop == "none":
             picture = fitted(image, _scaled(self.fit, view.side))

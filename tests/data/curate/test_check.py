@@ -12,7 +12,7 @@ from rich.console import Console
 from tuwen.data.curate.check import check
 from tuwen.data.curate.show import contact_sheet
 from tuwen.data.open import open_corpus
-from tuwen.data.shards import write as write_shards
+from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
 
 

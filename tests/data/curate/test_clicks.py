@@ -12,7 +12,7 @@ from tuwen.cli import main
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.table import open_table
 from tuwen.data.corpus import all_texts
-from tuwen.data.curate.clicks import Rule, by_clicks, choose, select_log, wilson
+from tuwen.data.curate.clicks import Rule, by_clicks, choose_pairs, select_log, wilson
 from tuwen.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_wilson_by_hand():
 
 
 def test_the_floor_drops_one_of_one_and_keeps_twelve_of_twenty():
-    kept = choose(np.array([0, 0]), np.array([1, 20]), np.array([1, 12]), np.array([0, 1]), Rule(floor=5))
+    kept = choose_pairs(np.array([0, 0]), np.array([1, 20]), np.array([1, 12]), np.array([0, 1]), Rule(floor=5))
     assert kept.tolist() == [False, True]
 
 
@@ -56,7 +56,7 @@ def test_the_rule_against_the_slow_version_in_any_order(data):
     )
     for order in (pairs, data.draw(st.permutations(pairs))):
         columns = [np.array(column) for column in zip(*order, strict=True)]
-        kept = choose(columns[0], columns[2], columns[3], columns[1], rule)
+        kept = choose_pairs(columns[0], columns[2], columns[3], columns[1], rule)
         assert {pair for pair, stays in zip(order, kept, strict=True) if stays} == slow(pairs, rule)
 
 
@@ -65,7 +65,7 @@ def test_refused():
         with pytest.raises(UserError):
             Rule(**wrong)
     with pytest.raises(UserError, match="3 clicks of 2 impressions"):
-        choose(np.array([0]), np.array([2]), np.array([3]), np.array([0]), Rule())
+        choose_pairs(np.array([0]), np.array([2]), np.array([3]), np.array([0]), Rule())
     with pytest.raises(UserError, match="no column clicks"):
         by_clicks(Scenes("train", count=3, side=32), Rule())
     with pytest.raises(UserError, match="no pair stays"):

@@ -8,9 +8,9 @@ published with the pictures; retrieval is reported on the first 10,000 pictures 
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuwen.data.corpora.captions import CaptionSet, Said
+from tuwen.data.corpora.captions import Annotation, CaptionSet
 from tuwen.data.corpora.faults import Fault, Faults, RowError
-from tuwen.data.corpora.json_text import field, load
+from tuwen.data.corpora.json_text import field, load_json
 from tuwen.data.corpora.published import Format
 from tuwen.errors import UserError
 
@@ -24,11 +24,11 @@ class AicIcc(CaptionSet):
         if not self.annotations:
             raise UserError(f"{root}: no file caption_train_annotations_20170902.json in it; see `tuwen data list`")
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         for path, match in self.annotations:
             split = _SPLITS[match["split"]]
             folder = path.parent.relative_to(self.root) / f"caption_{match['split']}_images_{path.stem[-8:]}"
-            value = load(path)
+            value = load_json(path)
             if not isinstance(value, list):
                 raise UserError(f"{path}: holds no list of pictures; it is another file than it is called")
             for number, item in enumerate(value, 1):
@@ -39,7 +39,7 @@ class AicIcc(CaptionSet):
                 except RowError as error:
                     faults.add(Fault(path, 0, error.reason, f"picture {number}: {error}"))
                     continue
-                yield Said(path, 0, split, f"{folder.as_posix()}/{name}", {"zh": captions})
+                yield Annotation(path, 0, split, f"{folder.as_posix()}/{name}", {"zh": captions})
 
 
 FORMATS = (

@@ -22,7 +22,7 @@ def arrow_file(path: Path, fix: str = "write or download it anew") -> Iterator[N
         raise UserError(f"{path}: no readable Arrow or Parquet file (it is empty); {fix}") from None
 
 
-def checked(rows: _Rows) -> _Rows:
+def checked_rows(rows: _Rows) -> _Rows:
     """The rows, after every offset and every text has been looked at: pyarrow trusts what a file says of these, and a
     damaged one would end the process.
 

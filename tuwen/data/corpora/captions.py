@@ -11,7 +11,7 @@ from typing import Any
 
 from tuwen.data import images
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
-from tuwen.data.corpora.files import Entry, Source
+from tuwen.data.corpora.files import CorpusEntry, Source
 from tuwen.data.corpora.scripts import is_blank
 from tuwen.errors import UserError
 
@@ -124,7 +124,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Said:
+class Annotation:
     """What one line of an annotation says of a picture. row: makes it a row of its own instead of the picture's."""
 
     file: Path
@@ -148,20 +148,20 @@ class Held(Source):
         self.file = self.root = root
         self.name = root.resolve().name
         self.folder = Folder(root)
-        self.rows: list[Entry] = []
+        self.rows: list[CorpusEntry] = []
         self.files: list[Path] = []
 
-    def keep(self, file: Path, line: int, **fields: Any) -> Entry:
+    def keep(self, file: Path, line: int, **fields: Any) -> CorpusEntry:
         """Adds a row that stands in that line of that file."""
-        entry = Entry(len(self.rows), line, **fields)
+        entry = CorpusEntry(len(self.rows), line, **fields)
         self.rows.append(entry)
         self.files.append(file)
         return entry
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         return self.rows[position]
 
-    def place(self, entry: Entry) -> tuple[Path, int]:
+    def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         return self.files[entry.position], entry.line
 
     def needed(self, *names: str) -> Path:
@@ -182,11 +182,11 @@ class CaptionSet(Held):
     A subclass gives `read_annotations`. A text that cannot be used is a fault, and the others of its picture stay.
     """
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         """Every usable line in order; the others go to `faults`."""
         raise NotImplementedError
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         rows: dict[tuple[str, str, str], dict[str, list[str]]] = {}
         ids: dict[str, int] = {}
         self.rows, self.files = [], []
@@ -205,7 +205,7 @@ class CaptionSet(Held):
                 rows[note.split, note.picture, note.row].setdefault(language, []).extend(several)
         yield from self.rows
 
-    def _add(self, note: Said, ids: dict[str, int]) -> dict[str, list[str]]:
+    def _add(self, note: Annotation, ids: dict[str, int]) -> dict[str, list[str]]:
         """A new row with an id of its own; its texts, none yet."""
         name = note.row or os.path.splitext(note.picture.rsplit("/", 1)[-1])[0]
         for key in (name, f"{note.split}/{name}", f"{note.split}/{note.picture}#{len(self.rows)}"):
@@ -217,10 +217,10 @@ class CaptionSet(Held):
         return texts
 
 
-def _usable(note: Said, texts: list[str], faults: Faults) -> Iterator[str]:
+def _usable(note: Annotation, texts: list[str], faults: Faults) -> Iterator[str]:
     for text in texts:
         try:
-            yield checked(text)
+            yield checked_caption(text)
         except RowError as error:
             faults.add(note.fault(error))
 
@@ -230,7 +230,7 @@ def split_name(name: str) -> str:
     return _SPLITS.get(name.lower(), name)
 
 
-def checked(text: Any) -> str:
+def checked_caption(text: Any) -> str:
     """The text without white space around it.
 
     Raises:

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.corpora.captions import Held, checked, split_name
+from tuwen.data.corpora.captions import Held, checked_caption, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
-from tuwen.data.corpora.files import Entry
+from tuwen.data.corpora.files import CorpusEntry
 from tuwen.data.corpora.json_text import field, objects
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.parts import read_part
@@ -37,7 +37,7 @@ class ChineseClip(Held):
         if not self.pictures:
             raise UserError(f"{root}: no file train_imgs.tsv or MR_train_imgs.tsv in it; see `tuwen data list`")
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         self.rows, self.files = [], []
         for split, path in sorted(self.pictures.items()):
             texts = self._texts(split, faults)
@@ -61,7 +61,7 @@ class ChineseClip(Held):
             key, named = ("query_text", "item_ids") if "query_text" in value else ("text", "image_ids")
             hidden = split == "test" and named not in value
             try:
-                text, pictures = checked(field(value, key, str)), [] if hidden else field(value, named, list)
+                text, pictures = checked_caption(field(value, key, str)), [] if hidden else field(value, named, list)
                 if not all(map(_is_number, pictures)):
                     raise RowError("wrong type", f"{named} are whole numbers, not {one_line(str(pictures), 60)}")
                 if not pictures and split != "test":

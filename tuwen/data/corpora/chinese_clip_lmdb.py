@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.corpora.captions import Held, checked, split_name
+from tuwen.data.corpora.captions import Held, checked_caption, split_name
 from tuwen.data.corpora.chinese_clip import decode_base64
 from tuwen.data.corpora.faults import Fault, Faults, RowError
-from tuwen.data.corpora.files import Entry
+from tuwen.data.corpora.files import CorpusEntry
 from tuwen.data.corpora.lmdb_files import DamagedLmdb, opened
 from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.scripts import language_by_script
@@ -44,7 +44,7 @@ class ChineseClipLmdb(Held):
         if not self.splits:
             raise UserError(f"{root}: no file SPLIT/pairs/data.mdb in it; see `tuwen data list`")
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         self.rows, self.files = [], []
         for split, folder in sorted(self.splits.items()):
             self._read_first(self.folder.plain(folder / "imgs" / "data.mdb"))
@@ -55,7 +55,7 @@ class ChineseClipLmdb(Held):
                 try:
                     number, text = _triple(value)
                     captions = texts.setdefault(number, {})
-                    captions.setdefault(language_by_script(text), []).append(checked(text))
+                    captions.setdefault(language_by_script(text), []).append(checked_caption(text))
                 except RowError as error:
                     shown = key[:40].decode(errors="replace")
                     faults.add(Fault(folder / "pairs", 0, error.reason, f"pair {shown!r}: {error}"))

@@ -8,7 +8,7 @@ the 5,000 translations (card `zero-benchmark.md`, section 5), which lie in files
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuwen.data.corpora.captions import CaptionSet, Said
+from tuwen.data.corpora.captions import Annotation, CaptionSet
 from tuwen.data.corpora.faults import Fault, Faults
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
@@ -22,7 +22,7 @@ class CocoCN(CaptionSet):
         self.lists = {split: self.needed(f"coco-cn_{split}.txt") for split in SPLITS}
         self.captions = self.needed("imageid.human-written-caption.txt")
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         splits = self._splits(faults)
         with Lines(self.captions, faults) as lines:
             for text in lines:
@@ -37,7 +37,7 @@ class CocoCN(CaptionSet):
                     what = f"picture {picture!r} is on no split's list; add it to one"
                     faults.add(Fault(self.captions, lines.number, "no split", what))
                 else:
-                    yield Said(self.captions, lines.number, splits[picture], f"{picture}.jpg", {"zh": [sentence]})
+                    yield Annotation(self.captions, lines.number, splits[picture], f"{picture}.jpg", {"zh": [sentence]})
 
     def _splits(self, faults: Faults) -> dict[str, str]:
         splits: dict[str, str] = {}

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tuwen.data import draws, images
-from tuwen.data.corpora.arrow import arrow_file, checked
+from tuwen.data.corpora.arrow import arrow_file, checked_rows
 from tuwen.data.corpora.captions import Folder
 from tuwen.data.corpora.faults import Fault, Faults, one_line
-from tuwen.data.corpora.files import Entry
+from tuwen.data.corpora.files import CorpusEntry
 from tuwen.errors import UserError
 from tuwen.outputs import check_free
 
@@ -67,7 +67,7 @@ def fetched_rows(path: Path, success: bool) -> Iterator[tuple[str, str]]:
             return
         columns = [name for name in needed if name in file.schema_arrow.names]
         for batch in file.iter_batches(columns=columns):
-            for row in checked(batch).to_pylist():
+            for row in checked_rows(batch).to_pylist():
                 if (row["status"] == "success") == success and row["url"] and isinstance(row["url"], str):
                     yield str(row.get(needed[0]) or ""), row["url"]
 
@@ -112,7 +112,7 @@ class MissingList:
     def __exit__(self, *_) -> None:
         self._file.close()
 
-    def add(self, entry: Entry, url: str) -> None:
+    def add(self, entry: CorpusEntry, url: str) -> None:
         text = next((text for several in entry.texts.values() for text in several), "")
         self.write(url, text, entry.id)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tuwen.data import images
 from tuwen.data.corpora.faults import Fault, Faults, one_line
-from tuwen.data.corpora.parts import inside
+from tuwen.data.corpora.parts import path_inside
 from tuwen.data.corpus import BrokenImage, Corpus, Record, hashed_split
 from tuwen.errors import UserError
 
@@ -41,7 +41,7 @@ _FIXES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class CorpusEntry:
     """One row as it stands in its file.
 
     position: what `Source.entry` takes to read it again. image: path from the source's root, "/" between folders.
@@ -67,11 +67,11 @@ class Source:
     class_names: Mapping[str, Sequence[str]] = MappingProxyType({})  # as `Corpus.class_names`
     untyped = False  # whether columns come as strings, numbers too, as of CSV
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         """Every usable row in order; the others go to `faults`."""
         raise NotImplementedError
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         """The row again, by the position and line it had."""
         raise NotImplementedError
 
@@ -83,7 +83,7 @@ class Source:
         """
         return _read(self.root, image)
 
-    def url(self, entry: Entry) -> str:
+    def url(self, entry: CorpusEntry) -> str:
         """Where the picture was published, where the source knows it, so that what is missing can be fetched."""
         return ""
 
@@ -91,11 +91,11 @@ class Source:
         """(address, text) of pictures that were to be fetched and are in no row."""
         return iter(())
 
-    def place(self, entry: Entry) -> tuple[Path, int]:
+    def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         """The file and line a fault of this row is reported at."""
         return self.file, entry.line
 
-    def fault(self, entry: Entry, reason: str, what: str) -> Fault:
+    def fault(self, entry: CorpusEntry, reason: str, what: str) -> Fault:
         return Fault(*self.place(entry), reason, what)
 
 
@@ -109,15 +109,15 @@ class Places:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: CorpusEntry) -> None:
         self.positions.append(entry.position)
         self.lines.append(entry.line)
 
-    def entry(self, source: Source, row: int) -> Entry:
+    def entry(self, source: Source, row: int) -> CorpusEntry:
         return source.entry(self.positions[row], self.lines[row])
 
 
-Missing = Callable[[Entry, str], None]  # a row and the address of its picture, which is not there
+Missing = Callable[[CorpusEntry, str], None]  # a row and the address of its picture, which is not there
 
 
 class NoRows(UserError):
@@ -181,7 +181,7 @@ class FileCorpus(Corpus):
     def where(self, row: int) -> tuple[Path, int]:
         return self._source.place(self._entry(row))
 
-    def _entry(self, row: int) -> Entry:
+    def _entry(self, row: int) -> CorpusEntry:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         return self._places.entry(self._source, row)
@@ -304,7 +304,7 @@ class _Pictures:
             return error
         return hashlib.blake2b(data, digest_size=8).digest()
 
-    def _identity(self, entry: Entry) -> int | None:
+    def _identity(self, entry: CorpusEntry) -> int | None:
         """The picture's identity; None where the row is of another split or cannot be used."""
         content = self._known[entry.image]
         if isinstance(content, BrokenImage):
@@ -340,7 +340,7 @@ def _digest(data: bytes) -> bytes:
 
 def _read(root: Path, image: str) -> bytes:
     try:
-        return images.read_file(inside(root, image))
+        return images.read_file(path_inside(root, image))
     except BrokenImage as error:
         if error.reason == "missing":
             hint = "; write / between folders, not \\" if "\\" in image else ""

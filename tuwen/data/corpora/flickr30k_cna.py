@@ -8,7 +8,7 @@ which one you train and test on.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuwen.data.corpora.captions import CaptionSet, Said
+from tuwen.data.corpora.captions import Annotation, CaptionSet
 from tuwen.data.corpora.faults import Fault, Faults
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
@@ -28,7 +28,7 @@ class Flickr30kCNA(CaptionSet):
         if not self.annotations:
             self.needed(*(name for names in _FILES.values() for name in names))
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         for split, path in self.annotations.items():
             with Lines(path, faults) as lines:
                 for text in lines:
@@ -40,7 +40,7 @@ class Flickr30kCNA(CaptionSet):
                         faults.add(Fault(path, lines.number, "broken row", what))
                         continue
                     picture = cells[0].strip().partition("#")[0].removesuffix(".jpg")
-                    yield Said(path, lines.number, split, f"{picture}.jpg", {"zh": [cells[1]]})
+                    yield Annotation(path, lines.number, split, f"{picture}.jpg", {"zh": [cells[1]]})
 
 
 FORMATS = (

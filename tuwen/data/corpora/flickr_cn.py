@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tuwen.data.corpora.captions import CaptionSet, Said, checked, joined
+from tuwen.data.corpora.captions import Annotation, CaptionSet, checked_caption, joined
 from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
@@ -34,7 +34,7 @@ class FlickrCN(CaptionSet):
             what = "captions" if not self.captions else "lists of the pictures of each split"
             raise UserError(f"{root}: no {what} in it; see `tuwen data list` for the files that are needed")
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         splits = self._splits(faults)
         for path in self.captions:
             with Lines(path, faults) as lines:
@@ -45,13 +45,13 @@ class FlickrCN(CaptionSet):
                     try:
                         if match is None:
                             raise RowError("broken row", "not of the form picture#language#number text; mend the line")
-                        picture, caption = match[1].removesuffix(".jpg"), joined(checked(match[4]))
+                        picture, caption = match[1].removesuffix(".jpg"), joined(checked_caption(match[4]))
                         if picture not in splits:
                             raise RowError("no split", f"picture {picture!r} is on no split's list; add it to one")
                     except RowError as error:
                         faults.add(Fault(path, lines.number, error.reason, str(error)))
                         continue
-                    yield Said(path, lines.number, splits[picture], f"{picture}.jpg", {"zh": [caption]})
+                    yield Annotation(path, lines.number, splits[picture], f"{picture}.jpg", {"zh": [caption]})
 
     def _splits(self, faults: Faults) -> dict[str, str]:
         """The split of each picture."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tuwen.data import images
 from tuwen.data.corpora.faults import Fault, Faults, RowError
-from tuwen.data.corpora.files import Entry, Source
+from tuwen.data.corpora.files import CorpusEntry, Source
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
@@ -101,7 +101,7 @@ class FolderSource(Source):
         pictures = self._files[0]
         return bool(pictures) and all("/" in path and path.split("/", 1)[0] in SPLITS for path in pictures)
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         pictures, _, texts = self._files
         wordless = self.wordless or not any(texts)
         for fault in (*self._closed, *self._unseen(wordless and not self.wordless)):
@@ -132,19 +132,19 @@ class FolderSource(Source):
                 what = f"a table that is not read, beside pictures without texts; name it in place of {self.name}"
                 yield Fault(self.root / path, 0, "unread table", f"{what}, or call it pairs.csv")
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         return self._entry(position, Faults("skip"))
 
-    def place(self, entry: Entry) -> tuple[Path, int]:
+    def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         return self.root / entry.image, 0
 
-    def _entry(self, position: int, faults: Faults) -> Entry:
+    def _entry(self, position: int, faults: Faults) -> CorpusEntry:
         pictures, ids, texts = self._files
         path = pictures[position]
         if not path.isprintable():
             raise RowError("bad name", "characters in the name that do not print; rename the file")
         split = path.split("/", 1)[0] if self._split_folders else None
-        return Entry(position, 0, ids[position], path, self._texts(path, texts[position], faults), split)
+        return CorpusEntry(position, 0, ids[position], path, self._texts(path, texts[position], faults), split)
 
     def _texts(self, picture: str, files: list[str], faults: Faults) -> dict[str, list[str]]:
         stem = os.path.splitext(picture)[0]

@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tuwen.data.corpora.arrow import arrow_file, checked
+from tuwen.data.corpora.arrow import arrow_file, checked_rows
 from tuwen.data.corpora.captions import SPLITS, Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError
-from tuwen.data.corpora.files import Entry, Source
+from tuwen.data.corpora.files import CorpusEntry, Source
 from tuwen.data.corpora.published import Format
-from tuwen.data.corpora.table import IMAGE, column_name, columns_of, entry_of
+from tuwen.data.corpora.table import IMAGE, column_name, entry_of, table_columns
 from tuwen.data.corpus import BrokenImage
 from tuwen.errors import UserError
 
@@ -57,7 +57,7 @@ class HuggingFace(Source):
         fields = {"name", "notice", "file", "root", "folder", "files", "wordless"}
         return {name: value for name, value in self.__dict__.items() if name in fields} | {"_loaded": None}
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         for number, (path, _) in enumerate(self.files):
             row = 0
             for table in self._tables(number):
@@ -70,13 +70,13 @@ class HuggingFace(Source):
                         faults.add(Fault(path, row + 1, error.reason, str(error)))
                     row += 1
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         number, row = position >> _BITS, position & (1 << _BITS) - 1
         with arrow_file(self.files[number][0]):
             cells = self._row(number, row).select(self._shown[number]).to_pylist()[0]
         return self._made(number, row, cells)
 
-    def place(self, entry: Entry) -> tuple[Path, int]:
+    def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         return self.files[entry.position >> _BITS][0], entry.line
 
     def read(self, image: str) -> bytes:
@@ -90,7 +90,7 @@ class HuggingFace(Source):
             return super().read(path)
         raise BrokenImage("missing", "neither bytes nor a path")
 
-    def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
+    def _made(self, number: int, row: int, cells: dict[str, Any]) -> CorpusEntry:
         columns, own = self._columns(number), str(cells.get("split"))
         split = split_name(own if own.lower() in SPLITS else self.files[number][1] or "")
         values = columns.row({**cells, columns.image: f"{number}:{row}"}, row + 1)
@@ -108,7 +108,9 @@ class HuggingFace(Source):
     @cached_property
     def _headers(self) -> list[Any]:
         """What the columns of each file mean."""
-        return [columns_of(list(map(column_name, schema.names)), path, self.wordless) for path, schema in self._schemas]
+        return [
+            table_columns(list(map(column_name, schema.names)), path, self.wordless) for path, schema in self._schemas
+        ]
 
     @cached_property
     def _shown(self) -> list[list[str]]:
@@ -157,7 +159,7 @@ class HuggingFace(Source):
             table = file.read_all() if path.suffix == ".arrow" else file.read_row_group(piece)
             if (number, piece) not in self._checked:
                 self._checked.add((number, piece))
-                checked(table)
+                checked_rows(table)
             return table.rename_columns(list(map(column_name, table.column_names)))
 
     def _row(self, number: int, row: int) -> pa.Table:
@@ -180,7 +182,7 @@ class PicturesInside(HuggingFace):
         self.file, self.root, self.folder = path, path.parent, Folder(path.parent)
         self.files, self.name, self.wordless, self._loaded = [(path, None)], name, wordless, None
 
-    def _made(self, number: int, row: int, cells: dict[str, Any]) -> Entry:
+    def _made(self, number: int, row: int, cells: dict[str, Any]) -> CorpusEntry:
         columns = self._columns(number)
         return entry_of(columns.row({**cells, columns.image: f"0:{row}"}, row + 1), row, row + 1, self.wordless)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tuwen.data import images
 from tuwen.data.corpora.captions import SPLITS, Folder, split_name
 from tuwen.data.corpora.faults import Fault, Faults
-from tuwen.data.corpora.files import EVERY, Entry, Source
+from tuwen.data.corpora.files import EVERY, CorpusEntry, Source
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.scripts import language_by_script
@@ -97,7 +97,7 @@ class ClassFolders(Source):
             texts.setdefault(language_by_script(name), []).append(name)
         return texts
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         for position, (path, split, _) in enumerate(self._pictures):
             if not path.isprintable():
                 what = "characters in the name that do not print; rename the file"
@@ -108,16 +108,16 @@ class ClassFolders(Source):
             else:
                 yield self.entry(position, 0)
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         path, split, _ = self._pictures[position]
         folder = self._class(position)
         if not folder:
-            return Entry(position, 0, os.path.splitext(path)[0], path, {}, split)
+            return CorpusEntry(position, 0, os.path.splitext(path)[0], path, {}, split)
         texts = self._texts(folder)
         columns = {"cls": self._ranks[folder], "class": folder}
-        return Entry(position, 0, os.path.splitext(path)[0], path, texts, split, columns=columns)
+        return CorpusEntry(position, 0, os.path.splitext(path)[0], path, texts, split, columns=columns)
 
-    def place(self, entry: Entry) -> tuple[Path, int]:
+    def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         return self.root / entry.image, 0
 
     def _class(self, position: int) -> str:

@@ -46,14 +46,14 @@ def objects(path: Path, faults: Faults, offset: int = 0) -> Iterator[tuple[dict[
             try:
                 value = parse(text)
                 if not isinstance(value, dict):
-                    raise RowError("wrong type", f"a line is an object {{...}}, not {kind_of(value)}")
+                    raise RowError("wrong type", f"a line is an object {{...}}, not {json_kind(value)}")
             except RowError as error:
                 faults.add(Fault(path, lines.number, error.reason, str(error)))
             else:
                 yield value, lines
 
 
-def load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """The value of a whole JSON file.
 
     Raises:
@@ -83,17 +83,17 @@ def field(value: Any, key: str, kind: type | tuple[type, ...]) -> Any:
         RowError: no object, no such key, or of another kind.
     """
     if not isinstance(value, dict):
-        raise RowError("wrong type", f"an object {{...}} stands here, not {kind_of(value)}")
+        raise RowError("wrong type", f"an object {{...}} stands here, not {json_kind(value)}")
     if key not in value:
         there = ", ".join(map(str, list(value)[:8])) or "nothing"
         raise RowError("missing key", f"no key {key!r}; there are {there}")
     content = value[key]
     if not isinstance(content, kind) or (isinstance(content, bool) and kind is not bool):
-        raise RowError("wrong type", f"{key} is {kind_of(content)}; see the format's description")
+        raise RowError("wrong type", f"{key} is {json_kind(content)}; see the format's description")
     return content
 
 
-def kind_of(value: Any) -> str:
+def json_kind(value: Any) -> str:
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
 

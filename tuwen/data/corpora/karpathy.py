@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tuwen.data.corpora.captions import CaptionSet, Said
+from tuwen.data.corpora.captions import Annotation, CaptionSet
 from tuwen.data.corpora.faults import Fault, Faults, RowError
-from tuwen.data.corpora.json_text import field, load
+from tuwen.data.corpora.json_text import field, load_json
 from tuwen.data.corpora.published import Format
 from tuwen.errors import UserError
 
@@ -22,9 +22,9 @@ class Karpathy(CaptionSet):
         super().__init__(root)
         self.annotation = self.needed(annotation)
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         try:
-            pictures = field(load(self.annotation), "images", list)
+            pictures = field(load_json(self.annotation), "images", list)
         except RowError as error:
             raise UserError(f"{self.annotation}: {error}; it is another file than it is called") from None
         for number, item in enumerate(pictures, 1):
@@ -38,7 +38,7 @@ class Karpathy(CaptionSet):
                 continue
             folder = item.get("filepath")
             path = f"{folder}/{name}" if isinstance(folder, str) and folder else name
-            yield Said(self.annotation, 0, SPLITS[split], path, {"en": texts})
+            yield Annotation(self.annotation, 0, SPLITS[split], path, {"en": texts})
 
 
 def _format(name: str, title: str, annotation: str, pictures: str, ask: str, records: str) -> Format:

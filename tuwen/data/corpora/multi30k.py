@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tuwen.data.corpora.captions import CaptionSet, Said
+from tuwen.data.corpora.captions import Annotation, CaptionSet
 from tuwen.data.corpora.faults import Faults
 from tuwen.data.corpora.lines import decoded
 from tuwen.data.corpora.published import Format
@@ -39,7 +39,7 @@ class Multi30k(CaptionSet):
         if len(set(names)) < len(names):
             raise UserError(f"{self.texts[split][-1][1]}: {names[-1]} is there twice; keep one of the two")
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         for split, files in self.texts.items():
             lines_of = {path: _lines(path) for _, path in files}
             pictures_file = self.needed(f"{split}.txt" if self.task == 1 else f"{split}_images.txt")
@@ -53,7 +53,7 @@ class Multi30k(CaptionSet):
                 columns = {"parallel": [dict(captions)]} if self.task == 1 else {}
                 for k, (language, text) in enumerate(captions):
                     texts = {language: [text]}
-                    yield Said(files[k][1], number + 1, split, picture, texts, columns={} if k else columns)
+                    yield Annotation(files[k][1], number + 1, split, picture, texts, columns={} if k else columns)
 
 
 def _lines(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from tuwen.data.corpus import BrokenImage
 _PART = re.compile(r"(.+):(\d+):(\d+)")
 
 
-def inside(root: Path, name: str) -> str:
+def path_inside(root: Path, name: str) -> str:
     """The real path of a file named from the folder.
 
     Raises:
@@ -36,7 +36,7 @@ def _encodable(name: str) -> bool:
     return True
 
 
-_inside = lru_cache(maxsize=1024)(inside)  # of the few files that hold many pictures
+_inside = lru_cache(maxsize=1024)(path_inside)  # of the few files that hold many pictures
 
 
 def read_part(root: Path, image: str) -> bytes | None:

@@ -58,7 +58,7 @@ def formats() -> dict[str, Format]:
     return dict(sorted(by_name.items()))
 
 
-def find(name: str) -> Format:
+def find_format(name: str) -> Format:
     """The format of that name.
 
     Raises:

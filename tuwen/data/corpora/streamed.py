@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuwen.data.corpora.files import Entry, Source
+from tuwen.data.corpora.files import CorpusEntry, Source
 from tuwen.data.corpora.parts import read_part
 from tuwen.data.corpus import BrokenImage
 
@@ -21,10 +21,10 @@ class Streamed(Source):
         """The file and offset of a position."""
         return self.files[position >> _BITS], position & (1 << _BITS) - 1
 
-    def place(self, entry: Entry) -> tuple[Path, int]:
+    def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         return self.at(entry.position)[0], entry.line
 
-    def url(self, entry: Entry) -> str:
+    def url(self, entry: CorpusEntry) -> str:
         return str(entry.columns.get("url", ""))
 
     def read(self, image: str) -> bytes:

@@ -34,10 +34,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tuwen.data.corpora.arrow import arrow_file, checked
+from tuwen.data.corpora.arrow import arrow_file, checked_rows
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
-from tuwen.data.corpora.files import Entry, FileCorpus, Source
-from tuwen.data.corpora.json_text import kind_of, parse
+from tuwen.data.corpora.files import CorpusEntry, FileCorpus, Source
+from tuwen.data.corpora.json_text import json_kind, parse
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
@@ -97,7 +97,7 @@ class _Table(Source):
 class JsonLines(_Table):
     """pairs.jsonl. A position is the offset of a line."""
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         with Lines(self.file, faults) as lines:
             for text in lines:
                 if not text.strip():
@@ -107,7 +107,7 @@ class JsonLines(_Table):
                 except RowError as error:
                     faults.add(Fault(self.file, lines.number, error.reason, str(error)))
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
                 return entry_of(self.row(parse(next(lines))), position, line, self.wordless)
@@ -148,9 +148,9 @@ class Delimited(_Table):
             names = list(map(column_name, next(csv.reader([first], delimiter=delimiter, strict=True))))
         except csv.Error as error:
             raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
-        return delimiter, names, columns_of(names, self.file, self.wordless)
+        return delimiter, names, table_columns(names, self.file, self.wordless)
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         delimiter, names, columns = self._header
         headed = False
         with Lines(self.file, faults) as lines:
@@ -172,7 +172,7 @@ class Delimited(_Table):
                 except RowError as error:
                     faults.add(Fault(self.file, lines.first[1], error.reason, str(error)))
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         delimiter, names, columns = self._header
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
@@ -192,11 +192,11 @@ class Parquet(_Table):
     @cached_property
     def _table(self) -> tuple[pa.Table, "_Columns"]:
         with arrow_file(self.file, "write it anew"):
-            table = checked(pq.read_table(self.file))
+            table = checked_rows(pq.read_table(self.file))
         names = list(map(column_name, table.column_names))
-        return table.rename_columns(names), columns_of(names, self.file, self.wordless)
+        return table.rename_columns(names), table_columns(names, self.file, self.wordless)
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         table, columns = self._table
         position = 0
         for batch in table.to_batches(max_chunksize=1024):
@@ -209,7 +209,7 @@ class Parquet(_Table):
                     faults.add(Fault(self.file, position + 1, error.reason, str(error)))
                 position += 1
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         table, columns = self._table
         cells = table.slice(position, 1).to_pylist()[0]
         return entry_of(columns.row(cells, line), position, line, self.wordless)
@@ -246,7 +246,7 @@ class _Columns:
         return row | {"id": row.get("id", line), "image": image, "texts": texts}
 
 
-def columns_of(names: list[str], file: Path, wordless: bool = False) -> _Columns:
+def table_columns(names: list[str], file: Path, wordless: bool = False) -> _Columns:
     """What the columns mean.
 
     Raises:
@@ -293,14 +293,14 @@ def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
     return dict(zip(names, cells, strict=True))
 
 
-def entry_of(row: Any, position: int, line: int, wordless: bool = False) -> Entry:
+def entry_of(row: Any, position: int, line: int, wordless: bool = False) -> CorpusEntry:
     """The row, checked. wordless: it needs no texts.
 
     Raises:
         RowError: a missing key, a wrong type, an empty text, ...
     """
     if not isinstance(row, dict):
-        raise RowError("wrong type", f'a row is an object {{"id": ...}}, not {kind_of(row)}')
+        raise RowError("wrong type", f'a row is an object {{"id": ...}}, not {json_kind(row)}')
     if wordless and row.get("texts") in (None, "", [], {}):
         row = row | {"texts": {}}
     for key in ("id", "image", "texts"):
@@ -308,7 +308,7 @@ def entry_of(row: Any, position: int, line: int, wordless: bool = False) -> Entr
             raise RowError("missing key", f"no key {key!r}{_hint(key, row)}")
     if "split" not in row and _near("split", row):
         raise RowError("missing key", f"no key 'split'{_hint('split', row)}")
-    return Entry(
+    return CorpusEntry(
         position,
         line,
         id=_name("id", row["id"]),
@@ -341,7 +341,7 @@ def _strings(value: Any) -> list[str]:
     several = value if isinstance(value, list) else [value]
     for text in several:
         if not isinstance(text, str):
-            raise RowError("wrong type", f"texts: a text is a string, not {kind_of(text)}")
+            raise RowError("wrong type", f"texts: a text is a string, not {json_kind(text)}")
         if is_blank(text):
             raise RowError("empty text", "an empty text; write it or take it out")
     return several
@@ -349,7 +349,7 @@ def _strings(value: Any) -> list[str]:
 
 def _string(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise RowError("wrong type", f"{key} is {kind_of(value)}; write a string")
+        raise RowError("wrong type", f"{key} is {json_kind(value)}; write a string")
     if is_blank(value):
         raise RowError("wrong type", f"{key} is empty; write it")
     return value

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuwen.data import draws
 from tuwen.data.corpora.faults import Faults
-from tuwen.data.corpora.files import Entry
+from tuwen.data.corpora.files import CorpusEntry
 from tuwen.data.corpora.folder import FolderSource
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
@@ -32,11 +32,11 @@ class Stamps(FolderSource):
         if not any(self._files[2]):
             raise UserError(f"{root}: no picture with a text beside it; see `tuwen data list`")
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         _, _, texts = self._files
         return (self._entry(position, faults) for position in range(len(self)) if texts[position])
 
-    def _entry(self, position: int, faults: Faults) -> Entry:
+    def _entry(self, position: int, faults: Faults) -> CorpusEntry:
         pictures, ids, files = self._files
         captions: list[tuple[str, str]] = []
         for file in files[position]:
@@ -44,14 +44,14 @@ class Stamps(FolderSource):
                 for number, line in enumerate(lines):
                     code, marked, text = line.partition(".utf8=") if number else ("en", "=", line)
                     if marked and not is_blank(text):
-                        captions.append((language_of(code), text.strip()))
+                        captions.append((language_of_code(code), text.strip()))
         english = next((text for language, text in captions if language == "en"), "")
         texts = {language: [text] for language, text in captions if language == "en" or text != english}
         split = "test" if draws.key("stamp", english.casefold()) % 10 < _TEST else "train"
-        return Entry(position, 0, ids[position], pictures[position], texts, split)
+        return CorpusEntry(position, 0, ids[position], pictures[position], texts, split)
 
 
-def language_of(code: str) -> str:
+def language_of_code(code: str) -> str:
     """zh of "zh_CN", else the code in lower case with hyphens: pt-br of "pt_BR", ca-valencia of "ca@valencia"."""
     return "zh" if code == "zh_CN" else code.strip().lower().replace("_", "-").replace("@", "-")
 

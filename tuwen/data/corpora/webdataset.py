@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.data import images
-from tuwen.data.corpora.captions import SPLITS, Folder, checked, split_name
+from tuwen.data.corpora.captions import SPLITS, Folder, checked_caption, split_name
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.fetched import fetched_rows, members
-from tuwen.data.corpora.files import Entry, Source
-from tuwen.data.corpora.json_text import kind_of, parse
+from tuwen.data.corpora.files import CorpusEntry, Source
+from tuwen.data.corpora.json_text import json_kind, parse
 from tuwen.data.corpora.lines import guess_encoding
 from tuwen.data.corpora.parts import read_part
 from tuwen.data.corpora.published import Format
@@ -47,7 +47,7 @@ class WebDataset(Source):
         self._places = {kind: array("q") for kind in ("picture", "text", "json")}  # offset, size, offset, size, ...
         self._texts: dict[int, list[tuple[str, tuple[int, int]]]] = {}  # of samples with other texts than one .txt
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         self._tar, self._texts = array("l"), {}
         self._places = {kind: array("q") for kind in self._places}
         for number, tar in enumerate(self.tars):
@@ -57,7 +57,7 @@ class WebDataset(Source):
                 except RowError as error:
                     faults.add(Fault(tar, 0, error.reason, f"sample {one_line(key, 60)}: {error}"))
 
-    def _add(self, number: int, key: str, parts: dict[str, tuple[int, int]]) -> Entry:
+    def _add(self, number: int, key: str, parts: dict[str, tuple[int, int]]) -> CorpusEntry:
         pictures = [name for name in parts if f".{name.rsplit('.', 1)[-1].lower()}" in images.EXTENSIONS]
         texts = [name for name in parts if name.rsplit(".", 1)[-1].lower() == "txt"]
         if len(pictures) != 1:
@@ -80,13 +80,13 @@ class WebDataset(Source):
                 del places[-2:]
             raise
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         return self._made(position, "")
 
-    def place(self, entry: Entry) -> tuple[Path, int]:
+    def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         return self.tars[self._tar[entry.position]], 0
 
-    def url(self, entry: Entry) -> str:
+    def url(self, entry: CorpusEntry) -> str:
         return str(entry.columns.get("url", ""))
 
     def absent(self) -> Iterator[tuple[str, str]]:
@@ -96,14 +96,14 @@ class WebDataset(Source):
     def read(self, image: str) -> bytes:
         return read_part(self.root, image) or b""
 
-    def _made(self, position: int, key: str) -> Entry:
+    def _made(self, position: int, key: str) -> CorpusEntry:
         tar = self.tars[self._tar[position]]
         name = tar.relative_to(self.root).as_posix()
         at = 2 * position
         parts = {kind: (place[at], place[at + 1]) for kind, place in self._places.items()}
         content = parse(self._text(name, parts["json"]), constants=True) if parts["json"][1] else {}
         if not isinstance(content, dict):
-            raise RowError("wrong type", f"its .json is {kind_of(content)}, not an object")
+            raise RowError("wrong type", f"its .json is {json_kind(content)}, not an object")
         spoken = next((content[k] for k in ("language", "lang") if isinstance(content.get(k), str)), "")
         spoken = spoken if _LANGUAGE.fullmatch(spoken) else ""
         texts: dict[str, list[str]] = {}
@@ -118,13 +118,13 @@ class WebDataset(Source):
         ]
         for language, text in (*lines, *captions):
             several = texts.setdefault(language or language_by_script(text), [])
-            if checked(text) not in several:
-                several.append(checked(text))
+            if checked_caption(text) not in several:
+                several.append(checked_caption(text))
         if not texts:
             raise RowError("no text", "neither .txt nor .json has a caption")
         columns = {k: v for k, v in content.items() if k not in _NOT_COLUMNS and not isinstance(v, dict | list)}
         picture = f"{name}:{parts['picture'][0]}:{parts['picture'][1]}"
-        return Entry(position, 0, f"{name[:-4]}/{position}", picture, texts, _split(name), columns=columns)
+        return CorpusEntry(position, 0, f"{name[:-4]}/{position}", picture, texts, _split(name), columns=columns)
 
     def _text(self, tar: str, place: tuple[int, ...]) -> str:
         if place[1] > LARGEST:
@@ -173,7 +173,7 @@ def _captions(content: dict[str, Any], spoken: str) -> Iterator[tuple[str, str]]
                 if isinstance(text, str) and text.strip():
                     yield language if _LANGUAGE.fullmatch(language) else spoken, text
                 elif text is not None and not isinstance(text, str):
-                    raise RowError("wrong type", f"{name} is {kind_of(text)}, not a text")
+                    raise RowError("wrong type", f"{name} is {json_kind(text)}, not a text")
 
 
 def _split(name: str) -> str | None:

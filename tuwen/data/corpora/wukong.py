@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from tuwen.data.corpora.captions import Folder, checked
+from tuwen.data.corpora.captions import Folder, checked_caption
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.fetched import Fetched
-from tuwen.data.corpora.files import Entry
+from tuwen.data.corpora.files import CorpusEntry
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.scripts import language_by_script
@@ -22,7 +22,7 @@ from tuwen.data.corpora.streamed import Streamed
 from tuwen.errors import UserError
 
 
-class Wukong(Streamed):
+class WukongPairs(Streamed):
     untyped = True
 
     def __init__(self, root: Path):
@@ -37,7 +37,7 @@ class Wukong(Streamed):
     def fetched(self) -> Fetched:
         return Fetched(self.folder)
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         for number, path in enumerate(self.files):
             with Lines(path, faults) as lines:
                 reader = csv.reader(lines, strict=True)
@@ -59,25 +59,25 @@ class Wukong(Streamed):
                     except RowError as error:
                         faults.add(Fault(path, lines.first[1], error.reason, str(error)))
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         path, offset = self.at(position)
         with Lines(path, Faults("stop"), offset) as lines:
             return self._made(self.files.index(path), next(csv.reader(lines, strict=True)), offset, line)
 
-    def _made(self, number: int, cells: list[str], offset: int, line: int) -> Entry:
+    def _made(self, number: int, cells: list[str], offset: int, line: int) -> CorpusEntry:
         names, path = self.headers[number], self.files[number]
         if len(cells) != len(names):
             what = f"{len(cells)} cells under {len(names)} columns; put captions with commas in double quotes"
             raise RowError("broken row", what)
         row = dict(zip(names, cells, strict=True))
-        url, text = row.pop("url").strip(), checked(row.pop(_caption(names) or ""))
+        url, text = row.pop("url").strip(), checked_caption(row.pop(_caption(names) or ""))
         if not url.startswith(("http://", "https://")):
             raise RowError("broken row", f"url is {one_line(url, 60)!r}, no address")
         image = self.fetched.find(url) or (self.folder.picture(row["dir"]) if row.get("dir") else url)
         split = "test" if path.stem == "wukong_test" else "train"
         name = f"{path.stem}-{line}"
         texts = {language_by_script(text): [text]}
-        return Entry(self.position(number, offset), line, name, image, texts, split, columns=row | {"url": url})
+        return CorpusEntry(self.position(number, offset), line, name, image, texts, split, columns=row | {"url": url})
 
 
 def _caption(names: list[str]) -> str | None:
@@ -106,6 +106,6 @@ FORMATS = (
         ask="wukong-dataset.github.io/wukong-dataset",
         licence="CC BY-NC-SA 4.0 [from memory], pictures keep their owners' rights",
         records="about 100,000,000 pairs",
-        read=Wukong,
+        read=WukongPairs,
     ),
 )

@@ -14,10 +14,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.corpora.captions import Folder, checked
+from tuwen.data.corpora.captions import Folder, checked_caption
 from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.fetched import Fetched
-from tuwen.data.corpora.files import Entry
+from tuwen.data.corpora.files import CorpusEntry
 from tuwen.data.corpora.json_text import field, objects
 from tuwen.data.corpora.published import Format
 from tuwen.data.corpora.scripts import is_blank, language_by_script
@@ -43,7 +43,7 @@ class Zero(Streamed):
     def fetched(self) -> Fetched:
         return Fetched(self.folder)
 
-    def entries(self, faults: Faults) -> Iterator[Entry]:
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         for number, path in enumerate(self.files):
             for value, lines in objects(path, faults):
                 try:
@@ -51,25 +51,25 @@ class Zero(Streamed):
                 except RowError as error:
                     faults.add(Fault(path, lines.number, error.reason, str(error)))
 
-    def entry(self, position: int, line: int) -> Entry:
+    def entry(self, position: int, line: int) -> CorpusEntry:
         path, offset = self.at(position)
         value, _ = next(objects(path, Faults("stop"), offset))
         return self._made(value, position, line)
 
-    def _made(self, value: dict[str, Any], position: int, line: int) -> Entry:
+    def _made(self, value: dict[str, Any], position: int, line: int) -> CorpusEntry:
         key, url = field(value, "ImageKey", str), field(value, "ImageUrl", str)
         if is_blank(key):
             raise RowError("missing key", "ImageKey is empty; every record has one of its own")
         text_of = {view: cleaned(field(value, view, str)) for view in self.views if value.get(view) is not None}
         texts: dict[str, list[str]] = {}
         for text in dict.fromkeys(text for text in text_of.values() if not is_blank(text)):
-            texts.setdefault(language_by_script(text), []).append(checked(text))
+            texts.setdefault(language_by_script(text), []).append(checked_caption(text))
         if not texts:
             raise RowError("empty text", f"nothing in {', '.join(self.views)}; the record has no text")
         views = [view for view, text in text_of.items() if not is_blank(text)]
         image = self.fetched.find(url) or self.folder.picture(key)
         columns = {"views": views, "url": url} | ({"page": value["Url"]} if isinstance(value.get("Url"), str) else {})
-        return Entry(position, line, key, image, texts, "train", columns=columns)
+        return CorpusEntry(position, line, key, image, texts, "train", columns=columns)
 
 
 def cleaned(text: str) -> str:

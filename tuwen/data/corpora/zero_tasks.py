@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tuwen.data.corpora.captions import CaptionSet, Said
+from tuwen.data.corpora.captions import Annotation, CaptionSet
 from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.json_text import field, objects
 from tuwen.data.corpora.published import Format
@@ -30,7 +30,7 @@ class ZeroTask(CaptionSet):
         if not self.annotations:
             self.needed(f"{stem}_train.json", f"{stem}_val.json")
 
-    def read_annotations(self, faults: Faults) -> Iterator[Said]:
+    def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         for split, path in self.annotations.items():
             for value, lines in objects(path, faults):
                 try:
@@ -44,7 +44,7 @@ class ZeroTask(CaptionSet):
                     faults.add(Fault(path, lines.number, error.reason, str(error)))
                     continue
                 row = f"{split}-{lines.number}" if self.labelled else ""
-                yield Said(path, lines.number, split, picture, {"zh": [text]}, row, columns)
+                yield Annotation(path, lines.number, split, picture, {"zh": [text]}, row, columns)
 
 
 def _format(name: str, title: str, stem: str, records: str) -> Format:

@@ -16,8 +16,8 @@ from rich.text import Text
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.files import EVERY, NoRows
 from tuwen.data.corpus import Corpus
-from tuwen.data.curate.check_split import Contents, Found, SplitReader
-from tuwen.data.curate.quality import Limits, near_hashes, near_texts
+from tuwen.data.curate.check_split import Contents, Finding, SplitReader
+from tuwen.data.curate.quality import QualityLimits, near_hashes, near_texts
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import printable
@@ -42,8 +42,8 @@ class Findings:
     """
 
     location: str
-    faults: list[Found] = field(default_factory=list)
-    remarks: list[Found] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
+    remarks: list[Finding] = field(default_factory=list)
     splits: dict[str, Contents] = field(default_factory=dict)
     shared: dict[str, dict[str, int]] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict, repr=False)
@@ -88,16 +88,16 @@ class Findings:
         table.add_column("")
         for split in self.splits:
             table.add_column(Text(one_line(split, 40)), justify="right")
-        for name in (one.name for one in dataclasses.fields(Contents)):
+        for name in (item.name for item in dataclasses.fields(Contents)):
             values = [_shown(getattr(contents, name)) for contents in self.splits.values()]
             if any(value not in ("", "0") for value in values):
                 table.add_row(name.replace("_", " "), *map(Text, values))
         return table
 
 
-def counted(found: Sequence[Found], word: str) -> str:
+def counted(findings: Sequence[Finding], word: str) -> str:
     """As in "1 fault", "2 faults"."""
-    return f"{len(found)} {word}{'' if len(found) == 1 else 's'}"
+    return f"{len(findings)} {word}{'' if len(findings) == 1 else 's'}"
 
 
 def check(
@@ -106,7 +106,7 @@ def check(
     quiet: bool = False,
     length: int | None = None,
     against: Sequence[str | Path] = (),
-    limits: Limits | None = None,
+    limits: QualityLimits | None = None,
 ) -> Findings:
     """Every fault of every split of the corpus at a location, remarks, and what the splits hold. Decodes every picture.
 
@@ -117,20 +117,20 @@ def check(
     Raises:
         UserError: there is no corpus at all.
     """
-    limits = limits or Limits()
+    limits = limits or QualityLimits()
     findings = Findings(str(location))
-    faults: dict[Found, None] = {}  # a broken line is found again in every split
+    faults: dict[Finding, None] = {}  # a broken line is found again in every split
     opened: list[SplitReader] = []
     for split in splits_of(location) or (EVERY,):
         try:
             corpus = open_corpus(location, split, on_bad="skip")
         except NoRows as error:
-            faults.update((Found(fault.reason, str(fault)), None) for fault in error.faults)
+            faults.update((Finding(fault.reason, str(fault)), None) for fault in error.faults)
             if not error.faults:
-                faults[Found("no rows", str(error))] = None
+                faults[Finding("no rows", str(error))] = None
             continue
-        faults.update((Found(fault.reason, str(fault)), None) for fault in corpus.faults)
-        faults.update((Found("changed", line), None) for line in corpus.changed())
+        faults.update((Finding(fault.reason, str(fault)), None) for fault in corpus.faults)
+        faults.update((Finding("changed", line), None) for line in corpus.changed())
         reader = SplitReader(corpus, split, tokenizer, length, limits)
         opened.append(reader)
         for wrong, remarkable in _rows(reader, quiet):
@@ -143,22 +143,24 @@ def check(
     others = [reader for other in against for reader in _read_other(other, limits, quiet)]
     for reader, other in itertools.product(opened, others):
         findings.remarks += reader.copies(other, "picture in another corpus", ELSEWHERE)
-    known = {(one.split, one.row) for one in (*faults, *findings.remarks) if one.other}
-    findings.remarks += [one for one in _similar_pictures(opened, others, limits) if (one.split, one.row) not in known]
+    known = {(finding.split, finding.row) for finding in (*faults, *findings.remarks) if finding.other}
+    findings.remarks += [
+        finding for finding in _similar_pictures(opened, others, limits) if (finding.split, finding.row) not in known
+    ]
     findings.remarks += _similar_texts(opened, limits)
     findings.faults = list(faults)
     findings.corpora = {reader.label: reader.corpus for reader in (*opened, *others)}
     return findings
 
 
-def _rows(reader: SplitReader, quiet: bool) -> Iterator[tuple[list[Found], list[Found]]]:
+def _rows(reader: SplitReader, quiet: bool) -> Iterator[tuple[list[Finding], list[Finding]]]:
     console = Console(stderr=True)
     hidden = quiet or not console.is_terminal
     rows = track(range(len(reader.corpus)), reader.label, console=console, transient=True, disable=hidden)
     return (reader.read(row) for row in rows)
 
 
-def _read_other(location: str | Path, limits: Limits, quiet: bool) -> Iterator[SplitReader]:
+def _read_other(location: str | Path, limits: QualityLimits, quiet: bool) -> Iterator[SplitReader]:
     for split in splits_of(location):
         corpus = open_corpus(location, split, on_bad="skip")
         reader = SplitReader(corpus, f"{corpus.name} {split}", None, None, limits)
@@ -167,39 +169,39 @@ def _read_other(location: str | Path, limits: Limits, quiet: bool) -> Iterator[S
         yield reader
 
 
-def _similar_pictures(opened: list[SplitReader], others: list[SplitReader], limits: Limits) -> Iterator[Found]:
+def _similar_pictures(opened: list[SplitReader], others: list[SplitReader], limits: QualityLimits) -> Iterator[Finding]:
     """Rows whose picture looks like an earlier one: of the split, of an earlier split, or of another corpus."""
-    held = [(reader, row, value) for reader in (*others, *opened) for row, value in reader.hashes]
+    hashed = [(reader, row, value) for reader in (*others, *opened) for row, value in reader.hashes]
     first: dict[int, int] = {}
-    pairs = [(first.setdefault(value, at), at) for at, (_, _, value) in enumerate(held)]
-    pairs = [(one, two) for one, two in pairs if one != two]
+    pairs = [(first.setdefault(value, at), at) for at, (_, _, value) in enumerate(hashed)]
+    pairs = [(earlier, later) for earlier, later in pairs if earlier != later]
     values = list(first)
-    pairs += [(first[values[one]], first[values[two]]) for one, two in near_hashes(values, limits.distance)]
-    told: set[int] = set()
-    for one, two in sorted((min(pair), max(pair)) for pair in pairs):
-        reader, row, value = held[two]
-        source, there, near = held[one]
-        if two in told or reader in others:
+    pairs += [(first[values[earlier]], first[values[later]]) for earlier, later in near_hashes(values, limits.distance)]
+    reported: set[int] = set()
+    for earlier, later in sorted((min(pair), max(pair)) for pair in pairs):
+        reader, row, value = hashed[later]
+        source, there, near = hashed[earlier]
+        if later in reported or reader in others:
             continue
-        told.add(two)
+        reported.add(later)
         reason = "similar picture"
         if source is not reader:
             reason += " in another corpus" if source in others else " in another split"
         what = f"looks like {source.place(there)} ({(value ^ near).bit_count()} of 64 bits differ)"
-        yield reader.found(row, reason, what, other=(source.label, there))
+        yield reader.finding(row, reason, what, other=(source.label, there))
 
 
-def _similar_texts(opened: list[SplitReader], limits: Limits) -> Iterator[Found]:
+def _similar_texts(opened: list[SplitReader], limits: QualityLimits) -> Iterator[Finding]:
     """Texts that are nearly one of an earlier row of the same split."""
     for reader in opened:
         texts = list(reader.texts_at)
-        told: set[int] = set()
-        for one, two in near_texts(texts, limits.likeness):
-            row, there = reader.texts_at[texts[two]], reader.texts_at[texts[one]]
-            if two not in told and row != there:
-                told.add(two)
-                what = f"{texts[two][:80]!r} is nearly {texts[one][:80]!r} of {reader.place(there)}"
-                yield reader.found(row, "similar text", what, texts[two], (reader.label, there))
+        reported: set[int] = set()
+        for earlier, later in near_texts(texts, limits.likeness):
+            row, there = reader.texts_at[texts[later]], reader.texts_at[texts[earlier]]
+            if later not in reported and row != there:
+                reported.add(later)
+                what = f"{texts[later][:80]!r} is nearly {texts[earlier][:80]!r} of {reader.place(there)}"
+                yield reader.finding(row, "similar text", what, texts[later], (reader.label, there))
 
 
 def _plain(value: Any) -> Any:

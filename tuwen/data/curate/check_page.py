@@ -7,7 +7,7 @@ from pathlib import Path
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import Corpus, languages_and_texts
 from tuwen.data.curate.check import Findings
-from tuwen.data.curate.check_split import Contents, Found
+from tuwen.data.curate.check_split import Contents, Finding
 from tuwen.data.curate.show import thumbnail
 from tuwen.errors import UserError
 from tuwen.outputs import PAGE_MARK, check_free
@@ -41,15 +41,21 @@ def write_page(findings: Findings, out: str | Path, examples: int = 12) -> Path:
     kinds = [("fault", reason, count, findings.faults) for reason, count in findings.reasons.items()]
     kinds += [("remark", reason, count, findings.remarks) for reason, count in findings.remarkable.items()]
     sections = [
-        _section(kind, reason, count, [one for one in all_of if one.reason == reason][:examples], findings.corpora)
+        _section(
+            kind,
+            reason,
+            count,
+            [finding for finding in all_of if finding.reason == reason][:examples],
+            findings.corpora,
+        )
         for kind, reason, count, all_of in kinds
     ]
     faults, remarks = len(findings.faults), len(findings.remarks)
-    told = f"{faults:,} faults, {remarks:,} remarks. Faults are wrong; remarks are worth a look."
+    summary = f"{faults:,} faults, {remarks:,} remarks. Faults are wrong; remarks are worth a look."
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(findings.location)}</title><style>{_STYLE}</style></head>
-<body><header><h1>{escape(one_line(findings.location))}</h1><p>{told}</p>{_contents(findings)}</header>
+<body><header><h1>{escape(one_line(findings.location))}</h1><p>{summary}</p>{_contents(findings)}</header>
 <main>
 {"".join(sections)}
 </main></body></html>
@@ -65,7 +71,7 @@ def write_page(findings: Findings, out: str | Path, examples: int = 12) -> Path:
 
 def _contents(findings: Findings) -> str:
     rows = ["<tr><th></th>" + "".join(f"<th>{escape(split)}</th>" for split in findings.splits) + "</tr>"]
-    for name in (one.name for one in dataclasses.fields(Contents)):
+    for name in (item.name for item in dataclasses.fields(Contents)):
         values = [_shown(getattr(contents, name)) for contents in findings.splits.values()]
         if any(value not in ("", "0") for value in values):
             cells = "".join(f"<td>{escape(value)}</td>" for value in values)
@@ -90,21 +96,21 @@ def _shown(value: object) -> str:
     )
 
 
-def _section(kind: str, reason: str, count: int, shown: list[Found], corpora: dict[str, Corpus]) -> str:
+def _section(kind: str, reason: str, count: int, shown: list[Finding], corpora: dict[str, Corpus]) -> str:
     more = f"{count:,}" + (f", {len(shown)} shown" if count > len(shown) else "")
-    articles = "".join(_article(one, corpora) for one in shown)
+    articles = "".join(_article(finding, corpora) for finding in shown)
     return f'<section class="{kind}"><h2>{escape(reason)} <small>{more}</small></h2><div>{articles}</div></section>\n'
 
 
-def _article(one: Found, corpora: dict[str, Corpus]) -> str:
+def _article(finding: Finding, corpora: dict[str, Corpus]) -> str:
     pictures, texts = "", ""
-    if one.split in corpora and one.row >= 0:
-        pictures = thumbnail(corpora[one.split], one.row, _SIDE)
-        texts = _text(one.text) if one.text else _first_texts(corpora[one.split], one.row)
-    if one.other and one.other[0] in corpora and not one.text:
-        pictures += thumbnail(corpora[one.other[0]], one.other[1], _SIDE)
-    told = f'<p class="told">{escape(one_line(one.message))}</p>'
-    return f"<article><div>{pictures}</div>{texts}{told}</article>"
+    if finding.split in corpora and finding.row >= 0:
+        pictures = thumbnail(corpora[finding.split], finding.row, _SIDE)
+        texts = _text(finding.text) if finding.text else _first_texts(corpora[finding.split], finding.row)
+    if finding.other and finding.other[0] in corpora and not finding.text:
+        pictures += thumbnail(corpora[finding.other[0]], finding.other[1], _SIDE)
+    message = f'<p class="told">{escape(one_line(finding.message))}</p>'
+    return f"<article><div>{pictures}</div>{texts}{message}</article>"
 
 
 def _first_texts(corpus: Corpus, row: int) -> str:

@@ -12,13 +12,13 @@ from torch import Tensor
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.scripts import is_blank
 from tuwen.data.corpus import BrokenImage, Corpus, Record, all_texts, languages_and_texts, normalise, text_id
-from tuwen.data.curate.quality import LanguageCheck, Limits, flatness, is_grey, perceptual_hash
+from tuwen.data.curate.quality import LanguageCheck, QualityLimits, flatness, is_grey, perceptual_hash
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 
 
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """A fault or a remark: its reason for counting, and the line with its place and fix.
 
     split, row: where it is; "" and -1 for what is no row. text: the one meant, "" for the picture or the whole row.
@@ -63,7 +63,9 @@ class SplitReader:
     texts_at: row of each distinct text's first standing.
     """
 
-    def __init__(self, corpus: Corpus, label: str, tokenizer: Tokenizer | None, length: int | None, limits: Limits):
+    def __init__(
+        self, corpus: Corpus, label: str, tokenizer: Tokenizer | None, length: int | None, limits: QualityLimits
+    ):
         self.corpus, self.label, self.tokenizer, self.length, self.limits = corpus, label, tokenizer, length, limits
         self.hashes: list[tuple[int, int]] = []
         self.texts_at: dict[str, int] = {}
@@ -77,36 +79,36 @@ class SplitReader:
         self._characters, self._tokens = array("l"), array("l")
         self._distinct = self._wordless = 0
 
-    def read(self, row: int) -> tuple[list[Found], list[Found]]:
+    def read(self, row: int) -> tuple[list[Finding], list[Finding]]:
         """The faults of one row, and the remarks on it."""
         try:
             record = self.corpus.record(row)
         except UserError as error:
-            return [Found("unreadable row", str(error), self.label, row)], []
+            return [Finding("unreadable row", str(error), self.label, row)], []
         faults = list(self._id(record, row))
-        remarks: list[Found] = []
+        remarks: list[Finding] = []
         try:
             image = self.corpus.image(row)
         except BrokenImage as error:
             what = f"picture of {record.id!r}: {error}; replace it or remove the row"
-            faults.append(self.found(row, error.reason, what))
+            faults.append(self.finding(row, error.reason, what))
         else:
             remarks += self._picture(record, row, image)
         for language, text in languages_and_texts(record):
             if is_blank(text):
                 what = f"{record.id!r} has an empty text in {language}; write it"
-                faults.append(self.found(row, "empty text", what, text))
+                faults.append(self.finding(row, "empty text", what, text))
             remarks += self._text(row, language, text)
         self._wordless += not record.texts or not any(record.texts.values())
         remarks += self._lengths(record, row)
         return faults, remarks
 
-    def _id(self, record: Record, row: int) -> Iterator[Found]:
+    def _id(self, record: Record, row: int) -> Iterator[Finding]:
         first = self._ids.setdefault(hash(record.id), row)
         if first != row:
-            yield self.found(row, "duplicate id", f"id {record.id!r} stands in row {first} too; give each its own")
+            yield self.finding(row, "duplicate id", f"id {record.id!r} stands in row {first} too; give each its own")
 
-    def _picture(self, record: Record, row: int, image: Tensor) -> Iterator[Found]:
+    def _picture(self, record: Record, row: int, image: Tensor) -> Iterator[Finding]:
         height, width = image.shape[1], image.shape[2]
         self._sizes.append((height, width))
         pixels = _number(image.numpy().tobytes() + str(image.shape).encode())
@@ -117,20 +119,20 @@ class SplitReader:
         self._pairs.update(hash((pixels, text_id(text))) for text in all_texts(record))
         if first != row and not self._named_alike(first, row):
             what = f"the very picture of {self.place(first)}"
-            yield self.found(row, "duplicate picture", what, other=(self.label, first))
+            yield self.finding(row, "duplicate picture", what, other=(self.label, first))
         if min(height, width) < self.limits.side:
-            yield self.found(row, "small picture", f"{width} x {height} pixels")
+            yield self.finding(row, "small picture", f"{width} x {height} pixels")
         if max(height, width) > self.limits.aspect * min(height, width):
-            yield self.found(row, "extreme picture", f"{width} x {height} pixels, very long or high")
+            yield self.finding(row, "extreme picture", f"{width} x {height} pixels, very long or high")
         if is_grey(image):
-            yield self.found(row, "grey picture", "without colours")
+            yield self.finding(row, "grey picture", "without colours")
         share = flatness(image)
         if share >= self.limits.flat:
-            yield self.found(row, "empty picture", f"{100 * share:.0f} % of it is of one colour")
+            yield self.finding(row, "empty picture", f"{100 * share:.0f} % of it is of one colour")
         elif first == row:
             self.hashes.append((row, perceptual_hash(image)))
 
-    def _text(self, row: int, language: str, text: str) -> Iterator[Found]:
+    def _text(self, row: int, language: str, text: str) -> Iterator[Finding]:
         self._languages[language] += 1
         self._texts[text_id(text)] += 1
         self._characters.append(len(normalise(text)))
@@ -138,9 +140,9 @@ class SplitReader:
         other = self._language.doubt(text, language, self.limits.unsure)
         if other:
             what = f"said to be {language}, looks like {other}: {one_line(text, 80)}"
-            yield self.found(row, "other language", what, text)
+            yield self.finding(row, "other language", what, text)
 
-    def _lengths(self, record: Record, row: int) -> Iterator[Found]:
+    def _lengths(self, record: Record, row: int) -> Iterator[Finding]:
         texts = list(all_texts(record))
         if self.tokenizer is None or not texts:
             return
@@ -148,14 +150,16 @@ class SplitReader:
             self._tokens.append(len(ids))
             if self.length is not None and len(ids) + 2 > self.length:
                 what = f"{len(ids)} tokens, {len(ids) + 2 - self.length} over: {one_line(text, 80)}"
-                yield self.found(row, "truncated text", what, text)
+                yield self.finding(row, "truncated text", what, text)
 
     def _named_alike(self, first: int, row: int) -> bool:
         path = self.corpus.path(first)
         return bool(path) and path == self.corpus.path(row)
 
-    def found(self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None) -> Found:
-        return Found(reason, one_line(f"{self.place(row)}: {what}"), self.label, row, text, other)
+    def finding(
+        self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None
+    ) -> Finding:
+        return Finding(reason, one_line(f"{self.place(row)}: {what}"), self.label, row, text, other)
 
     def place(self, row: int) -> str:
         if origin := self.corpus.where(row):
@@ -187,15 +191,15 @@ class SplitReader:
             "pairs": len(self._pairs & other._pairs),
         }
 
-    def copies(self, other: "SplitReader", reason: str, what: str) -> Iterator[Found]:
+    def copies(self, other: "SplitReader", reason: str, what: str) -> Iterator[Finding]:
         """Rows of this split whose picture stands in the other one too, by its pixels or its identity."""
-        told: set[int] = set()
+        reported: set[int] = set()
         for identity, rows in self._common(other).items():
             there = other._pictures[identity][0]
-            for row in sorted(set(rows) - told):
+            for row in sorted(set(rows) - reported):
                 line = what.format(split=other.corpus.split, place=other.place(there))
-                yield self.found(row, reason, line, other=(other.label, there))
-            told.update(rows)
+                yield self.finding(row, reason, line, other=(other.label, there))
+            reported.update(rows)
 
     def _common(self, other: "SplitReader") -> dict[int, list[int]]:
         return {identity: rows for identity, rows in self._pictures.items() if identity in other._pictures}

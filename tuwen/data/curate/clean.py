@@ -8,8 +8,8 @@ from pathlib import Path
 from tuwen.data.chinese import half_width, simplify
 from tuwen.data.corpus import Corpus, all_texts
 from tuwen.data.curate.check import KINDS, Findings
-from tuwen.data.curate.check_split import Found
-from tuwen.data.shards import write, write_whole
+from tuwen.data.curate.check_split import Finding
+from tuwen.data.shards import write_shards, write_whole
 from tuwen.data.subset import Subset
 from tuwen.errors import UserError
 
@@ -36,48 +36,50 @@ def clean(
     of a line that is no row, the reason and message.
 
     Raises:
-        UserError: a kind there is not, no row left in a split, or as `shards.write`.
+        UserError: a kind there is not, no row left in a split, or as `shards.write_shards`.
     """
     known = dict.fromkeys((*findings.reasons, *findings.remarkable, *KINDS))
     wrong = [kind for kind in kinds if kind not in known]
     if wrong:
         raise UserError(f"nothing is found of a kind {wrong[0]!r}; there are: {', '.join(known)}")
-    chosen = [one for one in (*findings.faults, *findings.remarks) if one.reason in kinds and one.row >= 0]
-    rewriting = "+".join(name for name, wanted in (("simplified", simplified), ("half width", half)) if wanted)
+    chosen = [
+        finding for finding in (*findings.faults, *findings.remarks) if finding.reason in kinds and finding.row >= 0
+    ]
+    rewriting = "+".join(name for name, asked in (("simplified", simplified), ("half width", half)) if asked)
 
     def rewrite(text: str) -> str:
         text = simplify(text) if simplified else text
         return half_width(text) if half else text
 
     corpora: dict[str, Corpus] = {}
-    unusable = [one for one in findings.faults if one.row < 0]
-    removed: dict[str, list[Found]] = {"": unusable} if unusable else {}
+    unusable = [finding for finding in findings.faults if finding.row < 0]
+    removed: dict[str, list[Finding]] = {"": unusable} if unusable else {}
     for split in findings.splits:
         base = findings.corpora[split]
-        removed[split] = [one for one in chosen if one.split == split]
+        removed[split] = [finding for finding in chosen if finding.split == split]
         rows, dropped = _kept(base, removed[split])
         if not rows:
             raise UserError(f"split {split}: nothing is left without {', '.join(kinds)}; leave some of them in")
         corpora[split] = Subset(base, rows, dropped, rewrite if rewriting else None, rewriting)
-    write(corpora, out, side=side, progress=progress)
+    write_shards(corpora, out, side=side, progress=progress)
     write_whole(Path(out) / REMOVED, "".join(_lines(findings, removed)).encode())
-    return {split: Counter(one.reason for one in some) for split, some in removed.items()}
+    return {split: Counter(finding.reason for finding in some) for split, some in removed.items()}
 
 
-def _kept(base: Corpus, removed: list[Found]) -> tuple[list[int], dict[int, set[str]]]:
+def _kept(base: Corpus, removed: list[Finding]) -> tuple[list[int], dict[int, set[str]]]:
     """The rows that stay, and the texts that go from them."""
-    gone = {one.row for one in removed if not one.text}
+    gone = {finding.row for finding in removed if not finding.text}
     dropped: dict[int, set[str]] = {}
-    for one in removed:
-        if one.text and one.row not in gone:
-            dropped.setdefault(one.row, set()).add(one.text)
+    for finding in removed:
+        if finding.text and finding.row not in gone:
+            dropped.setdefault(finding.row, set()).add(finding.text)
     gone |= {row for row, texts in dropped.items() if texts >= set(all_texts(base.record(row)))}
     return [row for row in range(len(base)) if row not in gone], {k: v for k, v in dropped.items() if k not in gone}
 
 
-def _lines(findings: Findings, removed: dict[str, list[Found]]):
+def _lines(findings: Findings, removed: dict[str, list[Finding]]):
     for split, some in removed.items():
-        for one in some:
-            name = findings.corpora[split].record(one.row).id if split else ""
-            told = {"split": split, "row": one.row, "id": name, "reason": one.reason, "text": one.text}
-            yield json.dumps(told | {"message": one.message}, ensure_ascii=False) + "\n"
+        for finding in some:
+            name = findings.corpora[split].record(finding.row).id if split else ""
+            line = {"split": split, "row": finding.row, "id": name, "reason": finding.reason, "text": finding.text}
+            yield json.dumps(line | {"message": finding.message}, ensure_ascii=False) + "\n"

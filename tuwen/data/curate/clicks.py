@@ -44,8 +44,8 @@ class Rule:
 
     def __post_init__(self):
         if self.floor < 1 or not 0 <= self.least <= 1 or (self.top is not None and self.top < 1):
-            told = f"floor={self.floor}, least={self.least}, top={self.top}"
-            raise UserError(f"{told}: floor and top are 1 or more, least is 0 to 1")
+            settings = f"floor={self.floor}, least={self.least}, top={self.top}"
+            raise UserError(f"{settings}: floor and top are 1 or more, least is 0 to 1")
         if self.share is not None and not 0 < self.share <= 1:
             raise UserError(f"a share of {self.share} is none; give one above 0 and up to 1")
 
@@ -59,7 +59,7 @@ def wilson(clicks: np.ndarray, impressions: np.ndarray, z: float = Z) -> np.ndar
     return np.where(np.asarray(impressions) > 0, np.clip((centre - spread) / (1 + z * z / n), 0, 1), 0.0)
 
 
-def choose(
+def choose_pairs(
     queries: np.ndarray, impressions: np.ndarray, clicks: np.ndarray, keys: np.ndarray, rule: Rule
 ) -> np.ndarray:
     """[N] bool, which pairs stay. The order of the pairs does not matter.
@@ -75,19 +75,19 @@ def choose(
         at = int(wrong[0])
         raise UserError(f"pair {at}: {clicks[at]} clicks of {impressions[at]} impressions; correct the log")
     bound = wilson(clicks, impressions)
-    kept = (impressions >= rule.floor) & (bound >= rule.least)
+    stays = (impressions >= rule.floor) & (bound >= rule.least)
     best = np.lexsort((keys, queries, -bound))  # the highest bound first, whatever the order of the log
     if rule.top is not None:
         by_query = best[np.argsort(queries[best], kind="stable")]
-        by_query = by_query[kept[by_query]]
+        by_query = by_query[stays[by_query]]
         starts = np.r_[True, np.diff(queries[by_query]) != 0] if by_query.size else np.zeros(0, dtype=bool)
         first = np.maximum.accumulate(np.where(starts, np.arange(len(by_query)), 0))
-        kept[by_query[np.arange(len(by_query)) - first >= rule.top]] = False
+        stays[by_query[np.arange(len(by_query)) - first >= rule.top]] = False
     if rule.share is not None:
-        wanted = round(rule.share * int((impressions >= rule.floor).sum()))
-        ranked = best[kept[best]]
-        kept[ranked[wanted:]] = False
-    return kept
+        limit = round(rule.share * int((impressions >= rule.floor).sum()))
+        ranked = best[stays[best]]
+        stays[ranked[limit:]] = False
+    return stays
 
 
 def by_clicks(corpus: Corpus, rule: Rule) -> Subset:
@@ -107,14 +107,14 @@ def by_clicks(corpus: Corpus, rule: Rule) -> Subset:
         rows += [row] * len(several)
         texts += several
         pictures += [record.image_id] * len(several)
-    told = np.array(counts, dtype=np.int64).reshape(-1, 2)
+    totals = np.array(counts, dtype=np.int64).reshape(-1, 2)
     queries = np.array([text_id(text) for text in texts], dtype=np.int64)
-    kept = choose(queries, told[:, 0], told[:, 1], np.array(pictures, dtype=np.int64), rule)
+    chosen = choose_pairs(queries, totals[:, 0], totals[:, 1], np.array(pictures, dtype=np.int64), rule)
     dropped: dict[int, set[str]] = {}
-    for row, text, stays in zip(rows, texts, kept, strict=True):
+    for row, text, stays in zip(rows, texts, chosen, strict=True):
         if not stays:
             dropped.setdefault(row, set()).add(text)
-    left = {row for row, stays in zip(rows, kept, strict=True) if stays}
+    left = {row for row, stays in zip(rows, chosen, strict=True) if stays}
     if not left:
         where = f"{corpus.name}, split {corpus.split}"
         raise UserError(f"{where}: no pair stays by {rule}; lower the floor or the least rate")
@@ -135,18 +135,18 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
     faults = Faults("skip")
     sums: dict[tuple[str, str], list[int]] = {}
     for query, image, impressions, clicks in _log_lines(Path(log), faults):
-        held = sums.setdefault((query, image), [0, 0])
-        held[0] += impressions
-        held[1] += clicks
+        totals = sums.setdefault((query, image), [0, 0])
+        totals[0] += impressions
+        totals[1] += clicks
     if not sums:
         why = str(faults.found[0]) if faults.found else "write query, image, impressions, clicks"
         raise UserError(f"{log}: no usable line; {why}")
     pairs = sorted(sums)
-    told = np.array([sums[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)
+    table = np.array([sums[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)
     queries = np.array([text_id(query) for query, _ in pairs], dtype=np.int64)
-    kept = choose(queries, told[:, 0], told[:, 1], np.arange(len(pairs)), rule)
+    chosen = choose_pairs(queries, table[:, 0], table[:, 1], np.arange(len(pairs)), rule)
     pictures: dict[str, dict[str, Any]] = {}
-    for (query, image), counts, stays in zip(pairs, told.tolist(), kept, strict=True):
+    for (query, image), counts, stays in zip(pairs, table.tolist(), chosen, strict=True):
         if stays:
             place = _from_table(Path(log).parent, image, Path(out).parent)
             row = pictures.setdefault(image, {"id": image, "image": place, "texts": {}, "clicks": []})
@@ -158,7 +158,7 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
         write_whole(Path(out), "".join(map(_table_line, pictures.values())).encode())
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}; choose another file") from None
-    return len(pairs), int(kept.sum()), dict(faults.counts)
+    return len(pairs), int(chosen.sum()), dict(faults.counts)
 
 
 def _from_table(start: Path, image: str, table: Path) -> str:

@@ -20,7 +20,7 @@ _HASHES = 64
 
 
 @dataclass(frozen=True)
-class Limits:
+class QualityLimits:
     """What is remarked on.
 
     side: pictures with a shorter side, in pixels. aspect: longer over shorter side above this (Wukong's filter: 3).
@@ -92,13 +92,13 @@ def near_texts(texts: Sequence[str], likeness: float) -> Iterator[tuple[int, int
 
     pieces = [shingles(text) for text in texts]
     index = MinHashLSH(threshold=max(likeness - 0.1, 0.05), num_perm=_HASHES, weights=(0.1, 0.9))
-    found: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     for start in range(0, len(texts), 4096):
         block = [[piece.encode() for piece in sorted(some)] for some in pieces[start : start + 4096]]
         for place, sketch in enumerate(MinHash.bulk(block, num_perm=_HASHES), start):
-            found += [(other, place) for other in index.query(sketch)]
+            pairs += [(other, place) for other in index.query(sketch)]
             index.insert(place, sketch)
-    for first, second in sorted(found):
+    for first, second in sorted(pairs):
         common = len(pieces[first] & pieces[second])
         if common >= likeness * (len(pieces[first]) + len(pieces[second]) - common):
             yield first, second
@@ -117,7 +117,7 @@ class LanguageCheck:
     """
 
     def __init__(self, declared: Sequence[str]):
-        self.wanted = frozenset({*COMMON, *map(_code, declared)} & _languages().keys())
+        self.languages = frozenset({*COMMON, *map(_code, declared)} & _languages().keys())
 
     def doubt(self, text: str, language: str, unsure: float) -> str | None:
         """The language the text seems to be in instead of the declared one; None where that may be right.
@@ -129,12 +129,12 @@ class LanguageCheck:
         foreign = sum(letter > "ɏ" for letter in letters)
         if code not in _languages() or len(letters) < (6 if 2 * foreign > len(letters) else 20):
             return None
-        said = taken = _languages()[code]
+        declared = taken = _languages()[code]
         for accurate in (False, True):  # what is quick doubts now and then where the other does not
-            found = _detector(self.wanted, accurate).compute_language_confidence_values(text)
-            values = {one.language: one.value for one in found}
-            taken = max(values, key=lambda one: values[one])
-            if taken == said or values.get(said, 0.0) >= unsure or values[taken] <= 1 - unsure:
+            confidences = _detector(self.languages, accurate).compute_language_confidence_values(text)
+            values = {confidence.language: confidence.value for confidence in confidences}
+            taken = max(values, key=lambda language: values[language])
+            if taken == declared or values.get(declared, 0.0) >= unsure or values[taken] <= 1 - unsure:
                 return None
         return taken.iso_code_639_1.name.lower()
 
@@ -152,8 +152,8 @@ def _detector(codes: frozenset[str], accurate: bool):
     """By trigrams alone, which loads in a third of a second; or, accurate, by runs of one to five letters."""
     from lingua import LanguageDetectorBuilder
 
-    wanted = (_languages()[code] for code in sorted(codes))
-    builder = LanguageDetectorBuilder.from_languages(*wanted)
+    languages = (_languages()[code] for code in sorted(codes))
+    builder = LanguageDetectorBuilder.from_languages(*languages)
     return (builder if accurate else builder.with_low_accuracy_mode()).build()
 
 

@@ -39,11 +39,11 @@ def contact_sheet(corpus: Corpus, out: str | Path, count: int = 48, seed: int = 
     figures = "\n".join(_figure(corpus, int(row)) for row in sorted(rows))
     spoken = ", ".join(corpus.languages) or "no texts"
     title = f"{corpus.name}, {corpus.split}"
-    told = f"{len(rows)} of {len(corpus):,} rows · {spoken} · {corpus.notice}".rstrip(" ·")
+    summary = f"{len(rows)} of {len(corpus):,} rows · {spoken} · {corpus.notice}".rstrip(" ·")
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head>
-<body><header><h1>{escape(title)}</h1><p>{escape(told)}</p></header>
+<body><header><h1>{escape(title)}</h1><p>{escape(summary)}</p></header>
 <main>
 {figures}
 </main></body></html>

@@ -12,7 +12,7 @@ from tuwen.data import draws
 from tuwen.data.corpora.scenes import drawings, exercises
 from tuwen.data.corpora.scenes.kinds import OPEN_NAMES
 from tuwen.data.corpora.scenes.language import captions, chinese_amount, one
-from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, holds_pairs, make, render
+from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, holds_pairs, make_scene, render
 from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, THINGS, foreign_name
 from tuwen.data.corpora.scenes.truth import holds, relevance
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance
@@ -226,7 +226,7 @@ class Scenes(Corpus):
 
     def _other(self, draw: Draws, index: int) -> Scene:
         start = index - index % SPAN
-        return make(self.seed, start + draw.below(1 << 30), self.things, self.objects)
+        return make_scene(self.seed, start + draw.below(1 << 30), self.things, self.objects)
 
     def _clicks(self, index: int, true: Sequence[bool]) -> list[list[int]]:
         draw = Draws("clicks", self.seed, index)
@@ -239,7 +239,7 @@ class Scenes(Corpus):
 
 @lru_cache(maxsize=4096)
 def _scene(seed: int, index: int, things: int, objects: int) -> Scene:
-    return make(seed, index, things, objects)
+    return make_scene(seed, index, things, objects)
 
 
 def objects_of(things: Sequence[str], edges: Sequence[Sequence[float]]) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ class Movement:
         return Scene(self.background, self.ground, self.style, objects)
 
 
-def make(seed: int, index: int, things: Sequence[str]) -> Movement:
+def make_movement(seed: int, index: int, things: Sequence[str]) -> Movement:
     """Clip `index` of `seed`."""
     draw = Draws("moving", seed, index)
     thing, kind = draw.choice(things), draw.choice(tuple(MOVEMENTS))
@@ -164,4 +164,4 @@ def _picture(scene: Scene, side: int) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _made(seed: int, index: int, things: tuple[str, ...]) -> Movement:
-    return make(seed, index, things)
+    return make_movement(seed, index, things)

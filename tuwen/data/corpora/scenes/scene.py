@@ -91,7 +91,7 @@ class Draws:
         return [rest.pop(self.below(len(rest))) for _ in range(count)]
 
 
-def make(seed: int, index: int, kinds: int = len(COMMON), most: int = 5) -> Scene:
+def make_scene(seed: int, index: int, kinds: int = len(COMMON), most: int = 5) -> Scene:
     """Scene `index` of `seed`; the split is the index's range (SPAN).
 
     kinds: how many of the common things are drawn from, evenly over their list; most: objects a scene at most.
