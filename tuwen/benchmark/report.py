@@ -130,7 +130,7 @@ def _recall(comparison: dict[str, Any]) -> str:
     fidelity = {system["fidelity"] for system in found.values()}
     note += " " + "; ".join(f"“{key}”: {FIDELITY[key]}" for key in FIDELITY if key in fidelity) + "."
     tables = "".join(_recall_table(comparison, language) for language in languages)
-    drawn = f"<figure class='plot'>{report_plots.bars(found, languages)}</figure>"
+    drawn = f"<figure class='plot'>{report_plots.recall_bars(found, languages)}</figure>"
     return _title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
 
 

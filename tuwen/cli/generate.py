@@ -32,7 +32,7 @@ def run(args) -> None:
     if not args.pictures and not args.texts:
         args.parser.error("give pictures, --texts, or both")
     with only_json(args.json):
-        made = generate(args)
+        made = captions_and_translations(args)
     if args.json:
         print_json({"language": args.language, "results": made})
         return
@@ -40,7 +40,7 @@ def run(args) -> None:
         print("\t".join(str(one[name]) for name in ("picture", "text", "made") if name in one))
 
 
-def generate(args) -> list[dict[str, Any]]:
+def captions_and_translations(args) -> list[dict[str, Any]]:
     """What was given and made, one a picture or text."""
     from tuwen.model import load
     from tuwen.nn.generation import Generation

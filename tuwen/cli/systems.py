@@ -43,7 +43,7 @@ def run(args) -> None:
     from tuwen.systems import names
 
     if args.task:
-        tasks.find(args.task)
+        tasks.find_task(args.task)
     if args.name:
         found = describe(args.name)
         if args.task:

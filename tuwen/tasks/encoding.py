@@ -16,7 +16,7 @@ UNTOLD = '; a script alone does not tell these: name the language, as "texts": {
 
 
 @dataclass(frozen=True)
-class Pictures:
+class EncodedPictures:
     """Encoded pictures: `rows` [P] int64 corpus rows in order, `broken` counts by reason of those left out."""
 
     encoded: Encoded
@@ -24,7 +24,7 @@ class Pictures:
     broken: Counter[str]
 
 
-def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], batch_size: int) -> Pictures:
+def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], batch_size: int) -> EncodedPictures:
     """The given rows' pictures; those that cannot be read are left out and counted by reason.
 
     Raises:
@@ -43,7 +43,7 @@ def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], b
     encoded = predictor.pictures(read(), total=len(rows))
     if not readable:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of {len(rows)} pictures can be read")
-    return Pictures(encoded, np.array(readable, dtype=np.int64), broken)
+    return EncodedPictures(encoded, np.array(readable, dtype=np.int64), broken)
 
 
 def encode_captions(predictor: Predictor, captions: Sequence[Caption], batch_size: int) -> Encoded:

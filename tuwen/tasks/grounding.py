@@ -142,8 +142,8 @@ def _figures(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> 
 
 def _measure(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict[str, float]:
     """Percent of points in a right box, mean IoU in percent, and percent of boxes with IoU of at least 0.5."""
-    hits = [bool(inside(point, held).any()) for point, held in zip(points, right, strict=True)]
-    overlaps = np.array([overlap(box, held).max() for box, held in zip(boxes, right, strict=True)])
+    hits = [bool(point_inside(point, held).any()) for point, held in zip(points, right, strict=True)]
+    overlaps = np.array([box_overlap(box, held).max() for box, held in zip(boxes, right, strict=True)])
     return {
         "pointing": 100 * float(np.mean(hits)),
         "iou": 100 * float(overlaps.mean()),
@@ -151,12 +151,12 @@ def _measure(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> 
     }
 
 
-def inside(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def point_inside(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """[n] bool: which boxes [n, 4] hold the point, edges included."""
     return np.all((boxes[:, :2] <= point) & (point <= boxes[:, 2:]), axis=1)
 
 
-def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """[n] intersection over union of a box [4] with boxes [n, 4]."""
     shared = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(1)
     area = np.clip(box[2:] - box[:2], 0, None).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1)

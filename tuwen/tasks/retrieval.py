@@ -19,7 +19,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.progress import track
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured, restricted
+from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, restricted
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 from tuwen.tasks.task import Task
 
@@ -240,7 +240,7 @@ def _check(top_k: int, directions: Sequence[str]) -> None:
         raise UserError(f"top_k is {top_k}; give at least 1")
 
 
-def pictures_of(gallery: Gallery, pictures: Pictures) -> tuple[Encoded, Relevance, np.ndarray]:
+def pictures_of(gallery: Gallery, pictures: EncodedPictures) -> tuple[Encoded, Relevance, np.ndarray]:
     """The readable pictures of a gallery in its order, the truth over them, and their corpus rows."""
     place = {int(row): position for position, row in enumerate(pictures.rows)}
     kept = np.array([row for row in gallery.rows if row in place], dtype=np.int64)
@@ -281,7 +281,7 @@ def _answers(side: Side, gallery: Gallery, truth: Relevance, kept: np.ndarray, s
     return out
 
 
-def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: Pictures, top_k: int) -> dict:
+def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: EncodedPictures, top_k: int) -> dict:
     """What was measured and how, before the figures."""
     about = {"system": predictor.name, "corpus": corpus.name, "split": corpus.split, "task": "retrieval", **metrics}
     if not predictor.has_first(pictures.encoded):
