@@ -84,7 +84,7 @@ def test_fuse_takes_as_many_pictures_as_it_says(name):
 
 def test_two_pictures_a_row_are_for_those_that_fuse_them(monkeypatch):
     real = tasks.find_task
-    monkeypatch.setattr(tasks, "find", lambda name: Statement if name == "statement" else real(name))
+    monkeypatch.setattr(tasks, "find_task", lambda name: Statement if name == "statement" else real(name))
     assert tasks.able("albef", "statement") is Statement
     words = r"slan cannot do statement: .* needs fuse of 2 pictures a row.* systems that can: albef, "
     with pytest.raises(UserError, match=words) as error:
