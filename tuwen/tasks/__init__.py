@@ -51,16 +51,16 @@ def able(system: str, task: str) -> Any:
     """
     from tuwen import systems
 
-    kind, found = find_task(task), systems.find(system)
-    if not can(found, kind):
-        others = [name for name in systems.names() if can(systems.find(name), kind)]
-        several = f" of {kind.pictures} pictures a row" if kind.pictures > 1 else ""
-        ways = " or ".join(need.replace(" ", " and ") for need in kind.needs)
+    task_class, system_class = find_task(task), systems.find(system)
+    if not can(system_class, task_class):
+        others = [name for name in systems.names() if can(systems.find(name), task_class)]
+        several = f" of {task_class.pictures} pictures a row" if task_class.pictures > 1 else ""
+        ways = " or ".join(need.replace(" ", " and ") for need in task_class.needs)
         raise UserError(
-            f"system {system} cannot do {task}: {kind.why}, which needs {ways}{several}, and {system} has "
-            f"{found.paper.interaction} alone; systems that can: {', '.join(others) or 'none'}"
+            f"system {system} cannot do {task}: {task_class.why}, which needs {ways}{several}, and {system} has "
+            f"{system_class.paper.interaction} alone; systems that can: {', '.join(others) or 'none'}"
         )
-    return kind
+    return task_class
 
 
 def can(system: Any, task: Any) -> bool:

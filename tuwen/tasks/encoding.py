@@ -34,10 +34,10 @@ def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], b
     broken: Counter[str] = Counter()
 
     def read() -> Iterator[Images]:
-        for images, kept, faults in predictor.read(corpus, rows, batch_size):
+        for images, batch_rows, faults in predictor.read(corpus, rows, batch_size):
             broken.update(faults)
-            readable.extend(kept)
-            if kept:
+            readable.extend(batch_rows)
+            if batch_rows:
                 yield images
 
     encoded = predictor.pictures(read(), total=len(rows))
@@ -59,8 +59,8 @@ def restricted(gallery: Gallery, rows: np.ndarray) -> Relevance:
     position[rows] = np.arange(len(rows))
     place = position[np.asarray(gallery.rows, dtype=np.int64)]
     truth = gallery.relevance
-    found = (place[truth.images_of(text)] for text in range(len(truth)))
-    return Relevance.of(len(rows), [np.sort(images[images >= 0]).tolist() for images in found])
+    relevant = (place[truth.images_of(text)] for text in range(len(truth)))
+    return Relevance.of(len(rows), [np.sort(images[images >= 0]).tolist() for images in relevant])
 
 
 def measured(predictor: Predictor, corpus: Corpus, languages: Sequence[str] | None) -> list[str]:

@@ -68,7 +68,7 @@ def evaluate_matching(
     if not every:
         raise NoPairs("; ".join(lacking.values()))
     rows = list(dict.fromkeys(row for pairs in every.values() for row in pairs.rows.tolist()))
-    found = {}
+    by_language = {}
     with predictor.evaluating():
         pictures = encode_pictures(predictor, corpus, rows, batch_size)
         for language, pairs in every.items():
@@ -77,17 +77,17 @@ def evaluate_matching(
             scores = _scores(predictor, pictures, texts, pairs, readable, batch_size)
             labels = pairs.labels[readable]
             try:
-                found[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
+                by_language[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
             except NoPairs as error:
                 lacking[language] = str(error)
-    if not found:
+    if not by_language:
         raise NoPairs("; ".join(lacking.values()))
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "matching",
-        "languages": found,
+        "languages": by_language,
         "images": len(pictures.rows),
         "score": "match probability" if predictor.system.matches() else "first-stage score",
         "labels": "the corpus's own" if labelled else "one right and one wrong text a picture",
@@ -138,9 +138,9 @@ def right_and_wrong_pairs(corpus: Corpus, language: str, limit: int | None, seed
     identity = torch.tensor([corpus.record(gallery.rows[k]).image_id for k in asked], dtype=torch.int64)
     draw = draws.uniform(identity, 2, seed, "matching", language).numpy()
     rows, texts = [], []
-    for picture, (one, other) in zip(asked, draw, strict=True):
+    for picture, (of_right, of_wrong) in zip(asked, draw, strict=True):
         rows += [gallery.rows[picture]] * 2
-        texts += [_one_of(right, picture, one), _none_of(right, picture, other)]
+        texts += [_one_of(right, picture, of_right), _none_of(right, picture, of_wrong)]
     return _pairs(corpus, language, rows, texts, [1, 0] * len(asked), gallery.texts)
 
 
