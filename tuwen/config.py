@@ -34,12 +34,12 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def field_names(config: Any, prefix: str = "") -> list[str]:
     """Dotted names of all fields that hold values."""
-    found: list[str] = []
+    dotted: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         nested = dataclasses.is_dataclass(value)
-        found.extend(field_names(value, f"{prefix}{field.name}.") if nested else [prefix + field.name])
-    return found
+        dotted.extend(field_names(value, f"{prefix}{field.name}.") if nested else [prefix + field.name])
+    return dotted
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def run(args) -> None:
     if args.json:
         print_json({"language": args.language, "results": made})
         return
-    for one in made:
-        print("\t".join(str(one[name]) for name in ("picture", "text", "made") if name in one))
+    for row in made:
+        print("\t".join(str(row[name]) for name in ("picture", "text", "made") if name in row))
 
 
 def captions_and_translations(args) -> list[dict[str, Any]]:
@@ -49,8 +49,8 @@ def captions_and_translations(args) -> list[dict[str, Any]]:
     model = load(args.run_folder, device=str(device("auto")))
     how = Generation(args.method, args.beams, seed=args.seed)
     made = model.generate(args.language, args.pictures or None, args.texts, how)
-    found: list[dict[str, Any]] = [{} for _ in made]
+    rows: list[dict[str, Any]] = [{} for _ in made]
     for name, given in (("picture", [str(path) for path in args.pictures]), ("text", args.texts or []), ("made", made)):
-        for one, value in zip(found, given, strict=False):
-            one[name] = value
-    return found
+        for row, value in zip(rows, given, strict=False):
+            row[name] = value
+    return rows

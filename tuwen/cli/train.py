@@ -123,8 +123,8 @@ def run(args) -> None:
     if args.resume:
         given = [name for name in NEW if getattr(args, name) and name != "corpus"]
         if given:
-            told = "--resume takes everything from the run, but --corpus where it was moved"
-            args.parser.error(f"{told}; leave out {', '.join(given)}")
+            fixed = "--resume takes everything from the run, but --corpus where it was moved"
+            args.parser.error(f"{fixed}; leave out {', '.join(given)}")
     else:
         missing = [name for name in ("system", "corpus", "out") if not getattr(args, name)]
         if missing:
@@ -217,6 +217,6 @@ def measure_finished(folder: Path) -> None:
         print(score_line(score))
     if corpus is not None:
         with bars():
-            found = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))
-        print_measured(found)
+            measured = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))
+        print_measured(measured)
     print(f"report: {write_report(folder)}")
