@@ -133,14 +133,14 @@ class Model:
         Raises:
             UserError: for a broken picture (unless `skip_broken`), or a system that has no first-stage vectors.
         """
-        kept: list[int] = []
+        readable: list[int] = []
         pictures = sentences = None
         if images is not None:
-            encoded, kept = self._pictures(images, batch_size, skip_broken, FIRST)
+            encoded, readable = self._pictures(images, batch_size, skip_broken, FIRST)
             pictures = self._vectors(encoded)
         if texts is not None:
             sentences = self._vectors(self._texts(texts, language, batch_size, FIRST))
-        return Embedded(pictures, sentences, kept)
+        return Embedded(pictures, sentences, readable)
 
     def rank(
         self,
