@@ -39,14 +39,14 @@ SETTINGS = ("train.batch_size=64", "train.lr=0.003", "train.warmup=0.1", "data.a
 def at_random(corpus: Corpus, count: int, seed: int) -> Subset:
     """So many of the corpus's texts, drawn by the seed; equal texts of a row stay or go together, as by clicks."""
     copies = Counter((row, text) for row in range(len(corpus)) for text in all_texts(corpus.record(row)))
-    pairs, kept = list(copies), set()
+    pairs, drawn = list(copies), set()
     for place in draws.generator("random pairs", seed).permutation(len(pairs)).tolist():
         if copies[pairs[place]] <= count:
-            kept.add(pairs[place])
+            drawn.add(pairs[place])
             count -= copies[pairs[place]]
-    rows = sorted({row for row, _ in kept})
+    rows = sorted({row for row, _ in drawn})
     dropped: dict[int, set[str]] = {row: set() for row in rows}
-    for row, text in copies.keys() - kept:
+    for row, text in copies.keys() - drawn:
         dropped.get(row, set()).add(text)
     return Subset(corpus, rows, dropped)
 
@@ -55,9 +55,9 @@ def truth(corpus: Corpus, selected: Subset) -> tuple[int, int, int]:
     """Pairs selected, of them true ones, and true ones of the whole corpus."""
     noisy = [corpus.record(row).columns["noisy"] for row in range(len(corpus))]
     every = [len(list(all_texts(corpus.record(row)))) for row in range(len(corpus))]
-    kept = [len(list(all_texts(selected.record(k)))) for k in range(len(selected))]
-    true = sum(count for count, row in zip(kept, selected.rows.tolist(), strict=True) if not noisy[row])
-    return sum(kept), true, sum(count for count, wrong in zip(every, noisy, strict=True) if not wrong)
+    counts = [len(list(all_texts(selected.record(k)))) for k in range(len(selected))]
+    true = sum(count for count, row in zip(counts, selected.rows.tolist(), strict=True) if not noisy[row])
+    return sum(counts), true, sum(count for count, wrong in zip(every, noisy, strict=True) if not wrong)
 
 
 def trained(corpus: Path, out: Path, seed: int, steps: int, limit: int) -> dict[str, float]:
@@ -68,7 +68,7 @@ def trained(corpus: Path, out: Path, seed: int, steps: int, limit: int) -> dict[
     test = "scenes:" + ",".join(f"{name}={str(value).lower()}" for name, value in (EASY | {"seed": 99}).items())
     words = ["eval", str(out), "--corpus", test, "--task", "retrieval", "--limit", str(limit), "--json"]
     languages = json.loads(call(words))["languages"]
-    return {language: told["first"]["mean_recall"] for language, told in languages.items()}
+    return {language: recalls["first"]["mean_recall"] for language, recalls in languages.items()}
 
 
 def call(words: list[str]) -> str:
@@ -85,14 +85,14 @@ def experiment(folder: Path, seed: int, rows: int, steps: int, limit: int) -> di
     count, _, every = truth(corpus, clicked)
     arms = {"clicks": clicked, "random": at_random(corpus, count, seed)}
     counted = {name: truth(corpus, arm) for name, arm in arms.items()}
-    found: dict = {"seed": seed, "true_pairs_in_all": every}
-    found["pairs"] = {name: pairs for name, (pairs, _, _) in counted.items()}
-    found["true_pairs_kept"] = {name: round(true / every, 4) for name, (_, true, _) in counted.items()}
-    found["share_true_of_kept"] = {name: round(true / pairs, 4) for name, (pairs, true, _) in counted.items()}
+    figures: dict = {"seed": seed, "true_pairs_in_all": every}
+    figures["pairs"] = {name: pairs for name, (pairs, _, _) in counted.items()}
+    figures["true_pairs_kept"] = {name: round(true / every, 4) for name, (_, true, _) in counted.items()}
+    figures["share_true_of_kept"] = {name: round(true / pairs, 4) for name, (pairs, true, _) in counted.items()}
     for name, arm in arms.items():
         write_shards({"train": arm}, folder / f"{name}-{seed}", side=None, progress=False)
-        found[name] = trained(folder / f"{name}-{seed}", folder / f"run-{name}-{seed}", seed, steps, limit)
-    return found
+        figures[name] = trained(folder / f"{name}-{seed}", folder / f"run-{name}-{seed}", seed, steps, limit)
+    return figures
 
 
 def main() -> None:

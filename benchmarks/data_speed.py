@@ -65,11 +65,11 @@ def rate(work: Callable[[int], object], rows: range) -> float:
 
 def best(works: dict[str, Callable[[int], object]], rows: range, rounds: int) -> dict[str, float]:
     """The best rate of each, measured in turns so that a busy moment of the machine hits all alike."""
-    found = dict.fromkeys(works, 0.0)
+    rates = dict.fromkeys(works, 0.0)
     for _ in range(rounds):
         for name, work in works.items():
-            found[name] = max(found[name], rate(work, rows))
-    return {name: round(value, 1) for name, value in found.items()}
+            rates[name] = max(rates[name], rate(work, rows))
+    return {name: round(value, 1) for name, value in rates.items()}
 
 
 def fresh(work: Callable[[int], object], count: int) -> float:
@@ -79,26 +79,26 @@ def fresh(work: Callable[[int], object], count: int) -> float:
 
 def scenes(count: int) -> dict[str, float]:
     """Scenes a second: pictures at three sides, once the drawings are cached, and the texts with their claims."""
-    found = {}
+    figures = {}
     for side in (64, 128, 224):
         corpus = Scenes("train", side=side)
         start = time.process_time()
         for name, style, size in product(NAMES, STYLES, SMALL + LARGE):
             sprite(name, style, round(size * side))
-        found[f"drawings_seconds_{side}"] = round(time.process_time() - start, 2)  # once a process
-        found[f"pictures_{side}"] = fresh(corpus.image, count)
-    found["texts"] = fresh(Scenes("train").record, count)
-    return found
+        figures[f"drawings_seconds_{side}"] = round(time.process_time() - start, 2)  # once a process
+        figures[f"pictures_{side}"] = fresh(corpus.image, count)
+    figures["texts"] = fresh(Scenes("train").record, count)
+    return figures
 
 
 def shards(folder: Path, count: int, rounds: int) -> dict[str, dict[str, float] | float]:
     """Rows written a second, and pictures a second from shards and from folders of JPEGs."""
-    found: dict = {}
+    figures: dict = {}
     for side in (128, ORIGINAL):
         corpus = Scenes("train", count=count, side=side)
         start = time.process_time()
         write_shards({"train": corpus}, folder / f"shards_{side}", side=STORED, progress=False)
-        found[f"rows_drawn_and_written_{side}"] = round(count / (time.process_time() - start), 1)
+        figures[f"rows_drawn_and_written_{side}"] = round(count / (time.process_time() - start), 1)
     built = open_shards(folder / f"shards_{ORIGINAL}", "train")
     for name in ("same", "original"):
         (folder / name).mkdir()
@@ -127,27 +127,27 @@ def shards(folder: Path, count: int, rounds: int) -> dict[str, dict[str, float] 
         speeds = best(works, range(count), rounds)
         speeds["ratio_same_files"] = round(speeds["shards"] / speeds["pillow_same_files"], 2)
         speeds["ratio_originals"] = round(speeds["shards"] / speeds["pillow_originals"], 2)
-        found[f"pictures_at_{side}"] = speeds
-    found["records_read"] = best({"records": lambda row: built.record(order[row])}, range(count), rounds)["records"]
-    return found
+        figures[f"pictures_at_{side}"] = speeds
+    figures["records_read"] = best({"records": lambda row: built.record(order[row])}, range(count), rounds)["records"]
+    return figures
 
 
 def kept_by_others(folder: Path, built: Shards) -> dict[str, str]:
     """Locations of the pictures of a built corpus as a table, as Parquet and as tars."""
-    told, parquet = [], []
+    lines, parquet = [], []
     for name in ("table", "parquet", "tars"):
         (folder / name).mkdir()
     with tarfile.open(folder / "tars" / "train-00000.tar", "w") as tar:
         for row in range(len(built)):
             data, texts = built.encoded(row), {k: list(v) for k, v in built.record(row).texts.items()}
             (folder / "table" / f"{row}.jpg").write_bytes(data)
-            told.append(json.dumps({"id": row, "image": f"{row}.jpg", "texts": texts, "split": "train"}))
+            lines.append(json.dumps({"id": row, "image": f"{row}.jpg", "texts": texts, "split": "train"}))
             parquet.append({"image": {"bytes": data, "path": None}, "caption": texts["en"]})
             for name, content in ((f"{row:09d}.jpg", data), (f"{row:09d}.txt", texts["en"][0].encode())):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    (folder / "table" / "pairs.jsonl").write_text("\n".join(told))
+    (folder / "table" / "pairs.jsonl").write_text("\n".join(lines))
     features = datasets.Features({"image": datasets.Image(decode=False), "caption": [datasets.Value("string")]})
     datasets.Dataset.from_list(parquet, features).to_parquet(folder / "parquet" / "train-00000-of-00001.parquet")
     ours = {"table": folder / "table", "parquet": f"huggingface:{folder}/parquet", "tars": f"webdataset:{folder}/tars"}
@@ -159,14 +159,14 @@ def others(folder: Path, built: Shards, rounds: int) -> dict[str, dict[str, floa
     locations, count = kept_by_others(folder, built), len(built)
     order = np.random.default_rng(1).permutation(count).tolist()
     opened: dict[str, Corpus] = {}
-    found: dict[str, dict[str, float]] = {"opened_rows_per_second": {}, "built_rows_per_second": {}}
+    figures: dict[str, dict[str, float]] = {"opened_rows_per_second": {}, "built_rows_per_second": {}}
     for name, where in locations.items():
         start = time.process_time()
         opened[name] = open_corpus(where, "train")
-        found["opened_rows_per_second"][name] = round(count / (time.process_time() - start), 1)
+        figures["opened_rows_per_second"][name] = round(count / (time.process_time() - start), 1)
         start = time.process_time()
         write_shards({"train": opened[name]}, folder / f"built_{name}", side=STORED, progress=False)
-        found["built_rows_per_second"][name] = round(count / (time.process_time() - start), 1)
+        figures["built_rows_per_second"][name] = round(count / (time.process_time() - start), 1)
     parquet = f"{folder}/parquet/train-00000-of-00001.parquet"
     peer = datasets.Dataset.from_parquet(parquet, cache_dir=folder / "cache").cast_column("image", datasets.Image())
     with tarfile.open(folder / "tars" / "train-00000.tar") as tar:
@@ -177,7 +177,7 @@ def others(folder: Path, built: Shards, rounds: int) -> dict[str, dict[str, floa
         speeds = best(works, range(count), rounds)
     speeds["ratio_parquet"] = round(speeds["parquet"] / speeds["datasets_and_pillow"], 2)
     speeds["ratio_tars"] = round(speeds["tars"] / speeds["tarfile_and_pillow"], 2)
-    return found | {"read_pictures_per_second": speeds}
+    return figures | {"read_pictures_per_second": speeds}
 
 
 def reader(corpus: Corpus, order: list[int]) -> Callable[[int], object]:
@@ -216,14 +216,14 @@ def simulate(folder: Path, built: Shards, rows: int, seen: int) -> Path:
 
 def scale(folder: Path, built: Shards, sizes: list[int], seen: int = 4) -> dict[str, dict[str, float]]:
     """Start-up, memory and the time of a batch of 64 by the number of rows, each in a fresh process."""
-    found = {}
+    figures = {}
     for rows in sizes:
         out = simulate(folder, built, rows, seen)
         words = [sys.executable, __file__, "--probe", str(out), str(seen)]
-        found[f"{rows}"] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    small, large = found[f"{sizes[0]}"], found[f"{sizes[-1]}"]
-    found["ratio_of_largest_to_smallest"] = {name: round(large[name] / small[name], 2) for name in small}
-    return found
+        figures[f"{rows}"] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    small, large = figures[f"{sizes[0]}"], figures[f"{sizes[-1]}"]
+    figures["ratio_of_largest_to_smallest"] = {name: round(large[name] / small[name], 2) for name in small}
+    return figures
 
 
 def probe(location: str, steps: int) -> None:
@@ -239,8 +239,8 @@ def probe(location: str, steps: int) -> None:
         for row in order.batch(step).tolist():
             corpus.image(row), corpus.record(row)
     batch = (time.process_time() - start) / steps
-    told = {"open_seconds": round(opened, 3), "batch_seconds": round(batch, 3)}
-    print(json.dumps(told | {"megabytes_before": before, "peak_megabytes": peak_megabytes()}))
+    seconds = {"open_seconds": round(opened, 3), "batch_seconds": round(batch, 3)}
+    print(json.dumps(seconds | {"megabytes_before": before, "peak_megabytes": peak_megabytes()}))
 
 
 def peak_megabytes() -> float:
@@ -275,8 +275,8 @@ def hardware() -> dict[str, str | int]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     packages = ("torch", "simplejpeg", "pillow", "numpy", "pyarrow", "datasets")
-    found: dict[str, str | int] = {"processor": model, "cores": os.cpu_count() or 1}
-    return found | {"python": platform.python_version()} | {name: version(name) for name in packages}
+    about: dict[str, str | int] = {"processor": model, "cores": os.cpu_count() or 1}
+    return about | {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def main() -> None:

@@ -103,9 +103,9 @@ def of_transformers(folder: Path, half: bool) -> dict[str, Embed]:
     model = transformers.CLIPModel.from_pretrained(folder, dtype=kind).eval()
     processor = transformers.CLIPProcessor.from_pretrained(folder)
 
-    def unit(found) -> Tensor:
-        found = found if isinstance(found, Tensor) else found.pooler_output
-        return F.normalize(found.float(), dim=-1)
+    def unit(output) -> Tensor:
+        output = output if isinstance(output, Tensor) else output.pooler_output
+        return F.normalize(output.float(), dim=-1)
 
     @torch.inference_mode()
     def seen(paths: list[str]) -> Tensor:
@@ -115,8 +115,8 @@ def of_transformers(folder: Path, half: bool) -> dict[str, Embed]:
 
     @torch.inference_mode()
     def read(texts: list[str]) -> Tensor:
-        found = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
-        return unit(model.get_text_features(input_ids=found["input_ids"], attention_mask=found["attention_mask"]))
+        inputs = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+        return unit(model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]))
 
     return {"pictures": seen, "texts": read}
 
@@ -191,7 +191,7 @@ def main() -> None:
         export_onnx(run, int8=True)
         inputs = {"pictures": pictures(Path(place) / "pictures", 2 * BATCH["pictures"]), "texts": texts}
         arms = contenders(folder, run)
-        found = {
+        figures = {
             what: measured({name: arm[what] for name, arm in arms.items()}, inputs[what], BATCH[what], seconds)
             for what in inputs
         }
@@ -208,10 +208,10 @@ def main() -> None:
         "model": "small" if args.quick else "CLIP ViT-B/32, random weights",
         "batch": BATCH,
         "seconds_an_arm": seconds,
-        **found,
+        **figures,
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

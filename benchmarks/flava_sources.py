@@ -46,11 +46,11 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         codes = trained("dvae", ALONE, Path(folder) / "codes", **{"train.steps": 150})
-        found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+        results_of: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
         for seed in range(args.seeds):
             for arm, sources in ARMS.items():
                 result = measured(arm, sources, args.pair_steps, seed, codes, Path(folder) / f"{arm}-{seed}")
-                found[arm].append(result)
+                results_of[arm].append(result)
                 print(arm, seed, json.dumps(result), file=sys.stderr, flush=True)
     result = {
         "command": " ".join(["python", *sys.argv]),
@@ -58,8 +58,8 @@ def main() -> None:
         "alone": ALONE,
         "pair_steps": args.pair_steps,
         "batch_size": COMMON["train.batch_size"],
-        "runs": found,
-        "mean_recall_gain": gains(found),
+        "runs": results_of,
+        "mean_recall_gain": gains(results_of),
         "seconds": round(time.perf_counter() - began),
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "torch": version("torch"), "tuwen": version("tuwen")},
@@ -91,12 +91,12 @@ def measured(arm: str, sources: dict[str, float], pair_steps: int, seed: int, co
     return {"steps": {name: drawn.count(name) for name in sources}, "mean_recall": recalls}
 
 
-def gains(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def gains(results_of: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Points of mean recall that "mixed" has over "pairs", seed by seed, with mean and sample standard deviation."""
     out = {}
-    for language in found["pairs"][0]["mean_recall"]:
+    for language in results_of["pairs"][0]["mean_recall"]:
         for stage in STAGES:
-            a, b = ([run["mean_recall"][language][stage] for run in found[arm]] for arm in ("pairs", "mixed"))
+            a, b = ([run["mean_recall"][language][stage] for run in results_of[arm]] for arm in ("pairs", "mixed"))
             points = [later - earlier for earlier, later in zip(a, b, strict=True)]
             spread = statistics.stdev(points) if len(points) > 1 else None
             out[f"{language}_{stage}"] = {"mean": statistics.fmean(points), "spread": spread, "seeds": points}

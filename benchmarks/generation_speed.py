@@ -62,7 +62,7 @@ def main() -> None:
             "ratio_least_most": [min(ratios), max(ratios)],
             "same_texts": torch.equal(texts[True], texts[False]),
         }
-    found = {
+    figures = {
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
@@ -74,7 +74,7 @@ def main() -> None:
         "decoder": {"width": width, "layers": layers, "rows": rows, "words": WORDS, "memory": MEMORY},
         "measured": measured,
     }
-    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(measured, indent=1))
 
 

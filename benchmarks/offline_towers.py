@@ -92,7 +92,7 @@ class Bench:
         changes = {**read_yaml(ROOT / "recipes" / "offline.yaml"), **QUIET, "train.seed": seed, **options}
         size = changes.pop("size")
         measure = MeasureConfig(languages=languages, top_k=10, samples=0, limit=8 if self.quick else None)
-        found = compare(
+        result = compare(
             [system],
             corpus,
             self.folder / arm,
@@ -104,20 +104,20 @@ class Bench:
             validation=0,
             quiet=True,
         )["systems"][system]["seeds"][0]
-        told = staged(found["languages"])
+        recalls = staged(result["languages"])
         line = {
             name: {stage: round(value["mean_recall"], 1) for stage, value in stages.items()}
-            for name, stages in told.items()
+            for name, stages in recalls.items()
         }
-        print(arm, system, seed, line, f"{found['steps']} steps, {found['seconds']:.0f} s", flush=True)
-        kept = {key: found[key] for key in ("steps", "seconds", "images", "texts")}
-        return {"seed": seed, "languages": told, **kept, "folder": self.folder / arm / found["run"]}
+        print(arm, system, seed, line, f"{result['steps']} steps, {result['seconds']:.0f} s", flush=True)
+        cost = {key: result[key] for key in ("steps", "seconds", "images", "texts")}
+        return {"seed": seed, "languages": recalls, **cost, "folder": self.folder / arm / result["run"]}
 
 
 def staged(languages: dict[str, Any]) -> dict[str, Any]:
     """What both stages reached, by language; without chance."""
     return {
-        name: {stage: found for stage, found in stages.items() if stage in ("first", "reranked")}
+        name: {stage: recalls for stage, recalls in stages.items() if stage in ("first", "reranked")}
         for name, stages in languages.items()
     }
 
@@ -155,13 +155,13 @@ def averaged(runs: list[dict[str, Any]], table: dict[str, float]) -> dict[str, A
     for language, stages in runs[0]["languages"].items():
         for stage in stages:
             values = [run["languages"][language][stage]["mean_recall"] for run in runs]
-            told = {"mean": round(statistics.mean(values), 2), "seeds": [round(value, 2) for value in values]}
-            told["spread"] = round(statistics.stdev(values), 2) if len(values) > 1 else None
+            figures = {"mean": round(statistics.mean(values), 2), "seeds": [round(value, 2) for value in values]}
+            figures["spread"] = round(statistics.stdev(values), 2) if len(values) > 1 else None
             if language in table:
-                told["over_table"] = round(told["mean"] - table[language], 2)
-            out.setdefault(language, {})[stage] = told
-    kept = {name: runs[0][name] for name in ("steps", "images", "texts")}
-    return {"languages": out, **kept, "seconds": round(statistics.mean(run["seconds"] for run in runs), 1)}
+                figures["over_table"] = round(figures["mean"] - table[language], 2)
+            out.setdefault(language, {})[stage] = figures
+    cost = {name: runs[0][name] for name in ("steps", "images", "texts")}
+    return {"languages": out, **cost, "seconds": round(statistics.mean(run["seconds"] for run in runs), 1)}
 
 
 class Found:
@@ -181,7 +181,7 @@ class Found:
         self.path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def pack_runs(bench: Bench, found: Found, corpus: Path, seeds: list[int], arms: list[str]) -> None:
+def pack_runs(bench: Bench, results: Found, corpus: Path, seeds: list[int], arms: list[str]) -> None:
     """The arms on one pack: locked `clip`, from there locked `r2d2`, and from each its fine-tuned form."""
     pack = corpus.name
     common = {"languages": tuple(TABLE[pack]), "data.languages": list(TABLE[pack])}
@@ -191,12 +191,12 @@ def pack_runs(bench: Bench, found: Found, corpus: Path, seeds: list[int], arms: 
         return common | {"init": str(run["folder"])}
 
     def add(arm: str, system: str, run: dict[str, Any]) -> None:
-        found.add(pack, arm, system, run)
+        results.add(pack, arm, system, run)
         if pack == "howtocook_zh":
             dishes = own_pictures(open_corpus(str(corpus), "test", "skip"))
-            told = counted(run["folder"], dishes, languages=("zh",), top_k=10, limit=8 if bench.quick else None)
-            own_picture = {"languages": staged(told["languages"]), "texts": told["texts"]}
-            found.add(pack, f"{arm}_own_picture_alone", system, run | own_picture)
+            measured = counted(run["folder"], dishes, languages=("zh",), top_k=10, limit=8 if bench.quick else None)
+            own_picture = {"languages": staged(measured["languages"]), "texts": measured["texts"]}
+            results.add(pack, f"{arm}_own_picture_alone", system, run | own_picture)
 
     for arm in arms:
         for seed in seeds:
@@ -211,19 +211,19 @@ def pack_runs(bench: Bench, found: Found, corpus: Path, seeds: list[int], arms: 
             add(*ARMS[arm], run)
 
 
-def stamp_runs(bench: Bench, found: Found, seeds: list[int]) -> None:
+def stamp_runs(bench: Bench, results: Found, seeds: list[int]) -> None:
     """The locked clip of Flickr8k on stamps: as it is, and with its heads trained on Chinese and English names."""
     languages = ("en", "zh", *TEN)
     corpus = f"tuxpaint:{STAMPS}"
     for seed in seeds:
         start = bench.folder / "flickr8k_1k-locked" / f"clip-seed{seed}"
         gallery = open_corpus(corpus, "test", "skip")
-        told = counted(start, gallery, languages=languages, limit=8 if bench.quick else None)
-        told |= {"languages": staged(told["languages"])}
-        found.add("stamps", "zero_shot", "clip", told | {"steps": 0, "seconds": 0.0, "seed": seed})
+        measured = counted(start, gallery, languages=languages, limit=8 if bench.quick else None)
+        measured |= {"languages": staged(measured["languages"])}
+        results.add("stamps", "zero_shot", "clip", measured | {"steps": 0, "seconds": 0.0, "seed": seed})
         own = {"init": str(start), "languages": languages, "data.languages": ["en", "zh"]}
         run = bench.run("clip", corpus, "stamps", seed, LOCKED, **own)
-        found.add("stamps", "trained_on_zh_and_en", "clip", run)
+        results.add("stamps", "trained_on_zh_and_en", "clip", run)
 
 
 def main() -> None:
@@ -250,12 +250,12 @@ def main() -> None:
         "table": TABLE,
         "note": NOTE,
     }
-    found = Found(args.out, about)
+    results = Found(args.out, about)
     for arm in args.arms:
         for pack in TABLE if arm != "stamps" else ():
-            pack_runs(bench, found, args.packs / pack, seeds, [arm])
+            pack_runs(bench, results, args.packs / pack, seeds, [arm])
         if arm == "stamps" and STAMPS.is_dir():
-            stamp_runs(bench, found, seeds)
+            stamp_runs(bench, results, seeds)
 
 
 if __name__ == "__main__":

@@ -70,15 +70,15 @@ def main() -> None:
     torch.set_num_threads(1)
     parts: dict[str, Callable] = {"recall": recall, "speed": speed, "million": million}
     with tempfile.TemporaryDirectory() as folder:
-        found = parts[options.part](options, Path(folder))
-    held = json.loads(options.out.read_text()) if options.out.exists() else {}
-    name = f"vectors_{found['vectors']}" if options.part == "million" else options.part
-    section = held.get(name, {}) if options.milvus else {}
+        figures = parts[options.part](options, Path(folder))
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    name = f"vectors_{figures['vectors']}" if options.part == "million" else options.part
+    section = results.get(name, {}) if options.milvus else {}
     command = " ".join(["python", *sys.argv])
-    held[name] = {"hardware": hardware(), "command": command, "threads": 1, **section, **found}
+    results[name] = {"hardware": hardware(), "command": command, "threads": 1, **section, **figures}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(held, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
 
 
 def hardware() -> dict:
@@ -112,42 +112,42 @@ def recall(options, folder: Path) -> dict:
     corpus = open_corpus(location, "test")
     texts, right = scene_queries(searcher, corpus, options.queries)
     clock = time.process_time()
-    found = two_stage_recall(searcher, texts, right)
+    figures = two_stage_recall(searcher, texts, right)
     full = (time.process_time() - clock) / len(texts)
     if options.token_budget:
         source = {"split": "test", "token_budget": options.token_budget}
         pooled = build_index(options.run, location, folder / "pooled", **source)
         own = two_stage_recall(Searcher(pooled), texts, right, exact=searcher)
         about = {"tokens": options.token_budget, "bytes_a_picture": round(pooled.size() / len(pooled))}
-        found["pooled"] = {**about, "loss": pooled.about.get("loss"), **own}
-    goal = 0.98 * mean(found["full"])
-    told = found["two_stage"].items()
+        figures["pooled"] = {**about, "loss": pooled.about.get("loss"), **own}
+    goal = 0.98 * mean(figures["full"])
+    stages = figures["two_stage"].items()
     least = {
-        "recall": next((int(k) for k, own in told if mean(own) >= goal), None),
-        "same_results": next((int(k) for k, own in told if mean(own, "kept") >= 98), None),
+        "recall": next((int(k) for k, own in stages if mean(own) >= goal), None),
+        "same_results": next((int(k) for k, own in stages if mean(own, "kept") >= 98), None),
     }
     return {
         "pictures": len(index),
         "index_seconds": round(built, 1),
         "bytes_a_picture": round(index.size() / len(index)),
         "loss": index.about.get("loss"),
-        **found,
+        **figures,
         "seconds_a_query_full": round(full, 3),
         "least_k": {what: at(k, searcher, texts, full) for what, k in least.items() if k is not None},
     }
 
 
-def mean(told: dict, what: str = "r") -> float:
-    return sum(told[f"{what}{top}"] for top in (1, 5, 10)) / 3
+def mean(recalls: dict, what: str = "r") -> float:
+    return sum(recalls[f"{what}{top}"] for top in (1, 5, 10)) / 3
 
 
 def at(k: int, searcher: Searcher, texts: list[str], full: float) -> dict:
     """Seconds a query of two stages with k candidates, eight queries at once and one alone, against `full` seconds."""
     asked = [Query(text) for text in texts[:8]]
     many = seconds(lambda: searcher.search(asked, candidates=k)) / len(asked)
-    one = seconds(lambda: searcher.search(asked[:1], candidates=k))
-    spent = {"seconds_a_query_of_8": round(many, 4), "seconds_alone": round(one, 4)}
-    return {"k": k, **spent, "throughput_ratio": round(full / many, 1), "latency_ratio": round(full / one, 1)}
+    alone = seconds(lambda: searcher.search(asked[:1], candidates=k))
+    spent = {"seconds_a_query_of_8": round(many, 4), "seconds_alone": round(alone, 4)}
+    return {"k": k, **spent, "throughput_ratio": round(full / many, 1), "latency_ratio": round(full / alone, 1)}
 
 
 def scene_queries(searcher: Searcher, corpus, count: int) -> tuple[list[str], list[list[int]]]:
@@ -275,32 +275,32 @@ def million(options, folder: Path) -> dict:
     record, written = lance_record(vectors, folder / "lance")
     size = folder_size(folder / "lance")
     clock = time.monotonic()
-    held = record.snapshot(vectors=True).vectors
-    assert held is not None
-    nearest.exact(held, queries[:1], 10)
+    vectors_held = record.snapshot(vectors=True).vectors
+    assert vectors_held is not None
+    nearest.exact(vectors_held, queries[:1], 10)
     measured["open_to_first_answer_seconds"] = round(time.monotonic() - clock, 2)
-    measured["exact_torch"] = engine(written, size, queries, truth, lambda q: nearest.exact(held, q, 10)[0])
+    measured["exact_torch"] = engine(written, size, queries, truth, lambda q: nearest.exact(vectors_held, q, 10)[0])
     measured["faiss_exact"] = in_faiss(vectors, queries, truth)
     clock = time.monotonic()
-    told = nearest.make_lance_index(record)
+    settings = nearest.make_lance_index(record)
     built = time.monotonic() - clock
     plain = record.snapshot(vectors=False)
 
     def by_lance(asked):
-        return [nearest.approximate(plain, query, 10, told["probes"], None)[0] for query in asked]
+        return [nearest.approximate(plain, query, 10, settings["probes"], None)[0] for query in asked]
 
     measured["lance_index"] = engine(built, folder_size(folder / "lance") - size, queries, truth, by_lance)
-    return measured | {"lance_told": told}
+    return measured | {"lance_told": settings}
 
 
 def engine(built: float, size: int | None, queries, truth, search) -> dict:
-    found = [near.tolist() for near in search(queries)]
-    hits = [len(set(near) & set(right.tolist())) / 10 for near, right in zip(found, truth, strict=True)]
-    one, many = [], []
+    results = [near.tolist() for near in search(queries)]
+    hits = [len(set(near) & set(right.tolist())) / 10 for near, right in zip(results, truth, strict=True)]
+    alone, many = [], []
     for query in queries[:20]:
         clock = time.monotonic()
         search(query[None])
-        one.append(time.monotonic() - clock)
+        alone.append(time.monotonic() - clock)
     for _ in range(3):
         clock = time.monotonic()
         search(queries[:64])
@@ -309,7 +309,7 @@ def engine(built: float, size: int | None, queries, truth, search) -> dict:
         "build_seconds": round(built, 1),
         "megabytes": None if size is None else round(size / 2**20),
         "recall_at_10": round(100 * float(np.mean(hits)), 2),
-        "ms_one_query": round(1000 * float(np.median(one)), 2),
+        "ms_one_query": round(1000 * float(np.median(alone)), 2),
         "ms_64_queries": round(1000 * min(many), 1),
     }
 

@@ -43,8 +43,8 @@ def main() -> None:
         for name in options.systems:
             settings = {"size": "demo", "steps": steps, "seeds": options.seeds, "how": how, "validation": 0}
             out = options.out / str(steps) / name
-            found = compare([name], options.corpus, out, **settings, changes=changes, quiet=options.quiet)
-            for seed in found["systems"][name]["seeds"]:
+            comparison = compare([name], options.corpus, out, **settings, changes=changes, quiet=options.quiet)
+            for seed in comparison["systems"][name]["seeds"]:
                 write(options.results, rung(out / seed["run"], options.corpus, steps, name, seed, how.measure.top_k))
 
 
@@ -75,10 +75,10 @@ def rung(run: Path, corpus: str, steps: int, name: str, seed: dict, top_k: int) 
                 "interval": interval(ranks, language),
                 "auc": area_among_candidates(run, corpus, language, top_k),
             }
-    found = {"system": name, "steps": steps, "seed": seed["seed"], "seconds": seed["seconds"], "languages": languages}
+    figures = {"system": name, "steps": steps, "seed": seed["seed"], "seconds": seed["seconds"], "languages": languages}
     if score:
-        found |= {"weight": score["weight"], "validation": score.get("mean_recall"), "why": score["why"]}
-    return found
+        figures |= {"weight": score["weight"], "validation": score.get("mean_recall"), "why": score["why"]}
+    return figures
 
 
 def interval(ranks: dict, language: str, draws: int = 1000) -> list[float]:
@@ -117,14 +117,14 @@ def area_among_candidates(run: Path, location: str, language: str, top_k: int) -
     return float(np.mean(areas))
 
 
-def write(path: Path, found: dict) -> None:
+def write(path: Path, figures: dict) -> None:
     """Puts a rung among the results, in place of an older one of the same run."""
     key = ("system", "steps", "seed")
     results = json.loads(path.read_text()) if path.exists() else []
-    results = [old for old in results if any(old[name] != found[name] for name in key)] + [found]
+    results = [old for old in results if any(old[name] != figures[name] for name in key)] + [figures]
     results.sort(key=lambda old: [old[name] for name in ("steps", "system", "seed")])
     path.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def build(folder: Path, pictures: int, size: str) -> Path:
     corpus = open_corpus(SCENES, "train")
     records = ((row, corpus.record(row)) for row in range(pictures))
     build_index(
-        run, [Picture(encode_jpeg(corpus.image(row)), one.id, one.texts) for row, one in records], folder / "index"
+        run,
+        [Picture(encode_jpeg(corpus.image(row)), record.id, record.texts) for row, record in records],
+        folder / "index",
     )
     return folder / "index"
 

@@ -38,7 +38,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args, args.one[0], args.one[1], int(args.one[2]))))
         return
-    found = []
+    rows = []
     for flow in args.flows:
         for batch in args.batches:
             row = {"flow": flow, "batch": batch}
@@ -46,8 +46,8 @@ def main() -> None:
                 if way == "at once" and batch * batch * args.tokens * args.words > args.most:
                     continue
                 row[way] = in_a_process(args, way, flow, batch)
-            found.append(row)
-            print(told(row), flush=True)
+            rows.append(row)
+            print(line_of(row), flush=True)
     machine = {
         "machine": platform.processor() or platform.machine(),
         "threads": args.threads,
@@ -56,7 +56,7 @@ def main() -> None:
     if args.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
     result = {"command": " ".join(sys.argv), **machine, "tokens": args.tokens, "words": args.words, "width": args.width}
-    RESULT.write_text(json.dumps({**result, "found": found}, indent=1) + "\n")
+    RESULT.write_text(json.dumps({**result, "found": rows}, indent=1) + "\n")
 
 
 def in_a_process(args, way: str, flow: str, batch: int) -> dict:
@@ -83,7 +83,7 @@ def measure(args, way: str, flow: str, batch: int) -> dict:
     images = Encoded(images.pooled, images.tokens)
     how = MaxFlow() if flow == "max" else SoftFlow()
     weights = torch.randn(2, batch, batch, generator=draw).to(args.device)
-    before = held(args.device)
+    before = mib_in_use(args.device)
     seconds = []
     while len(seconds) < args.repeats or sum(seconds) < 2.0:
         start = time.perf_counter()
@@ -98,17 +98,17 @@ def measure(args, way: str, flow: str, batch: int) -> dict:
         if args.device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return {"seconds": round(min(seconds), 4), "mib": round(held(args.device) - before, 1)}
+    return {"seconds": round(min(seconds), 4), "mib": round(mib_in_use(args.device) - before, 1)}
 
 
-def held(device: str) -> float:
+def mib_in_use(device: str) -> float:
     """Peak MiB so far."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def told(row: dict) -> str:
+def line_of(row: dict) -> str:
     cells = [f"{way} {row[way]['seconds']:.3f} s, {row[way]['mib']:.0f} MiB" for way in WAYS if way in row]
     if "at once" in row:
         cells.append(f"at once / blocks {row['at once']['seconds'] / row['blocks']['seconds']:.2f}")

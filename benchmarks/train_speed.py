@@ -201,9 +201,9 @@ def measure(name: str, precision: str, rows: int, rounds: int, compiled: bool) -
 
 def show(figures: dict) -> None:
     print(f"\n{figures['shape']}  {figures['precision']}  batch {figures['batch']}  {figures['rounds']} rounds")
-    for key, found in figures["contenders"].items():
-        low, high = found["ratio_least_most"]
-        rate, ratio = found["pairs_per_second"], found["ours_over_it"]
+    for key, contender in figures["contenders"].items():
+        low, high = contender["ratio_least_most"]
+        rate, ratio = contender["pairs_per_second"], contender["ours_over_it"]
         print(f"  {key:45s} {rate:9.2f} pairs/s   ours/its {ratio:.2f} ({low}-{high})")
 
 
@@ -221,10 +221,10 @@ def machine() -> dict:
 
 
 def commit() -> str | None:
-    found = subprocess.run(
+    answer = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    return found.stdout.strip() or None
+    return answer.stdout.strip() or None
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from tuwen import systems
-from tuwen.config import dump, names, override, read_yaml, to_dict
+from tuwen.config import dump, field_names, override, read_yaml, to_dict
 from tuwen.errors import UserError
 from tuwen.nn.sizes import SIZES
 from tuwen.training.config import RunConfig, TrainConfig
@@ -118,7 +118,7 @@ def test_a_config_comes_back_from_yaml(tmp_path):
 
 
 def test_names_are_all_the_leaves():
-    assert names(Whole())[:4] == ["tower.width", "tower.heads", "tower.kind", "rate"]
+    assert field_names(Whole())[:4] == ["tower.width", "tower.heads", "tower.kind", "rate"]
 
 
 @pytest.mark.parametrize(

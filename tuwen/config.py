@@ -31,17 +31,17 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     Raises:
         UserError: for an unknown name (the nearest are listed) or a value of the wrong type or range.
     """
-    return _override(config, _tree(changes), "", names(config))
+    return _override(config, _tree(changes), "", field_names(config))
 
 
-def names(config: Any, prefix: str = "") -> list[str]:
+def field_names(config: Any, prefix: str = "") -> list[str]:
     """Dotted names of all fields that hold values."""
-    found: list[str] = []
+    dotted: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         nested = dataclasses.is_dataclass(value)
-        found.extend(names(value, f"{prefix}{field.name}.") if nested else [prefix + field.name])
-    return found
+        dotted.extend(field_names(value, f"{prefix}{field.name}.") if nested else [prefix + field.name])
+    return dotted
 
 
 def to_dict(config: Any) -> dict[str, Any]:

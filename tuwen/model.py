@@ -133,14 +133,14 @@ class Model:
         Raises:
             UserError: for a broken picture (unless `skip_broken`), or a system that has no first-stage vectors.
         """
-        kept: list[int] = []
+        readable: list[int] = []
         pictures = sentences = None
         if images is not None:
-            encoded, kept = self._pictures(images, batch_size, skip_broken, FIRST)
+            encoded, readable = self._pictures(images, batch_size, skip_broken, FIRST)
             pictures = self._vectors(encoded)
         if texts is not None:
             sentences = self._vectors(self._texts(texts, language, batch_size, FIRST))
-        return Embedded(pictures, sentences, kept)
+        return Embedded(pictures, sentences, readable)
 
     def rank(
         self,
@@ -164,10 +164,10 @@ class Model:
         if top_k < 0:
             raise UserError(f"top_k is {top_k}; give 0 (first stage alone) or more")
         fields = self.system.index_fields if top_k and self.system.matches() else FIRST
-        pictures, kept = self._pictures(images, batch_size, skip_broken, fields)
+        pictures, readable = self._pictures(images, batch_size, skip_broken, fields)
         depth = top_k if predictor.reranks(pictures) else 0
         sentences = self._texts(texts, language, batch_size, None)
-        if not kept or not len(texts):
+        if not readable or not len(texts):
             return [Ranking(text, [], [], [], 0) for text in texts]
         rankings = []
         with bars(len(texts) >= LONG * batch_size):
@@ -180,7 +180,7 @@ class Model:
                 again = torch.argsort(final, descending=True, stable=True)
                 order = torch.cat([order[:reranked][again], order[reranked:]])
                 scores = torch.cat([final[again], first[order[reranked:]]])
-                places = [kept[i] for i in order.tolist()]
+                places = [readable[i] for i in order.tolist()]
                 rankings.append(Ranking(texts[t], places, scores.tolist(), first[order].tolist(), reranked))
         return rankings
 
@@ -237,7 +237,7 @@ class Model:
     ) -> tuple[Encoded, list[int]]:
         """Encoded pictures, and the positions of those that could be read."""
         _refuse_single(images, (str, bytes, os.PathLike, Image.Image, Tensor), "images")
-        kept: list[int] = []
+        readable: list[int] = []
 
         def read() -> Iterator[Images]:
             starts = range(0, len(images), batch_size)
@@ -246,7 +246,7 @@ class Model:
                 for position in range(start, min(start + batch_size, len(images))):
                     try:
                         pixels.append(self._pixels(images[position], position))
-                        kept.append(position)
+                        readable.append(position)
                     except UserError:
                         if not skip_broken:
                             raise
@@ -254,7 +254,7 @@ class Model:
                     yield Images(torch.stack(pixels))
 
         with bars(len(images) >= LONG * batch_size):
-            return self.predictor.pictures(read(), fields, len(images)), kept
+            return self.predictor.pictures(read(), fields, len(images)), readable
 
     def _pixels(self, image: Picture, position: int) -> Tensor:
         """[3, side, side] uint8."""

@@ -219,8 +219,8 @@ def test_a_task_that_needs_more_than_a_dual_encoder_has_is_refused_with_the_reas
     """Check 8."""
     with pytest.raises(UserError, match=r"clip cannot do captioning: .* needs generate.* cosine of two vectors"):
         tasks.able("clip", "captioning")
-    assert tasks.able("clip", "retrieval") is tasks.find("retrieval")
-    assert tasks.able("mvptr", "grounding") is tasks.find("grounding")
+    assert tasks.able("clip", "retrieval") is tasks.find_task("retrieval")
+    assert tasks.able("mvptr", "grounding") is tasks.find_task("grounding")
     with pytest.raises(UserError, match=r"albef cannot do grounding: .* systems that can: mvptr, slan"):
         tasks.able("albef", "grounding")
     assert cli.main(["systems", "clip", "--task", "captioning"]) == 1

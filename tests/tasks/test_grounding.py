@@ -97,4 +97,4 @@ def test_refusals():
         measure(System())
     with pytest.raises(UserError, match="no language 'zh'"):
         evaluate_grounding(ready(Knows(BOXES), ["en"]), corpus(), languages=["zh"])
-    assert grounding.overlap(np.array([0, 0, 1, 1.0]), np.array([[0.5, 0.5, 1, 1]])) == pytest.approx([0.25])
+    assert grounding.box_overlap(np.array([0, 0, 1, 1.0]), np.array([[0.5, 0.5, 1, 1]])) == pytest.approx([0.25])

@@ -10,7 +10,7 @@ from tests.tasks.stub import DualStub, FusionStub, Pairs, Table, ready
 from tuwen import tasks
 from tuwen.data.corpus import Relevance
 from tuwen.errors import UserError
-from tuwen.tasks.matching import Matching, _none_of, area, drawn_pairs, evaluate_matching
+from tuwen.tasks.matching import Matching, _none_of, area, evaluate_matching, right_and_wrong_pairs
 
 
 def test_card_check_5_area():
@@ -62,16 +62,16 @@ def test_wrong_labels_are_named_by_row():
 def test_drawn_pairs_are_half_right_by_the_truth_of_the_gallery():
     rows = [{"zh": [str(k), str(k + 100), "7"]} for k in range(10)]  # text 7 is right for every picture
     of = Pairs(rows)
-    pairs = drawn_pairs(of, "zh", None)
+    pairs = right_and_wrong_pairs(of, "zh", None)
     truth = of.gallery("zh").relevance
     position = {row: k for k, row in enumerate(of.gallery("zh").rows)}
     for row, text, label in zip(pairs.rows.tolist(), pairs.texts.tolist(), pairs.labels.tolist(), strict=True):
         assert (position[row] in truth.images_of(text)) == bool(label)
     assert pairs.labels.sum() * 2 == len(pairs.labels) == 20
-    again = drawn_pairs(of, "zh", None)
+    again = right_and_wrong_pairs(of, "zh", None)
     assert (again.texts == pairs.texts).all()
-    assert (drawn_pairs(of, "zh", None, seed=1).texts != pairs.texts).any()
-    fewer = drawn_pairs(of, "zh", 10)
+    assert (right_and_wrong_pairs(of, "zh", None, seed=1).texts != pairs.texts).any()
+    fewer = right_and_wrong_pairs(of, "zh", 10)
     assert (fewer.texts == pairs.texts).all()
 
 
@@ -91,10 +91,10 @@ def test_broken_pictures_leave_their_pairs_out():
 
 
 def test_the_registry_finds_tasks_by_exact_name():
-    assert {"matching", "retrieval"} <= set(tasks.names())
-    assert tasks.find("matching") is Matching
+    assert {"matching", "retrieval"} <= set(tasks.task_names())
+    assert tasks.find_task("matching") is Matching
     with pytest.raises(UserError, match=r"no task called 'retreival'; there are retrieval, "):
-        tasks.find("retreival")
+        tasks.find_task("retreival")
 
 
 def test_a_language_with_too_few_texts_leaves_the_others_measured():

@@ -19,8 +19,8 @@ def by_images(texts_of_image, text_count):
 
 def both_ways(scores, truth, **options):
     """Recalls image to text and text to image of a whole [I, T] matrix."""
-    tr = metrics.ranks(lambda a, b: scores[a:b], truth.transpose(), **options)
-    ir = metrics.ranks(lambda a, b: scores.T[a:b], truth, **options)
+    tr = metrics.best_ranks(lambda a, b: scores[a:b], truth.transpose(), **options)
+    ir = metrics.best_ranks(lambda a, b: scores.T[a:b], truth, **options)
     return tr, ir
 
 
@@ -89,7 +89,7 @@ def test_ranks_equal_a_slow_stable_sort_whatever_the_block(data):
     relevance = Relevance.of(items, [sorted(one) for one in truth])
     expected = [slow_rank(row, relevant) for row, relevant in zip(scores, truth, strict=True)]
     for budget in (1, items, 2 * items + 1, 10_000):
-        rank = metrics.ranks(lambda a, b: torch.tensor(scores)[a:b], relevance, budget=budget)
+        rank = metrics.best_ranks(lambda a, b: torch.tensor(scores)[a:b], relevance, budget=budget)
         assert rank.tolist() == expected
 
 
@@ -116,14 +116,14 @@ def test_a_hundred_thousand_squared_is_never_held():
         return scores[start:stop]
 
     truth = Relevance.of(200, [[k % 200] for k in range(300)])
-    small = metrics.ranks(rows, truth, budget=1000)
+    small = metrics.best_ranks(rows, truth, budget=1000)
     assert largest <= 1000
-    assert (small == metrics.ranks(rows, truth)).all()
+    assert (small == metrics.best_ranks(rows, truth)).all()
 
 
 def test_queries_without_an_answer_are_left_out():
     truth = Relevance.of(2, [[0], [], [1]])
-    rank = metrics.ranks(lambda a, b: torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])[a:b], truth)
+    rank = metrics.best_ranks(lambda a, b: torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])[a:b], truth)
     assert rank.tolist() == [0, metrics.NO_ANSWER, 1]
     assert metrics.recalls(rank)["r1"] == 50
     assert metrics.chance(truth)["r1"] == 50
@@ -137,7 +137,7 @@ def test_missed_is_no_hit_even_in_a_small_gallery():
 def test_nan_scores_are_refused_rather_than_counted_as_hits():
     truth = Relevance.of(2, [[0]])
     with pytest.raises(UserError, match="NaN"):
-        metrics.ranks(lambda a, b: torch.tensor([[float("nan"), 0.0]]), truth)
+        metrics.best_ranks(lambda a, b: torch.tensor([[float("nan"), 0.0]]), truth)
 
 
 def test_chance_against_simulation():
@@ -146,7 +146,7 @@ def test_chance_against_simulation():
     found = []
     for _ in range(4000):
         scores = torch.from_numpy(generator.random((10, 17)))
-        found.append(list(metrics.recalls(metrics.ranks(lambda a, b, s=scores: s[a:b], truth)).values()))
+        found.append(list(metrics.recalls(metrics.best_ranks(lambda a, b, s=scores: s[a:b], truth)).values()))
     found = np.array(found)
     error = found.std(0) / np.sqrt(len(found)) + 1e-9
     assert (np.abs(found.mean(0) - list(metrics.chance(truth).values())) < 4 * error).all()

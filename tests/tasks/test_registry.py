@@ -35,8 +35,8 @@ def tokenizer(scenes):
 
 def test_every_task_says_what_it_is_and_what_it_needs():
 
-    for name in tasks.names():
-        task = tasks.find(name)
+    for name in tasks.task_names():
+        task = tasks.find_task(name)
         assert task.name() == name
         assert all((task.what, task.why, task.metric))
         assert task().config.name == name
@@ -47,7 +47,7 @@ def test_every_task_says_what_it_is_and_what_it_needs():
 @pytest.mark.parametrize("name", systems.names())
 def test_every_system_does_the_tasks_it_is_listed_for_and_refuses_the_others(name, scenes, tokenizer):
     able = tasks.of_system(systems.find(name))
-    for task in tasks.names():
+    for task in tasks.task_names():
         if task not in able:
             with pytest.raises(UserError, match=f"system {name} cannot do {task}: "):
                 tasks.able(name, task)
@@ -83,8 +83,8 @@ def test_fuse_takes_as_many_pictures_as_it_says(name):
 
 
 def test_two_pictures_a_row_are_for_those_that_fuse_them(monkeypatch):
-    real = tasks.find
-    monkeypatch.setattr(tasks, "find", lambda name: Statement if name == "statement" else real(name))
+    real = tasks.find_task
+    monkeypatch.setattr(tasks, "find_task", lambda name: Statement if name == "statement" else real(name))
     assert tasks.able("albef", "statement") is Statement
     words = r"slan cannot do statement: .* needs fuse of 2 pictures a row.* systems that can: albef, "
     with pytest.raises(UserError, match=words) as error:
@@ -97,11 +97,11 @@ def test_one_vocabulary_on_the_command_line(capsys):
         assert cli.main(command) == 1
         words = capsys.readouterr().err
         assert "no task called 'vqa'" in words
-        assert all(name in words for name in tasks.names())
+        assert all(name in words for name in tasks.task_names())
     assert cli.main(["train", "clip", "--corpus", "x", "--out", "y", "--task", "captioning"]) == 1
     assert "system clip cannot do captioning: " in capsys.readouterr().err
 
 
 def test_what_is_only_measured_is_not_learnt():
     with pytest.raises(UserError, match="task retrieval has no head"):
-        tasks.find("retrieval")().head(nn.Identity())
+        tasks.find_task("retrieval")().head(nn.Identity())

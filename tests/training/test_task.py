@@ -230,7 +230,7 @@ def test_an_unknown_task_is_an_error_that_lists_what_there_is(tmp_path, capsys):
     assert cli.main(["train", *asked]) == 1
     words = capsys.readouterr().err
     assert "no task called 'telepathy'" in words
-    assert all(name in words for name in tasks.names())
+    assert all(name in words for name in tasks.task_names())
     assert not (tmp_path / "run").exists()
 
 

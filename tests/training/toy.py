@@ -259,14 +259,14 @@ class RedHead(Head):
 
 @contextlib.contextmanager
 def registered():
-    """`systems.find` and `tasks.find` know the toys while this lasts."""
-    before = systems.find, tasks.find
+    """`systems.find` and `tasks.find_task` know the toys while this lasts."""
+    before = systems.find, tasks.find_task
     systems.find = lambda name: Toy if name == "toy" else before[0](name)
-    tasks.find = lambda name: Red if name == "red" else before[1](name)
+    tasks.find_task = lambda name: Red if name == "red" else before[1](name)
     try:
         yield
     finally:
-        systems.find, tasks.find = before
+        systems.find, tasks.find_task = before
 
 
 def config(task: str | None = None, **changes) -> RunConfig:

@@ -94,19 +94,19 @@ def compare(
     _share_tokenizer(out, configs, pairs)
     if how.towers:
         _train_towers(out, configs, how.towers, pairs, quiet)
-    found: dict[str, list[dict]] = {name: [] for name in names}
+    results_of: dict[str, list[dict]] = {name: [] for name in names}
     for run, config in configs.items():
         _train_once(run, config, pairs, evaluate, quiet)
         result = _measure(run, gallery, measure, quiet)
-        found[arms[run]].append({"seed": config.train.seed, **result, **_cost(run, result)})
+        results_of[arms[run]].append({"seed": config.train.seed, **result, **_cost(run, result)})
     comparison = {
-        "systems": {name: summary(name, results) for name, results in found.items()},
-        "differences": differences(found),
+        "systems": {name: summary(name, results) for name, results in results_of.items()},
+        "differences": differences(results_of),
         "corpus": gallery.name,
         "location": str(corpus),
         "split": gallery.split,
         "size": size,
-        "steps": next(iter(found.values()))[0]["steps"],
+        "steps": next(iter(results_of.values()))[0]["steps"],
         "batch_size": first.train.batch_size,
         "fingerprints": {"train": pairs.fingerprint, gallery.split: gallery.fingerprint},
     }
@@ -157,9 +157,9 @@ def arm(name: str) -> tuple[str, dict[str, str]]:
     Raises:
         UserError: if a setting is not NAME=VALUE.
     """
-    system, _, told = name.partition(":")
+    system, _, listed = name.partition(":")
     settings = {}
-    for setting in filter(None, told.split(",")):
+    for setting in filter(None, listed.split(",")):
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise UserError(f"compare: {name}: {setting!r} is not NAME=VALUE, as in {system}:model.embed=64")
@@ -215,13 +215,13 @@ def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Eval
 
 def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
     """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
-    held = _flat(read_yaml(run / CONFIG))
+    trained = _flat(read_yaml(run / CONFIG))
     settled = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
     asked = _flat(to_dict(settled))
-    for name in sorted(held.keys() | asked.keys()):
-        if name not in _FREE and held.get(name) != asked.get(name):
+    for name in sorted(trained.keys() | asked.keys()):
+        if name not in _FREE and trained.get(name) != asked.get(name):
             raise UserError(
-                f"{run}: was trained with {name}={held.get(name)}, now {asked.get(name)} is asked for; "
+                f"{run}: was trained with {name}={trained.get(name)}, now {asked.get(name)} is asked for; "
                 "choose another --out, or remove that folder"
             )
     fingerprint = provenance(run)["corpus"]["fingerprint"]
@@ -239,10 +239,10 @@ def _same_tokenizer(shared: Path, own: Path) -> bool:
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values by dotted name."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
+        values |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return values
 
 
 def _validator(gallery: Corpus, location: str, pictures: int, on_bad: str) -> loop.Evaluate:
@@ -278,16 +278,16 @@ def summary(name: str, results: list[dict]) -> dict:
     """A system's runs as one: recalls and cost averaged over seeds, with their spread."""
     mean, spread = mean_and_spread([_varying(result) for result in results])
     first = results[0]
-    kept = {key: value for key, value in first.items() if key not in ("seed", "run", "steps")}
-    languages = {name: {**found, **mean["languages"][name]} for name, found in first["languages"].items()}
+    about = {key: value for key, value in first.items() if key not in ("seed", "run", "steps")}
+    languages = {name: {**stages, **mean["languages"][name]} for name, stages in first["languages"].items()}
     paper = systems.find(arm(name)[0]).paper
-    return {**kept, **mean, "languages": languages, "fidelity": paper.fidelity, "spread": spread, "seeds": results}
+    return {**about, **mean, "languages": languages, "fidelity": paper.fidelity, "spread": spread, "seeds": results}
 
 
 def _varying(result: dict) -> dict:
     """What differs from seed to seed: recalls by language and stage, and cost."""
     languages = {
-        language: {stage: found[stage] for stage in STAGES if stage in found}
-        for language, found in result["languages"].items()
+        language: {stage: stages[stage] for stage in STAGES if stage in stages}
+        for language, stages in result["languages"].items()
     }
     return {"languages": languages, **{key: result[key] for key in COSTS}}

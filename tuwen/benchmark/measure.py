@@ -62,20 +62,20 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
     asked["languages"] = list(config.languages)  # as JSON gives it back
     path = run / RECALLS
     if path.exists():
-        held = read_json(path)
-        if held.pop("measured", None) == asked:
-            return held
-    found = _retrieve(run, corpus, config)
+        measured = read_json(path)
+        if measured.pop("measured", None) == asked:
+            return measured
+    retrieval = _retrieve(run, corpus, config)
     ranks = {
         f"{language}.{stage}.{way}": torch.from_numpy(np.ascontiguousarray(rank))
-        for language, stages in found.ranks.items()
+        for language, stages in retrieval.ranks.items()
         for stage, ways in stages.items()
         for way, rank in ways.items()
     }
     checkpoint.save_tensors(run / RANKS, ranks)
-    _write_samples(run, corpus, found.answers)
-    checkpoint.write(path, json.dumps({**found.json, "measured": asked}, ensure_ascii=False, indent=1) + "\n")
-    return found.json
+    _write_samples(run, corpus, retrieval.answers)
+    checkpoint.write(path, json.dumps({**retrieval.json, "measured": asked}, ensure_ascii=False, indent=1) + "\n")
+    return retrieval.json
 
 
 def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig) -> Retrieval:

@@ -78,11 +78,22 @@ def _of_run(run: Path) -> tuple[dict[str, Any], Runs]:
     path = run / RECALLS
     result = read_json(path) if path.exists() else {"languages": {}}
     cost = {"seconds": done.get("seconds"), "pairs_per_second": done.get("pairs_per_second")}
-    one = {"seed": config.train.seed, "run": run.name, **result, **cost, "measure_seconds": result.get("seconds")}
+    seed_result = {
+        "seed": config.train.seed,
+        "run": run.name,
+        **result,
+        **cost,
+        "measure_seconds": result.get("seconds"),
+    }
     if result["languages"]:
-        system = summary(config.system, [one])
+        system = summary(config.system, [seed_result])
     else:
-        system = {**one, "fidelity": systems.find(config.system).paper.fidelity, "spread": None, "seeds": [one]}
+        system = {
+            **seed_result,
+            "fidelity": systems.find(config.system).paper.fidelity,
+            "spread": None,
+            "seeds": [seed_result],
+        }
     comparison = {
         "systems": {config.system: system},
         "differences": [],
@@ -119,39 +130,39 @@ def _head(title: str, comparison: dict[str, Any], runs: Runs) -> str:
 
 
 def _recall(comparison: dict[str, Any]) -> str:
-    found = comparison["systems"]
-    languages = list(next(iter(found.values()))["languages"])
+    by_system = comparison["systems"]
+    languages = list(next(iter(by_system.values()))["languages"])
     if not languages:
         return _title("Recall", "召回率") + '<p class="note">Not measured yet 尚未评测: <code>tuwen eval</code>.</p>'
     note = (
         "A query counts as found at K when any right answer is among the first K. Mean is that of all recalls shown. "
         "Chance is the expected recall of a random order. ± is the standard deviation over seeds."
     )
-    fidelity = {system["fidelity"] for system in found.values()}
+    fidelity = {system["fidelity"] for system in by_system.values()}
     note += " " + "; ".join(f"“{key}”: {FIDELITY[key]}" for key in FIDELITY if key in fidelity) + "."
     tables = "".join(_recall_table(comparison, language) for language in languages)
-    drawn = f"<figure class='plot'>{report_plots.bars(found, languages)}</figure>"
+    drawn = f"<figure class='plot'>{report_plots.recall_bars(by_system, languages)}</figure>"
     return _title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
 
 
 def _recall_table(comparison: dict[str, Any], language: str) -> str:
-    found = comparison["systems"]
-    first = next(iter(found.values()))["languages"][language]
+    by_system = comparison["systems"]
+    first = next(iter(by_system.values()))["languages"][language]
     ways = [way for way in DIRECTIONS if way in first["chance"]]
     paths = [(way, f"r{k}") for way in ways for k in CUTOFFS]
-    rows = [(name, stage) for name in found for stage in STAGES if stage in found[name]["languages"][language]]
-    held = {row: _figures(found[row[0]]["languages"][language][row[1]], paths) for row in rows}
-    best = [max(column) for column in zip(*held.values(), strict=True)]
+    rows = [(name, stage) for name in by_system for stage in STAGES if stage in by_system[name]["languages"][language]]
+    figures = {row: _figures(by_system[row[0]]["languages"][language][row[1]], paths) for row in rows}
+    best = [max(column) for column in zip(*figures.values(), strict=True)]
     body = ""
     for row in rows:
         name, stage = row
-        spread = found[name]["spread"]
+        spread = by_system[name]["spread"]
         spreads = _figures(spread["languages"][language][stage], paths) if spread else [None] * len(best)
-        marks = [len(rows) > 1 and value == top for value, top in zip(held[row], best, strict=True)]
-        cells = "".join(map(_cell, held[row], spreads, marks, _edges(paths)))
-        stages = [of for of in STAGES if (name, of) in held]
-        head = _system(name, found[name], len(stages)) if stage == stages[0] else ""
-        body += f"<tr>{head}<td class='stage'>{_stage(stage, found[name])}</td>{cells}</tr>"
+        marks = [len(rows) > 1 and value == top for value, top in zip(figures[row], best, strict=True)]
+        cells = "".join(map(_cell, figures[row], spreads, marks, _edges(paths)))
+        stages = [of for of in STAGES if (name, of) in figures]
+        head = _system(name, by_system[name], len(stages)) if stage == stages[0] else ""
+        body += f"<tr>{head}<td class='stage'>{_stage(stage, by_system[name])}</td>{cells}</tr>"
     chance = "".join(
         _cell(value, None, False, edge)
         for value, edge in zip(_figures(first["chance"], paths), _edges(paths), strict=True)
@@ -187,13 +198,13 @@ def _differences(comparison: dict[str, Any]) -> str:
     )
     rows = [
         [
-            escape(one["language"]),
-            escape(one["of"].replace("reranked", "re-ranked")),
-            escape(one["over"].replace("reranked", "re-ranked")),
-            _spread(one["mean_recall"], one["spread"], sign=True),
-            *(_spread(one.get(way), None, sign=True) for way in DIRECTIONS),
+            escape(difference["language"]),
+            escape(difference["of"].replace("reranked", "re-ranked")),
+            escape(difference["over"].replace("reranked", "re-ranked")),
+            _spread(difference["mean_recall"], difference["spread"], sign=True),
+            *(_spread(difference.get(way), None, sign=True) for way in DIRECTIONS),
         ]
-        for one in comparison["differences"]
+        for difference in comparison["differences"]
     ]
     seeds = len(next(iter(comparison["systems"].values()))["seeds"])
     note = f"In points; each seed against the same seed of the other, {seeds} in all."
@@ -242,8 +253,8 @@ def _validation(records: list[dict], *stages: str) -> dict[str, dict[int, float]
     """Mean recall by language and step, of the first of the stages that was evaluated."""
     out: dict[str, dict[int, float]] = {}
     for record in records:
-        for language, found in record.get("eval", {}).items():
-            recalls = [found.get(stage) for stage in stages] if isinstance(found, dict) else []
+        for language, stage_recalls in record.get("eval", {}).items():
+            recalls = [stage_recalls.get(stage) for stage in stages] if isinstance(stage_recalls, dict) else []
             means = [stage["mean_recall"] for stage in recalls if isinstance(stage, dict) and "mean_recall" in stage]
             if means and isinstance(means[0], int | float):
                 out.setdefault(language, {})[record["step"]] = means[0]
@@ -273,20 +284,21 @@ def _cost(comparison: dict[str, Any]) -> str:
 
 
 def _samples(comparison: dict[str, Any], runs: Runs) -> str:
-    held = {}
+    samples = {}
     for name, folders in runs.items():
         path = folders[0] / SAMPLES if folders else None
         if path and path.exists():
-            held[name] = (folders[0], json.loads(path.read_text(encoding="utf-8")))
-    asked = report_samples.queries(held)
+            samples[name] = (folders[0], json.loads(path.read_text(encoding="utf-8")))
+    asked = report_samples.queries(samples)
     if not asked:
         return ""
     stages = {
-        name: last_stage(next(iter(comparison["systems"][name]["languages"].values()), {"first": 0})) for name in held
+        name: last_stage(next(iter(comparison["systems"][name]["languages"].values()), {"first": 0}))
+        for name in samples
     }
     seed = next(iter(comparison["systems"].values()))["seeds"][0]["seed"]
     note = f"The five best pictures of each system (seed {seed}) with their scores. Right ones are framed in green. "
-    notice = next(iter(held.values()))[1]["notice"]
+    notice = next(iter(samples.values()))[1]["notice"]
     credit = f'<p class="note">{escape(notice)}</p>' if notice else ""
     return (
         _title("Sample queries", "查询示例")

@@ -25,7 +25,7 @@ def colour(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) -> str:
+def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) -> str:
     """Mean recall of each system by language: a light bar for the first stage, a full one re-ranked, chance dashed.
 
     systems: the "systems" of a comparison.

@@ -15,14 +15,14 @@ def queries(samples: dict[str, tuple[Path, dict[str, Any]]]) -> list[Query]:
 
     samples: system -> (run folder, its samples.json).
     """
-    found: dict[tuple[str, str], dict[str, list]] = {}
-    for name, (run, held) in samples.items():
-        for query in held["queries"]:
+    answers_of: dict[tuple[str, str], dict[str, list]] = {}
+    for name, (run, sample) in samples.items():
+        for query in sample["queries"]:
             results = [{**result, "file": run / result["picture"]} for result in query["results"]]
-            found.setdefault((query["language"], query["text"]), {})[name] = results
+            answers_of.setdefault((query["language"], query["text"]), {})[name] = results
     common: list[Query] = [
         {"language": language, "text": text, "answers": answers}
-        for (language, text), answers in found.items()
+        for (language, text), answers in answers_of.items()
         if len(answers) == len(samples)
     ]
     place: dict[str, int] = {}

@@ -30,18 +30,18 @@ def last_stage(language: Mapping[str, Any]) -> str:
     return "reranked" if "reranked" in language else "first"
 
 
-def differences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def differences(results_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """What each later system has over each earlier one, and re-ranking over the first stage, seed by seed.
 
-    found: system -> retrieval JSON of each seed, the seeds in one order. Both sides are taken at their last stage.
+    results_of: system -> retrieval JSON of each seed, the seeds in one order. Both sides are taken at their last stage.
     Gives `{"language", "of", "over", "mean_recall", "image_to_text", "text_to_image", "spread"}`: differences in
     points of mean recall and of R@1 either way, averaged over paired seeds, with the standard deviation of the mean
     recall's (None for one seed).
     """
-    names = list(found)
+    names = list(results_of)
     out = []
-    for language in found[names[0]][0]["languages"]:
-        at = {name: [result["languages"][language] for result in found[name]] for name in names}
+    for language in results_of[names[0]][0]["languages"]:
+        at = {name: [result["languages"][language] for result in results_of[name]] for name in names}
         for name in names:
             if all(stage in at[name][0] for stage in STAGES):
                 out.append(_difference(language, (name, at[name], "reranked"), (name, at[name], "first")))

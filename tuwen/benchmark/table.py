@@ -83,13 +83,13 @@ def _differences(comparison: dict[str, Any]) -> Table:
         table.add_column(head)
     for head in ("mean recall", "text R@1", "image R@1"):
         table.add_column(head, justify="right", no_wrap=True)
-    for one in comparison["differences"]:
+    for difference in comparison["differences"]:
         table.add_row(
-            one["language"],
-            one["of"].replace("reranked", "re-ranked"),
-            one["over"].replace("reranked", "re-ranked"),
-            figure(one["mean_recall"], one["spread"], sign=True),
-            *(figure(one.get(way), sign=True) for way in DIRECTIONS),
+            difference["language"],
+            difference["of"].replace("reranked", "re-ranked"),
+            difference["over"].replace("reranked", "re-ranked"),
+            figure(difference["mean_recall"], difference["spread"], sign=True),
+            *(figure(difference.get(way), sign=True) for way in DIRECTIONS),
         )
     return table
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json
 from tuwen.cli.parser import add_command, positive
-from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published
+from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published_towers
 
 EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
@@ -50,7 +50,7 @@ def run_compare(args) -> None:
     changes, own = changes_of(args)
     named = {name: changes.pop(name) for name in NAMED if name in changes}
     size = args.size or named.get("size") or SIZE
-    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "published": published(args)}
+    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "published": published_towers(args)}
     options |= {"changes": changes, "how": override(CompareConfig(), own)}
     with only_json(args.json):
         comparison = compare(args.systems, args.corpus, args.out, **options)

@@ -133,18 +133,22 @@ def run_list(args) -> None:
     from tuwen.data.corpora import published
 
     chosen = [published.find_format(args.name)] if args.name else list(published.formats().values())
-    told = [{field.name: getattr(one, field.name) for field in fields(one) if field.name != "read"} for one in chosen]
+    about = [
+        {field.name: getattr(corpus, field.name) for field in fields(corpus) if field.name != "read"}
+        for corpus in chosen
+    ]
     if args.json:
-        print_json({"corpora": told})
+        print_json({"corpora": about})
     elif args.name:
         print_table(
             "",
             ("", ""),
-            [(name, value if isinstance(value, str) else " ".join(value)) for name, value in told[0].items()],
+            [(name, value if isinstance(value, str) else " ".join(value)) for name, value in about[0].items()],
         )
     else:
         rows = [
-            tuple(str(one[name]) for name in ("name", "title", "records", "needs", "ask", "licence")) for one in told
+            tuple(str(corpus[name]) for name in ("name", "title", "records", "needs", "ask", "licence"))
+            for corpus in about
         ]
         print_table("", ("name", "corpus", "full copy", "needs", "to be had at", "licence"), rows, whole=("name",))
 
@@ -200,10 +204,10 @@ def _chosen(args, corpora: dict) -> dict:
 
     if args.ids is not None:
         try:
-            wanted = set(filter(None, map(str.strip, args.ids.read_text(encoding="utf-8-sig").splitlines())))
+            ids = set(filter(None, map(str.strip, args.ids.read_text(encoding="utf-8-sig").splitlines())))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{args.ids}: cannot be read: {error}; a text file with an id a line") from None
-        corpora = by_ids(corpora, wanted)
+        corpora = by_ids(corpora, ids)
     if args.fraction is not None:
         if "train" not in corpora:
             raise UserError(f"--fraction is of the split train; there are: {', '.join(corpora)}")
@@ -290,13 +294,13 @@ def run_clicks(args) -> None:
 
     rule = Rule(args.floor, args.least, args.top, args.share)
     if Path(args.log).suffix.lower() in (".csv", ".tsv", ".jsonl", ".json") and Path(args.log).is_file():
-        seen, kept, faulty = select_log(args.log, args.out, rule)
-        told = ", ".join(f"{count} {reason}" for reason, count in faulty.items())
-        print_line(f"{args.out}: {kept:,} of {seen:,} pairs" + (f"; lines left out: {told}" if told else ""))
+        seen, chosen, faulty = select_log(args.log, args.out, rule)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in faulty.items())
+        print_line(f"{args.out}: {chosen:,} of {seen:,} pairs" + (f"; lines left out: {reasons}" if reasons else ""))
         return
     corpora = {split: by_clicks(open_corpus(args.log, split, "skip"), rule) for split in splits_of(args.log)}
     written = write_shards(corpora, args.out, progress=sys.stderr.isatty())
-    print_table(f"{args.out}", ("split", "rows"), [(split, str(told["count"])) for split, told in written.items()])
+    print_table(f"{args.out}", ("split", "rows"), [(split, str(about["count"])) for split, about in written.items()])
 
 
 def run_show(args) -> None:

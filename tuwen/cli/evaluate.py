@@ -22,7 +22,7 @@ def add_to(commands) -> None:
     command = add_command(commands, "eval", run, "measure a run on a task", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
-    command.add_argument("--task", choices=tasks.names(), help="what to measure")
+    command.add_argument("--task", choices=tasks.task_names(), help="what to measure")
     command.add_argument(
         "--fit-score",
         metavar="SPLIT",
@@ -76,7 +76,7 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
     from tuwen.progress import bars
     from tuwen.training.parallel import device
 
-    tasks.find(task)
+    tasks.find_task(task)
     model = load(run_folder, device=str(device("auto")))
     chosen = tasks.able(model.config.system, task)(model.config.task if model.config.task_name == task else None)
     try:
@@ -98,7 +98,7 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
 
 def print_measured(measured: dict[str, Any]) -> None:
     """A task's figures as a table."""
-    remark, head, rows = tasks.find(measured["task"])().table(measured)
+    remark, head, rows = tasks.find_task(measured["task"])().table(measured)
     about = f"{measured['system']} on {measured['corpus']}, {measured['split']} split: {measured['task']}, {remark}"
     print_table(about, head, rows)
     if "second_stage" in measured:

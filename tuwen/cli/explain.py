@@ -42,25 +42,27 @@ def run(args) -> None:
         from tuwen.training.parallel import device
 
         model = load(args.run_folder, device=str(device("auto")))
-        found = explain(model.predictor, args.image, args.text, args.language, args.how)
+        explanation = explain(model.predictor, args.image, args.text, args.language, args.how)
         whole = model.config.model.image.shorter_side is None  # else what was read is a part from the middle
-        lacking = draw(found, args.text, args.out, load_picture(args.image) if whole else None)
+        lacking = draw(explanation, args.text, args.out, load_picture(args.image) if whole else None)
         if lacking:
-            told = f"no font on this machine has {lacking}: install one, as by `pip install {PACKAGE}`"
-            print(f"tuwen: {told} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)
+            advice = f"no font on this machine has {lacking}: install one, as by `pip install {PACKAGE}`"
+            print(f"tuwen: {advice} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)
     if args.json:
-        found_maps = {"words": found.words, "maps": found.maps.tolist()}
-        if found.boxes is not None:
-            found_maps["boxes"] = found.boxes.tolist()
-        print_json({"out": str(args.out), "how": found.how, "score": found.score, **found_maps})
+        drawn = {"words": explanation.words, "maps": explanation.maps.tolist()}
+        if explanation.boxes is not None:
+            drawn["boxes"] = explanation.boxes.tolist()
+        print_json({"out": str(args.out), "how": explanation.how, "score": explanation.score, **drawn})
         return
-    rows = [(word, *_best(one)) for word, one in zip(found.words, found.maps, strict=True)]
+    rows = [(word, *_best(heat)) for word, heat in zip(explanation.words, explanation.maps, strict=True)]
     print_table(
-        f"by {found.how}, score {found.score:.3f}; picture: {args.out}", ("word", "row", "column", "value"), rows
+        f"by {explanation.how}, score {explanation.score:.3f}; picture: {args.out}",
+        ("word", "row", "column", "value"),
+        rows,
     )
 
 
-def _best(one) -> tuple[str, str, str]:
+def _best(heat) -> tuple[str, str, str]:
     """The strongest place of a map, counted from the top left, and its value."""
-    place = int(one.flatten().argmax())
-    return str(place // one.shape[1] + 1), str(place % one.shape[1] + 1), f"{float(one.max()):.3f}"
+    place = int(heat.flatten().argmax())
+    return str(place // heat.shape[1] + 1), str(place % heat.shape[1] + 1), f"{float(heat.max()):.3f}"

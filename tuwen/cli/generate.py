@@ -32,15 +32,15 @@ def run(args) -> None:
     if not args.pictures and not args.texts:
         args.parser.error("give pictures, --texts, or both")
     with only_json(args.json):
-        made = generate(args)
+        made = captions_and_translations(args)
     if args.json:
         print_json({"language": args.language, "results": made})
         return
-    for one in made:
-        print("\t".join(str(one[name]) for name in ("picture", "text", "made") if name in one))
+    for row in made:
+        print("\t".join(str(row[name]) for name in ("picture", "text", "made") if name in row))
 
 
-def generate(args) -> list[dict[str, Any]]:
+def captions_and_translations(args) -> list[dict[str, Any]]:
     """What was given and made, one a picture or text."""
     from tuwen.model import load
     from tuwen.nn.generation import Generation
@@ -49,8 +49,8 @@ def generate(args) -> list[dict[str, Any]]:
     model = load(args.run_folder, device=str(device("auto")))
     how = Generation(args.method, args.beams, seed=args.seed)
     made = model.generate(args.language, args.pictures or None, args.texts, how)
-    found: list[dict[str, Any]] = [{} for _ in made]
+    rows: list[dict[str, Any]] = [{} for _ in made]
     for name, given in (("picture", [str(path) for path in args.pictures]), ("text", args.texts or []), ("made", made)):
-        for one, value in zip(found, given, strict=False):
-            one[name] = value
-    return found
+        for row, value in zip(rows, given, strict=False):
+            row[name] = value
+    return rows

@@ -17,7 +17,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on standard output; numbers that are not finite become null."""
     utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     text = json.dumps(_plain(value), ensure_ascii=not utf8, allow_nan=False, indent=2)
-    print(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(_OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:
@@ -36,9 +36,9 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def only_json(wanted: bool) -> Iterator[None]:
+def only_json(as_json: bool) -> Iterator[None]:
     """While it lasts, whatever is printed goes to standard error, if JSON is wanted on standard output."""
-    if not wanted:
+    if not as_json:
         yield
         return
     with contextlib.redirect_stdout(sys.stderr):

@@ -103,19 +103,19 @@ def run_recall(args) -> None:
         if not texts or not searcher.reranks:
             raise UserError(f"{args.index}: recall needs pictures with texts and a system that re-ranks")
         counts = [k for k in CANDIDATES if k < len(searcher.index)]
-        found = two_stage_recall(searcher, texts, right, counts, tracked("texts", len(texts)))
+        recalls = two_stage_recall(searcher, texts, right, counts, tracked("texts", len(texts)))
         for k in counts:
             times = [searcher.search([Query(text)], candidates=k)[0].ms for text in texts[:10]]
-            found["two_stage"][str(k)]["ms"] = sorted(times)[len(times) // 2]
+            recalls["two_stage"][str(k)]["ms"] = sorted(times)[len(times) // 2]
     if args.json:
-        print_json(found)
+        print_json(recalls)
         return
     head = ("candidates", "R@1", "R@5", "R@10", "of full's 1", "its 5", "its 10", "ms")
     names = ("r1", "r5", "r10", "kept1", "kept5", "kept10", "ms")
-    rows = [(k, *(f"{told[name]:.1f}" for name in names)) for k, told in found["two_stage"].items()]
-    full = found["full"]
+    rows = [(k, *(f"{row[name]:.1f}" for name in names)) for k, row in recalls["two_stage"].items()]
+    full = recalls["full"]
     rows.append(("all", *(f"{full[name]:.1f}" for name in names[:3]), "100.0", "100.0", "100.0", "-"))
-    print_table(f"{found['queries']} texts, {len(searcher.index):,} pictures; percent", head, rows)
+    print_table(f"{recalls['queries']} texts, {len(searcher.index):,} pictures; percent", head, rows)
 
 
 def tracked(what: str, total: int):
@@ -156,13 +156,13 @@ def run_embed(args) -> None:
 
     options = {"split": args.split, "batch_size": args.batch_size, "cluster": args.cluster, "refit": args.refit}
     with only_json(args.json):
-        told = embed(args.run_folder, args.pictures, args.out, device=str(device("auto")), progress=True, **options)
+        done = embed(args.run_folder, args.pictures, args.out, device=str(device("auto")), progress=True, **options)
     if args.json:
-        print_json(dataclasses.asdict(told))
+        print_json(dataclasses.asdict(done))
         return
-    left_out = "".join(f", {count:,} {reason}" for reason, count in told.broken.items())
+    left_out = "".join(f", {count:,} {reason}" for reason, count in done.broken.items())
     print_line(
-        f"{told.pictures:,} vectors in {told.parts:,} files, {told.made:,} of them made now{left_out}; {args.out}"
+        f"{done.pictures:,} vectors in {done.parts:,} files, {done.made:,} of them made now{left_out}; {args.out}"
     )
 
 
@@ -223,7 +223,7 @@ def _status(built) -> int:
     """1 where a row was left out for its values, or most were."""
     from tuwen.search.ingest import BAD_ROW
 
-    odd = any(one["reason"].startswith(BAD_ROW) for one in built.broken)
+    odd = any(picture["reason"].startswith(BAD_ROW) for picture in built.broken)
     taken = sum(count for state, count in built.counts.items() if state != "removed")
     return 1 if odd or 2 * built.counts.get("broken", 0) > taken else 0
 
@@ -236,13 +236,13 @@ def _print_built(built, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(built))
         return
-    told = ", ".join(f"{count:,} {state}" for state, count in built.counts.items()) or "no pictures"
+    counts = ", ".join(f"{count:,} {state}" for state, count in built.counts.items()) or "no pictures"
     place = "" if built.bytes is None else f", {readable(built.bytes)} on disk"
-    print(f"{told}; {built.pictures:,} pictures in the index{place}; {built.seconds:.1f} s")
+    print(f"{counts}; {built.pictures:,} pictures in the index{place}; {built.seconds:.1f} s")
     if built.skipped:
         print_line("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in built.skipped.items()))
-    for one in built.broken[:20]:
-        print_line(f"left out: {one['id']}: {one['reason']}")
+    for picture in built.broken[:20]:
+        print_line(f"left out: {picture['id']}: {picture['reason']}")
     if len(built.broken) > 20:
         print(f"... and {len(built.broken) - 20:,} more; --json lists all")
 
@@ -257,11 +257,11 @@ def run_search(args) -> None:
         searcher = Searcher(index)
         filters = parse_where(args.where, index.columns())
         if args.similar is not None:
-            found = _similar(searcher, args.similar, args.top, filters)
+            answer = _similar(searcher, args.similar, args.top, filters)
         else:
             query = Query(args.query, args.image)
-            found = searcher.search([query], args.top, args.candidates, args.budget_ms, filters)[0]
-    print_json(as_json(args.query, found)) if args.json else _print_found(found, args.query or "")
+            answer = searcher.search([query], args.top, args.candidates, args.budget_ms, filters)[0]
+    print_json(as_json(args.query, answer)) if args.json else _print_answer(answer, args.query or "")
 
 
 def _similar(searcher, id: str, top: int, filters):
@@ -271,64 +271,64 @@ def _similar(searcher, id: str, top: int, filters):
         raise UserError(f"no picture {id!r} in {searcher.index.path}") from None
 
 
-def as_json(query: str | None, found) -> dict[str, Any]:
+def as_json(query: str | None, answer) -> dict[str, Any]:
     """What `tuwen search --json` prints."""
     import dataclasses
 
-    results = [dataclasses.asdict(result) for result in found.results]
+    results = [dataclasses.asdict(result) for result in answer.results]
     return {
         "query": query,
         "results": results,
-        "reranked": found.reranked,
-        "complete": found.complete,
-        "unknown": found.unknown,
-        "ms": found.ms,
+        "reranked": answer.reranked,
+        "complete": answer.complete,
+        "unknown": answer.unknown,
+        "ms": answer.ms,
     }
 
 
-def _print_found(found, query: str) -> None:
+def _print_answer(answer, query: str) -> None:
     """The results with one text each, in the language of the query where there is one."""
     from tuwen.data.corpora.scripts import language_by_script
 
     asked, rows = language_by_script(query), []
-    for place, result in enumerate(found.results, 1):
-        several = sorted(result.texts.items(), key=lambda one: one[0] != asked)
+    for place, result in enumerate(answer.results, 1):
+        several = sorted(result.texts.items(), key=lambda pair: pair[0] != asked)
         text = next((text for _, texts in several for text in texts), "")
         rows.append((str(place), result.id, f"{result.first:.3f}", f"{result.score:.3f}", text, result.image))
     print_table("", ("", "id", "first", "score", "text", "picture"), rows, whole=("id",))
-    note = "" if found.complete else f"; out of time: {found.reranked} re-ranked, the rest by the first stage"
-    note += f"; not in the model's vocabulary: {', '.join(found.unknown[:8])}" if found.unknown else ""
-    print_line(f"{found.ms:.0f} ms{note}", sys.stderr)
+    note = "" if answer.complete else f"; out of time: {answer.reranked} re-ranked, the rest by the first stage"
+    note += f"; not in the model's vocabulary: {', '.join(answer.unknown[:8])}" if answer.unknown else ""
+    print_line(f"{answer.ms:.0f} ms{note}", sys.stderr)
 
 
-def parse_where(told: list[str], columns: dict[str, str]) -> dict[str, Any]:
+def parse_where(words: list[str], columns: dict[str, str]) -> dict[str, Any]:
     """Filters of `Searcher.search` from NAME=VALUE.
 
     Raises:
         UserError: not of that form, or no number where one is needed.
     """
     filters: dict[str, Any] = {}
-    for one in told:
-        name, equals, value = one.partition("=")
+    for word in words:
+        name, equals, value = word.partition("=")
         if not equals:
-            raise UserError(f"--where {one!r}: write name=value")
+            raise UserError(f"--where {word!r}: write name=value")
         kind = columns.get(name, "text")
         if kind in ("number", "text") and ".." in value:
             ends = zip(("min", "max"), value.split("..", 1), strict=True)
-            filters[name] = {end: _parse(one, kind, bound) for end, bound in ends if bound}
+            filters[name] = {end: _parse(word, kind, bound) for end, bound in ends if bound}
         else:
-            filters[name] = [_parse(one, kind, part) for part in value.split("|")]
+            filters[name] = [_parse(word, kind, part) for part in value.split("|")]
     return filters
 
 
-def _parse(told: str, kind: str, value: str) -> Any:
+def _parse(word: str, kind: str, value: str) -> Any:
     if kind in ("text", "tags"):
         return value
     try:
-        found = json.loads(value)
+        parsed = json.loads(value)
     except ValueError:
-        found = None
-    right = isinstance(found, bool) if kind == "flag" else isinstance(found, int | float)
+        parsed = None
+    right = isinstance(parsed, bool) if kind == "flag" else isinstance(parsed, int | float)
     if right:
-        return found
-    raise UserError(f"--where {told!r}: this column holds {'true or false' if kind == 'flag' else 'numbers'}")
+        return parsed
+    raise UserError(f"--where {word!r}: this column holds {'true or false' if kind == 'flag' else 'numbers'}")

@@ -61,14 +61,14 @@ def run_serve(args) -> None:
         from tuwen.search.service import run
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: pip install 'tuwen[search]'") from None
-    settings = settings_of(args)
+    settings = service_settings(args)
     with run.bind(settings) as listening:
         searcher = _searcher(args)
         print(f"{run.url_of(listening)}  {len(searcher.index):,} pictures; Ctrl-C stops", flush=True)
         run.run_service(searcher, settings, keys, listening)
 
 
-def settings_of(args):
+def service_settings(args):
     """The service's settings: what the command line gives, the rest by default."""
     from tuwen.search.service.settings import RequestLimits, Settings
 

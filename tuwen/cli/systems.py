@@ -28,14 +28,14 @@ def describe(name: str) -> dict[str, Any]:
     from tuwen.systems.survey.axes import DATASETS, OBJECTIVES
 
     system = find(name)
-    found = {"name": name, **dataclasses.asdict(system.paper)}
+    about = {"name": name, **dataclasses.asdict(system.paper)}
     if system.paper.axes:
         objectives, data = system.paper.axes.objectives, system.paper.axes.data
-        found["axes"]["objectives"] = {
+        about["axes"]["objectives"] = {
             key: {"what": OBJECTIVES[key].what, "requires": sorted(OBJECTIVES[key].requires)} for key in objectives
         }
-        found["axes"]["data"] = {key: DATASETS[key].what for key in data}
-    return found | {"tasks": list(tasks.of_system(system)), "capabilities": list(system.capabilities())}
+        about["axes"]["data"] = {key: DATASETS[key].what for key in data}
+    return about | {"tasks": list(tasks.of_system(system)), "capabilities": list(system.capabilities())}
 
 
 def run(args) -> None:
@@ -43,42 +43,42 @@ def run(args) -> None:
     from tuwen.systems import names
 
     if args.task:
-        tasks.find(args.task)
+        tasks.find_task(args.task)
     if args.name:
-        found = describe(args.name)
+        about = describe(args.name)
         if args.task:
             tasks.able(args.name, args.task)
-        print_json(found) if args.json else _print_one(found)
+        print_json(about) if args.json else _print_one(about)
         return
     every = [describe(name) for name in names()]
-    every = [found for found in every if args.task is None or args.task in found["tasks"]]
+    every = [about for about in every if args.task is None or args.task in about["tasks"]]
     print_json({"systems": every}) if args.json else _print_all(every)
 
 
 def _print_all(every: list[dict[str, Any]]) -> None:
     head = ("name", "fidelity", "paper", "text", "vision", "interaction", "decoder", "objectives", "data", "tasks")
     rows = []
-    for found in every:
-        axes = found["axes"] or {}
+    for about in every:
+        axes = about["axes"] or {}
         listed = (", ".join(axes.get(key, ())) for key in ("vision", "interaction"))
         ends = (", ".join(axes.get(key, ())) for key in ("objectives", "data"))
-        own = (found["name"], found["fidelity"], found["venue"], axes.get("text", "?"))
-        rows.append((*own, *listed, axes.get("decoder", "?"), *ends, ", ".join(found["tasks"])))
+        own = (about["name"], about["fidelity"], about["venue"], axes.get("text", "?"))
+        rows.append((*own, *listed, axes.get("decoder", "?"), *ends, ", ".join(about["tasks"])))
     print_table("", head, rows, whole=("name", "fidelity"))
 
 
-def _print_one(found: dict[str, Any]) -> None:
-    print_table("", ("", ""), [(key.replace("_", " "), _told(value)) for key, value in _flat(found)])
+def _print_one(about: dict[str, Any]) -> None:
+    print_table("", ("", ""), [(key.replace("_", " "), _in_words(value)) for key, value in _flat(about)])
 
 
-def _flat(found: dict[str, Any]) -> list[tuple[str, Any]]:
+def _flat(about: dict[str, Any]) -> list[tuple[str, Any]]:
     """The entries one by one; the axes' as "axis: text" and so on."""
-    axes = found["axes"] or {}
-    plain = [(key, value) for key, value in found.items() if key != "axes"]
+    axes = about["axes"] or {}
+    plain = [(key, value) for key, value in about.items() if key != "axes"]
     return plain + [(f"axis: {key}", value) for key, value in axes.items() if value]
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{key}: {_of(entry)}" for key, entry in value.items())
     return ", ".join(value) if isinstance(value, list | tuple) else value

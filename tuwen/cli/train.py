@@ -112,7 +112,7 @@ def changes_of(args) -> tuple[dict[str, Any], dict[str, Any]]:
     return changes, {**own, **{name.removeprefix("compare."): changes.pop(name) for name in dotted}}
 
 
-def published(args):
+def published_towers(args):
     """The towers that the command line names."""
     from tuwen.training.towers import Published
 
@@ -123,8 +123,8 @@ def run(args) -> None:
     if args.resume:
         given = [name for name in NEW if getattr(args, name) and name != "corpus"]
         if given:
-            told = "--resume takes everything from the run, but --corpus where it was moved"
-            args.parser.error(f"{told}; leave out {', '.join(given)}")
+            fixed = "--resume takes everything from the run, but --corpus where it was moved"
+            args.parser.error(f"{fixed}; leave out {', '.join(given)}")
     else:
         missing = [name for name in ("system", "corpus", "out") if not getattr(args, name)]
         if missing:
@@ -132,9 +132,9 @@ def run(args) -> None:
     from tuwen.training.loop import resume, train
 
     if args.resume:
-        finish(resume(args.resume, evaluation(), moved=args.corpus))
+        measure_finished(resume(args.resume, evaluation(), moved=args.corpus))
     else:
-        finish(train(config_of(args), args.out, evaluation()))
+        measure_finished(train(config_of(args), args.out, evaluation()))
 
 
 def config_of(args):
@@ -162,7 +162,7 @@ def config_of(args):
         changes["train.steps"] = args.steps
     task = args.task or changes.get("task.name") or dict(changes.get("task") or {}).get("name")
     config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model, task)
-    changes = {**published(args).changes(config.model), **changes}
+    changes = {**published_towers(args).changes(config.model), **changes}
     return override(config, {name: value for name, value in changes.items() if name not in NAMED})
 
 
@@ -174,7 +174,7 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
         from tuwen.tasks.retrieval import retrieve
 
         if not opened:
-            opened.append(held_out(trained.config.corpus) if ranks(trained.config) else None)
+            opened.append(held_out(trained.config.corpus) if learns_to_rank(trained.config) else None)
         if opened[0] is None:
             return {}
         languages = retrieve(trained.predictor, opened[0], limit=PICTURES, rerank=False).json["languages"]
@@ -183,7 +183,7 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
     return evaluate
 
 
-def ranks(config) -> bool:
+def learns_to_rank(config) -> bool:
     """Whether a run learns to rank pictures and texts (one of a task or a tokenizer of pictures does not)."""
     from tuwen.systems import find
     from tuwen.tasks import can
@@ -201,7 +201,7 @@ def held_out(location: str):
     return open_corpus(location, split, "skip") if split else None
 
 
-def finish(folder: Path) -> None:
+def measure_finished(folder: Path) -> None:
     """Measures a finished run on held-out pictures, prints it and writes the report; in one process alone."""
     if int(os.environ.get("RANK", "0")) > 0:
         return
@@ -212,11 +212,11 @@ def finish(folder: Path) -> None:
     from tuwen.training.config import RunConfig
 
     config = RunConfig.read(folder)
-    corpus = held_out(config.corpus) if ranks(config) else None
-    if ranks(config) and (score := settle_score(folder)):
+    corpus = held_out(config.corpus) if learns_to_rank(config) else None
+    if learns_to_rank(config) and (score := settle_score(folder)):
         print(score_line(score))
     if corpus is not None:
         with bars():
-            found = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))
-        print_measured(found)
+            measured = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))
+        print_measured(measured)
     print(f"report: {write_report(folder)}")

@@ -24,32 +24,33 @@ _LIKED = (
 
 def font_for(text: str) -> tuple[font_manager.FontProperties, str]:
     """(the font to draw the text with, the characters it lacks): all of them where one is found, else the fewest."""
-    wanted = {ord(sign) for sign in text if not sign.isspace()}
-    if all(code < 0x250 for code in wanted):
+    codes = {ord(sign) for sign in text if not sign.isspace()}
+    if all(code < 0x250 for code in codes):
         return font_manager.FontProperties(), ""
-    best: tuple[int, Path | None] = (len(wanted) + 1, None)
+    best: tuple[int, Path | None] = (len(codes) + 1, None)
     for path in _fonts():
-        missing = len(wanted - _characters(path))
+        missing = len(codes - _characters(path))
         if missing < best[0]:
             best = missing, path
         if not missing:
             break
     if best[1] is None:
         return font_manager.FontProperties(), ""
-    lacking = "".join(sorted({chr(code) for code in wanted - _characters(best[1])}))
+    lacking = "".join(sorted({chr(code) for code in codes - _characters(best[1])}))
     return font_manager.FontProperties(fname=best[1]), lacking
 
 
 def _fonts() -> Iterable[Path]:
     """Font files: the package's, liked ones, all others."""
-    found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    for folder in (found.submodule_search_locations if found else None) or ():
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    for folder in (spec.submodule_search_locations if spec else None) or ():
         yield Path(folder) / _FILE
-    held = sorted(Path(path) for path in font_manager.findSystemFonts())
+    installed = sorted(Path(path) for path in font_manager.findSystemFonts())
     rank = {
-        path: next((k for k, name in enumerate(_LIKED) if path.name.startswith(name)), len(_LIKED)) for path in held
+        path: next((k for k, name in enumerate(_LIKED) if path.name.startswith(name)), len(_LIKED))
+        for path in installed
     }
-    yield from sorted(held, key=lambda path: rank[path])
+    yield from sorted(installed, key=lambda path: rank[path])
 
 
 @lru_cache(maxsize=256)

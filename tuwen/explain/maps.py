@@ -152,21 +152,21 @@ def _by_tokens(predictor: Predictor, pictures: Images, texts: Texts, words: list
     real = _real(sentence)  # [M], a token each of the text's
     c = image.tokens[0].float() @ sentence.tokens[0].float().T  # [N, M]
     flow = system.flow(image, sentence)[1][0].float()  # [N, M]
-    kept, shares, flows = [], [], []
+    drawn, shares, flows = [], [], []
     for word in words:
         chosen = real.clone()
         chosen[: word.start], chosen[word.end :] = False, False
         if chosen.any():  # a word outside all text tokens takes no part in the score
-            kept.append(word.text)
+            drawn.append(word.text)
             shares.append(c[:, chosen].mean(1))
             flows.append(flow[:, chosen].sum(1))
-    if not kept:
+    if not drawn:
         raise system.lacks("explain", "none of the text's words takes part in its score")
     maps = torch.einsum("nw,nyx->wyx", torch.stack(shares, 1), places)
     sent = torch.stack(flows, 1)
     sent = sent / sent.abs().sum(0).clamp(min=1e-12)
     score = float(predictor.first(image, sentence).t2i[0, 0])
-    return Explanation(kept, maps.cpu(), "tokens", score, _shown(pictures).cpu(), sent.cpu(), places.cpu())
+    return Explanation(drawn, maps.cpu(), "tokens", score, _shown(pictures).cpu(), sent.cpu(), places.cpu())
 
 
 def _real(sentence: Encoded) -> Tensor:

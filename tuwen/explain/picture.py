@@ -25,49 +25,51 @@ DARK = 0.3  # brightness of what is coldest
 COLOURS = ("#e0862b", "#3f7fe0", "#1f9d6b", "#d1495b", "#b05fc9", "#2a9fb5", "#8a8f2a", "#94694f")
 
 
-def draw(found: Explanation, text: str, out: Path, image: Tensor | None = None) -> str:
+def draw(explanation: Explanation, text: str, out: Path, image: Tensor | None = None) -> str:
     """Writes the picture as PNG; gives the characters no font was found for, which are drawn as boxes.
 
     image: [3, H, W] uint8, the same picture in another size or shape to lay the maps over; None: as the system read it.
     """
-    pixels = shrink(found.pixels if image is None else image, 256).permute(1, 2, 0).numpy()
-    font, lacking = font_for(text + "".join(found.words))
-    matched = found.flow is not None and found.places is not None
-    panels = 1 + len(found.words)
+    pixels = shrink(explanation.pixels if image is None else image, 256).permute(1, 2, 0).numpy()
+    font, lacking = font_for(text + "".join(explanation.words))
+    matched = explanation.flow is not None and explanation.places is not None
+    panels = 1 + len(explanation.words)
     rows = -(-panels // COLUMNS)
     aspect = min(2.0, max(0.5, pixels.shape[0] / pixels.shape[1]))
-    height = rows * (PANEL * aspect + 0.35) + 0.4 + (_match_height(found, aspect) if matched else 0)
+    height = rows * (PANEL * aspect + 0.35) + 0.4 + (_match_height(explanation, aspect) if matched else 0)
     figure = Figure(figsize=(COLUMNS * PANEL, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    below = _match_height(found, aspect)
+    below = _match_height(explanation, aspect)
     heights = [PANEL * aspect + 0.35] * rows + [below] * matched
     layout = figure.add_gridspec(rows + matched, COLUMNS, height_ratios=heights)
     figure.suptitle(
-        f"{text}\nby {found.how}; score of picture and text {found.score:.3f}", fontproperties=font, fontsize=10
+        f"{text}\nby {explanation.how}; score of picture and text {explanation.score:.3f}",
+        fontproperties=font,
+        fontsize=10,
     )
     for k in range(panels):
         axis = figure.add_subplot(layout[k // COLUMNS, k % COLUMNS])
         axis.set_axis_off()
         _show(axis, pixels)
         if k == 0:
-            boxes = getattr(found.located, "boxes", None)
+            boxes = getattr(explanation.located, "boxes", None)
             _boxes(axis, None if boxes is None else boxes[0, :BOXES], pixels.shape, BEST)
             continue
         colour = COLOURS[(k - 1) % len(COLOURS)]
-        _heat(axis, found.maps[k - 1], pixels, colour)
-        if found.boxes is not None:
-            _boxes(axis, found.boxes[k - 1 : k], pixels.shape, BEST)
-        axis.set_title(found.words[k - 1], fontproperties=font, fontsize=11, color=colour)
+        _heat(axis, explanation.maps[k - 1], pixels, colour)
+        if explanation.boxes is not None:
+            _boxes(axis, explanation.boxes[k - 1 : k], pixels.shape, BEST)
+        axis.set_title(explanation.words[k - 1], fontproperties=font, fontsize=11, color=colour)
     if matched:
-        _matches(figure.add_subplot(layout[rows, :]), found, pixels, font)
+        _matches(figure.add_subplot(layout[rows, :]), explanation, pixels, font)
     check_free(out, MARK)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="png", dpi=100, metadata={"Software": MARK})
     return lacking
 
 
-def _match_height(found: Explanation, aspect: float) -> float:
-    return max(1.8 * PANEL * aspect, 0.24 * len(found.words))
+def _match_height(explanation: Explanation, aspect: float) -> float:
+    return max(1.8 * PANEL * aspect, 0.24 * len(explanation.words))
 
 
 def _show(axis: Axes, pixels: np.ndarray) -> None:
@@ -99,20 +101,20 @@ def _boxes(axis: Axes, boxes: Tensor | None, shape: tuple[int, ...], colour: str
         axis.add_patch(Rectangle(corner, *sides, fill=False, color=colour, linewidth=thick, linestyle=line))
 
 
-def _matches(axis: Axes, found: Explanation, pixels: np.ndarray, font) -> None:
+def _matches(axis: Axes, explanation: Explanation, pixels: np.ndarray, font) -> None:
     """Words on the left, the picture on the right, lines between: as wide as the share of the word's flow."""
-    assert found.flow is not None
-    assert found.places is not None
+    assert explanation.flow is not None
+    assert explanation.places is not None
     height, width = pixels.shape[:2]
     axis.set_axis_off()
     axis.imshow(pixels, extent=(width, 2 * width, height, 0))
     axis.set_xlim(-0.2 * width, 2 * width)
     axis.set_ylim(height, 0)
-    centres = _centres(found.places.numpy(), width, height)
-    for k, word in enumerate(found.words):
-        colour, y = COLOURS[k % len(COLOURS)], (k + 0.5) * height / len(found.words)
+    centres = _centres(explanation.places.numpy(), width, height)
+    for k, word in enumerate(explanation.words):
+        colour, y = COLOURS[k % len(COLOURS)], (k + 0.5) * height / len(explanation.words)
         axis.text(0.3 * width, y, word, fontproperties=font, fontsize=11, color=colour, ha="right", va="center")
-        shares = np.abs(found.flow[:, k].numpy())
+        shares = np.abs(explanation.flow[:, k].numpy())
         for token in np.argsort(-shares, kind="stable")[:LINES]:
             if shares[token] > 0.02:
                 to = centres[token]

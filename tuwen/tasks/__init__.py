@@ -13,20 +13,20 @@ from tuwen.errors import UserError, quoted
 _PARTS = ("encoding", "metrics", "task", "text_metrics")  # what tasks are built from
 
 
-def names() -> list[str]:
+def task_names() -> list[str]:
     """Names of all tasks, which are the names of their files."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
 
 
-def find(name: str) -> Any:
+def find_task(name: str) -> Any:
     """The class of a task by its exact name.
 
     Raises:
         UserError: if there is no such task; all are listed, the nearest first.
     """
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
-        every = ", ".join([*near, *(other for other in names() if other not in near)])
+    if name not in task_names():
+        near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.4)
+        every = ", ".join([*near, *(other for other in task_names() if other not in near)])
         raise UserError(f"no task called {quoted(name)}; there are {every}")
     from tuwen.tasks.task import Task  # not at the top: the command line lists names before it needs torch
 
@@ -40,7 +40,7 @@ def find(name: str) -> Any:
 
 def of(config: Any) -> Any:
     """The task of a run's config, which is a `TaskConfig`."""
-    return find(config.name)(config)
+    return find_task(config.name)(config)
 
 
 def able(system: str, task: str) -> Any:
@@ -51,16 +51,16 @@ def able(system: str, task: str) -> Any:
     """
     from tuwen import systems
 
-    kind, found = find(task), systems.find(system)
-    if not can(found, kind):
-        others = [name for name in systems.names() if can(systems.find(name), kind)]
-        several = f" of {kind.pictures} pictures a row" if kind.pictures > 1 else ""
-        ways = " or ".join(need.replace(" ", " and ") for need in kind.needs)
+    task_class, system_class = find_task(task), systems.find(system)
+    if not can(system_class, task_class):
+        others = [name for name in systems.names() if can(systems.find(name), task_class)]
+        several = f" of {task_class.pictures} pictures a row" if task_class.pictures > 1 else ""
+        ways = " or ".join(need.replace(" ", " and ") for need in task_class.needs)
         raise UserError(
-            f"system {system} cannot do {task}: {kind.why}, which needs {ways}{several}, and {system} has "
-            f"{found.paper.interaction} alone; systems that can: {', '.join(others) or 'none'}"
+            f"system {system} cannot do {task}: {task_class.why}, which needs {ways}{several}, and {system} has "
+            f"{system_class.paper.interaction} alone; systems that can: {', '.join(others) or 'none'}"
         )
-    return kind
+    return task_class
 
 
 def can(system: Any, task: Any) -> bool:
@@ -70,7 +70,7 @@ def can(system: Any, task: Any) -> bool:
 
 def of_system(system: Any) -> tuple[str, ...]:
     """The tasks that a class of system can do."""
-    return tuple(name for name in names() if can(system, find(name)))
+    return tuple(name for name in task_names() if can(system, find_task(name)))
 
 
 def _has(system: Any, capability: str, pictures: int) -> bool:

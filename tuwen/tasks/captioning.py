@@ -43,25 +43,25 @@ def evaluate_captioning(
     asked = measured(predictor, corpus, languages)
     rows, references = _references(corpus, asked, limit)
     how = how or Generation()
-    said: dict[str, dict[int, str]] = {language: {} for language in asked}
+    captions: dict[str, dict[int, str]] = {language: {} for language in asked}
     broken: Counter[str] = Counter()
     with predictor.evaluating():
-        for images, kept, faults in predictor.read(corpus, rows, batch_size, "captions"):
+        for images, readable, faults in predictor.read(corpus, rows, batch_size, "captions"):
             broken.update(faults)
-            if not kept:
+            if not readable:
                 continue
             encoded = predictor.encode(images)
-            keys = torch.tensor([corpus.record(row).image_id for row in kept])
+            keys = torch.tensor([corpus.record(row).image_id for row in readable])
             for language in asked:
-                spoken = torch.full((len(kept),), predictor.languages.index(language), device=predictor.device)
+                spoken = torch.full((len(readable),), predictor.languages.index(language), device=predictor.device)
                 made = predictor.tokenizer.decode(system.generate(encoded, None, spoken, how, keys).ids.cpu())
-                said[language].update(zip(kept, made, strict=True))
+                captions[language].update(zip(readable, made, strict=True))
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "captioning",
-        "languages": {language: _scored(said[language], references[language]) for language in asked},
+        "languages": {language: _scored(captions[language], references[language]) for language in asked},
         "images": len(rows) - sum(broken.values()),
         "method": how.method if how.method != "beam" else f"beam search, {how.beams} beams",
         "words": "small letters, no punctuation, Chinese and Japanese by character",
@@ -75,30 +75,30 @@ def _references(
 ) -> tuple[list[int], dict[str, dict[int, list[str]]]]:
     """The first row of every picture, and by language the texts of all rows of that picture."""
     first: dict[int, int] = {}
-    found: dict[str, dict[int, list[str]]] = {language: {} for language in languages}
+    texts: dict[str, dict[int, list[str]]] = {language: {} for language in languages}
     for row in range(len(corpus)):
         record = corpus.record(row)
         if record.image_id not in first and limit is not None and len(first) >= limit:
             continue
         place = first.setdefault(record.image_id, row)
         for language in languages:
-            told = [text for text in record.texts.get(language, ()) if text.strip()]
-            if told:
-                found[language].setdefault(place, []).extend(told)
-    return list(first.values()), found
+            own = [text for text in record.texts.get(language, ()) if text.strip()]
+            if own:
+                texts[language].setdefault(place, []).extend(own)
+    return list(first.values()), texts
 
 
-def _scored(said: Mapping[int, str], references: Mapping[int, Sequence[str]]) -> dict:
+def _scored(captions: Mapping[int, str], references: Mapping[int, Sequence[str]]) -> dict:
     """Scores over the pictures that have a caption and references."""
-    rows = [row for row in said if row in references]
+    rows = [row for row in captions if row in references]
     if not rows:
         raise UserError("captioning: no picture that can be read has a text in this language to compare with")
-    made, right = [said[row] for row in rows], [references[row] for row in rows]
+    made, right = [captions[row] for row in rows], [references[row] for row in rows]
     exact = sum(_same(text, several) for text, several in zip(made, right, strict=True)) / len(rows)
     shuffled = caption_scores(made, [*right[1:], *right[:1]])
     samples = [{"made": text, "reference": several[0]} for text, several in zip(made, right, strict=True)][:SAMPLES]
-    found = {**caption_scores(made, right), "exact": exact, "shuffled": shuffled, "pictures": len(rows)}
-    return {**found, "samples": samples}
+    scores = {**caption_scores(made, right), "exact": exact, "shuffled": shuffled, "pictures": len(rows)}
+    return {**scores, "samples": samples}
 
 
 def _same(text: str, references: Sequence[str]) -> bool:

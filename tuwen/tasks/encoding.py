@@ -16,7 +16,7 @@ UNTOLD = '; a script alone does not tell these: name the language, as "texts": {
 
 
 @dataclass(frozen=True)
-class Pictures:
+class EncodedPictures:
     """Encoded pictures: `rows` [P] int64 corpus rows in order, `broken` counts by reason of those left out."""
 
     encoded: Encoded
@@ -24,7 +24,7 @@ class Pictures:
     broken: Counter[str]
 
 
-def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], batch_size: int) -> Pictures:
+def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], batch_size: int) -> EncodedPictures:
     """The given rows' pictures; those that cannot be read are left out and counted by reason.
 
     Raises:
@@ -34,16 +34,16 @@ def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], b
     broken: Counter[str] = Counter()
 
     def read() -> Iterator[Images]:
-        for images, kept, faults in predictor.read(corpus, rows, batch_size):
+        for images, batch_rows, faults in predictor.read(corpus, rows, batch_size):
             broken.update(faults)
-            readable.extend(kept)
-            if kept:
+            readable.extend(batch_rows)
+            if batch_rows:
                 yield images
 
     encoded = predictor.pictures(read(), total=len(rows))
     if not readable:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of {len(rows)} pictures can be read")
-    return Pictures(encoded, np.array(readable, dtype=np.int64), broken)
+    return EncodedPictures(encoded, np.array(readable, dtype=np.int64), broken)
 
 
 def encode_captions(predictor: Predictor, captions: Sequence[Caption], batch_size: int) -> Encoded:
@@ -59,8 +59,8 @@ def restricted(gallery: Gallery, rows: np.ndarray) -> Relevance:
     position[rows] = np.arange(len(rows))
     place = position[np.asarray(gallery.rows, dtype=np.int64)]
     truth = gallery.relevance
-    found = (place[truth.images_of(text)] for text in range(len(truth)))
-    return Relevance.of(len(rows), [np.sort(images[images >= 0]).tolist() for images in found])
+    relevant = (place[truth.images_of(text)] for text in range(len(truth)))
+    return Relevance.of(len(rows), [np.sort(images[images >= 0]).tolist() for images in relevant])
 
 
 def measured(predictor: Predictor, corpus: Corpus, languages: Sequence[str] | None) -> list[str]:

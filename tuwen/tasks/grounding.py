@@ -84,13 +84,13 @@ def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: 
     for places, texts in predictor.token_batches(phrases, language, batch_size, "phrases"):
         rows = [asked[k].row for k in places]
         distinct = [row for row in dict.fromkeys(rows) if row not in unreadable]
-        images, kept, faults = images_of(corpus, distinct, predictor.fit)
+        images, readable, faults = images_of(corpus, distinct, predictor.fit)
         broken.update(faults)
-        unreadable |= set(distinct) - set(kept)
-        chosen = torch.tensor([k for k, row in enumerate(rows) if row in kept], dtype=torch.int64)
+        unreadable |= set(distinct) - set(readable)
+        chosen = torch.tensor([k for k, row in enumerate(rows) if row in readable], dtype=torch.int64)
         if not len(chosen):
             continue
-        pictures = images.select(torch.tensor([kept.index(rows[k]) for k in chosen.tolist()], dtype=torch.int64))
+        pictures = images.select(torch.tensor([readable.index(rows[k]) for k in chosen.tolist()], dtype=torch.int64))
         located = predictor.system.locate(pictures.to(predictor.device), texts.select(chosen.to(predictor.device)))
         points.append(point_of(located).double().cpu())
         boxes.append(box_of(located).double().cpu())
@@ -129,7 +129,7 @@ def box_of(located: Located) -> Tensor:
 
 
 def _figures(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict:
-    size = np.concatenate([held[:, 2:] - held[:, :2] for held in right]).mean(0)
+    size = np.concatenate([right_boxes[:, 2:] - right_boxes[:, :2] for right_boxes in right]).mean(0)
     middle = np.concatenate([(1 - size) / 2, (1 + size) / 2])
     centre = np.full_like(points, 0.5)
     return {
@@ -142,8 +142,8 @@ def _figures(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> 
 
 def _measure(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict[str, float]:
     """Percent of points in a right box, mean IoU in percent, and percent of boxes with IoU of at least 0.5."""
-    hits = [bool(inside(point, held).any()) for point, held in zip(points, right, strict=True)]
-    overlaps = np.array([overlap(box, held).max() for box, held in zip(boxes, right, strict=True)])
+    hits = [bool(point_inside(point, right_boxes).any()) for point, right_boxes in zip(points, right, strict=True)]
+    overlaps = np.array([box_overlap(box, right_boxes).max() for box, right_boxes in zip(boxes, right, strict=True)])
     return {
         "pointing": 100 * float(np.mean(hits)),
         "iou": 100 * float(overlaps.mean()),
@@ -151,12 +151,12 @@ def _measure(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> 
     }
 
 
-def inside(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def point_inside(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """[n] bool: which boxes [n, 4] hold the point, edges included."""
     return np.all((boxes[:, :2] <= point) & (point <= boxes[:, 2:]), axis=1)
 
 
-def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """[n] intersection over union of a box [4] with boxes [n, 4]."""
     shared = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(1)
     area = np.clip(box[2:] - box[:2], 0, None).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1)

@@ -19,7 +19,7 @@ from tuwen.data.corpus import Caption, Corpus, Relevance, languages_and_texts, t
 from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
-from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured
+from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured
 from tuwen.tasks.task import Task
 
 
@@ -28,7 +28,7 @@ class NoPairs(UserError):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class LabelledPairs:
     """Pairs to judge: corpus row of the picture [N], text [N], label [N] (1 they belong together, 0 not)."""
 
     rows: np.ndarray
@@ -58,7 +58,7 @@ def evaluate_matching(
     """
     began = time.monotonic()
     labelled = "label" in corpus.record(0).columns
-    make = labelled_pairs if labelled else drawn_pairs
+    make = labelled_pairs if labelled else right_and_wrong_pairs
     every, lacking = {}, {}
     for language in measured(predictor, corpus, languages):
         try:
@@ -68,7 +68,7 @@ def evaluate_matching(
     if not every:
         raise NoPairs("; ".join(lacking.values()))
     rows = list(dict.fromkeys(row for pairs in every.values() for row in pairs.rows.tolist()))
-    found = {}
+    by_language = {}
     with predictor.evaluating():
         pictures = encode_pictures(predictor, corpus, rows, batch_size)
         for language, pairs in every.items():
@@ -77,17 +77,17 @@ def evaluate_matching(
             scores = _scores(predictor, pictures, texts, pairs, readable, batch_size)
             labels = pairs.labels[readable]
             try:
-                found[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
+                by_language[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
             except NoPairs as error:
                 lacking[language] = str(error)
-    if not found:
+    if not by_language:
         raise NoPairs("; ".join(lacking.values()))
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "matching",
-        "languages": found,
+        "languages": by_language,
         "images": len(pictures.rows),
         "score": "match probability" if predictor.system.matches() else "first-stage score",
         "labels": "the corpus's own" if labelled else "one right and one wrong text a picture",
@@ -110,7 +110,7 @@ def area(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(labels, scores))
 
 
-def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0) -> Pairs:
+def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0) -> LabelledPairs:
     """Every row's picture with every text of the language it has, under the row's own label."""
     rows, labels, captions = [], [], []
     first_row: dict[int, int] = {}  # pictures that stand in several rows are encoded once
@@ -127,7 +127,7 @@ def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int =
     return _pairs(corpus, language, rows, list(range(len(captions))), labels, captions)
 
 
-def drawn_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0) -> Pairs:
+def right_and_wrong_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0) -> LabelledPairs:
     """Each picture of the gallery with a right text and a wrong one by the gallery's truth.
 
     Pictures that have no right text, or no wrong one, are left out. The draws are keyed by the picture's identity.
@@ -138,17 +138,17 @@ def drawn_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0)
     identity = torch.tensor([corpus.record(gallery.rows[k]).image_id for k in asked], dtype=torch.int64)
     draw = draws.uniform(identity, 2, seed, "matching", language).numpy()
     rows, texts = [], []
-    for picture, (one, other) in zip(asked, draw, strict=True):
+    for picture, (of_right, of_wrong) in zip(asked, draw, strict=True):
         rows += [gallery.rows[picture]] * 2
-        texts += [_one_of(right, picture, one), _none_of(right, picture, other)]
+        texts += [_one_of(right, picture, of_right), _none_of(right, picture, of_wrong)]
     return _pairs(corpus, language, rows, texts, [1, 0] * len(asked), gallery.texts)
 
 
-def _pairs(corpus: Corpus, language: str, rows, texts, labels, captions: list[Caption]) -> Pairs:
+def _pairs(corpus: Corpus, language: str, rows, texts, labels, captions: list[Caption]) -> LabelledPairs:
     if not rows:
         raise NoPairs(f"corpus {corpus.name}, split {corpus.split}: no pairs in {language!r} to match")
     row, text, label = (np.array(values, dtype=np.int64) for values in (rows, texts, labels))
-    return Pairs(row, text, label, captions)
+    return LabelledPairs(row, text, label, captions)
 
 
 def _one_of(right: Relevance, picture: int, draw: float) -> int:
@@ -166,7 +166,12 @@ def _none_of(right: Relevance, picture: int, draw: float) -> int:
 
 
 def _scores(
-    predictor: Predictor, pictures: Pictures, texts: Encoded, pairs: Pairs, readable: np.ndarray, batch_size: int
+    predictor: Predictor,
+    pictures: EncodedPictures,
+    texts: Encoded,
+    pairs: LabelledPairs,
+    readable: np.ndarray,
+    batch_size: int,
 ) -> np.ndarray:
     """[N] float32 scores of the readable pairs."""
     place = {row: position for position, row in enumerate(pictures.rows.tolist())}

@@ -31,7 +31,7 @@ def blocks(queries: int, items: int, budget: int = BUDGET) -> Iterator[tuple[int
     return ((start, min(start + size, queries)) for start in range(0, queries, size))
 
 
-def ranks(rows: Rows, truth: Relevance, budget: int = BUDGET) -> np.ndarray:
+def best_ranks(rows: Rows, truth: Relevance, budget: int = BUDGET) -> np.ndarray:
     """[Q] int64 rank of each query's best relevant item, block by block; NO_ANSWER where there is none.
 
     rows: gives the scores of a range of queries. truth: relevant items of each query.

@@ -19,7 +19,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.progress import track
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import Pictures, encode_captions, encode_pictures, measured, restricted
+from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, restricted
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 from tuwen.tasks.task import Task
 
@@ -215,7 +215,7 @@ def retrieve(
             if not gallery.texts:
                 raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {language!r} to search by")
             texts = encode_captions(predictor, gallery.texts, batch_size)
-            images, truth, kept = pictures_of(gallery, pictures)
+            images, truth, rows_shown = pictures_of(gallery, pictures)
             sides = {way: Side(predictor, images, texts, way, top_k, batch_size, budget, rerank) for way in DIRECTIONS}
             truths = {"image_to_text": truth.transpose(), "text_to_image": truth}
             by_way = {way: sides[way].ranks(truths[way]) for way in directions}
@@ -224,7 +224,7 @@ def retrieve(
             out["languages"][language] = _summary(ranks[language], truths, directions)
             seconds += sum(sum(sides[way].seconds) for way in directions)
             queries += sum(len(truths[way]) for way in directions)
-            answers += _answers(sides["text_to_image"], gallery, truth, kept, samples)
+            answers += _answers(sides["text_to_image"], gallery, truth, rows_shown, samples)
     out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
     out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
     about = _described(out, predictor, corpus, pictures, top_k)
@@ -240,14 +240,14 @@ def _check(top_k: int, directions: Sequence[str]) -> None:
         raise UserError(f"top_k is {top_k}; give at least 1")
 
 
-def pictures_of(gallery: Gallery, pictures: Pictures) -> tuple[Encoded, Relevance, np.ndarray]:
+def pictures_of(gallery: Gallery, pictures: EncodedPictures) -> tuple[Encoded, Relevance, np.ndarray]:
     """The readable pictures of a gallery in its order, the truth over them, and their corpus rows."""
     place = {int(row): position for position, row in enumerate(pictures.rows)}
-    kept = np.array([row for row in gallery.rows if row in place], dtype=np.int64)
-    positions = torch.tensor([place[row] for row in kept.tolist()], dtype=torch.int64)
+    rows = np.array([row for row in gallery.rows if row in place], dtype=np.int64)
+    positions = torch.tensor([place[row] for row in rows.tolist()], dtype=torch.int64)
     whole = len(positions) == len(pictures.rows) and bool((positions == torch.arange(len(positions))).all())
     images = pictures.encoded if whole else pictures.encoded.select(positions)
-    return images, restricted(gallery, kept), kept
+    return images, restricted(gallery, rows), rows
 
 
 def _summary(ranks: dict[str, dict[str, np.ndarray]], truths: dict[str, Relevance], directions) -> dict:
@@ -267,7 +267,7 @@ def _summary(ranks: dict[str, dict[str, np.ndarray]], truths: dict[str, Relevanc
     return out
 
 
-def _answers(side: Side, gallery: Gallery, truth: Relevance, kept: np.ndarray, samples: int) -> list[Answer]:
+def _answers(side: Side, gallery: Gallery, truth: Relevance, rows: np.ndarray, samples: int) -> list[Answer]:
     """The best five pictures, by the last stage there is, for some texts spread over the gallery."""
     answerable = np.flatnonzero(np.diff(truth.start) > 0)
     chosen = answerable[np.linspace(0, len(answerable) - 1, min(samples, len(answerable))).round().astype(int)]
@@ -277,11 +277,11 @@ def _answers(side: Side, gallery: Gallery, truth: Relevance, kept: np.ndarray, s
         best = metrics.top(scores, 5)[0]
         right = np.isin(best.numpy(), truth.images_of(text)).tolist()
         caption = gallery.texts[text]
-        out.append(Answer(caption.text, caption.language, kept[best.numpy()].tolist(), scores[0, best].tolist(), right))
+        out.append(Answer(caption.text, caption.language, rows[best.numpy()].tolist(), scores[0, best].tolist(), right))
     return out
 
 
-def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: Pictures, top_k: int) -> dict:
+def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: EncodedPictures, top_k: int) -> dict:
     """What was measured and how, before the figures."""
     about = {"system": predictor.name, "corpus": corpus.name, "split": corpus.split, "task": "retrieval", **metrics}
     if not predictor.has_first(pictures.encoded):

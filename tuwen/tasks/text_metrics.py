@@ -43,23 +43,23 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]], mos
 
     Zero counts are met as coco-caption does: by adding 1e-15 above and 1e-9 below the line.
     """
-    right, said = [0] * most, [0] * most
-    length = wanted = 0
+    right, proposed = [0] * most, [0] * most
+    length = closest = 0
     for words, several in zip(candidates, references, strict=True):
         length += len(words)
-        wanted += min((len(reference) for reference in several), key=lambda n: (abs(n - len(words)), n))
+        closest += min((len(reference) for reference in several), key=lambda n: (abs(n - len(words)), n))
         for k in range(most):
             counts = ngrams(words, k + 1)
             allowed: Counter[tuple[str, ...]] = Counter()
             for reference in several:
                 allowed |= ngrams(reference, k + 1)
             right[k] += sum(min(count, allowed[gram]) for gram, count in counts.items())
-            said[k] += max(0, len(words) - k)
-    ratio = (length + 1e-15) / (wanted + 1e-9)
+            proposed[k] += max(0, len(words) - k)
+    ratio = (length + 1e-15) / (closest + 1e-9)
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores, product = [], 1.0
     for k in range(most):
-        product *= (right[k] + 1e-15) / (said[k] + 1e-9)
+        product *= (right[k] + 1e-15) / (proposed[k] + 1e-9)
         scores.append(product ** (1 / (k + 1)) * brevity)
     return scores
 
@@ -136,8 +136,8 @@ def translation_scores(candidates: Sequence[str], references: Sequence[str], lan
     primary = re.split("[-_]", language)[0].lower()
     cut = "zh" if primary in ("zh", "yue") else "char" if primary in _BY_CHARACTER else "13a"
     word, character = BLEU(lowercase=True, tokenize=cut), CHRF(lowercase=True)
-    found = {
+    scores = {
         "bleu": word.corpus_score(candidates, [references]).score,
         "chrf": character.corpus_score(candidates, [references]).score,
     }
-    return {**found, "bleu_signature": str(word.get_signature()), "chrf_signature": str(character.get_signature())}
+    return {**scores, "bleu_signature": str(word.get_signature()), "chrf_signature": str(character.get_signature())}

@@ -52,12 +52,12 @@ def evaluate_translation(
     broken: Counter[str] = Counter()
     before: Encoded | None = None
     with predictor.evaluating():
-        for images, kept, faults in predictor.read(corpus, rows, batch_size, "translations"):
+        for images, readable, faults in predictor.read(corpus, rows, batch_size, "translations"):
             broken.update(faults)
-            if kept:
+            if readable:
                 encoded = predictor.encode(images)
-                last = encoded.select(torch.tensor([len(kept) - 1]))
-                translator.add(made, encoded, before or last, [corpus.record(row) for row in kept])
+                last = encoded.select(torch.tensor([len(readable) - 1]))
+                translator.add(made, encoded, before or last, [corpus.record(row) for row in readable])
                 before = last
     return {
         "system": predictor.name,
@@ -81,21 +81,23 @@ class _Translator:
     def add(self, made: Made, images: Encoded, before: Encoded, records: Sequence[Record]) -> None:
         """Appends sources, references and translations of the rows; before: the picture that stood before the first."""
         shifted = Encoded.cat([before, images])
-        for (source, target), found in made.items():
-            told = [(k, *both) for k, record in enumerate(records) for both in parallel(record, source, target)]
-            if not told:
+        for (source, target), texts in made.items():
+            parallel_texts = [
+                (k, *both) for k, record in enumerate(records) for both in parallel(record, source, target)
+            ]
+            if not parallel_texts:
                 continue
-            place = torch.tensor([k for k, _, _ in told])
-            prompts = [text for _, text, _ in told]
-            found["source"] += prompts
-            found["reference"] += [text for _, _, text in told]
+            place = torch.tensor([k for k, _, _ in parallel_texts])
+            prompts = [text for _, text, _ in parallel_texts]
+            texts["source"] += prompts
+            texts["reference"] += [text for _, _, text in parallel_texts]
             chosen = {
                 "with_picture": images.select(place),
                 "without_picture": None,
                 "wrong_picture": shifted.select(place),
             }
             for name, pictures in chosen.items():
-                found[name] += self.translate(pictures, prompts, source, target)
+                texts[name] += self.translate(pictures, prompts, source, target)
 
     def translate(self, pictures: Encoded | None, prompts: Sequence[str], source: str, target: str) -> list[str]:
         predictor = self.predictor
@@ -122,10 +124,10 @@ def _scored(corpus: Corpus, pair: tuple[str, str], made: Mapping[str, list[str]]
             f"corpus {corpus.name}, split {corpus.split}: no row has as many texts in {pair[0]} as in {pair[1]}, "
             "so none are translations of each other"
         )
-    found: dict = {name: translation_scores(made[name], made["reference"], pair[1]) for name in CONDITIONS}
+    scores: dict = {name: translation_scores(made[name], made["reference"], pair[1]) for name in CONDITIONS}
     names = ("source", "reference", *CONDITIONS)
     shown = zip(*(made[name][:SAMPLES] for name in names), strict=True)
-    return {**found, "sentences": len(made["source"]), "samples": [dict(zip(names, x, strict=True)) for x in shown]}
+    return {**scores, "sentences": len(made["source"]), "samples": [dict(zip(names, x, strict=True)) for x in shown]}
 
 
 class Translation(Task):

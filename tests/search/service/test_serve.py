@@ -46,7 +46,7 @@ def test_a_key_is_printed_and_opens(tmp_path, capsys):
 
 def test_the_settings_of_the_command_line():
     words = "serve x --no-keys --queue 3 --max-upload-mb 2 --max-megapixels 1 --max-text 9 --budget-ms 70 --log-queries"
-    settings = cli.serve.settings_of(cli.parser().parse_args(words.split()))
+    settings = cli.serve.service_settings(cli.parser().parse_args(words.split()))
     assert (settings.queue, settings.budget_ms, settings.log_queries, settings.batch) == (3, 70, True, 16)
     assert (settings.limits.upload, settings.limits.pixels, settings.limits.text) == (2 * 2**20, 1_000_000, 9)
 
