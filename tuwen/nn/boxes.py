@@ -57,7 +57,7 @@ def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return shared, a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - shared, hull
 
 
-def choose(scores: Tensor, boxes: Tensor, count: int, limit: float = 0.7) -> Tensor:
+def choose_boxes(scores: Tensor, boxes: Tensor, count: int, limit: float = 0.7) -> Tensor:
     """[R, count] int64: the best candidates [R, P], each overlapping the better ones by at most `limit` (greedy).
 
     Where too few are so far apart, the rest are the best of what overlaps. No gradient.

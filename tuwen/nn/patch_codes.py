@@ -139,7 +139,7 @@ def load_codes(encoder: CodeEncoder, location: str | Path) -> None:
     prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in held)), None)
     if prefix is None:
         raise UserError(f"{path}: holds no patch tokenizer (no names that start with {', '.join(_PREFIXES)})")
-    own = {ours: prefix + (ours if prefix == "encoder." else published(ours)) for ours in encoder.state_dict()}
+    own = {ours: prefix + (ours if prefix == "encoder." else published_name(ours)) for ours in encoder.state_dict()}
     faults = [f"lacks {theirs}" for theirs in own.values() if theirs not in held]
     faults += [
         f"{theirs} is {list(held[theirs].shape)}, not {list(encoder.state_dict()[ours].shape)}"
@@ -151,7 +151,7 @@ def load_codes(encoder: CodeEncoder, location: str | Path) -> None:
     encoder.load_state_dict({ours: held[theirs] for ours, theirs in own.items()})
 
 
-def published(ours: str) -> str:
+def published_name(ours: str) -> str:
     """The name in transformers' layout, under "blocks.": groups.1.0.path.2.weight is
     group_2.group.block_1.res_path.path.conv_3.weight."""
     parts = ours.split(".")

@@ -14,7 +14,7 @@ from tuwen.errors import UserError
 from tuwen.nn.decoder import CausalDecoder, Speaker
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import WordHead
-from tuwen.nn.generation import Generation, Said, generate
+from tuwen.nn.generation import Generated, Generation, generate
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
@@ -298,7 +298,7 @@ class ERNIEUniX2(System):
         language: Tensor,
         how: Generation,
         keys: Tensor | None = None,
-    ) -> Said:
+    ) -> Generated:
         """Captions of pictures; translations of prompts, with the pictures or without."""
         return generate(self.speaker(images, prompt, language), self.vocabulary, how, keys)
 

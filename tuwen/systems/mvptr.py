@@ -19,7 +19,7 @@ from tuwen.nn.towers import ImageTower, TextTower, unit
 from tuwen.nn.transformer import Stack
 from tuwen.objectives.contrastive import logits_of
 from tuwen.objectives.gather import global_contrast
-from tuwen.objectives.grounding import phrase_scores, weakly_supervised_grounding
+from tuwen.objectives.grounding import grounding_scores, weakly_supervised_grounding
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import (
     IGNORED,
@@ -311,8 +311,8 @@ class MVPTR(System):
         other, exists = one_wrong(same, drawn[:, -1]), ~same.all(1)
         by_chance = self.config.regions == "top3" and self.training
         which, which_other = drawn[:, :-1].chunk(2, 1) if by_chance else (None, None)
-        own = phrase_scores(unit(phrases), unit(regions), mask, which)
-        wrong = phrase_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which_other)
+        own = grounding_scores(unit(phrases), unit(regions), mask, which)
+        wrong = grounding_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which_other)
         return weakly_supervised_grounding(own, wrong, mask.any(1) & exists, self.config.margin)
 
     # ---- the cross-modal stage

@@ -30,7 +30,7 @@ NOTHING_LEARNT = (
 PLAIN_SECONDS = 10.0  # between progress lines where standard error is no terminal
 
 
-class Metrics:
+class MetricsLog:
     """metrics.jsonl and TensorBoard: one line a step that is logged, rising, no step twice.
 
     A line has "step" (optimizer steps done; 0 is the start), "loss", "losses", "metrics", "lr", "grad_norm",
@@ -190,7 +190,7 @@ class Line:
             self.bar.stop()
 
 
-def provenance(corpus: Corpus, precision: str, device: torch.device) -> dict[str, Any]:
+def new_provenance(corpus: Corpus, precision: str, device: torch.device) -> dict[str, Any]:
     """Where a run comes from: code, packages, hardware, corpus, command, time (UTC)."""
     return {
         "tuwen": importlib.metadata.version("tuwen"),

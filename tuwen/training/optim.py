@@ -57,7 +57,7 @@ def factors(system: nn.Module, config: TrainConfig) -> dict[str, float]:
     return {name: chosen[name] * layered[name] for name in trained}
 
 
-def build(system: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(system: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """The optimizer, one group a (factor, decay); frozen parameters take no gradient.
 
     Each group keeps its `factor` on the learning rate, and the `names` of its parameters.

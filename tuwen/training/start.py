@@ -58,7 +58,7 @@ def prepare(
     Raises:
         UserError: if the corpus or a teacher has changed since the run began.
     """
-    origin = log.provenance(corpora[PAIRS], config.train.precision, place)
+    origin = log.new_provenance(corpora[PAIRS], config.train.precision, place)
     origin["corpus"]["languages"] = list(languages)
     others = {name: corpus for name, corpus in corpora.items() if name != PAIRS}
     origin["sources"] = {
@@ -217,7 +217,7 @@ def take_stages(
         prefix = next(f"{path}." for path, module in donor.named_modules() if module is tower)
         weights = checkpoint.load_tensors(Path(_of_run(run, WEIGHTS)))
         tensors = {full.removeprefix(prefix): value for full, value in weights.items() if full.startswith(prefix)}
-        checkpoint.refuse_broken(tensors, run)
+        checkpoint.refuse_broken_checkpoint(tensors, run)
         towers.fill(towers.first_tower(system, kinds[name]), tensors, run)
         say(f"{name} tower from {run}: {len(tensors)} weights")
     copy_students(system)
@@ -231,7 +231,7 @@ def take_weights(system: nn.Module, tensors: Mapping[str, Tensor], source: str, 
     Raises:
         UserError: if no parameter fits, or a number is not finite.
     """
-    checkpoint.refuse_broken(tensors, source)
+    checkpoint.refuse_broken_checkpoint(tensors, source)
     held, converted = scaled(tensors, dict(system.named_parameters()).keys())
     taken, left = 0, []
     for module_name, module in system.named_modules():

@@ -13,7 +13,7 @@ from torch import Tensor
 from tuwen.data.given import json_of, refuse_pointer
 from tuwen.data.images import Resample
 from tuwen.errors import UserError, quoted, reason_of, refused
-from tuwen.nn.published.sizes import checked
+from tuwen.nn.published.sizes import checked_settings
 from tuwen.nn.published.vision import square_of
 from tuwen.nn.sizes import CLIP_MEAN, CLIP_STD
 
@@ -21,19 +21,19 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "state_dict.")
 PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
+def model_settings(folder: Path) -> dict[str, Any]:
     """The content of config.json, every number in it that sizes something within bounds.
 
     Raises:
         UserError: none there, not one of a model, or a number that can be none of its kind.
     """
-    settings = read_json(folder / "config.json")
+    settings = json_if_there(folder / "config.json")
     if settings is None or "model_type" not in settings:
         raise UserError(f"{folder}: no config.json with a model_type there; give a folder of `save_pretrained`")
-    return checked(settings, str(folder / "config.json"))
+    return checked_settings(settings, str(folder / "config.json"))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def json_if_there(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is no such file.
 
     Raises:
@@ -51,7 +51,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     if path.is_file():
         return _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
     for stem, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _weights_only)):
-        index = read_json(path / f"{stem}.index.json")
+        index = json_if_there(path / f"{stem}.index.json")
         if index is not None:
             return {name: value for part in _parts(index, path, stem) for name, value in read(path / part).items()}
         if (path / stem).is_file():
@@ -146,11 +146,11 @@ def picture_settings(folder: Path, side: int) -> dict[str, Any]:
         UserError: a step that is not done here, or a side that is not the tower's.
     """
     path = folder / "preprocessor_config.json"
-    found = read_json(path) or (read_json(folder / "processor_config.json") or {}).get("image_processor")
+    found = json_if_there(path) or (json_if_there(folder / "processor_config.json") or {}).get("image_processor")
     if found is None:
         return {"mean": CLIP_MEAN, "std": CLIP_STD}
     with refused(f"{path}: its settings are not those of a picture processor"):
-        return _preprocessing(checked(found, str(path)), side, path)
+        return _preprocessing(checked_settings(found, str(path)), side, path)
 
 
 def _preprocessing(found: dict[str, Any], side: int, path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.backbones import EFFICIENTNET
 from tuwen.nn.published.files import tensors_of
-from tuwen.nn.published.names import Entry, both, packed, same
+from tuwen.nn.published.names import NameEntry, both, packed, same
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -85,10 +85,10 @@ def _read_e5(data: Any, path: Path) -> tuple[TextTowerConfig, dict[str, Tensor],
     return config, ours, _e5_tokenizer(pieces, scores, specials, words)
 
 
-def _e5_entries(layers: int, length: int) -> list[Entry]:
+def _e5_entries(layers: int, length: int) -> list[NameEntry]:
     out = [
         same("words.weight", "emb.word"),
-        Entry(("positions",), ("emb.pos", "emb.type"), lambda t: [t[0][:length] + t[1][0]], list),
+        NameEntry(("positions",), ("emb.pos", "emb.type"), lambda t: [t[0][:length] + t[1][0]], list),
         *both("embedding_norm", "emb.ln"),
     ]
     names = {

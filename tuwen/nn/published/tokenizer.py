@@ -15,7 +15,7 @@ from tuwen.data.text import Tokenizer
 from tuwen.data.tokenizer_bounds import refuse_unbounded
 from tuwen.errors import UserError, quoted, refused
 from tuwen.nn.backbones import transformers_package
-from tuwen.nn.published.files import read_json
+from tuwen.nn.published.files import json_if_there
 
 ROLES = {
     "pad": ("pad_token",),
@@ -42,7 +42,10 @@ def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
 
 
 def _tokenizer_of(folder: Path, words: int, kind: str) -> Tokenizer:
-    told = (read_json(folder / "special_tokens_map.json") or {}) | (read_json(folder / "tokenizer_config.json") or {})
+    files = (folder / "special_tokens_map.json", folder / "tokenizer_config.json")
+    told: dict[str, Any] = {}
+    for path in files:
+        told |= json_if_there(path) or {}
     inner = _inner(folder, bool(told.get("do_lower_case", True)))
     if "left" in (_side(told, "padding", inner.padding), _side(told, "truncation", inner.truncation)):
         raise UserError(f"{folder}: texts padded or cut on the left are not read here")
@@ -68,7 +71,7 @@ def _tokenizer_of(folder: Path, words: int, kind: str) -> Tokenizer:
 
 def longest(folder: Path) -> float:
     """Tokens that a folder's tokenizer cuts its texts at; infinite where it does not say."""
-    length = (read_json(folder / "tokenizer_config.json") or {}).get("model_max_length")
+    length = (json_if_there(folder / "tokenizer_config.json") or {}).get("model_max_length")
     return length if isinstance(length, int | float) and length > 0 else float("inf")
 
 
