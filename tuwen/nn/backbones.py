@@ -51,10 +51,10 @@ class ImageBackbone(Lockable):
         _refuse(options, self.config.backbone, "image")
         x = normalised(pixels, self.mean, self.std)
         if hasattr(self.model, "extract_features"):
-            found = self.model.extract_features(x)  # type: ignore[operator]
+            states = self.model.extract_features(x)  # type: ignore[operator]
         else:
-            found = self.model(pixel_values=x).last_hidden_state
-        return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found  # [B, W, h, w] is a grid
+            states = self.model(pixel_values=x).last_hidden_state
+        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states  # [B, W, h, w] is a grid
 
     def train(self, mode: bool = True):
         """Batch norms keep the statistics of their pre-training: no row of a batch may depend on another."""

@@ -180,15 +180,15 @@ class _Beams:
         self.score = torch.where(better, score, self.score)
 
 
-def _better(one: Generated, other: Generated, vocabulary: Vocabulary) -> Generated:
+def _better(first: Generated, other: Generated, vocabulary: Vocabulary) -> Generated:
     """Of two texts a row the one that scores higher, of equals the first."""
-    longest = max(one.ids.shape[1], other.ids.shape[1])
+    longest = max(first.ids.shape[1], other.ids.shape[1])
     ids = [
-        torch.nn.functional.pad(said.ids, (0, longest - said.ids.shape[1]), value=vocabulary.pad)
-        for said in (one, other)
+        torch.nn.functional.pad(text.ids, (0, longest - text.ids.shape[1]), value=vocabulary.pad)
+        for text in (first, other)
     ]
-    second = other.score > one.score
+    second = other.score > first.score
     chosen = torch.where(second[:, None], ids[1], ids[0])
     longest = int((chosen != vocabulary.pad).sum(1).max())
     chosen = chosen[:, :longest]
-    return Generated(chosen, chosen != vocabulary.pad, torch.where(second, other.score, one.score))
+    return Generated(chosen, chosen != vocabulary.pad, torch.where(second, other.score, first.score))

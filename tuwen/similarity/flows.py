@@ -139,13 +139,13 @@ class SoftFlow:
 
     def _weighed(self, pairs: TokenPairs) -> TokenPairs:
         """Masses as the options say, zero on padding."""
-        one = pairs.c.new_ones(())
+        unit = pairs.c.new_ones(())
         sides = []
         for mass, real, tokens in (
             (pairs.image_mass, pairs.image_real, pairs.c.shape[-2]),
             (pairs.text_mass, pairs.text_real, pairs.c.shape[-1]),
         ):
-            mass = one.expand(tokens) if mass is None else mass
+            mass = unit.expand(tokens) if mass is None else mass
             mass = mass.detach() if self.detach else mass
             mass = mass if self.signed else mass.relu()
             sides.append(mass if real is None else mass * real)

@@ -96,18 +96,18 @@ class _Blocks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, to_text: Tensor, to_image: Tensor):
         sides = ctx.saved_tensors
-        wanted = [k for k in range(4) if ctx.needs_input_grad[k + 2]]
-        grads = {k: torch.zeros_like(sides[k]) for k in wanted}
+        needed = [k for k in range(4) if ctx.needs_input_grad[k + 2]]
+        grads = {k: torch.zeros_like(sides[k]) for k in needed}
         for i, t in _blocks(sides[0], sides[1], ctx.budget):
             part = list(_cut(sides, i, t))
-            for k in wanted:
+            for k in needed:
                 part[k] = part[k].detach().requires_grad_()
             with torch.enable_grad():
                 scores = _block(ctx.flow, *part)
-            found = torch.autograd.grad(
-                scores, [part[k] for k in wanted], (to_text[i, t], to_image[i, t]), allow_unused=True
+            gradients = torch.autograd.grad(
+                scores, [part[k] for k in needed], (to_text[i, t], to_image[i, t]), allow_unused=True
             )
-            for k, gradient in zip(wanted, found, strict=True):
+            for k, gradient in zip(needed, gradients, strict=True):
                 if gradient is not None:
                     grads[k][i if k in (0, 2) else t] += gradient
         return None, None, *(grads.get(k) for k in range(4)), None, None

@@ -195,14 +195,14 @@ def load_weights(path: Path, system: nn.Module) -> None:
 
 def put_weights(tensors: Mapping[str, Tensor], system: nn.Module, path: Path) -> None:
     """`load_weights` of tensors read from `path`."""
-    wanted = system.state_dict()
-    lost = tuple(part for part in training_only(system) if not any(name.startswith(part) for name in wanted))
+    expected = system.state_dict()
+    lost = tuple(part for part in training_only(system) if not any(name.startswith(part) for name in expected))
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
-    faults = [f"lacks {name}" for name in wanted.keys() - tensors.keys()]
-    faults += [f"has {name}" for name in tensors.keys() - wanted.keys()]
-    for name in wanted.keys() & tensors.keys():
-        if tensors[name].shape != wanted[name].shape:
-            faults.append(f"{name} is {list(tensors[name].shape)}, not {list(wanted[name].shape)}")
+    faults = [f"lacks {name}" for name in expected.keys() - tensors.keys()]
+    faults += [f"has {name}" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        if tensors[name].shape != expected[name].shape:
+            faults.append(f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}")
     if faults:
         listed = "; ".join(quoted(fault)[1:-1] for fault in sorted(faults)[:5])
         raise UserError(f"{path}: these weights are of another system or size: {listed} ({len(faults)} differences)")

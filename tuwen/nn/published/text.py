@@ -59,10 +59,10 @@ def entries(kind: str, tower: TextTowerConfig) -> list[NameEntry]:
     return out
 
 
-def word_rows(held: Mapping[str, Tensor], settings: Mapping[str, Any]) -> int:
+def word_rows(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> int:
     """Rows of a model's word embeddings. A config.json may leave out what is its class's default."""
     ends = ("word_embeddings.weight", "token_embedding.weight")
-    return next((len(value) for name, value in held.items() if name.endswith(ends)), settings.get("vocab_size", 0))
+    return next((len(value) for name, value in tensors.items() if name.endswith(ends)), settings.get("vocab_size", 0))
 
 
 def _embeddings(kind: str, tower: TextTowerConfig, stem: str) -> list[NameEntry]:

@@ -72,11 +72,11 @@ def image_weights(where: str) -> ImageWeights:
         config, names = image_plan(settings, str(folder))
         picture = picture_settings(folder, config.side)
         config = replace(config, **picture)
-        held, left = _below(tensors, stem or _STEMS["image"])
+        part, left = _below(tensors, stem or _STEMS["image"])
         if config.backbone is not None:
-            held = renamed(config.backbone, held)
-        wanted = shapes(lambda: image_tower(config))
-    ours, report = inward(names, held, wanted, KNOWN)
+            part = renamed(config.backbone, part)
+        expected = shapes(lambda: image_tower(config))
+    ours, report = inward(names, part, expected, KNOWN)
     report.refuse(where)
     refuse_broken_weights(ours, where)
     beside = {**report.unexpected, **dict.fromkeys(left, "not of the image tower")}
@@ -96,14 +96,14 @@ def text_weights(where: str) -> TextWeights:
         return TextWeights(config, tensors, tokenizer, Report(tuple(tensors)))
     folder = located(where)
     settings, stem = _part(model_settings(folder), "text_config")
-    held, left = _below(tensors_of(folder), stem or _STEMS["text"])
-    tokenizer = tokenizer_of(folder, text.word_rows(held, settings), settings["model_type"])
+    part, left = _below(tensors_of(folder), stem or _STEMS["text"])
+    tokenizer = tokenizer_of(folder, text.word_rows(part, settings), settings["model_type"])
     with fitting(where, settings["model_type"]):
         config, names = text_plan(settings, str(folder), tokenizer.vocabulary)
         if config.backbone is not None:
-            held = renamed(config.backbone, held)
-        wanted = shapes(lambda: text_tower(config, tokenizer.vocabulary))
-    ours, report = inward(names, held, wanted, KNOWN)
+            part = renamed(config.backbone, part)
+        expected = shapes(lambda: text_tower(config, tokenizer.vocabulary))
+    ours, report = inward(names, part, expected, KNOWN)
     report.refuse(where)
     refuse_broken_weights(ours, where)
     beside = {**report.unexpected, **dict.fromkeys(left, "not of the text tower")}
@@ -157,11 +157,11 @@ def located(where: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise UserError(f"{where}: no such folder, and the hub needs: pip install 'tuwen[hf]'") from None
-    wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
     try:
-        folder = Path(snapshot_download(where, allow_patterns=wanted))
+        folder = Path(snapshot_download(where, allow_patterns=patterns))
         if not list(folder.glob("model*.safetensors")):
-            folder = Path(snapshot_download(where, allow_patterns=[*wanted, "pytorch_model*.bin"]))
+            folder = Path(snapshot_download(where, allow_patterns=[*patterns, "pytorch_model*.bin"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{where}: no such folder, and the hub did not give it ({reason_of(error)})") from None
     return folder
