@@ -93,7 +93,7 @@ def ours(shape: Shape, batch: Batch, precision: str, compiled: bool = False) -> 
     if compiled:
         compile_blocks(system, torch.device("cpu"))
     config = TrainConfig(batch_size=len(batch), steps=1000, precision=precision)
-    optimizer, schedule = optim.build(system, config), optim.schedule(config, 1000)
+    optimizer, schedule = optim.build_optimizer(system, config), optim.schedule(config, 1000)
     progress = Progress(100, 100, 1000, len(batch))
     system.train()
 

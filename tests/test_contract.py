@@ -17,7 +17,7 @@ from tuwen.data.text import Vocabulary
 from tuwen.data.views import View
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.generation import Generation, Said
+from tuwen.nn.generation import Generated, Generation
 from tuwen.systems.system import Fused, Losses, Needs, Progress, Reads, System
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig
@@ -162,7 +162,7 @@ class Translator(System):
     def generate(self, images, prompt, language, how, keys=None):
         memory = self.encode_texts(prompt)
         said = (memory.states["last"][..., 0].long() + 1) * memory.state_mask
-        return Said(said, memory.state_mask, torch.zeros(len(prompt)))
+        return Generated(said, memory.state_mask, torch.zeros(len(prompt)))
 
 
 def test_ernie_unix2_parallel_texts_follow_their_rows():
@@ -410,7 +410,7 @@ def test_a_batch_that_does_not_split_evenly_is_refused():
 
 def stepped(system: System, micro_batches: list[Batch]):
     config = TrainConfig(batch_size=2, lr=0.25, warmup=0.0, precision="float32", clip_norm=None, weight_decay=0.0)
-    optimizer = optim.build(system, config)
+    optimizer = optim.build_optimizer(system, config)
     return train_step(system, system, micro_batches, optimizer, optim.schedule(config, 8), START, config)
 
 

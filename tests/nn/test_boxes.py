@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.systems.common import random
-from tuwen.nn.boxes import centred, choose, clipped, corners, generalized_overlap, hot_box, moved, overlap, pool
+from tuwen.nn.boxes import centred, choose_boxes, clipped, corners, generalized_overlap, hot_box, moved, overlap, pool
 
 
 def boxes(*values) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_pooling_a_slope_gives_the_centre_and_moves_with_it():
 def test_chosen_are_the_best_that_stand_apart():
     held = torch.rand(4, 30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.25
     scores = random(4, 30, seed=2)
-    found = choose(scores, held, 6, 0.3)
+    found = choose_boxes(scores, held, 6, 0.3)
     for row in range(4):
         kept: list[int] = []
         for k in scores[row].argsort(descending=True).tolist():
@@ -104,7 +104,7 @@ def test_chosen_are_the_best_that_stand_apart():
 
 def test_too_few_apart_are_filled_with_the_best_of_the_rest():
     held = boxes([0.5, 0.5, 0.4, 0.4]).expand(5, 4)[None]
-    assert choose(torch.tensor([[0.1, 0.5, 0.2, 0.9, 0.3]]), held, 3).tolist() == [[3, 1, 4]]
+    assert choose_boxes(torch.tensor([[0.1, 0.5, 0.2, 0.9, 0.3]]), held, 3).tolist() == [[3, 1, 4]]
 
 
 def test_hot_box_is_the_spot_of_the_peak():

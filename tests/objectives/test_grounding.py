@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tuwen.objectives.grounding import phrase_scores, weakly_supervised_grounding
+from tuwen.objectives.grounding import grounding_scores, weakly_supervised_grounding
 
 TRUE, FALSE = torch.tensor([True]), torch.tensor([False])
 
@@ -35,7 +35,7 @@ def test_scores_are_the_loops_with_fewer_than_three_regions_too(regions, drawn):
     phrases, seen = numbers(4, 3, 6, seed=1).requires_grad_(), numbers(4, regions, 6, seed=2).requires_grad_()
     mask = torch.tensor([[True, True, True], [True, False, False], [False] * 3, [True, True, False]])
     which = torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    found = phrase_scores(phrases, seen, mask, which if drawn else None)
+    found = grounding_scores(phrases, seen, mask, which if drawn else None)
     want = []
     for row in range(4):
         scores = []
@@ -54,5 +54,5 @@ def test_scores_are_the_loops_with_fewer_than_three_regions_too(regions, drawn):
 def test_draws_spread_over_the_three_nearest():
     phrases, seen = numbers(1, 1, 6, seed=1), numbers(1, 9, 6, seed=2)
     nearest = (phrases[0, 0] @ seen[0].T).sort(descending=True).values[:3]
-    taken = [float(phrase_scores(phrases, seen, TRUE[None], torch.tensor([[d]]))) for d in (0.0, 0.34, 0.67, 0.99)]
+    taken = [float(grounding_scores(phrases, seen, TRUE[None], torch.tensor([[d]]))) for d in (0.0, 0.34, 0.67, 0.99)]
     assert taken == pytest.approx([float(nearest[k]) for k in (0, 1, 2, 2)])

@@ -58,7 +58,7 @@ def test_loss_falls(name, scenes, tokenizer):
     initialise(system, 0)
     steps = MORE_STEPS.get(name, STEPS)
     config = TrainConfig(batch_size=ROWS, steps=steps, lr=3e-3, precision="float32")
-    optimizer, rate = optim.build(system, config), optim.schedule(config, steps)
+    optimizer, rate = optim.build_optimizer(system, config), optim.schedule(config, steps)
     batch = loader(name, scenes, tokenizer, model)[0]  # the same rows again and again: anything must learn them
     losses: list[dict[str, float]] = []
     system.train()

@@ -113,7 +113,7 @@ def test_reduction_layer():
 
 def trained_a_step(system, batch):
     config = TrainConfig(batch_size=len(batch), steps=4, lr=1e-2, precision="float32", warmup=0.0)
-    optimizer, rate = optim.build(system, config), optim.schedule(config, 4)
+    optimizer, rate = optim.build_optimizer(system, config), optim.schedule(config, 4)
     system.train()
     train_step(system, system, [batch], optimizer, rate, PROGRESS, config)
     return system

@@ -6,7 +6,7 @@ import torch
 from tests.tasks.stub import DualStub, Numbers, Pairs, Table, ready
 from tuwen.data.corpus import Record
 from tuwen.errors import UserError
-from tuwen.nn.generation import Generation, Said
+from tuwen.nn.generation import Generated, Generation
 from tuwen.tasks.captioning import evaluate_captioning
 from tuwen.tasks.text_metrics import caption_scores, translation_scores
 from tuwen.tasks.translation import evaluate_translation, parallel
@@ -37,7 +37,7 @@ class Namer(DualStub):
         if prompt is not None:
             said = said + 1000 * prompt.ids[:, 0]
         self.asked.append((images is not None, how, keys.tolist()))
-        return Said(said[:, None], torch.ones(rows, 1, dtype=torch.bool), torch.zeros(rows))
+        return Generated(said[:, None], torch.ones(rows, 1, dtype=torch.bool), torch.zeros(rows))
 
 
 def corpus(**options) -> Pairs:

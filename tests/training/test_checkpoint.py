@@ -28,7 +28,7 @@ class Tied(nn.Module):
 def trained(seed: int = 0) -> tuple[Tied, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     system = Tied()
-    optimizer = optim.build(system, TrainConfig(lr=0.1))
+    optimizer = optim.build_optimizer(system, TrainConfig(lr=0.1))
     system.out(system.inner(system.words(torch.tensor([1, 2])))).pow(2).sum().backward()
     optimizer.step()
     return system, optimizer
@@ -42,7 +42,7 @@ def test_tied_and_overlapping_tensors_come_back(tmp_path):
     assert tensors["high"].tolist() == [4, 5, 6, 7]
     assert torch.equal(tensors["turned"], system.turned)
     other, other_optimizer = trained(seed=1)
-    state = checkpoint.load(tmp_path, other, other_optimizer)
+    state = checkpoint.load_checkpoint(tmp_path, other, other_optimizer)
     assert (state.step, state.seconds, state.order) == (3, 1.5, {})
     assert other.out.weight is other.words.weight
     for mine, theirs in zip(other.state_dict().values(), system.state_dict().values(), strict=True):
@@ -53,7 +53,7 @@ def test_the_optimizer_goes_on_as_it_was(tmp_path):
     system, optimizer = trained()
     checkpoint.save(tmp_path, system, optimizer, State(1), keep=1)
     other, other_optimizer = trained(seed=1)
-    checkpoint.load(tmp_path, other, other_optimizer)
+    checkpoint.load_checkpoint(tmp_path, other, other_optimizer)
     for each, its in ((system, optimizer), (other, other_optimizer)):
         its.zero_grad()
         each.out(each.inner(each.words(torch.tensor([3, 4])))).sum().backward()
@@ -66,7 +66,7 @@ def test_the_state_of_an_order_comes_back(tmp_path):
     system, optimizer = trained()
     order = {"plan": torch.tensor([2, 0, 1]), "held.entries": torch.tensor([2**40])}
     checkpoint.save(tmp_path, system, optimizer, State(4, order=order), keep=1)
-    back = checkpoint.load(tmp_path, system, optimizer).order
+    back = checkpoint.load_checkpoint(tmp_path, system, optimizer).order
     assert {name: values.tolist() for name, values in back.items()} == {"plan": [2, 0, 1], "held.entries": [2**40]}
 
 
@@ -100,7 +100,7 @@ def test_a_crash_at_any_moment_leaves_the_last_one_whole(tmp_path, monkeypatch, 
     monkeypatch.undo()
 
     fresh, fresh_optimizer = trained(seed=1)
-    state = checkpoint.load(tmp_path, fresh, fresh_optimizer)
+    state = checkpoint.load_checkpoint(tmp_path, fresh, fresh_optimizer)
     done = breaks == "link"  # by then the new one is whole
     assert state.step == (2 if done else 1)
     assert torch.equal(fresh.inner.weight, system.inner.weight if done else first["inner.weight"])
@@ -128,7 +128,7 @@ def test_damaged_and_foreign_files_are_told(tmp_path):
         checkpoint.load_weights(weights, nn.Linear(2, 2))
     weights.write_bytes(weights.read_bytes()[:-20])
     with pytest.raises(UserError, match=f"{weights}: cannot be read"):
-        checkpoint.load(tmp_path, system, optimizer)
+        checkpoint.load_checkpoint(tmp_path, system, optimizer)
     with pytest.raises(UserError, match="cannot be read"):
         checkpoint.load_tensors(tmp_path / "none.safetensors")
 

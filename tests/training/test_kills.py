@@ -49,8 +49,8 @@ class Snapshots:
             monkeypatch.setattr(os, name, self.before(getattr(os, name)))
         monkeypatch.setattr(Path, "write_text", self.torn(Path.write_text, lambda path, *_: path))
         monkeypatch.setattr(checkpoint, "save_file", self.torn(checkpoint.save_file, lambda _, path: path))
-        metrics = self.torn(log.Metrics.write, lambda *_: run / METRICS)
-        monkeypatch.setattr(log.Metrics, "write", metrics)
+        metrics = self.torn(log.MetricsLog.write, lambda *_: run / METRICS)
+        monkeypatch.setattr(log.MetricsLog, "write", metrics)
 
     def before(self, real):
         def call(*arguments, **options):

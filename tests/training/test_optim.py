@@ -40,7 +40,7 @@ def test_the_schedule_of_a_config():
 
 
 def test_who_decays():
-    optimizer = optim.build(dual(), TrainConfig(weight_decay=0.3))
+    optimizer = optim.build_optimizer(dual(), TrainConfig(weight_decay=0.3))
     decayed = {n for group in optimizer.param_groups if group["weight_decay"] for n in group["names"]}
     plain = {n for group in optimizer.param_groups if not group["weight_decay"] for n in group["names"]}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.3}
@@ -67,7 +67,7 @@ def test_layers_further_down_learn_slower():
 def test_patterns_freeze_and_scale_and_the_first_wins():
     system = dual()
     rates = ((r"image\.stack\.blocks\.[01]\.", 0.0), (r"image\.", 0.1))
-    optimizer = optim.build(system, TrainConfig(rates=rates))
+    optimizer = optim.build_optimizer(system, TrainConfig(rates=rates))
     frozen = {name for name, parameter in system.named_parameters() if not parameter.requires_grad}
     expected = {
         n for n, _ in system.named_parameters() if n.startswith(("image.stack.blocks.0", "image.stack.blocks.1"))
@@ -86,7 +86,7 @@ def test_patterns_freeze_and_scale_and_the_first_wins():
 
 def test_what_is_frozen_does_not_move_and_takes_no_gradient():
     system = dual()
-    optimizer = optim.build(system, TrainConfig(rates=(("image", 0.0),), lr=0.1))
+    optimizer = optim.build_optimizer(system, TrainConfig(rates=(("image", 0.0),), lr=0.1))
     before = system.image.patches.weight.clone()
     loss = system.encode_images(Images(torch.rand(2, 3, 8, 8))).pooled.sum()
     loss = loss + system.encode_texts(torch.ones(2, 4).long(), torch.ones(2, 4).bool()).pooled.pow(3).sum()
@@ -106,11 +106,11 @@ def test_what_is_frozen_does_not_move_and_takes_no_gradient():
 )
 def test_patterns_that_are_mistakes(rates, message):
     with pytest.raises(UserError, match=message):
-        optim.build(dual(), TrainConfig(rates=rates))
+        optim.build_optimizer(dual(), TrainConfig(rates=rates))
 
 
 def test_a_teacher_is_never_the_optimizer_s():
-    optimizer = optim.build(toy.Toy(toy.ToyConfig(), VOCABULARY), TrainConfig())
+    optimizer = optim.build_optimizer(toy.Toy(toy.ToyConfig(), VOCABULARY), TrainConfig())
     assert not any("teacher" in name for group in optimizer.param_groups for name in group["names"])
 
 
@@ -136,7 +136,7 @@ def test_adamw_by_hand():
     """One parameter, one step: lr times (sign of the gradient plus decay times the weight)."""
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 2.0)
-    optimizer = optim.build(layer, TrainConfig(lr=0.1, weight_decay=0.5, eps=1e-12))
+    optimizer = optim.build_optimizer(layer, TrainConfig(lr=0.1, weight_decay=0.5, eps=1e-12))
     layer.weight.grad = torch.tensor([[4.0]])
     optim.set_rate(optimizer, 0.1)
     optimizer.step()

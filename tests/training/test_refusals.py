@@ -106,7 +106,7 @@ def test_a_full_disk_is_a_line_and_the_run_goes_on_after(tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patch:
         if full == "metrics":
-            patch.setattr(log.Metrics, "write", fails(log.Metrics.write, 5))
+            patch.setattr(log.MetricsLog, "write", fails(log.MetricsLog.write, 5))
         elif full == "write":
             patch.setattr(checkpoint, "write", fails(checkpoint.write, 4))
         else:

@@ -29,7 +29,7 @@ def step(parts: int, step: int = 0, train: dict | None = None, **model):
     config = toy.config(**{f"train__{k}": v for k, v in ({"batch_size": 8} | (train or {})).items()})
     system = toy.Toy(toy.ToyConfig(**model), VOCABULARY)
     initialise(system, 1)
-    optimizer = optim.build(system, config.train)
+    optimizer = optim.build_optimizer(system, config.train)
     progress = Progress(step, 5, 10, 8)
     schedule = optim.Schedule(10, 0)
     result = train_step(system, system, batch_of(8).split(parts), optimizer, schedule, progress, config.train)
@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_updates_nothing():
     config = toy.config(train__accumulation=2)
     system = toy.Toy(toy.ToyConfig(poison=106), VOCABULARY)
     initialise(system, 1)
-    optimizer = optim.build(system, config.train)
+    optimizer = optim.build_optimizer(system, config.train)
     before = {name: p.detach().clone() for name, p in system.named_parameters() if p.requires_grad}
     schedule, progress = optim.Schedule(10, 0), Progress(3, 5, 10, 8)
     with pytest.raises(UserError) as error:
@@ -102,7 +102,7 @@ def test_a_gradient_that_is_not_finite_stops_as_well():
     system = toy.Toy(toy.ToyConfig(), VOCABULARY)
     initialise(system, 1)
     system.temperature.register_hook(lambda gradient: gradient * float("inf"))
-    optimizer = optim.build(system, config.train)
+    optimizer = optim.build_optimizer(system, config.train)
     before = system.image.weight.detach().clone()
     schedule, progress = optim.Schedule(10, 0), Progress(0, 5, 10, 8)
     with pytest.raises(UserError, match=r"the gradient \(norm inf\).* 100, 101, .* 107\. "):

@@ -9,7 +9,7 @@ from torch import Tensor
 from tuwen.errors import UserError
 from tuwen.nn.patch_codes import CodesConfig
 from tuwen.nn.published import bridgetower, flava
-from tuwen.nn.published.names import Entry, prefixed
+from tuwen.nn.published.names import NameEntry, prefixed
 from tuwen.nn.published.vision import activation
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 
@@ -23,7 +23,7 @@ MARKS = {
 CONTRAST = "itc_text_head.fc.weight"  # BridgeTower's that search by vectors have it too
 _FLAVA_HEADS = ("patch_head.", "word_head.", "joint_patch_head.", "joint_word_head.", "match_pooler.", "match_head.")
 _CONTRAST_PARTS = ("encoders.image_projection.", "encoders.text_projection.", "temperature")
-Parts = tuple[dict[str, Any], list[Entry], tuple[str, ...]]  # fields of the config, names, beginnings of what is new
+Parts = tuple[dict[str, Any], list[NameEntry], tuple[str, ...]]  # fields of a config, names, beginnings of what is new
 
 
 def flava_parts(settings: Mapping[str, Any], weights: Mapping[str, Tensor], picture: Mapping[str, Any]) -> Parts:

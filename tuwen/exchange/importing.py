@@ -15,9 +15,9 @@ from tuwen.errors import UserError, quoted
 from tuwen.exchange.models import LAYOUTS, PublishedModel, known_kind, model_of, tower_settings
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published import vision
-from tuwen.nn.published.files import picture_notes, picture_settings, refuse_wrapped, settings_of, tensors_of
+from tuwen.nn.published.files import model_settings, picture_notes, picture_settings, refuse_wrapped, tensors_of
 from tuwen.nn.published.languages import LANGUAGES
-from tuwen.nn.published.names import Report, inward, refuse_broken
+from tuwen.nn.published.names import Report, inward, refuse_broken_weights
 from tuwen.nn.published.text import word_rows
 from tuwen.nn.published.tokenizer import longest, tokenizer_of
 from tuwen.nn.published.towers import fitting, located, shapes
@@ -47,7 +47,7 @@ def import_model(
     if holds_run(run):
         raise UserError(f"{run}: holds a run already; choose another --out")
     source = Path(where) if layout else located(where)
-    settings = _layout_settings(source, layout) if layout else settings_of(source)
+    settings = _layout_settings(source, layout) if layout else model_settings(source)
     kind = known_kind(settings["model_type"])
     tensors = tensors_of(_weights_file(source) if layout else source)
     weights = {name.removeprefix(prefix): value for name, value in tensors.items()}
@@ -62,7 +62,7 @@ def import_model(
     expected = {name: shape for name, shape in every.items() if not _starts_anew(name, published)}
     ours, report = inward(published.entries, weights, expected, published.known)
     report.refuse(where)
-    refuse_broken(ours, where)
+    refuse_broken_weights(ours, where)
     system = make()  # of sizes that the file's own tensors have
     initialise(system, 0)
     report = replace(report, notes=published.notes + picture_notes(picture) + _cut(folder, config))

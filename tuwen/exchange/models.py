@@ -10,7 +10,7 @@ from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError, quoted
 from tuwen.exchange import foundation
 from tuwen.nn.published import bridgetower, flava, text, vision
-from tuwen.nn.published.names import Entry, both, prefixed, same, shaped
+from tuwen.nn.published.names import NameEntry, both, prefixed, same, shaped
 from tuwen.nn.published.text import bert_layer
 from tuwen.nn.published.towers import image_plan, text_plan
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
@@ -47,7 +47,7 @@ class PublishedModel:
 
     system: str
     config: Mapping[str, Any]
-    entries: list[Entry]
+    entries: list[NameEntry]
     known: Mapping[str, str] = field(default_factory=lambda: KNOWN)
     new: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ def _dual(settings, weights, vocabulary, picture) -> PublishedModel:
     return PublishedModel("clip", {"image": image, "text": tower, "embed": embed}, entries, notes=notes)
 
 
-def _with_pooler(entries: list[Entry], native: bool) -> list[Entry]:
+def _with_pooler(entries: list[NameEntry], native: bool) -> list[NameEntry]:
     """With the pooling layer, which a backbone's plan has no place for yet."""
     unpooled = [entry for entry in entries if not entry.ours[0].startswith(("pooler", "model.pooler"))]
     return unpooled + both("pooler", "pooler.dense") if native or unpooled else unpooled

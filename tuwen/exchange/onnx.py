@@ -13,7 +13,7 @@ from tuwen.data.batch import Images, Texts
 from tuwen.errors import UserError
 from tuwen.model import load
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.engines import ABOUT, FOLDER, digest
+from tuwen.nn.engines import ABOUT, FOLDER, weights_digest
 from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
 from tuwen.tasks.metrics import DIRECTIONS
@@ -75,7 +75,7 @@ def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:
     model = load(run)
     folder = Path(run) / FOLDER
     folder.mkdir(exist_ok=True)
-    about: dict[str, Any] = {"weights": digest(Path(run) / WEIGHTS), "parts": {}, **_score(model.predictor)}
+    about: dict[str, Any] = {"weights": weights_digest(Path(run) / WEIGHTS), "parts": {}, **_score(model.predictor)}
     for name, part, inputs in _parts(model.predictor):
         try:
             part(**inputs(1))

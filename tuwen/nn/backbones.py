@@ -37,7 +37,7 @@ class ImageBackbone(Lockable):
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
         assert config.backbone is not None
-        self.model = build(config.backbone)
+        self.model = build_backbone(config.backbone)
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         self.lock()
         self.train()  # a fresh module is in training mode without having been told to: batch norms would move
@@ -51,10 +51,10 @@ class ImageBackbone(Lockable):
         _refuse(options, self.config.backbone, "image")
         x = normalised(pixels, self.mean, self.std)
         if hasattr(self.model, "extract_features"):
-            found = self.model.extract_features(x)  # type: ignore[operator]
+            states = self.model.extract_features(x)  # type: ignore[operator]
         else:
-            found = self.model(pixel_values=x).last_hidden_state
-        return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found  # [B, W, h, w] is a grid
+            states = self.model(pixel_values=x).last_hidden_state
+        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states  # [B, W, h, w] is a grid
 
     def train(self, mode: bool = True):
         """Batch norms keep the statistics of their pre-training: no row of a batch may depend on another."""
@@ -89,7 +89,7 @@ class TextBackbone(Lockable):
         super().__init__(config.locked)
         self.config, self.pooled_width = config, config.width
         assert config.backbone is not None
-        self.model = build({**config.backbone, "vocab_size": vocabulary.size})
+        self.model = build_backbone({**config.backbone, "vocab_size": vocabulary.size})
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         self.lock()
 
@@ -152,7 +152,7 @@ def pool_text(states: Tensor, mask: Tensor, config: TextTowerConfig) -> Tensor:
     return (states * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-def build(settings: Mapping[str, Any]) -> nn.Module:
+def build_backbone(settings: Mapping[str, Any]) -> nn.Module:
     """The network of the given settings, with weights yet to be set.
 
     Raises:

@@ -26,8 +26,8 @@ def centred(edges: Tensor) -> Tensor:
 def clipped(boxes: Tensor) -> Tensor:
     """Boxes [..., 4] cut to the picture."""
     edges = corners(boxes).clamp(0, 1)
-    found = centred(edges)
-    return torch.cat([found[..., :2], found[..., 2:].clamp(min=LEAST)], -1)
+    cut = centred(edges)
+    return torch.cat([cut[..., :2], cut[..., 2:].clamp(min=LEAST)], -1)
 
 
 def moved(boxes: Tensor, delta: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return shared, a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - shared, hull
 
 
-def choose(scores: Tensor, boxes: Tensor, count: int, limit: float = 0.7) -> Tensor:
+def choose_boxes(scores: Tensor, boxes: Tensor, count: int, limit: float = 0.7) -> Tensor:
     """[R, count] int64: the best candidates [R, P], each overlapping the better ones by at most `limit` (greedy).
 
     Where too few are so far apart, the rest are the best of what overlaps. No gradient.
@@ -65,14 +65,14 @@ def choose(scores: Tensor, boxes: Tensor, count: int, limit: float = 0.7) -> Ten
     with torch.no_grad():
         left = scores.detach().clone()
         drop = float(left.max() - left.min()) + 1.0  # below all others, still in their own order
-        found = []
+        chosen = []
         for _ in range(count):
             best = left.argmax(1)
-            found.append(best)
+            chosen.append(best)
             near = overlap(boxes, boxes.gather(1, best[:, None, None].expand(-1, 1, 4))) > limit
             left = torch.where(near, torch.minimum(left, scores.detach() - drop), left)
             left.scatter_(1, best[:, None], float("-inf"))
-        return torch.stack(found, 1)
+        return torch.stack(chosen, 1)
 
 
 def pool(levels: Sequence[Tensor], boxes: Tensor, size: int = 7) -> Tensor:

@@ -72,13 +72,13 @@ class CausalDecoder(nn.Module):
     def taught(self, texts: Texts, memory: Tensor, memory_mask: Tensor | None, words: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing: (states [K, W], words to tell [K]) of every word after [CLS], [SEP] included."""
         states = self(texts.ids[:, :-1], texts.language, memory, memory_mask, words)
-        told = texts.mask[:, 1:]
-        return states[told], texts.ids[:, 1:][told]
+        follows = texts.mask[:, 1:]
+        return states[follows], texts.ids[:, 1:][follows]
 
     def likelihood(self, texts: Texts, memory: Tensor, memory_mask: Tensor | None, words: Tensor) -> Tensor:
         """[B] float32: log probability of each text, [SEP] included, given its memory."""
-        states, told = self.taught(texts, memory, memory_mask, words)
-        log_p = self.logits(states, words).float().log_softmax(-1).gather(1, told[:, None])[:, 0]
+        states, following = self.taught(texts, memory, memory_mask, words)
+        log_p = self.logits(states, words).float().log_softmax(-1).gather(1, following[:, None])[:, 0]
         row = torch.nonzero(texts.mask[:, 1:])[:, 0]
         return log_p.new_zeros(len(texts)).index_add(0, row, log_p)
 
@@ -124,8 +124,8 @@ class Speaker:
 
     def reorder(self, rows: Tensor) -> None:
         """`select` among rows of equal memory and language: what was said moves, the memory stays."""
-        for said, _ in self.caches or ():
-            said.select(rows)
+        for own, _ in self.caches or ():
+            own.select(rows)
 
 
 class PatchDecoder(nn.Module):

@@ -31,7 +31,7 @@ class Engine:
         if not (folder / ABOUT).exists():
             raise UserError(f"{folder}: no export there; make it with `tuwen export {run} --to onnx`")
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if about["weights"] != digest(run / WEIGHTS):
+        if about["weights"] != weights_digest(run / WEIGHTS):
             raise UserError(f"{folder}: is of other weights than the run's now; `tuwen export {run} --to onnx` again")
         end = ".int8.onnx" if int8 else ".onnx"
         if int8 and not (folder / f"image{end}").exists():
@@ -70,7 +70,7 @@ def _openvino(path: Path) -> Any:
     return lambda inputs: torch.from_numpy(np.array(compiled(inputs)[0]))
 
 
-def digest(path: Path) -> str:
+def weights_digest(path: Path) -> str:
     """Of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

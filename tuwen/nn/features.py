@@ -71,8 +71,8 @@ class FeatureStore:
     def _read_index(self) -> None:
         data = self._index.read_bytes()
         entries = np.frombuffer(data[: len(data) // _ENTRY * _ENTRY], dtype=np.int64).reshape(-1, 3)
-        held = self._values.stat().st_size // (4 * self.width)
-        self.places = {int(k): (int(b), int(n)) for k, b, n in entries if b + n <= held}
+        stored = self._values.stat().st_size // (4 * self.width)
+        self.places = {int(k): (int(b), int(n)) for k, b, n in entries if b + n <= stored}
 
 
 class TextFeatures:
@@ -93,8 +93,8 @@ class TextFeatures:
             states = run(ids[rows], mask[rows]).float().cpu().numpy()
             computed = {n: states[k][mask[n].cpu().numpy()] for k, n in enumerate(new)}
             masked = (ids == self.mask_id).any(1).tolist()
-            kept = [n for n in new if not masked[n]]
-            self.store.write([keys[n] for n in kept], [computed[n] for n in kept])
+            lasting = [n for n in new if not masked[n]]
+            self.store.write([keys[n] for n in lasting], [computed[n] for n in lasting])
         out = torch.zeros(*ids.shape, self.store.width)
         places = mask.cpu()
         for n, key in enumerate(keys):

@@ -46,7 +46,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Said:
+class Generated:
     """ids: [B, L] from [CLS] on, [SEP] at the end of a text that ended, then padding; mask: [B, L] bool, no padding.
 
     score: [B] float32, log-likelihood / words^length_penalty, [SEP] counted as a word and [CLS] not.
@@ -58,7 +58,7 @@ class Said:
 
 
 @torch.no_grad()
-def generate(speaker: Speaker, vocabulary: Vocabulary, how: Generation, keys: Tensor | None = None) -> Said:
+def generate(speaker: Speaker, vocabulary: Vocabulary, how: Generation, keys: Tensor | None = None) -> Generated:
     """One text a row of the speaker. No text is empty, and no special token but [SEP] is said.
 
     keys: [B] int64, what the nucleus's draws of a row are keyed by beside the seed; none: the row's place.
@@ -76,7 +76,7 @@ def generate(speaker: Speaker, vocabulary: Vocabulary, how: Generation, keys: Te
     return greedy if how.beams == 1 else _better(_Beams(speaker, vocabulary, how, length).search(), greedy, vocabulary)
 
 
-def _walk(speaker: Speaker, vocabulary: Vocabulary, how: Generation, length: int, choose: Choose) -> Said:
+def _walk(speaker: Speaker, vocabulary: Vocabulary, how: Generation, length: int, choose: Choose) -> Generated:
     """One word after the other until every text has ended or has `length` words."""
     rows, device = len(speaker), speaker.memory.device
     ids = torch.full((rows, 1), vocabulary.cls, device=device)
@@ -91,7 +91,7 @@ def _walk(speaker: Speaker, vocabulary: Vocabulary, how: Generation, length: int
         ended = ended | (word == vocabulary.sep)
         if ended.all():
             break
-    return Said(ids, ids != vocabulary.pad, total / count.clamp(min=1) ** how.length_penalty)
+    return Generated(ids, ids != vocabulary.pad, total / count.clamp(min=1) ** how.length_penalty)
 
 
 def _allowed(log_p: Tensor, vocabulary: Vocabulary, place: int) -> Tensor:
@@ -130,7 +130,7 @@ class _Beams:
         self.score = torch.full((rows,), -torch.inf, device=device)
         self.ended = torch.zeros(rows, dtype=torch.int64, device=device)
 
-    def search(self) -> Said:
+    def search(self) -> Generated:
         for place in range(self.length - 1):
             self._step(place)
             if bool((self.ended >= self.how.beams).all()):
@@ -138,7 +138,7 @@ class _Beams:
         self._finish()
         longest = int((self.best != self.words.pad).sum(1).max())
         ids = self.best[:, :longest]
-        return Said(ids, ids != self.words.pad, self.score)
+        return Generated(ids, ids != self.words.pad, self.score)
 
     def _step(self, place: int) -> None:
         beams = self.how.beams
@@ -180,15 +180,15 @@ class _Beams:
         self.score = torch.where(better, score, self.score)
 
 
-def _better(one: Said, other: Said, vocabulary: Vocabulary) -> Said:
+def _better(first: Generated, other: Generated, vocabulary: Vocabulary) -> Generated:
     """Of two texts a row the one that scores higher, of equals the first."""
-    longest = max(one.ids.shape[1], other.ids.shape[1])
+    longest = max(first.ids.shape[1], other.ids.shape[1])
     ids = [
-        torch.nn.functional.pad(said.ids, (0, longest - said.ids.shape[1]), value=vocabulary.pad)
-        for said in (one, other)
+        torch.nn.functional.pad(text.ids, (0, longest - text.ids.shape[1]), value=vocabulary.pad)
+        for text in (first, other)
     ]
-    second = other.score > one.score
+    second = other.score > first.score
     chosen = torch.where(second[:, None], ids[1], ids[0])
     longest = int((chosen != vocabulary.pad).sum(1).max())
     chosen = chosen[:, :longest]
-    return Said(chosen, chosen != vocabulary.pad, torch.where(second, other.score, one.score))
+    return Generated(chosen, chosen != vocabulary.pad, torch.where(second, other.score, first.score))

@@ -124,9 +124,9 @@ class Locator(nn.Module):
         Which candidates are kept has no gradient; the gates, by which the kept are weighed, do.
         """
         logits = self.significance(candidates, self.words(states), real)
-        kept = box.choose(logits, candidates.boxes, self.count)
-        boxes = candidates.boxes.gather(1, kept[..., None].expand(-1, -1, 4))
-        gates = F.logsigmoid(logits.gather(1, kept)).clamp(min=-13.8)  # log of 1e-6
+        chosen = box.choose_boxes(logits, candidates.boxes, self.count)
+        boxes = candidates.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+        gates = F.logsigmoid(logits.gather(1, chosen)).clamp(min=-13.8)  # log of 1e-6
         steps, state = [boxes], 0.0
         for block, move in zip(self.blocks, self.moves, strict=True):
             state = block(state + box.pool(candidates.levels, steps[-1]), None, states, mask)

@@ -133,25 +133,25 @@ def load_codes(encoder: CodeEncoder, location: str | Path) -> None:
     path = _file(Path(location))
     try:
         with safe_open(path, framework="pt") as file:
-            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a safetensors file") from None
-    prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in held)), None)
+    prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in tensors)), None)
     if prefix is None:
         raise UserError(f"{path}: holds no patch tokenizer (no names that start with {', '.join(_PREFIXES)})")
-    own = {ours: prefix + (ours if prefix == "encoder." else published(ours)) for ours in encoder.state_dict()}
-    faults = [f"lacks {theirs}" for theirs in own.values() if theirs not in held]
+    own = {ours: prefix + (ours if prefix == "encoder." else published_name(ours)) for ours in encoder.state_dict()}
+    faults = [f"lacks {theirs}" for theirs in own.values() if theirs not in tensors]
     faults += [
-        f"{theirs} is {list(held[theirs].shape)}, not {list(encoder.state_dict()[ours].shape)}"
+        f"{theirs} is {list(tensors[theirs].shape)}, not {list(encoder.state_dict()[ours].shape)}"
         for ours, theirs in own.items()
-        if theirs in held and held[theirs].shape != encoder.state_dict()[ours].shape
+        if theirs in tensors and tensors[theirs].shape != encoder.state_dict()[ours].shape
     ]
     if faults:
         raise UserError(f"{path}: a patch tokenizer of another size (model.codes): {'; '.join(faults[:3])}")
-    encoder.load_state_dict({ours: held[theirs] for ours, theirs in own.items()})
+    encoder.load_state_dict({ours: tensors[theirs] for ours, theirs in own.items()})
 
 
-def published(ours: str) -> str:
+def published_name(ours: str) -> str:
     """The name in transformers' layout, under "blocks.": groups.1.0.path.2.weight is
     group_2.group.block_1.res_path.path.conv_3.weight."""
     parts = ours.split(".")

@@ -63,5 +63,5 @@ def hide_random(draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
     draws: [B, N] in [0, 1).
     """
     order = draws.argsort(dim=1, stable=True)
-    kept = order[:, : int(draws.shape[1] * (1 - share))]
-    return kept, torch.ones_like(draws, dtype=torch.bool).scatter(1, kept, False)
+    visible = order[:, : int(draws.shape[1] * (1 - share))]
+    return visible, torch.ones_like(draws, dtype=torch.bool).scatter(1, visible, False)

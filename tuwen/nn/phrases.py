@@ -46,15 +46,15 @@ def with_phrases(texts: Texts, vocabulary: Vocabulary, most: int, rows: int) -> 
     """
     ids, rows_of, length = texts.ids, len(texts.ids), texts.ids.shape[1]
     if texts.spans is None:
-        found = ids.new_zeros(0, 4)
+        places = ids.new_zeros(0, 4)
     else:
         spans = texts.spans
-        found = torch.stack([spans.sequence, spans.start, spans.end, spans.id], 1).unique(dim=0)
-    sequence, start, end, identity = found.unbind(1)
+        places = torch.stack([spans.sequence, spans.start, spans.end, spans.id], 1).unique(dim=0)
+    sequence, start, end, identity = places.unbind(1)
     every = torch.bincount(sequence, minlength=rows_of)
-    rank = torch.arange(len(found), device=ids.device) - (every.cumsum(0) - every)[sequence]
-    kept = rank < most
-    sequence, start, end, identity, rank = (x[kept] for x in (sequence, start, end, identity, rank))
+    rank = torch.arange(len(places), device=ids.device) - (every.cumsum(0) - every)[sequence]
+    fits = rank < most
+    sequence, start, end, identity, rank = (x[fits] for x in (sequence, start, end, identity, rank))
     count, first = every.clamp(max=most), texts.mask.sum(1) - 1
     place = first[sequence] + rank
 
@@ -77,8 +77,8 @@ def corrupted(
     chosen 80% become [MASK], 10% another phrase's row, 10% stay (MVPTR card, section 4.3).
     draws: [B, P, 3] in [0, 1): whether, what, which.
     """
-    told = torch.nn.functional.pad((labels >= 0).long().cumsum(1), (1, 0))
-    hit = told[text.sequence, text.end] > told[text.sequence, text.start]
+    masked_before = torch.nn.functional.pad((labels >= 0).long().cumsum(1), (1, 0))
+    hit = masked_before[text.sequence, text.end] > masked_before[text.sequence, text.start]
     whether, what, which = draws[text.sequence, text.place - text.first[text.sequence]].unbind(1)
     chosen = whether < share
     ids = text.ids[text.sequence, text.place]

@@ -211,10 +211,10 @@ class Block(nn.Module):
         return self._residual(x, self.feed_forward_norm, self.feed_forward)
 
     def _residual(self, x: Tensor, norm: nn.LayerNorm, function, only: Tensor | None = None) -> Tensor:
-        kept = x if only is None else picked(x, only)
+        own = x if only is None else picked(x, only)
         if self.post:
-            return norm(kept + self.dropout(function(x)))
-        return kept + self.dropout(function(norm(x)))
+            return norm(own + self.dropout(function(x)))
+        return own + self.dropout(function(norm(x)))
 
 
 class StackConfig(Protocol):
@@ -291,9 +291,9 @@ class Stack(nn.Module):
             queries and feed-forward run on that position alone. The numbers are those of the whole stack.
         """
         for number, block in enumerate(self.blocks):
-            wanted = only if number == len(self.blocks) - 1 else None
+            positions = only if number == len(self.blocks) - 1 else None
             cache = None if caches is None else caches[number]
-            x = block(x, mask, memory, memory_mask, self.causal, cache, wanted)
+            x = block(x, mask, memory, memory_mask, self.causal, cache, positions)
             if layers is not None:
                 layers.append(x)
         return self.norm(x)

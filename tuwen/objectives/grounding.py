@@ -9,7 +9,7 @@ from torch import Tensor
 NEAREST = 3  # regions one is drawn from (MVPTR's code)
 
 
-def phrase_scores(phrases: Tensor, regions: Tensor, mask: Tensor, draws: Tensor | None = None) -> Tensor:
+def grounding_scores(phrases: Tensor, regions: Tensor, mask: Tensor, draws: Tensor | None = None) -> Tensor:
     """[B] mean over a row's phrases of their cosine with a region; 0 where a row has no phrase.
 
     phrases [B, P, D], regions [B, N, D]: unit vectors. mask: [B, P] bool, True on real phrases.
@@ -28,7 +28,7 @@ def phrase_scores(phrases: Tensor, regions: Tensor, mask: Tensor, draws: Tensor 
 def weakly_supervised_grounding(own: Tensor, other: Tensor, counts: Tensor, margin: float = 0.2) -> Tensor:
     """Mean over the rows that count of max(0, margin + other - own); 0, with gradient, where none does.
 
-    own, other: [B] `phrase_scores` with the own and with another picture's regions. counts: [B] bool.
+    own, other: [B] `grounding_scores` with the own and with another picture's regions. counts: [B] bool.
     """
     loss = torch.relu(margin + other - own)
     return (loss * counts).sum() / counts.sum().clamp(min=1)

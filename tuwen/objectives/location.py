@@ -34,8 +34,8 @@ def progressive_regression(steps: Sequence[Tensor], references: Tensor, real: Te
     """
     targets = progressive_targets(steps[0], references, len(steps) - 1)
     total = steps[0].new_zeros(())
-    for found, wanted in zip(steps[1:], targets, strict=True):
-        apart = 5 * (found - wanted).abs().sum(-1) + 2 * (1 - generalized_overlap(found, wanted))
+    for boxes, target in zip(steps[1:], targets, strict=True):
+        apart = 5 * (boxes - target).abs().sum(-1) + 2 * (1 - generalized_overlap(boxes, target))
         total = total + torch.where(real, apart, 0.0).sum()
     return total / (len(steps) - 1) / real.sum().clamp(min=1)
 

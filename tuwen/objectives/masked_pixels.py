@@ -13,13 +13,13 @@ def patches_of(pixels: Tensor, patch: int) -> Tensor:
     return cut.permute(0, 2, 4, 3, 5, 1).reshape(rows, -1, 3 * patch * patch)
 
 
-def masked_pixels(told: Tensor, pixels: Tensor, hidden: Tensor, patch: int) -> Tensor:
+def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor, patch: int) -> Tensor:
     """Mean squared error over the hidden patches; a patch's pixels are first brought to mean 0 and variance 1.
 
     told: [B, N, patch patch 3]. pixels: [B, 3, H, W] float. hidden: [B, N] bool; none hidden costs 0.
     The variance is the unbiased one, plus 1e-6 (official code), so that a patch of one colour is all 0.
     """
-    right = patches_of(pixels, patch).to(told.dtype)
+    right = patches_of(pixels, patch).to(predicted.dtype)
     right = (right - right.mean(-1, keepdim=True)) / (right.var(-1, keepdim=True) + 1e-6).sqrt()
-    error = (told - right).square().mean(-1)
+    error = (predicted - right).square().mean(-1)
     return (error * hidden).sum() / hidden.sum().clamp(min=1)

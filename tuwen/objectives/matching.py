@@ -36,7 +36,7 @@ def hardest_negatives(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class DrawnPairs:
     """images, texts [3 B]: columns of what B matched pairs, B with a wrong picture, B with a wrong text are made of.
 
     labels: [3 B] int64: 1, 0, 0; ignored where a row has no wrong partner.
@@ -54,7 +54,7 @@ def drawn_pairs(
     draws: Tensor,
     first: int = 0,
     hardness: Tensor | float = 1.0,
-) -> Pairs:
+) -> DrawnPairs:
     """The pairs that matching reads; wrong partners are drawn by `hard_negatives`, one of each kind a row.
 
     Pictures by text_scores [B, N], of each text with every picture; texts by image_scores [B, N], of each picture with
@@ -65,7 +65,7 @@ def drawn_pairs(
     wrong_text, exists_text = hard_negatives(hardness * image_scores, same, draws[:, 1])
     own = torch.arange(first, first + len(same), device=same.device)
     images, texts = torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text])
-    return Pairs(images, texts, matching_labels(len(own), exists_image, exists_text))
+    return DrawnPairs(images, texts, matching_labels(len(own), exists_image, exists_text))
 
 
 def one_wrong(same: Tensor, draws: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 
-class Pairs(NamedTuple):
+class TokenPairs(NamedTuple):
     """Pictures and texts laid against each other: what a flow is computed from.
 
     c: [..., N, L] similarities. image_real [..., N], text_real [..., L]: bool, or None where all are real.
@@ -33,9 +33,9 @@ class Pairs(NamedTuple):
     image_mass: Tensor | None = None
     text_mass: Tensor | None = None
 
-    def turned(self) -> "Pairs":
+    def turned(self) -> "TokenPairs":
         """The same seen from the other side."""
-        return Pairs(self.c.mT, self.text_real, self.image_real, self.text_mass, self.image_mass)
+        return TokenPairs(self.c.mT, self.text_real, self.image_real, self.text_mass, self.image_mass)
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,23 @@ class MaxFlow:
 
     masses = ""  # which masses a flow needs: "", "cross" or "own"
 
-    def scores(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def scores(self, pairs: TokenPairs) -> tuple[Tensor, Tensor]:
         """(S_i2t, S_t2i), each [...]."""
         return self._one_way(self._to_text(pairs)), self._one_way(pairs.turned())
 
-    def flows(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def flows(self, pairs: TokenPairs) -> tuple[Tensor, Tensor]:
         """(F of S_i2t, F of S_t2i), each [..., N, L]."""
         return self._flow(self._to_text(pairs)), self._flow(pairs.turned()).mT
 
-    def _to_text(self, pairs: Pairs) -> Pairs:
+    def _to_text(self, pairs: TokenPairs) -> TokenPairs:
         return pairs if self.padding == "discard" else pairs._replace(text_real=None)
 
-    def _one_way(self, pairs: Pairs) -> Tensor:
+    def _one_way(self, pairs: TokenPairs) -> Tensor:
         best = _hidden(pairs.c, pairs.text_real).amax(-1)
         total = _total(_shown(best, pairs.text_real), pairs.image_real)
         return total if self.reduce == "sum" else total / _count(pairs.c, pairs.image_real)
 
-    def _flow(self, pairs: Pairs) -> Tensor:
+    def _flow(self, pairs: TokenPairs) -> Tensor:
         c = _hidden(pairs.c, pairs.text_real)
         best = (c == c.amax(-1, keepdim=True)) & (c > float("-inf"))
         shared = best / best.sum(-1, keepdim=True).clamp(min=1)
@@ -102,25 +102,25 @@ class SoftFlow:
     def masses(self) -> str:
         return "" if self.mass == "uniform" else self.mass
 
-    def scores(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def scores(self, pairs: TokenPairs) -> tuple[Tensor, Tensor]:
         """(S_i2t, S_t2i), each [...]."""
         pairs = self._weighed(pairs)
         return self._one_way(pairs), self._one_way(pairs.turned())
 
-    def flows(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def flows(self, pairs: TokenPairs) -> tuple[Tensor, Tensor]:
         """(F of S_i2t, F of S_t2i), each [..., N, L]."""
         pairs = self._weighed(pairs)
         return self._flow(pairs), self._flow(pairs.turned()).mT
 
-    def _one_way(self, pairs: Pairs) -> Tensor:
+    def _one_way(self, pairs: TokenPairs) -> Tensor:
         reached = _shown((self._spread(pairs) * pairs.c).sum(-1), pairs.text_real)  # [..., N]
         return _total(self._shipped(pairs) * reached, None)
 
-    def _flow(self, pairs: Pairs) -> Tensor:
+    def _flow(self, pairs: TokenPairs) -> Tensor:
         flow = self._shipped(pairs)[..., None] * self._spread(pairs)
         return flow if pairs.text_real is None else flow * pairs.text_real[..., None, :]
 
-    def _spread(self, pairs: Pairs) -> Tensor:
+    def _spread(self, pairs: TokenPairs) -> Tensor:
         """[..., N, L] softmax over the other side's real tokens; a side that has none is left open."""
         assert pairs.text_mass is not None
         logits = pairs.c * (self.sharpness * pairs.text_mass)[..., None, :]
@@ -129,7 +129,7 @@ class SoftFlow:
             logits.masked_fill_(shut[..., None, :], float("-inf"))
         return logits.softmax(-1)
 
-    def _shipped(self, pairs: Pairs) -> Tensor:
+    def _shipped(self, pairs: TokenPairs) -> Tensor:
         """[..., N] what each token ships: d_n / N, or d_n / sum d."""
         mass = pairs.image_mass
         assert mass is not None
@@ -137,15 +137,15 @@ class SoftFlow:
             return mass / _count(pairs.c, pairs.image_real)[..., None]
         return mass / mass.sum(-1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
 
-    def _weighed(self, pairs: Pairs) -> Pairs:
+    def _weighed(self, pairs: TokenPairs) -> TokenPairs:
         """Masses as the options say, zero on padding."""
-        one = pairs.c.new_ones(())
+        unit = pairs.c.new_ones(())
         sides = []
         for mass, real, tokens in (
             (pairs.image_mass, pairs.image_real, pairs.c.shape[-2]),
             (pairs.text_mass, pairs.text_real, pairs.c.shape[-1]),
         ):
-            mass = one.expand(tokens) if mass is None else mass
+            mass = unit.expand(tokens) if mass is None else mass
             mass = mass.detach() if self.detach else mass
             mass = mass if self.signed else mass.relu()
             sides.append(mass if real is None else mass * real)
@@ -166,12 +166,12 @@ class Transport:
 
     masses = "cross"
 
-    def scores(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def scores(self, pairs: TokenPairs) -> tuple[Tensor, Tensor]:
         plan, _ = self.flows(pairs)
         score = (plan * pairs.c).sum((-2, -1))
         return score, score
 
-    def flows(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def flows(self, pairs: TokenPairs) -> tuple[Tensor, Tensor]:
         assert pairs.image_mass is not None
         assert pairs.text_mass is not None
         rows, some = _log_shares(pairs.image_mass, pairs.image_real)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tuwen.nn.encoded import Encoded
-from tuwen.similarity.flows import Flow, MaxFlow, Pairs
+from tuwen.similarity.flows import Flow, MaxFlow, TokenPairs
 
 BUDGET = 1 << 20  # similarities a block holds: 4 MiB of float32, which stay in a core's cache
 KEPT = 8  # blocks that are kept for the backward pass where there are no more: to make them anew would be slower
@@ -57,7 +57,7 @@ def token_scores_slow(images: Encoded, texts: Encoded, flow: Flow | None = None)
         text_mass = torch.einsum("tld,id->itl", w, v_whole) if cross else torch.einsum("tld,td->tl", w, w_whole)[None]
     image_real = None if images.token_mask is None else images.token_mask[:, None]
     text_real = None if texts.token_mask is None else texts.token_mask[None]
-    to_text, to_image = flow.flows(Pairs(c, image_real, text_real, image_mass, text_mass))
+    to_text, to_image = flow.flows(TokenPairs(c, image_real, text_real, image_mass, text_mass))
     return (to_text * c).sum((2, 3)), (to_image * c).sum((2, 3))
 
 
@@ -71,7 +71,7 @@ def token_flow(images: Encoded, texts: Encoded, flow: Flow | None = None) -> tup
         cross = flow.masses == "cross"
         image_mass = torch.einsum("bnd,bd->bn", v, w_whole if cross else v_whole)
         text_mass = torch.einsum("bld,bd->bl", w, v_whole if cross else w_whole)
-    return flow.flows(Pairs(v @ w.mT, images.token_mask, texts.token_mask, image_mass, text_mass))
+    return flow.flows(TokenPairs(v @ w.mT, images.token_mask, texts.token_mask, image_mass, text_mass))
 
 
 # ---- blocks
@@ -96,18 +96,18 @@ class _Blocks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, to_text: Tensor, to_image: Tensor):
         sides = ctx.saved_tensors
-        wanted = [k for k in range(4) if ctx.needs_input_grad[k + 2]]
-        grads = {k: torch.zeros_like(sides[k]) for k in wanted}
+        needed = [k for k in range(4) if ctx.needs_input_grad[k + 2]]
+        grads = {k: torch.zeros_like(sides[k]) for k in needed}
         for i, t in _blocks(sides[0], sides[1], ctx.budget):
             part = list(_cut(sides, i, t))
-            for k in wanted:
+            for k in needed:
                 part[k] = part[k].detach().requires_grad_()
             with torch.enable_grad():
                 scores = _block(ctx.flow, *part)
-            found = torch.autograd.grad(
-                scores, [part[k] for k in wanted], (to_text[i, t], to_image[i, t]), allow_unused=True
+            gradients = torch.autograd.grad(
+                scores, [part[k] for k in needed], (to_text[i, t], to_image[i, t]), allow_unused=True
             )
-            for k, gradient in zip(wanted, found, strict=True):
+            for k, gradient in zip(needed, gradients, strict=True):
                 if gradient is not None:
                     grads[k][i if k in (0, 2) else t] += gradient
         return None, None, *(grads.get(k) for k in range(4)), None, None
@@ -135,7 +135,7 @@ def _block(
             text_mass = (w @ w_whole[..., None])[..., 0][None]
     image_real = None if v_real is None else v_real[:, None]
     text_real = None if w_real is None else w_real[None]
-    return flow.scores(Pairs(c, image_real, text_real, image_mass, text_mass))
+    return flow.scores(TokenPairs(c, image_real, text_real, image_mass, text_mass))
 
 
 def _blocks(v: Tensor, w: Tensor, budget: int) -> Iterator[tuple[slice, slice]]:

@@ -127,15 +127,15 @@ def _similarities(
 ):  # fmt: skip
     """c [N, L], and the masses [N] and [L]: products with mx and my, the whole vectors that weigh each side."""
     c = tl.zeros((N, L), tl.float32)
-    one, other = tl.zeros((N,), tl.float32), tl.zeros((L,), tl.float32)
+    this, other = tl.zeros((N,), tl.float32), tl.zeros((L,), tl.float32)
     for start in range(0, d, STEP):
         step = start + tl.arange(0, STEP)
         a, b = _tile(x, rows, step, n, d), _tile(y, columns, step, length, d)
         c = tl.dot(a, tl.trans(b), c, input_precision="tf32x3")
         if MASS:
-            one += tl.sum(a * tl.load(mx + step, mask=step < d, other=0.0)[None, :], 1)
+            this += tl.sum(a * tl.load(mx + step, mask=step < d, other=0.0)[None, :], 1)
             other += tl.sum(b * tl.load(my + step, mask=step < d, other=0.0)[None, :], 1)
-    return c, one, other
+    return c, this, other
 
 
 @triton.jit
@@ -184,18 +184,18 @@ def _scores_kernel(
     rows, columns = tl.arange(0, N), tl.arange(0, L)
     mx = (y_whole + t * d) if MASS == 1 else (x_whole + i * d)
     my = (x_whole + i * d) if MASS == 1 else (y_whole + t * d)
-    c, one, other = _similarities(
+    c, this, other = _similarities(
         x + i * n * d, y + t * length * d, mx, my, rows, columns, n, length, d, MASS, N, L, STEP
     )  # fmt: skip
     here, there = _real(x_real + i * n, rows, n, X_MASK), _real(y_real + t * length, columns, length, Y_MASK)
     count, others = tl.sum(here.to(tl.float32), 0), tl.sum(there.to(tl.float32), 0)
     if SOFT:
-        one, other = _shown(one, here, MASS, SIGNED), _shown(other, there, MASS, SIGNED)
+        this, other = _shown(this, here, MASS, SIGNED), _shown(other, there, MASS, SIGNED)
         reached = tl.sum(_softmax(sharpness * other[None, :] * c, there[None, :] & (rows[:, None] < N), 1) * c, 1)
-        met = tl.sum(_softmax(sharpness * one[:, None] * c, here[:, None] & (columns[None, :] < L), 0) * c, 0)
-        first, second = tl.sum(one * reached, 0), tl.sum(other * met, 0)
+        met = tl.sum(_softmax(sharpness * this[:, None] * c, here[:, None] & (columns[None, :] < L), 0) * c, 0)
+        first, second = tl.sum(this * reached, 0), tl.sum(other * met, 0)
         if NORMAL:
-            first, second = first / tl.maximum(tl.sum(one, 0), 1e-30), second / tl.maximum(tl.sum(other, 0), 1e-30)
+            first, second = first / tl.maximum(tl.sum(this, 0), 1e-30), second / tl.maximum(tl.sum(other, 0), 1e-30)
         else:
             first, second = first / tl.maximum(count, 1.0), second / tl.maximum(others, 1.0)
     else:
@@ -211,12 +211,12 @@ def _scores_kernel(
 
 
 @triton.jit
-def _one_way(c, one, other, open_, g, sharpness, scale, total, NORMAL: tl.constexpr, AXIS: tl.constexpr):
+def _one_way(c, this, other, open_, g, sharpness, scale, total, NORMAL: tl.constexpr, AXIS: tl.constexpr):
     """A soft flow's gradients, spread along AXIS: of c, of the masses that ship, and of those that route."""
     weight = tl.expand_dims(other, 1 - AXIS)
     spread = _softmax(sharpness * weight * c, open_, AXIS)
     reached = tl.sum(spread * c, AXIS)
-    shipped = one * scale
+    shipped = this * scale
     apart = c - tl.expand_dims(reached, AXIS)
     pull = g * tl.expand_dims(shipped, AXIS) * spread
     of_c = pull * (1 + sharpness * weight * apart)
@@ -241,16 +241,16 @@ def _soft_pull(
 ):  # fmt: skip
     """Gradients of a soft flow's scores, weighed by first and second: of c, and of the masses of both sides."""
     along, across = there[None, :] | (here[:, None] & False), here[:, None] | (there[None, :] & False)
-    one, other = _shown(raw, here, MASS, SIGNED), _shown(other_raw, there, MASS, SIGNED)
+    this, other = _shown(raw, here, MASS, SIGNED), _shown(other_raw, there, MASS, SIGNED)
     if NORMAL:
-        per_row, per_column = 1 / tl.maximum(tl.sum(one, 0), 1e-30), 1 / tl.maximum(tl.sum(other, 0), 1e-30)
+        per_row, per_column = 1 / tl.maximum(tl.sum(this, 0), 1e-30), 1 / tl.maximum(tl.sum(other, 0), 1e-30)
     else:
         per_row, per_column = 1 / count, 1 / reply
     reached = tl.sum(_softmax(sharpness * other[None, :] * c, along, 1) * c, 1)
-    met = tl.sum(_softmax(sharpness * one[:, None] * c, across, 0) * c, 0)
-    s, r = tl.sum(one * reached, 0) * per_row, tl.sum(other * met, 0) * per_column
-    a, one_a, other_a = _one_way(c, one, other, along, first, sharpness, per_row, s, NORMAL, 1)
-    b, other_b, one_b = _one_way(c, other, one, across, second, sharpness, per_column, r, NORMAL, 0)
+    met = tl.sum(_softmax(sharpness * this[:, None] * c, across, 0) * c, 0)
+    s, r = tl.sum(this * reached, 0) * per_row, tl.sum(other * met, 0) * per_column
+    a, one_a, other_a = _one_way(c, this, other, along, first, sharpness, per_row, s, NORMAL, 1)
+    b, other_b, one_b = _one_way(c, other, this, across, second, sharpness, per_column, r, NORMAL, 0)
     of_one, of_other = tl.where(here, one_a + one_b, 0.0), tl.where(there, other_a + other_b, 0.0)
     if not SIGNED:
         of_one, of_other = tl.where(raw > 0, of_one, 0.0), tl.where(other_raw > 0, of_other, 0.0)
@@ -269,7 +269,7 @@ def _gradient_kernel(
     rows, columns = tl.arange(0, N), tl.arange(0, L)
     part = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = _real(x_real + i * n, rows, n, X_MASK)
-    held = tl.sum(here.to(tl.float32), 0)
+    here_count = tl.sum(here.to(tl.float32), 0)
     own = _tile(x + i * n * d, rows, part, n, d)
     total, whole = tl.zeros((N, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32)
     for step in range(0, others):
@@ -281,15 +281,15 @@ def _gradient_kernel(
             x + i * n * d, yt, mx, my, rows, columns, n, length, d, MASS, N, L, STEP
         )  # fmt: skip
         there = _real(y_real + t * length, columns, length, Y_MASK)
-        found = tl.sum(there.to(tl.float32), 0)
-        some = (found > 0) & (held > 0)
+        there_count = tl.sum(there.to(tl.float32), 0)
+        some = (there_count > 0) & (here_count > 0)
         first = tl.where(some, tl.load(out + i * others + t), 0.0)
         second = tl.where(some, tl.load(back + i * others + t), 0.0)
         far = _tile(yt, columns, part, length, d)
         if SOFT:
             pull, of_one, of_other = _soft_pull(
-                c, raw, other_raw, here, there, first, second, tl.maximum(held, 1.0), tl.maximum(found, 1.0), sharpness,
-                MASS, SIGNED, NORMAL,
+                c, raw, other_raw, here, there, first, second,
+                tl.maximum(here_count, 1.0), tl.maximum(there_count, 1.0), sharpness, MASS, SIGNED, NORMAL,
             )  # fmt: skip
             if (MASS > 0) and (not DETACH):
                 total += of_one[:, None] * tl.load(mx + part, mask=part < d, other=0.0)[None, :]
@@ -298,7 +298,7 @@ def _gradient_kernel(
             seen, met = (columns < length) if Y_ZEROS else there, (rows < n) if X_ZEROS else here
             per_row, per_column = first, second
             if MEAN:
-                per_row, per_column = first / tl.maximum(held, 1.0), second / tl.maximum(found, 1.0)
+                per_row, per_column = first / tl.maximum(here_count, 1.0), second / tl.maximum(there_count, 1.0)
             pull = per_row * _shared(c, seen[None, :] | (here[:, None] & False), here, 1)
             pull += per_column * _shared(c, met[:, None] | (there[None, :] & False), there, 0)
         total = tl.dot(pull, far, total, input_precision="tf32x3")

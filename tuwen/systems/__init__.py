@@ -10,8 +10,8 @@ from tuwen.systems.system import System
 
 def names() -> list[str]:
     """Names of all systems, which are the names of their files."""
-    found = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
-    return sorted(name for name in found if name != "system")
+    modules = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return sorted(name for name in modules if name != "system")
 
 
 def find(name: str) -> type[System]:

@@ -20,7 +20,7 @@ from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import (
     IGNORED,
-    Pairs,
+    DrawnPairs,
     drawn_pairs,
     log_odds,
     matching_accuracy,
@@ -144,7 +144,7 @@ class BridgeTower(System):
         index, words = masked_positions(labels)
         return masked_language(self.word_logits(states.flatten(0, 1)[index]), words)
 
-    def half_pairs(self, batch: Batch, progress: Progress) -> Pairs:
+    def half_pairs(self, batch: Batch, progress: Progress) -> DrawnPairs:
         """B pairs, exactly floor(B / 2) of them right; the others have another row's picture (where there is one)."""
         draws = progress.uniform(batch, 2, "wrong picture")
         same = batch.same_here()
@@ -152,7 +152,7 @@ class BridgeTower(System):
         labels = (place < len(batch) // 2).long()
         own = torch.arange(len(batch), device=batch.device)
         labels = labels.masked_fill((labels == 0) & same.all(1), IGNORED)
-        return Pairs(torch.where(labels == 0, one_wrong(same, draws[:, 1]), own), own, labels)
+        return DrawnPairs(torch.where(labels == 0, one_wrong(same, draws[:, 1]), own), own, labels)
 
     # ---- the encoders
 

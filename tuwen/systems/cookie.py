@@ -139,8 +139,8 @@ class COOKIE(System):
         if texts.owner is None:
             return texts, texts
         place = texts.owner.sort(stable=True).indices.view(len(batch), 2)
-        one = replace(texts, owner=None)
-        return one.select(place[:, 0]), one.select(place[:, 1])
+        plain = replace(texts, owner=None)
+        return plain.select(place[:, 0]), plain.select(place[:, 1])
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"].pooled, encoded["texts"].pooled

@@ -14,7 +14,7 @@ from tuwen.errors import UserError
 from tuwen.nn.decoder import CausalDecoder, Speaker
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import WordHead
-from tuwen.nn.generation import Generation, Said, generate
+from tuwen.nn.generation import Generated, Generation, generate
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
@@ -191,13 +191,13 @@ class ERNIEUniX2(System):
         elif stream == "parallel":
             terms["masked_pairs"] = self.masked_pairs(batch.texts, other, batch, progress)
             if self.config.translation:
-                terms["translation"] = self.told(other, None, self.source(texts, batch))
+                terms["translation"] = self.next_word_loss(other, None, self.source(texts, batch))
         elif stream == "pairs":
-            terms["captions"] = self.told(batch.texts, images, None)
+            terms["captions"] = self.next_word_loss(batch.texts, images, None)
             if self.config.masked_captions:
                 terms["masked_captions"] = self.masked_words(batch.texts, batch, progress, images)
         else:
-            terms["translation_with_picture"] = self.told(other, images, self.source(texts, batch))
+            terms["translation_with_picture"] = self.next_word_loss(other, images, self.source(texts, batch))
         return Losses(terms, metrics={"temperature": self.temperature.detach()})
 
     # ---- contrast, before fusion
@@ -219,7 +219,7 @@ class ERNIEUniX2(System):
         masked, labels = self.hide(texts, batch, progress, "mask")
         encoded = self.encode_texts(masked)
         if images is None and self.config.masked == "decoder":
-            return self.told(texts, None, encoded)
+            return self.next_word_loss(texts, None, encoded)
         states = encoded.states["last"] if images is None else self.fuse([images], encoded).states
         return self.word_loss(states, labels)
 
@@ -257,11 +257,11 @@ class ERNIEUniX2(System):
         joined = torch.cat(masks, 1)
         return self.fusion(torch.cat(states, 1), joined), joined
 
-    def told(self, texts: Texts, images: Encoded | None, source: Encoded | None) -> Tensor:
+    def next_word_loss(self, texts: Texts, images: Encoded | None, source: Encoded | None) -> Tensor:
         """-log p of the texts' words and ends, each given those before and the memory (ITG, MT, MMT)."""
         words = self.encoders.text.words.weight
-        states, told = self.decoder.taught(texts, *self.context(images, source), words)
-        return next_word(self.decoder.logits(states, words), told, self.config.label_smoothing)
+        states, following = self.decoder.taught(texts, *self.context(images, source), words)
+        return next_word(self.decoder.logits(states, words), following, self.config.label_smoothing)
 
     # ---- use
 
@@ -298,7 +298,7 @@ class ERNIEUniX2(System):
         language: Tensor,
         how: Generation,
         keys: Tensor | None = None,
-    ) -> Said:
+    ) -> Generated:
         """Captions of pictures; translations of prompts, with the pictures or without."""
         return generate(self.speaker(images, prompt, language), self.vocabulary, how, keys)
 

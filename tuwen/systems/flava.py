@@ -136,16 +136,16 @@ class FLAVA(System):
         codes = self.codes.codes(batch.images.views["codes"])
         if batch.texts is None:
             return Losses({"masked_patches": self.masked_patches(batch.images, hidden, codes)})
-        said, matched = self.wrong_texts(batch, progress)
+        wrong, matched = self.wrong_texts(batch, progress)
         masked, labels = self.mask_texts(batch, progress, whole=self.config.whole_words)
         own = batch.image_id, batch.text_id
         terms, accuracy = self.pair_losses(
             encoded["images"],
-            encoded["texts"].select(said),
-            (own, (own[0][said], own[1][said])),
+            encoded["texts"].select(wrong),
+            (own, (own[0][wrong], own[1][wrong])),
             matched,
             (batch.images, hidden, codes),
-            (masked.select(said), labels[said]),
+            (masked.select(wrong), labels[wrong]),
         )
         metrics = {"temperature": (-self.log_scale.detach()).exp(), "matching_accuracy": accuracy}
         return Losses(terms, metrics=metrics | {"matching_gain": matching_gain(terms["matching"], matched.long())})
@@ -214,20 +214,20 @@ class FLAVA(System):
         terms = {
             "contrast": contrast,
             "matching": matching_loss(logits, matched.long()),
-            "joint_masked_words": _told(self.joint_word_head, states[:, -length:], labels),
-            "joint_masked_patches": _told(self.joint_patch_head, at_patches, targets),
+            "joint_masked_words": _masked_loss(self.joint_word_head, states[:, -length:], labels),
+            "joint_masked_patches": _masked_loss(self.joint_patch_head, at_patches, targets),
         }
         return terms, (logits.detach().argmax(1) == matched).float().mean()
 
     def masked_words(self, masked: Texts, labels: Tensor) -> Tensor:
         """Texts alone: words told from the text tower's states after its final norm."""
-        return _told(self.word_head, self.text_states(masked.ids, masked.mask)[1], labels)
+        return _masked_loss(self.word_head, self.text_states(masked.ids, masked.mask)[1], labels)
 
     def masked_patches(self, pictures: Images, hidden: Tensor, codes: Tensor) -> Tensor:
         """Pictures alone: codes of hidden patches told from the image tower's states after its final norm."""
         targets = codes.masked_fill(~hidden, IGNORED).flatten(1)
         states = self.image_states(pictures, hidden)[1]
-        return _told(self.patch_head, states[:, -targets.shape[1] :], targets)
+        return _masked_loss(self.patch_head, states[:, -targets.shape[1] :], targets)
 
     # ---- the encoders
 
@@ -292,7 +292,7 @@ class PredictionHead(nn.Module):
         return self.decoder(self.norm(self.activation(self.dense(x))))
 
 
-def _told(head: PredictionHead, states: Tensor, labels: Tensor) -> Tensor:
+def _masked_loss(head: PredictionHead, states: Tensor, labels: Tensor) -> Tensor:
     """Mean cross entropy of a head over the places of labels [B, L] that are not ignored; states [B, L, W]."""
-    index, wanted = masked_positions(labels)
-    return masked_language(head(states.flatten(0, 1)[index]), wanted)
+    index, targets = masked_positions(labels)
+    return masked_language(head(states.flatten(0, 1)[index]), targets)

@@ -19,7 +19,7 @@ from tuwen.nn.towers import ImageTower, TextTower, unit
 from tuwen.nn.transformer import Stack
 from tuwen.objectives.contrastive import logits_of
 from tuwen.objectives.gather import global_contrast
-from tuwen.objectives.grounding import phrase_scores, weakly_supervised_grounding
+from tuwen.objectives.grounding import grounding_scores, weakly_supervised_grounding
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import (
     IGNORED,
@@ -196,11 +196,11 @@ class MVPTR(System):
         """
         words, places = self.vocabulary, self.config.places
         concepts = self.concepts_of(batch)
-        wanted = concepts.ids.masked_fill(~concepts.mask, IGNORED)
+        whole = concepts.ids.masked_fill(~concepts.mask, IGNORED)
         drawn = progress.uniform(batch, 3 * places + 1, "concepts")
-        masked, told = mask_words(concepts, words, drawn, self.config.mask_share)
+        masked, labels = mask_words(concepts, words, drawn, self.config.mask_share)
         seen = drawn[:, -1:] < (self.config.tags_seen if self.config.concepts == "tags" else 0.0)
-        return torch.where(seen, masked.ids, words.mask), concepts.mask | ~seen, torch.where(seen, told, wanted)
+        return torch.where(seen, masked.ids, words.mask), concepts.mask | ~seen, torch.where(seen, labels, whole)
 
     def concepts_of(self, batch: Batch) -> Texts:
         """Tokens of the rows' concepts [B, S], special ones left out: of their tags, or of the nouns of their texts."""
@@ -249,10 +249,10 @@ class MVPTR(System):
         sides = torch.ones_like(ids[:, :1], dtype=torch.bool), torch.ones_like(regions[..., 0], dtype=torch.bool)
         states = self.visual(torch.cat([tags, regions], 1), torch.cat([sides[0], real, sides[0], sides[1]], 1))
         count = ids.shape[1]
-        kept = {"last": states[:, count:], "concepts": states[:, 1 : count - 1]}
+        parts = {"last": states[:, count:], "concepts": states[:, 1 : count - 1]}
         pool = self.encoders.image
-        whole = states[:, 0] if pool.class_token is not None else pool.pool(kept["last"])
-        return Encoded(unit(self.image_projection(whole)), states=kept)
+        whole = states[:, 0] if pool.class_token is not None else pool.pool(parts["last"])
+        return Encoded(unit(self.image_projection(whole)), states=parts)
 
     # ---- losses
 
@@ -278,8 +278,8 @@ class MVPTR(System):
 
     def word_loss(self, head: WordHead, states: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy over the words alone at the labelled positions [B, L] of states [B, L, W] (MCR, MLM)."""
-        index, told = masked_positions(labels)
-        return masked_language(head(states.flatten(0, 1)[index], self.encoders.text.words.weight), told)
+        index, targets = masked_positions(labels)
+        return masked_language(head(states.flatten(0, 1)[index], self.encoders.text.words.weight), targets)
 
     def matching(self, images: Encoded, texts: Encoded, joint: Tensor, batch: Batch, progress: Progress):
         """ITM: the B positives, and for half of the rows the text with a wrong picture, for the others the picture
@@ -295,8 +295,8 @@ class MVPTR(System):
         own, exists = torch.arange(rows, device=batch.device), ~same.all(1)
         first_half = torch.zeros_like(exists)
         first_half[drawn[:, 2].argsort()[: rows // 2]] = True
-        pictures, said = torch.where(first_half, wrong_image, own), torch.where(first_half, own, wrong_text)
-        negative = self.fused(images.states["last"].index_select(0, pictures), texts.select(said))
+        pictures, wrong = torch.where(first_half, wrong_image, own), torch.where(first_half, own, wrong_text)
+        negative = self.fused(images.states["last"].index_select(0, pictures), texts.select(wrong))
         logits = self.match_logits(torch.cat([joint[:, 0], negative[:, 0]]))
         labels = torch.cat([torch.ones_like(own), torch.where(exists, 0, IGNORED)])
         loss = matching_loss(logits, labels)
@@ -311,8 +311,8 @@ class MVPTR(System):
         other, exists = one_wrong(same, drawn[:, -1]), ~same.all(1)
         by_chance = self.config.regions == "top3" and self.training
         which, which_other = drawn[:, :-1].chunk(2, 1) if by_chance else (None, None)
-        own = phrase_scores(unit(phrases), unit(regions), mask, which)
-        wrong = phrase_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which_other)
+        own = grounding_scores(unit(phrases), unit(regions), mask, which)
+        wrong = grounding_scores(unit(phrases), unit(regions.index_select(0, other)), mask, which_other)
         return weakly_supervised_grounding(own, wrong, mask.any(1) & exists, self.config.margin)
 
     # ---- the cross-modal stage

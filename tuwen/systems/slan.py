@@ -204,9 +204,9 @@ class SLAN(System):
             raise self.lacks("encode_texts", "the texts come without spans of kind phrase")
         spans, place = texts.spans.of(KINDS.index("phrase")), torch.arange(texts.ids.shape[1], device=texts.ids.device)
         inside = (place >= spans.start[:, None]) & (place < spans.end[:, None])
-        held = torch.zeros_like(texts.ids).index_add_(0, spans.sequence, inside.long()) > 0
+        covered = torch.zeros_like(texts.ids).index_add_(0, spans.sequence, inside.long()) > 0
         plain = texts.mask & (texts.ids != self.vocabulary.cls) & (texts.ids != self.vocabulary.sep)
-        return torch.where(held.any(1, keepdim=True), held, plain)
+        return torch.where(covered.any(1, keepdim=True), covered, plain)
 
     def patches(self, images: Encoded) -> Tensor:
         """[B, h w, W] the tower's tokens without a class token."""

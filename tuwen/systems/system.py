@@ -20,7 +20,7 @@ from tuwen.data.text import Vocabulary
 from tuwen.data.views import View
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded, Fused, Located, Scores
-from tuwen.nn.generation import Generation, Said
+from tuwen.nn.generation import Generated, Generation
 from tuwen.nn.temperature import clamp_temperatures
 from tuwen.systems.survey.axes import Axes
 from tuwen.teachers.momentum import Momentum
@@ -345,7 +345,7 @@ class System(nn.Module):
         language: Tensor,
         how: Generation,
         keys: Tensor | None = None,
-    ) -> Said:
+    ) -> Generated:
         """A text a row from pictures (captioning), a prompt (translation), or both; `Tokenizer.decode` reads it.
 
         language: [B] int64, of the texts to make, index into the run's table. keys: see `tuwen.nn.generation.generate`.

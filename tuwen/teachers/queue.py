@@ -9,7 +9,7 @@ EMPTY = -1
 
 
 @dataclass(frozen=True)
-class Keys:
+class QueuedKeys:
     """Columns to contrast with: images, texts [M, D]; image_id, text_id [M] int64; real [M] bool; age [M] int64."""
 
     images: Tensor
@@ -19,10 +19,10 @@ class Keys:
     real: Tensor
     age: Tensor
 
-    def behind(self, images: Tensor, texts: Tensor, image_id: Tensor, text_id: Tensor) -> "Keys":
+    def behind(self, images: Tensor, texts: Tensor, image_id: Tensor, text_id: Tensor) -> "QueuedKeys":
         """These keys behind the current batch's (features [N, D], identities [N]), which have age 0."""
         now = image_id.new_zeros(len(image_id))
-        return Keys(
+        return QueuedKeys(
             torch.cat([images, self.images]),
             torch.cat([texts, self.texts]),
             torch.cat([image_id, self.image_id]),
@@ -82,7 +82,7 @@ class FeatureQueue(nn.Module):
         """How many keys `read` gives that are real, a scalar."""
         return (self.stamp[: self.capacity if used else 0] != EMPTY).sum()
 
-    def read(self, used: bool = True) -> Keys:
+    def read(self, used: bool = True) -> QueuedKeys:
         """The slots in use: `real` is False on those never filled, `age` counts enqueue events (the newest has 1).
 
         used: False gives no keys at all.
@@ -92,4 +92,4 @@ class FeatureQueue(nn.Module):
         age = torch.where(real, self.events - self.stamp[:n], 0)
         # cloned: the ring is written in place after the step, while a graph may still hold what was read
         images, texts = self.images[:n].clone(), self.texts[:n].clone()
-        return Keys(images, texts, self.image_id[:n].clone(), self.text_id[:n].clone(), real, age)
+        return QueuedKeys(images, texts, self.image_id[:n].clone(), self.text_id[:n].clone(), real, age)

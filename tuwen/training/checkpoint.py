@@ -132,7 +132,7 @@ def steps(run: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (run / STATE).glob("step-*") if path.name[5:].isdecimal())
 
 
-def load(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def load_checkpoint(run: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     """Puts the newest checkpoint into system and optimizer; a `State` of step 0 where there is none yet.
 
     Raises:
@@ -195,22 +195,22 @@ def load_weights(path: Path, system: nn.Module) -> None:
 
 def put_weights(tensors: Mapping[str, Tensor], system: nn.Module, path: Path) -> None:
     """`load_weights` of tensors read from `path`."""
-    wanted = system.state_dict()
-    lost = tuple(part for part in training_only(system) if not any(name.startswith(part) for name in wanted))
+    expected = system.state_dict()
+    lost = tuple(part for part in training_only(system) if not any(name.startswith(part) for name in expected))
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
-    faults = [f"lacks {name}" for name in wanted.keys() - tensors.keys()]
-    faults += [f"has {name}" for name in tensors.keys() - wanted.keys()]
-    for name in wanted.keys() & tensors.keys():
-        if tensors[name].shape != wanted[name].shape:
-            faults.append(f"{name} is {list(tensors[name].shape)}, not {list(wanted[name].shape)}")
+    faults = [f"lacks {name}" for name in expected.keys() - tensors.keys()]
+    faults += [f"has {name}" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        if tensors[name].shape != expected[name].shape:
+            faults.append(f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}")
     if faults:
         listed = "; ".join(quoted(fault)[1:-1] for fault in sorted(faults)[:5])
         raise UserError(f"{path}: these weights are of another system or size: {listed} ({len(faults)} differences)")
-    refuse_broken(tensors, path)
+    refuse_broken_checkpoint(tensors, path)
     system.load_state_dict(tensors)
 
 
-def refuse_broken(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+def refuse_broken_checkpoint(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """
     Raises:
         UserError: if a number is not finite, naming the first tensor that holds one.
@@ -302,5 +302,5 @@ def _unflatten(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, 
         state.setdefault(place[name], {})[kind] = tensor
     if lacking := [name for name in named if len(state.get(place[name], "all")) < 3]:  # none: it had no gradient yet
         raise UserError(f"{path}: lacks moments of {lacking[0]} ({len(lacking)} parameters); restore the file")
-    refuse_broken(tensors, path)
+    refuse_broken_checkpoint(tensors, path)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

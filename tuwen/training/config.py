@@ -203,8 +203,8 @@ class RunConfig:
                 cannot do the task.
         """
         sizes.size(size)
-        found: Any = systems.find(system)
-        model = found.Config.sized(size)
+        chosen: Any = systems.find(system)
+        model = chosen.Config.sized(size)
         learnt = None if task is None else tasks.able(system, task)().config
         config = cls(system, size, str(corpus), model, task=learnt, train=train_config(size, preset))
         return override(config, {"preset": preset, **(changes or {})})

@@ -27,17 +27,17 @@ class Grouping:
         self.entries, self.batch_size, self.seed, self.search, self.queue = entries, batch_size, seed, search, queue
         self.plan: Tensor | None = None
         self._ordered: list[np.ndarray] = []  # of the next plan, a queue after the other
-        self._held: list[dict[str, np.ndarray]] = []  # steps of the present queue
+        self._collected: list[dict[str, np.ndarray]] = []  # steps of the present queue
 
     def add(self, collected: Mapping[str, Tensor], epoch: int) -> None:
         """Takes in a step: "images" and "texts" [B, D], "entries" [B] int64; a full queue is grouped."""
-        self._held.append({name: tensor.cpu().numpy() for name, tensor in collected.items()})
-        if len(self._held) * self.batch_size == self.queue:
+        self._collected.append({name: tensor.cpu().numpy() for name, tensor in collected.items()})
+        if len(self._collected) * self.batch_size == self.queue:
             self._group(epoch)
 
     def finish(self, epoch: int) -> Tensor:
         """The plan of the next epoch, from all that this one collected."""
-        if self._held:
+        if self._collected:
             self._group(epoch)
         key = (self.seed, epoch, "grouping")
         order = grouping.with_blocks_shuffled(np.concatenate(self._ordered), self.batch_size, key)
@@ -45,17 +45,17 @@ class Grouping:
         return torch.from_numpy(grouping.with_left_out(order, self.entries, key))
 
     def _group(self, epoch: int) -> None:
-        whole = _joined(self._held)
+        whole = _joined(self._collected)
         key = (self.seed, epoch, "grouping", len(self._ordered))
         order = grouping.grouped(whole["images"], whole["texts"], whole["entries"], self.search, key)
         self._ordered.append(order)
-        self._held = []
+        self._collected = []
 
     def state(self) -> dict[str, Tensor]:
         """All that a resumed run needs to plan as if it had never stopped."""
         state = {f"ordered.{k}": torch.from_numpy(order) for k, order in enumerate(self._ordered)}
-        if self._held:
-            state |= {f"held.{name}": torch.from_numpy(values) for name, values in _joined(self._held).items()}
+        if self._collected:
+            state |= {f"held.{name}": torch.from_numpy(values) for name, values in _joined(self._collected).items()}
         return state if self.plan is None else state | {"plan": self.plan}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -63,10 +63,10 @@ class Grouping:
         self._ordered = [
             state[f"ordered.{k}"].numpy() for k in range(sum(name.startswith("ordered.") for name in state))
         ]
-        held = {name.removeprefix("held."): v.numpy() for name, v in state.items() if name.startswith("held.")}
-        steps = len(held["entries"]) // self.batch_size if held else 0
-        self._held = [
-            {name: values[k * self.batch_size : (k + 1) * self.batch_size] for name, values in held.items()}
+        tensors = {name.removeprefix("held."): v.numpy() for name, v in state.items() if name.startswith("held.")}
+        steps = len(tensors["entries"]) // self.batch_size if tensors else 0
+        self._collected = [
+            {name: values[k * self.batch_size : (k + 1) * self.batch_size] for name, values in tensors.items()}
             for k in range(steps)
         ]
 

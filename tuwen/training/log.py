@@ -32,7 +32,7 @@ _MEND = "restore the file, or take the line out"
 PLAIN_SECONDS = 10.0  # between progress lines where standard error is no terminal
 
 
-class Metrics:
+class MetricsLog:
     """metrics.jsonl and TensorBoard: one line a step that is logged, rising, no step twice.
 
     A line has "step" (optimizer steps done; 0 is the start), "loss", "losses", "metrics", "lr", "grad_norm",
@@ -44,11 +44,11 @@ class Metrics:
         """step: where the run goes on; lines of later steps, and a half-written one, are removed."""
         self.path = run / METRICS
         self.last: dict[str, Any] = {}
-        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
-        checkpoint.write(self.path, "".join(map(_line, kept)))
-        if kept:
-            self.last = kept[-1]
-        self.events = SummaryWriter(str(run / EVENTS), purge_step=step + 1 if kept else None)
+        records = [record for record in read_metrics(self.path) if record["step"] <= step]
+        checkpoint.write(self.path, "".join(map(_line, records)))
+        if records:
+            self.last = records[-1]
+        self.events = SummaryWriter(str(run / EVENTS), purge_step=step + 1 if records else None)
 
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -182,7 +182,7 @@ class Line:
         self.name, self.total, self.shown = name, total, shown
         self.console = Console(stderr=True, highlight=False)
         self.live = shown and self.console.is_terminal
-        self.begun, self.first, self.said = time.monotonic(), 0, time.monotonic()
+        self.begun, self.first, self.said_at = time.monotonic(), 0, time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=self.console, transient=True)
         self.task = self.bar.add_task(name, total=total, rates="")
@@ -204,10 +204,10 @@ class Line:
             )
         self.bar.update(self.task, completed=step, rates=rates)
         now = time.monotonic()
-        if self.shown and not self.live and rates and (now - self.said > PLAIN_SECONDS or step == self.total):
+        if self.shown and not self.live and rates and (now - self.said_at > PLAIN_SECONDS or step == self.total):
             left = (now - self.begun) / max(1, step - self.first) * (self.total - step)
             self.say(f"{self.name}  step {step}/{self.total}  {rates}  {left:.0f} s left")
-            self.said = now
+            self.said_at = now
 
     def say(self, text: str) -> None:
         if self.shown:
@@ -218,7 +218,7 @@ class Line:
             self.bar.stop()
 
 
-def provenance(corpus: Corpus, precision: str, device: torch.device) -> dict[str, Any]:
+def new_provenance(corpus: Corpus, precision: str, device: torch.device) -> dict[str, Any]:
     """Where a run comes from: code, packages, hardware, corpus, command, time (UTC)."""
     return {
         "tuwen": importlib.metadata.version("tuwen"),
@@ -283,10 +283,10 @@ def _finite(value: Any) -> Any:
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     """Numbers of nested dictionaries by path: ("eval/zh/mean_recall", 12.5)."""
-    found: list[tuple[str, float]] = []
+    scalars: list[tuple[str, float]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found.extend(_flat(value, f"{prefix}{name}/"))
+            scalars.extend(_flat(value, f"{prefix}{name}/"))
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found.append((prefix + name, float(value)))
-    return found
+            scalars.append((prefix + name, float(value)))
+    return scalars

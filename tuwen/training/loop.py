@@ -157,7 +157,7 @@ class _Trainer:
         self.tokenizer = start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / TOKENIZER)
         self.languages = start.language_table(run, config, corpora, new)
         self.system = start.build_system(config, self.tokenizer).to(place)
-        self.roles = roles.load(config, self.system, self.tokenizer, self.languages, place)
+        self.roles = roles.load_roles(config, self.system, self.tokenizer, self.languages, place)
         reads, needs = roles.asked(self.system, self.roles)
         self.compares = self.system.head is None and type(self.system).compares_rows(config.model)
         if self.compares and new:
@@ -177,9 +177,9 @@ class _Trainer:
         start.prepare(run, config, corpora, first_words, place, self.languages, origins)  # checked: now it writes
         start.first_weights(run, config, self.system, self.line.say, self.tokenizer)
         self.system.roles = {name: role.system for name, role in self.roles.items()}
-        self.optimizer = optim.build(self.system, train)
+        self.optimizer = optim.build_optimizer(self.system, train)
         self.schedule = optim.schedule(train, self.total)
-        self.state = checkpoint.load(run, self.system, self.optimizer)
+        self.state = checkpoint.load_checkpoint(run, self.system, self.optimizer)
         if self.grouping is not None:
             self.grouping.load(self.state.order)
         parallel.barrier()  # all have read before the first tidies
@@ -190,7 +190,7 @@ class _Trainer:
         self._keep_features()
         self.model = parallel.wrap(self.system)
         self.rates = log.Rates(self.state.seconds)
-        self.metrics = log.Metrics(run, self.state.step) if self.writes else None
+        self.metrics = log.MetricsLog(run, self.state.step) if self.writes else None
         self.saved = time.monotonic()
         self.alike = 0  # batches since the start or a resume that held no wrong pair
 
@@ -393,5 +393,5 @@ class _Trainer:
         if skipped:
             start.list_skipped(self.run, self.corpus, skipped)
             reasons = Counter(why.partition(":")[0] for why in skipped.values())
-            told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            self.line.say(f"{len(skipped)} rows could not be used ({told}); listed in {self.run / SKIPPED}")
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            self.line.say(f"{len(skipped)} rows could not be used ({counts}); listed in {self.run / SKIPPED}")

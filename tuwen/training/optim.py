@@ -57,7 +57,7 @@ def factors(system: nn.Module, config: TrainConfig) -> dict[str, float]:
     return {name: chosen[name] * layered[name] for name in trained}
 
 
-def build(system: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(system: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """The optimizer, one group a (factor, decay); frozen parameters take no gradient.
 
     Each group keeps its `factor` on the learning rate, and the `names` of its parameters.
@@ -110,12 +110,12 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _undecayed(system: nn.Module) -> set[str]:
     """Norms, biases and all of one dimension or none; embeddings, positions, class tokens."""
-    found = set()
+    names = set()
     for module_name, module in system.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.dim() <= 1 or isinstance(module, nn.Embedding) or _NO_DECAY.search(name):
-                found.add(f"{module_name}.{name}" if module_name else name)
-    return found
+                names.add(f"{module_name}.{name}" if module_name else name)
+    return names
 
 
 def _layer_factors(system: nn.Module, names: list[str], decay: float) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Role:
     reads: bool
 
 
-def load(
+def load_roles(
     config: RunConfig, system: System, tokenizer: Tokenizer, languages: tuple[str, ...], place: torch.device
 ) -> dict[str, Role]:
     """The runs of `data.teachers`, one for each role that the system or its head asks for.

@@ -58,7 +58,7 @@ def prepare(
     Raises:
         UserError: if the corpus or a teacher has changed since the run began.
     """
-    origin = log.provenance(corpora[PAIRS], config.train.precision, place)
+    origin = log.new_provenance(corpora[PAIRS], config.train.precision, place)
     origin["corpus"]["languages"] = list(languages)
     others = {name: corpus for name, corpus in corpora.items() if name != PAIRS}
     origin["sources"] = {
@@ -115,20 +115,20 @@ def compile_blocks(system: System, place: torch.device) -> None:
 
 def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
     """The tokenizer a config names, that of the run it starts from, or one trained on the corpus."""
-    wanted = config.tokenizer
-    if wanted.file:
-        tokenizer = Tokenizer.load(wanted.file)
+    settings = config.tokenizer
+    if settings.file:
+        tokenizer = Tokenizer.load(settings.file)
     elif config.text_weights:
         tokenizer = towers.read_text(config.text_weights).tokenizer
-        tokenizer = trimmed(tokenizer, _texts(corpora)) if wanted.trim else tokenizer
+        tokenizer = trimmed(tokenizer, _texts(corpora)) if settings.trim else tokenizer
     elif source := words_of(config):
         tokenizer = Tokenizer.load(_of_run(source, TOKENIZER))
     elif _reads_texts(config):
-        tokenizer = Tokenizer.train(_texts(corpora), wanted.kind, wanted.size, wanted.lowercase)
+        tokenizer = Tokenizer.train(_texts(corpora), settings.kind, settings.size, settings.lowercase)
     else:
-        tokenizer = Tokenizer.train(["no text"], wanted.kind, wanted.size, wanted.lowercase)
-    if wanted.dictionary:
-        tokenizer.dictionary = read_dictionary(wanted.dictionary)
+        tokenizer = Tokenizer.train(["no text"], settings.kind, settings.size, settings.lowercase)
+    if settings.dictionary:
+        tokenizer.dictionary = read_dictionary(settings.dictionary)
     return tokenizer
 
 
@@ -217,7 +217,7 @@ def take_stages(
         prefix = next(f"{path}." for path, module in donor.named_modules() if module is tower)
         weights = checkpoint.load_tensors(Path(_of_run(run, WEIGHTS)))
         tensors = {full.removeprefix(prefix): value for full, value in weights.items() if full.startswith(prefix)}
-        checkpoint.refuse_broken(tensors, run)
+        checkpoint.refuse_broken_checkpoint(tensors, run)
         towers.fill(towers.first_tower(system, kinds[name]), tensors, run)
         say(f"{name} tower from {run}: {len(tensors)} weights")
     copy_students(system)
@@ -231,13 +231,13 @@ def take_weights(system: nn.Module, tensors: Mapping[str, Tensor], source: str, 
     Raises:
         UserError: if no parameter fits, or a number is not finite.
     """
-    checkpoint.refuse_broken(tensors, source)
-    held, converted = scaled(tensors, dict(system.named_parameters()).keys())
+    checkpoint.refuse_broken_checkpoint(tensors, source)
+    fitting, converted = scaled(tensors, dict(system.named_parameters()).keys())
     taken, left = 0, []
     for module_name, module in system.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{module_name}.{name}" if module_name else name
-            value = held.get(full)
+            value = fitting.get(full)
             if value is not None and name == "positions":
                 value = fitted_positions(value, parameter, module)
             if value is None or value.shape != parameter.shape:
@@ -247,13 +247,13 @@ def take_weights(system: nn.Module, tensors: Mapping[str, Tensor], source: str, 
             taken += 1
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             for name, buffer in module.named_buffers(recurse=False):
-                buffer.copy_(held.get(f"{module_name}.{name}", buffer))
+                buffer.copy_(fitting.get(f"{module_name}.{name}", buffer))
     if not taken:
         raise UserError(f"{source}: none of its weights fit this system by name and shape; is it of another system?")
     new = [name for name in left if not name.startswith(checkpoint.training_only(system))]
-    told = f"{taken} weights taken from {source}"
-    told += f"; {converted}" if converted else ""
-    say(told + (f"; new: {', '.join(new[:5])} ({len(new)} in all)" if new else ""))
+    message = f"{taken} weights taken from {source}"
+    message += f"; {converted}" if converted else ""
+    say(message + (f"; new: {', '.join(new[:5])} ({len(new)} in all)" if new else ""))
 
 
 def scaled(tensors: Mapping[str, Tensor], names: Iterable[str]) -> tuple[dict[str, Tensor], str]:

@@ -47,8 +47,8 @@ class Published(NamedTuple):
         """
         if not any(self):
             return {}
-        found = model_changes(model, self.image, self.text, self.lock)
-        return {"image_weights": self.image, "text_weights": self.text, **found}
+        changes = model_changes(model, self.image, self.text, self.lock)
+        return {"image_weights": self.image, "text_weights": self.text, **changes}
 
 
 def model_changes(model: Any, image: str | None, text: str | None, lock: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -60,20 +60,20 @@ def model_changes(model: Any, image: str | None, text: str | None, lock: tuple[s
     Raises:
         UserError: nothing there, or a system without such a tower in its config.
     """
-    for name, wanted in (("image", image or "image" in lock), ("text", text or "text" in lock)):
-        if wanted and not hasattr(model, name):
+    for name, replaced in (("image", image or "image" in lock), ("text", text or "text" in lock)):
+        if replaced and not hasattr(model, name):
             raise UserError(f"this system has no {name} tower to give weights to")
     changes: dict[str, Any] = {f"model.{name}.locked": True for name in lock}
     if image:
         config = replace(read_image(image).config, dropout=model.image.dropout, locked="image" in lock)
         changes |= {f"model.image.{name}": value for name, value in to_dict(config).items()}
     if text:
-        found = read_text(text).config
-        length = min(found.length, model.text.length)
-        found = replace(found, length=length, dropout=model.text.dropout, locked="text" in lock)
-        changes |= {f"model.text.{name}": value for name, value in to_dict(found).items()}
+        text_config = read_text(text).config
+        length = min(text_config.length, model.text.length)
+        text_config = replace(text_config, length=length, dropout=model.text.dropout, locked="text" in lock)
+        changes |= {f"model.text.{name}": value for name, value in to_dict(text_config).items()}
         if hasattr(model, "fusion"):
-            changes |= {"model.fusion.width": found.width, "model.fusion.heads": found.heads}
+            changes |= {"model.fusion.width": text_config.width, "model.fusion.heads": text_config.heads}
     return changes
 
 
@@ -90,13 +90,13 @@ def take_towers(system: nn.Module, config: RunConfig, tokenizer: Tokenizer, say:
         fill(tower, dict(seen.tensors), config.image_weights)
         _tell("image", config.image_weights, seen.report, say)
     if config.text_weights:
-        found = read_text(config.text_weights)
-        tensors = dict(found.tensors)
+        published = read_text(config.text_weights)
+        tensors = dict(published.tensors)
         words = next(name for name in tensors if name.endswith(("words.weight", "word_embeddings.weight")))
-        if tokenizer.vocabulary.size != found.tokenizer.vocabulary.size:
-            tensors[words] = rows_of(tensors[words], found.tokenizer, tokenizer)
+        if tokenizer.vocabulary.size != published.tokenizer.vocabulary.size:
+            tensors[words] = rows_of(tensors[words], published.tokenizer, tokenizer)
         fill(first_tower(system, (TextTower, TextBackbone)), tensors, config.text_weights)
-        _tell("text", config.text_weights, found.report, say)
+        _tell("text", config.text_weights, published.report, say)
     if config.image_weights or config.text_weights:
         copy_students(system)
 

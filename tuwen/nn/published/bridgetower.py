@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tuwen.nn.published.names import Entry, both, prefixed, same
+from tuwen.nn.published.names import NameEntry, both, prefixed, same
 from tuwen.nn.published.text import bert_layer
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 
@@ -15,7 +15,9 @@ KNOWN = {
 }
 
 
-def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig, offset: int = 2) -> list[Entry]:
+def entries(
+    image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig, offset: int = 2
+) -> list[NameEntry]:
     """All of `BridgeTowerModel`, without a prefix.
 
     offset: the row of the first position: RoBERTa counts from behind the padding's id.
@@ -38,7 +40,7 @@ def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoder
     types = "embeddings.token_type_embeddings.weight"
     words = [
         same("words.weight", "embeddings.word_embeddings.weight"),
-        Entry(
+        NameEntry(
             ("positions",),
             ("embeddings.position_embeddings.weight", types),
             lambda t: [t[0][offset:] + t[1][0]],
@@ -57,7 +59,7 @@ def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoder
             out += bert_layer(f"fusion.{side}_layers.{k}", f"cross_modal_{side}_layers.{k}", cross=True)
             if k:
                 out += both(f"fusion.{side}_norms.{k}", f"cross_modal_{side}_link_tower.{k - 1}.LayerNorm")
-    kinds = Entry(
+    kinds = NameEntry(
         ("fusion.types.weight",),
         ("token_type_embeddings.weight",),
         lambda t: [torch.cat([t[0], t[0][1:]])],  # the second picture's type starts as the first's
@@ -66,9 +68,9 @@ def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoder
     return [*out, kinds]
 
 
-def heads(words: bool = False, match: bool = False, contrast: bool = False) -> list[Entry]:
+def heads(words: bool = False, match: bool = False, contrast: bool = False) -> list[NameEntry]:
     """The heads of `BridgeTowerForMaskedLM`, `...ForImageAndTextRetrieval`, `...ForContrastiveLearning`."""
-    out: list[Entry] = []
+    out: list[NameEntry] = []
     if words:
         out += both("word_dense", "mlm_score.transform.dense") + both("word_norm", "mlm_score.transform.LayerNorm")
         out += [same("word_decoder.weight", "mlm_score.decoder.weight"), same("word_decoder.bias", "mlm_score.bias")]
@@ -76,11 +78,11 @@ def heads(words: bool = False, match: bool = False, contrast: bool = False) -> l
         out += both("match_head", "itm_score.fc")
     if contrast:
         out += both("encoders.text_projection", "itc_text_head.fc")
-        out += [_picture_head("bridgetower."), Entry(("temperature",), ("logit_scale",), _inverse, _scale_out)]
+        out += [_picture_head("bridgetower."), NameEntry(("temperature",), ("logit_scale",), _inverse, _scale_out)]
     return out
 
 
-def _picture_head(prefix: str) -> Entry:
+def _picture_head(prefix: str) -> NameEntry:
     """Theirs reads the picture's state through the cross encoder's transform and type; ours reads the state itself, so
     the three linear maps are made one. Outwards the transform is undone (by least squares, where it has no inverse)."""
     head = "itc_image_head.fc"
@@ -98,7 +100,7 @@ def _picture_head(prefix: str) -> Entry:
 
     mine = ("encoders.image_projection.weight", "encoders.image_projection.bias")
     theirs = (f"{head}.weight", f"{head}.bias")
-    return Entry(mine, theirs, inward, outward, read=(tuple(prefix + x for x in shift), ours))
+    return NameEntry(mine, theirs, inward, outward, read=(tuple(prefix + x for x in shift), ours))
 
 
 def _scale_out(o: list[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tuwen.data.given import json_of, refuse_pointer
 from tuwen.data.images import Resample
 from tuwen.errors import UserError, quoted, reason_of, refused
-from tuwen.nn.published.sizes import checked
+from tuwen.nn.published.sizes import checked_settings
 from tuwen.nn.published.vision import square_of
 from tuwen.nn.sizes import CLIP_MEAN, CLIP_STD
 
@@ -21,19 +21,19 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "state_dict.")
 PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
+def model_settings(folder: Path) -> dict[str, Any]:
     """The content of config.json, every number in it that sizes something within bounds.
 
     Raises:
         UserError: none there, not one of a model, or a number that can be none of its kind.
     """
-    settings = read_json(folder / "config.json")
+    settings = json_if_there(folder / "config.json")
     if settings is None or "model_type" not in settings:
         raise UserError(f"{folder}: no config.json with a model_type there; give a folder of `save_pretrained`")
-    return checked(settings, str(folder / "config.json"))
+    return checked_settings(settings, str(folder / "config.json"))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def json_if_there(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is no such file.
 
     Raises:
@@ -51,7 +51,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     if path.is_file():
         return _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
     for stem, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _weights_only)):
-        index = read_json(path / f"{stem}.index.json")
+        index = json_if_there(path / f"{stem}.index.json")
         if index is not None:
             return {name: value for part in _parts(index, path, stem) for name, value in read(path / part).items()}
         if (path / stem).is_file():
@@ -146,62 +146,62 @@ def picture_settings(folder: Path, side: int) -> dict[str, Any]:
         UserError: a step that is not done here, or a side that is not the tower's.
     """
     path = folder / "preprocessor_config.json"
-    found = read_json(path) or (read_json(folder / "processor_config.json") or {}).get("image_processor")
-    if found is None:
+    settings = json_if_there(path) or (json_if_there(folder / "processor_config.json") or {}).get("image_processor")
+    if settings is None:
         return {"mean": CLIP_MEAN, "std": CLIP_STD}
     with refused(f"{path}: its settings are not those of a picture processor"):
-        return _preprocessing(checked(found, str(path)), side, path)
+        return _preprocessing(checked_settings(settings, str(path)), side, path)
 
 
-def _preprocessing(found: dict[str, Any], side: int, path: Path) -> dict[str, Any]:
-    if found.get("size_divisor") and found.get("do_center_crop"):  # BridgeTower's: what is cropped needs no padding
-        found = found | {"do_pad": False, "crop_size": {"height": found["size"]["shortest_edge"]}}
-    if "max_num_patches" in found:  # NaFlex's, which keeps the aspect: here a square of as many patches
-        patches = square_of(found["max_num_patches"], found.get("patch_size", 16), str(path))
-        found = {"resample": 2} | found | {"size": {"height": patches, "width": patches}}
-    for name, wanted in (("do_resize", True), ("do_rescale", True), ("do_pad", False)):
-        if bool(found.get(name, wanted)) != wanted:
-            raise UserError(f"{path}: {name} is {found[name]}, which is not done here")
-    if abs(float(found.get("rescale_factor", 1 / 255)) - 1 / 255) > 1e-6 or found.get("rescale_offset"):
-        raise UserError(f"{path}: pixels scaled by {found.get('rescale_factor')} instead of 1/255 are not read here")
-    size = found.get("size", side)
-    size = {"shortest_edge": size} if isinstance(size, int) and found.get("do_center_crop") else size
+def _preprocessing(settings: dict[str, Any], side: int, path: Path) -> dict[str, Any]:
+    if settings.get("size_divisor") and settings.get("do_center_crop"):  # BridgeTower crops: no padding
+        settings = settings | {"do_pad": False, "crop_size": {"height": settings["size"]["shortest_edge"]}}
+    if "max_num_patches" in settings:  # NaFlex's, which keeps the aspect: here a square of as many patches
+        patches = square_of(settings["max_num_patches"], settings.get("patch_size", 16), str(path))
+        settings = {"resample": 2} | settings | {"size": {"height": patches, "width": patches}}
+    for name, expected in (("do_resize", True), ("do_rescale", True), ("do_pad", False)):
+        if bool(settings.get(name, expected)) != expected:
+            raise UserError(f"{path}: {name} is {settings[name]}, which is not done here")
+    if abs(float(settings.get("rescale_factor", 1 / 255)) - 1 / 255) > 1e-6 or settings.get("rescale_offset"):
+        raise UserError(f"{path}: pixels scaled by {settings.get('rescale_factor')} instead of 1/255 are not read here")
+    size = settings.get("size", side)
+    size = {"shortest_edge": size} if isinstance(size, int) and settings.get("do_center_crop") else size
     size = {"height": size, "width": size} if isinstance(size, int) else size
-    normalised = found.get("do_normalize", True)
+    normalised = settings.get("do_normalize", True)
     for name in ("image_mean", "image_std") if normalised else ():
-        values = found.get(name, CLIP_MEAN)
+        values = settings.get(name, CLIP_MEAN)
         numbers = all(isinstance(value, int | float) and abs(value) < 1e6 for value in values)
         if len(values) != 3 or not numbers or (name == "image_std" and min(values) <= 0):
             raise UserError(f"{path}: {name} {quoted(values, 80)} is not that of three colours")
     out: dict[str, Any] = {
-        "resample": _resample(found.get("resample", 3), path),
-        "mean": tuple(found.get("image_mean", CLIP_MEAN)) if normalised else (0.0, 0.0, 0.0),
-        "std": tuple(found.get("image_std", CLIP_STD)) if normalised else (1.0, 1.0, 1.0),
+        "resample": _resample(settings.get("resample", 3), path),
+        "mean": tuple(settings.get("image_mean", CLIP_MEAN)) if normalised else (0.0, 0.0, 0.0),
+        "std": tuple(settings.get("image_std", CLIP_STD)) if normalised else (1.0, 1.0, 1.0),
     }
-    return out | _geometry(found, size, side, path)
+    return out | _geometry(settings, size, side, path)
 
 
-def picture_notes(found: Mapping[str, Any]) -> tuple[str, ...]:
+def picture_notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What is to be said of `picture_settings`: whether they are taken from nowhere."""
-    if "resample" in found:
+    if "resample" in settings:
         return ()
     return ("no preprocessor_config.json: pictures are resized to a square, with CLIP's mean and deviation",)
 
 
-def _geometry(found: dict[str, Any], size: dict[str, int], side: int, path: Path) -> dict[str, Any]:
+def _geometry(settings: dict[str, Any], size: dict[str, int], side: int, path: Path) -> dict[str, Any]:
     """shorter_side and side of a processor's sizes."""
     if not isinstance(size, dict) or not ("shortest_edge" in size or {"height", "width"} <= size.keys()):
         raise UserError(f"{path}: a size of {quoted(size, 80)} is not read here")
-    crop = found.get("crop_size")
+    crop = settings.get("crop_size")
     if isinstance(crop, dict):
         if crop.get("width", crop["height"]) != crop["height"]:
             raise UserError(f"{path}: crop {quoted(crop, 80)} is not square")
         crop = crop["height"]
-    if "crop_pct" in found and "shortest_edge" in size:  # ConvNeXt's: below 384 enlarged, then cropped
+    if "crop_pct" in settings and "shortest_edge" in size:  # ConvNeXt's: below 384 enlarged, then cropped
         square = size["shortest_edge"]
-        short = int(square / found["crop_pct"]) if square < 384 and found["crop_pct"] else None
+        short = int(square / settings["crop_pct"]) if square < 384 and settings["crop_pct"] else None
         return {"shorter_side": short, "side": _same(square, side, path)}
-    if not found.get("do_center_crop"):
+    if not settings.get("do_center_crop"):
         if "shortest_edge" in size:
             raise UserError(f"{path}: pictures keep their aspect and are not cropped, which no square tower reads")
         if size["height"] != size["width"]:

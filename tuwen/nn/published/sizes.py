@@ -31,7 +31,7 @@ _NAMES = ("model_type", "hidden_act")
 _DEPTH = 8
 
 
-def checked(settings: Mapping[str, Any], where: str, depth: int = 0) -> dict[str, Any]:
+def checked_settings(settings: Mapping[str, Any], where: str, depth: int = 0) -> dict[str, Any]:
     """The settings, nested ones too, without those that are null and size something: the usual value holds then.
 
     Raises:
@@ -42,7 +42,7 @@ def checked(settings: Mapping[str, Any], where: str, depth: int = 0) -> dict[str
     out = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            out[name] = checked(value, where, depth + 1)
+            out[name] = checked_settings(value, where, depth + 1)
         elif value is not None or not (name in SIZES or name in _PARTS or name in _NAMES or name == "layer_norm_eps"):
             _refuse(name, value, where)
             out[name] = value

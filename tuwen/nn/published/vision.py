@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tuwen.errors import UserError, quoted
-from tuwen.nn.published.names import Entry, both, packed, same, shaped
+from tuwen.nn.published.names import NameEntry, both, packed, same, shaped
 from tuwen.nn.sizes import ImageTowerConfig
 
 ACTIVATIONS = {
@@ -60,7 +60,7 @@ def config(settings: Mapping[str, Any], source: str) -> ImageTowerConfig:
     )
 
 
-def entries(kind: str, tower: ImageTowerConfig) -> list[Entry]:
+def entries(kind: str, tower: ImageTowerConfig) -> list[NameEntry]:
     """Names without any prefix, of a tower without pooler."""
     if kind in ("vit", "deit"):
         return _vit(kind, tower)
@@ -105,11 +105,11 @@ def _square(value: Any, source: str) -> int:
     return int(sides.pop())
 
 
-def _block(ours: str, theirs: str, names: Mapping[str, str]) -> list[Entry]:
+def _block(ours: str, theirs: str, names: Mapping[str, str]) -> list[NameEntry]:
     return [entry for mine, other in names.items() for entry in both(f"{ours}.{mine}", f"{theirs}.{other}")]
 
 
-def _clip(kind: str, tower: ImageTowerConfig) -> list[Entry]:
+def _clip(kind: str, tower: ImageTowerConfig) -> list[NameEntry]:
     """CLIP, Chinese-CLIP, AltCLIP, SigLIP and BLIP: one layout with small differences."""
     blip, siglip = kind.startswith("blip"), kind.startswith("siglip")
     layers = "layer" if kind.startswith("altclip") else "layers"
@@ -142,9 +142,9 @@ def _clip(kind: str, tower: ImageTowerConfig) -> list[Entry]:
     return out + (_map_head() if tower.pool == "map" else [])
 
 
-def _flat_patches(ours: str, theirs: str, patch: int) -> Entry:
+def _flat_patches(ours: str, theirs: str, patch: int) -> NameEntry:
     """NaFlex's linear layer over a patch [W, rows, columns, colours], flattened, is a convolution [W, colours, ...]."""
-    return Entry(
+    return NameEntry(
         (ours,),
         (theirs,),
         lambda t: [t[0].unflatten(1, (patch, patch, -1)).permute(0, 3, 1, 2)],
@@ -152,13 +152,13 @@ def _flat_patches(ours: str, theirs: str, patch: int) -> Entry:
     )
 
 
-def _map_head() -> list[Entry]:
+def _map_head() -> list[NameEntry]:
     """SigLIP's head holds queries, keys and values as one; ours queries apart from keys and values."""
     out = [shaped("map.probe", "head.probe", 2)]
     for kind in ("weight", "bias"):
         ours = tuple(f"map.attention.{part}.{kind}" for part in ("query", "key_value"))
         theirs = (f"head.attention.in_proj_{kind}",)
-        out.append(Entry(ours, theirs, _query_and_rest, lambda o: [torch.cat(o)]))
+        out.append(NameEntry(ours, theirs, _query_and_rest, lambda o: [torch.cat(o)]))
     out += both("map.attention.out", "head.attention.out_proj")
     out += both("map.norm", "head.layernorm")
     return out + both("map.feed_forward.0", "head.mlp.fc1") + both("map.feed_forward.2", "head.mlp.fc2")
@@ -169,7 +169,7 @@ def _query_and_rest(theirs: list[Tensor]) -> list[Tensor]:
     return [query, torch.cat([key, value])]
 
 
-def _vit(kind: str, tower: ImageTowerConfig) -> list[Entry]:
+def _vit(kind: str, tower: ImageTowerConfig) -> list[NameEntry]:
     out = both("patches", "embeddings.patch_embeddings.projection")
     out += [shaped("class_token", "embeddings.cls_token", 2), shaped("positions", "embeddings.position_embeddings", 1)]
     if kind == "deit":
@@ -189,7 +189,7 @@ def _vit(kind: str, tower: ImageTowerConfig) -> list[Entry]:
     return out + (both("pooler", "pooler.dense") if tower.pooler else [])
 
 
-def _timm(tower: ImageTowerConfig) -> list[Entry]:
+def _timm(tower: ImageTowerConfig) -> list[NameEntry]:
     """timm's ViT, as ALBEF keeps it."""
     out = both("patches", "patch_embed.proj")
     out += [shaped("class_token", "cls_token", 2), shaped("positions", "pos_embed", 1)]
