@@ -45,17 +45,17 @@ def read_part(root: Path, image: str) -> bytes | None:
     Raises:
         BrokenImage: the file has gone, has become shorter, or lies outside the folder.
     """
-    found = _PART.fullmatch(image)
-    if found is None:
+    match = _PART.fullmatch(image)
+    if match is None:
         return None
-    offset, size = int(found[2]), int(found[3])
+    offset, size = int(match[2]), int(match[3])
     try:
-        with open(_inside(root, found[1]), "rb") as file:
+        with open(_inside(root, match[1]), "rb") as file:
             data = os.pread(file.fileno(), size, offset)
     except OSError as error:
-        raise BrokenImage("unreadable", f"{found[1]}: {error.strerror}") from None
+        raise BrokenImage("unreadable", f"{match[1]}: {error.strerror}") from None
     if not data:
-        raise BrokenImage("empty", f"{found[1]} holds no bytes there")
+        raise BrokenImage("empty", f"{match[1]} holds no bytes there")
     if len(data) < size:
-        raise BrokenImage("truncated", f"{found[1]} ends before the picture does")
+        raise BrokenImage("truncated", f"{match[1]} ends before the picture does")
     return data
