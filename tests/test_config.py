@@ -230,7 +230,7 @@ def test_numbers_of_a_system_are_refused_before_anything_is_made(system, name, v
 def test_every_whole_number_of_a_system_has_bounds(system):
     """Also those that are yet to come: none is taken at -1 or at 10^15."""
     config = RunConfig.of(system, "tiny", "x")
-    whole = [name for name in names(config.model) if type(leaf(config.model, name)) is int]
+    whole = [name for name in field_names(config.model) if type(leaf(config.model, name)) is int]
     assert len(whole) > 2
     for name in whole:
         for value in (-1, 10**15):
