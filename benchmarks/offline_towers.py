@@ -34,7 +34,8 @@ from tuwen.config import read_yaml
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, languages_and_texts, text_id
 from tuwen.data.open import open_corpus
 from tuwen.tasks.retrieval import retrieve
-from tuwen.training.towers import Published, text_features
+from tuwen.training.features import text_features
+from tuwen.training.towers import Published
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "offline_towers.json"

@@ -164,6 +164,17 @@ def test_the_table_of_floors_is_this_list(page):
     assert "\n".join(rows) in (ROOT.parent / page).read_text(encoding="utf-8")
 
 
+def test_no_two_rooms_share_the_name_of_a_public_class_or_function():
+    rooms: dict[str, set[str]] = {}
+    for path in sources():
+        if path.name == "lmdb_child.py":  # a program of its own, with its own `main`
+            continue
+        for node in tree_of(path).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                rooms.setdefault(node.name, set()).add(room(path))
+    assert {name: sorted(where) for name, where in rooms.items() if len(where) > 1} == {}
+
+
 def test_every_room_has_a_floor():
     known = set(FLOORS) | FREE | {"__init__", "__main__"}
     assert {room(path) for path in sources()} - known == set()

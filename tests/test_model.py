@@ -1,6 +1,8 @@
 """A run loaded again: vectors, rankings, mistakes."""
 
 import io
+import shutil
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tuwen.data.images import to_pillow
 from tuwen.errors import UserError
 from tuwen.nn.generation import Generation
 from tuwen.predictor import language_of
-from tuwen.training import loop
+from tuwen.training import checkpoint, loop
 from tuwen.training.config import RunConfig
 
 TEXTS = ["red green", "blue", "颜色 pink gold teal rust grey red", "", "grey grey grey"]
@@ -207,3 +209,29 @@ def test_mistakes_in_asking_for_texts_are_told_in_one_line(speaking, given, said
 def test_a_run_without_a_decoder_makes_no_texts(model):
     with pytest.raises(UserError, match="cannot generate: it has no decoder"):
         model.generate("en", texts=["a"])
+
+
+def test_a_run_of_an_older_form_loads(run, model, pictures, tmp_path):
+    """Its weights held what only training needs beside the rest."""
+    older = tmp_path / "older"
+    shutil.copytree(run, older)
+    (older / "weights.safetensors").unlink()
+    checkpoint.save_tensors(older / "weights.safetensors", checkpoint.newest(run))
+    names = checkpoint.load_tensors(older / "weights.safetensors").keys()
+    assert any(name.startswith("teacher.") for name in names)
+    assert any(name.startswith("queue.") for name in names)
+    with toy.registered():
+        again = tuwen.load(older)
+    assert torch.equal(again.embed(images=pictures).images, model.embed(images=pictures).images)
+    now = checkpoint.load_tensors(run / "weights.safetensors")
+    assert not any(name.startswith(("teacher.", "queue.")) for name in now)
+
+
+def test_parts_that_were_called_otherwise_are_found():
+    class Renamed:
+        renamed: ClassVar[dict[str, str]] = {"head": "shared_head"}
+
+    older = {"head.a": torch.zeros(1), "header.a": torch.ones(1)}
+    assert checkpoint.in_new_names(older, Renamed()).keys() == {"shared_head.a", "header.a"}
+    newer = {"head.a": torch.zeros(1), "shared_head.a": torch.ones(1)}  # a task's head beside it
+    assert checkpoint.in_new_names(newer, Renamed()) == newer

@@ -4,7 +4,6 @@ import json
 import pickle
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 
@@ -173,15 +172,6 @@ def test_processes_and_workers_change_nothing(workers):
         assert torch.cat([part.index for part in parts]).tolist() == whole.index.tolist()
     copy = pickle.loads(pickle.dumps(loader))
     same(copy[5], loader[5])
-
-
-def test_plan_and_columns_are_those_of_the_pairs():
-    loader = make({"texts": Words()})
-    loader.plan, loader.columns = np.arange(23)[::-1].copy(), {"weight": torch.arange(23.0)}
-    batch = next(loader[step] for step in range(40) if loader[step].source == "pairs")
-    assert batch.index.tolist() == [22, 21, 20, 19, 18, 17]
-    assert batch.columns["weight"].tolist() == batch.index.tolist()
-    assert (loader.plan[0], set(loader.columns)) == (22, {"weight"})
 
 
 def test_what_cannot_be_is_refused():

@@ -14,7 +14,7 @@ from tuwen.nn.published.files import tensors_of
 from tuwen.nn.published.towers import image_weights, text_weights
 from tuwen.nn.sizes import ImageTowerConfig
 from tuwen.nn.towers import ImageTower, TextTower
-from tuwen.training import towers
+from tuwen.training import features
 from tuwen.training.towers import Published
 
 t = pytest.importorskip("transformers")
@@ -76,8 +76,8 @@ def test_locked_towers_stay_and_are_computed_once_for_all_runs(places, tmp_path,
         assert torch.equal(again[name], value), name
 
     monkeypatch.setenv("TUWEN_CACHE", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr(towers, "image_features", lambda *_: None)
-    monkeypatch.setattr(towers, "text_features", lambda *_: None)
+    monkeypatch.setattr(features, "image_features", lambda *_: None)
+    monkeypatch.setattr(features, "text_features", lambda *_: None)
     compare(["clip"], CORPUS, tmp_path / "c", published=locked, **OPTIONS)
     plain = tensors_of(tmp_path / "c" / "clip-seed0" / "weights.safetensors")
     for name, value in tensors_of(run / "weights.safetensors").items():

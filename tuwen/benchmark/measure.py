@@ -15,7 +15,7 @@ from tuwen.errors import UserError
 from tuwen.run import RANKS, RECALLS, SAMPLES, SCORE, THUMBNAILS, WEIGHTS, read_json
 from tuwen.tasks.retrieval import TOP_K, Answer, Retrieval, retrieve
 from tuwen.training import checkpoint, parallel
-from tuwen.training.towers import text_features
+from tuwen.training.features import text_features
 
 THUMBNAIL = 144  # pixels of the shorter side
 

@@ -13,8 +13,8 @@ from tuwen.similarity.final import weight_named
 from tuwen.tasks.retrieval import TOP_K
 from tuwen.training import parallel
 from tuwen.training.config import RunConfig
+from tuwen.training.features import text_features
 from tuwen.training.log import NOTHING_LEARNT, learnt_nothing, read_metrics
-from tuwen.training.towers import text_features
 
 
 def settle_score(run: str | Path, *, top_k: int = TOP_K, quiet: bool = False) -> dict | None:

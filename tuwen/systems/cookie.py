@@ -82,6 +82,7 @@ class COOKIE(System):
         ),
     )
     Config = COOKIEConfig
+    renamed: ClassVar[Mapping[str, str]] = {"head": "shared_head"}
     twins: ClassVar[Mapping[str, str]] = {  # drawn alike
         "shared_head": "head",
         "text_head": "head",

@@ -204,6 +204,7 @@ class System(nn.Module):
     Config: ClassVar[type]
     index_fields: ClassVar[tuple[str, ...]] = ("pooled",)
     training_only: tuple[str, ...] = ()
+    renamed: ClassVar[Mapping[str, str]] = {}  # parts of older runs -> what they are called now
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
 

@@ -195,7 +195,7 @@ def load_weights(path: Path, system: nn.Module) -> None:
 
 def put_weights(tensors: Mapping[str, Tensor], system: nn.Module, path: Path) -> None:
     """`load_weights` of tensors read from `path`."""
-    expected = system.state_dict()
+    expected, tensors = system.state_dict(), in_new_names(tensors, system)
     lost = tuple(part for part in training_only(system) if not any(name.startswith(part) for name in expected))
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
     faults = [f"lacks {name}" for name in expected.keys() - tensors.keys()]
@@ -208,6 +208,16 @@ def put_weights(tensors: Mapping[str, Tensor], system: nn.Module, path: Path) ->
         raise UserError(f"{path}: these weights are of another system or size: {listed} ({len(faults)} differences)")
     refuse_broken_checkpoint(tensors, path)
     system.load_state_dict(tensors)
+
+
+def in_new_names(tensors: Mapping[str, Tensor], system: nn.Module) -> dict[str, Tensor]:
+    """An older run's tensors under the names that the system's parts have now (`System.renamed`)."""
+    tensors = dict(tensors)
+    for old, new in getattr(system, "renamed", {}).items():
+        if not any(name.startswith(f"{new}.") for name in tensors):
+            for name in [name for name in tensors if name.startswith(f"{old}.")]:
+                tensors[f"{new}.{name.removeprefix(f'{old}.')}"] = tensors.pop(name)
+    return tensors
 
 
 def refuse_broken_checkpoint(tensors: Mapping[str, Tensor], path: str | Path) -> None:

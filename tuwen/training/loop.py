@@ -34,7 +34,7 @@ from tuwen.run import (
     write_provenance,
 )
 from tuwen.systems.system import Needs, Progress, Reads
-from tuwen.training import checkpoint, log, optim, parallel, refusals, roles, start, towers
+from tuwen.training import checkpoint, features, log, optim, parallel, refusals, roles, start
 from tuwen.training.config import RunConfig
 from tuwen.training.grouping import make_grouping
 from tuwen.training.signals import Interrupted, Signals, Stop
@@ -204,9 +204,9 @@ class _Trainer:
         """What locked towers give is computed once; the first process writes, the others read."""
         if not self.writes:
             parallel.barrier()
-        towers.text_features(self.system, self.tokenizer)
+        features.text_features(self.system, self.tokenizer)
         if isinstance(self.loader, Loader):
-            self.loader.features = towers.image_features(
+            self.loader.features = features.image_features(
                 self.system, self.config, self.corpus, self.loader.needs.views, self.line.say
             )
         if self.writes:

@@ -183,6 +183,7 @@ def take_init(system: System, init: str, say: Callable[[str], None], task: str |
     run, own = init_run(init)
     source = f"the newest checkpoint of {run}" if own else _of_run(init, WEIGHTS)
     tensors = checkpoint.newest(run) if own else checkpoint.load_tensors(Path(source))
+    tensors = checkpoint.in_new_names(tensors, system)
     if task is not None and RunConfig.read(run).task_name != task:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     take_weights(system, tensors, source, say)

@@ -1,24 +1,17 @@
-"""Runs that start from published towers: their configs, their weights, and the features of locked ones."""
+"""Runs that start from published towers: what is read of them, their configs and their weights."""
 
 import functools
-import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from tuwen.config import to_dict
-from tuwen.data.corpus import BrokenImage, Corpus
-from tuwen.data.features import ImageFeatures
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.backbones import ImageBackbone, TextBackbone
-from tuwen.nn.features import FeatureStore, TextFeatures
 from tuwen.nn.initial import copy_students
 from tuwen.nn.locked import Lockable
 from tuwen.nn.published.names import Report
@@ -141,79 +134,3 @@ def fill(tower: Lockable, tensors: dict, source: str) -> None:
         raise UserError(f"{source} does not fit the tower: {'; '.join([*faults, *lacking][:4])}; take its own settings")
     for name, value in tensors.items():
         state[name].copy_(value)
-
-
-# ---- features of locked towers, kept on disk
-
-
-def cache_folder() -> Path:
-    """Where features are kept: $TUWEN_CACHE, or tuwen in the user's cache folder."""
-    given = os.environ.get("TUWEN_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tuwen"
-
-
-def text_features(system: nn.Module, tokenizer: Tokenizer) -> None:
-    """Lets a locked text tower keep the states of the texts it meets, for this run and all after it."""
-    towers = [m for m in system.modules() if isinstance(m, TextTower | TextBackbone) and m.locked]
-    if not towers:
-        return
-    folder = cache_folder() / "features" / f"text-{fingerprint(towers[0])}"
-    store = FeatureStore(folder, towers[0].config.width)
-    for tower in towers:
-        tower.features = TextFeatures(store, tokenizer.vocabulary.mask)
-
-
-def image_features(
-    system: nn.Module, config: RunConfig, corpus: Corpus, views: Mapping[str, Any], say: Say
-) -> ImageFeatures | None:
-    """Tokens of every picture of a corpus by a locked image tower, computed now where they are not on disk yet.
-
-    None where the tower is not locked, pictures are augmented, or `views` of them are asked for beside.
-    """
-    towers = [m for m in system.modules() if isinstance(m, ImageTower | ImageBackbone)]
-    if not towers or not all(tower.locked for tower in towers) or config.data.augment != "none" or views:
-        return None
-    tower = towers[0]
-    name = f"image-{fingerprint(tower)}-{corpus.name}-{corpus.split}-{corpus.fingerprint}".replace("/", "_")
-    with torch.no_grad():
-        blank = torch.zeros(1, 3, tower.config.side, tower.config.side, dtype=torch.uint8)
-        width = tower(blank.to(next(tower.parameters()).device)).shape[2]
-    store = FeatureStore(cache_folder() / "features" / name[:200], width)
-    missing = [row for row in range(len(corpus)) if row not in store]
-    if missing and store.writes:
-        say(f"features of {len(missing)} pictures by the locked image tower, kept in {store.folder}")
-        _compute(tower, config, corpus, store, missing)
-    return ImageFeatures(store)
-
-
-@torch.no_grad()
-def _compute(tower: Lockable, config: RunConfig, corpus: Corpus, store: FeatureStore, rows: list[int]) -> None:
-    from rich.console import Console
-    from rich.progress import track
-
-    device = next(tower.parameters()).device
-    fit = config.model.image.fit
-    size = 32
-    console = Console(stderr=True)
-    chunks = [rows[k : k + size] for k in range(0, len(rows), size)]
-    for chunk in track(chunks, "features", console=console, transient=True, disable=not console.is_terminal):
-        pixels, read = [], []
-        for row in chunk:
-            try:
-                pixels.append(fit(corpus.image(row)))
-                read.append(row)
-            except BrokenImage:
-                continue  # the loader meets it again, and says why
-        if read:
-            tokens = tower(torch.stack(pixels).to(device)).float().cpu().numpy()
-            store.write(read, list(tokens))
-
-
-def fingerprint(tower: nn.Module) -> str:
-    """Of a tower's weights and of the settings that its features depend on: other ones, other features."""
-    settings = {name: value for name, value in to_dict(tower.config).items() if name not in ("dropout", "projection")}
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
-    for name, value in sorted(tower.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
