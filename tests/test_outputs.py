@@ -7,6 +7,7 @@ from tuwen.data.corpora.fetched import MissingList
 from tuwen.data.curate.check import Findings
 from tuwen.data.curate.check_page import write_page
 from tuwen.data.curate.show import contact_sheet
+from tuwen.data.fit import Fit
 from tuwen.errors import UserError
 from tuwen.outputs import check_free
 from tuwen.search.embed import _settle
@@ -54,7 +55,7 @@ def test_what_may_be_written_to(tmp_path):
 def test_a_folder_of_something_else_takes_no_vectors(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(UserError, match="holds something else than vectors"):
-        _settle(tmp_path, {"weights": "a"})
+        _settle(tmp_path, {"weights": "a"}, Fit(8), None)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    _settle(tmp_path / "new", {"weights": "a"})
-    _settle(tmp_path / "new", {"weights": "a"})
+    _settle(tmp_path / "new", {"weights": "a"}, Fit(8), None)
+    _settle(tmp_path / "new", {"weights": "a"}, Fit(8), None)

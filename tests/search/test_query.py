@@ -8,7 +8,7 @@ import torch
 
 import tuwen
 from tests.search.common import TEXTS, picture
-from tuwen.cli.search import _print_found
+from tuwen.cli.search import _print_answer
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.search import nearest
@@ -209,7 +209,7 @@ def test_mistakes(searcher, query, options, message):
 @pytest.mark.parametrize(("query", "shown"), [("红鸟", "一只鸟"), ("red", "a bird"), ("", "ein Vogel")])
 def test_the_text_shown_is_in_the_language_of_the_query(query, shown, capsys):
     texts = {"de": ["ein Vogel"], "en": ["a bird"], "zh": ["一只鸟"]}
-    _print_found(SearchAnswer([Result("p1", "", texts, 0.5, 0.5, {})], 0, True, 1.0), query)
+    _print_answer(SearchAnswer([Result("p1", "", texts, 0.5, 0.5, {})], 0, True, 1.0), query)
     told = capsys.readouterr().out
     assert [text for several in texts.values() for text in several if text in told] == [shown]
 
@@ -218,7 +218,7 @@ def test_words_that_the_model_never_reads_are_named(searcher, capsys):
     queries = [Query("blue яблоко"), Query("blue"), Query(image=jpeg(1)), Query("яблоко", jpeg(1))]
     found = searcher.search(queries, top=2, candidates=2)
     assert [one.unknown for one in found] == [["яблоко"], [], [], ["яблоко"]]
-    _print_found(found[0], "blue яблоко")
+    _print_answer(found[0], "blue яблоко")
     assert "not in the model's vocabulary: яблоко" in capsys.readouterr().err
 
 

@@ -134,8 +134,7 @@ def run_list(args) -> None:
 
     chosen = [published.find_format(args.name)] if args.name else list(published.formats().values())
     about = [
-        {field.name: getattr(corpus, field.name) for field in fields(corpus) if field.name != "read"}
-        for corpus in chosen
+        {field.name: getattr(form, field.name) for field in fields(form) if field.name != "read"} for form in chosen
     ]
     if args.json:
         print_json({"corpora": about})

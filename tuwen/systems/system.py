@@ -1,9 +1,7 @@
 """The contract between a published system and everything around it.
 
-A system file holds the parts in `__init__`, the losses top to bottom in `losses`, and the few
-capabilities its paper has. Everything here is a default that lets a simple system stay simple.
-
-Shape legend: B rows of the batch, I pictures, T texts, N pairs, H heads, D shared embedding width.
+A system file holds the parts in `__init__`, the losses top to bottom in `losses`, and the few capabilities its paper
+has; all else is a default. B rows of the batch, I pictures, T texts, N pairs, H heads, D shared embedding width.
 """
 
 import math
