@@ -22,7 +22,7 @@ from torch import Tensor
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import Corpus
 from tuwen.data.fit import Fit
-from tuwen.data.images import load_picture
+from tuwen.data.images import load
 from tuwen.data.loader import image_batches
 from tuwen.data.needs import check_reads
 from tuwen.data.spans import find_spans
@@ -93,7 +93,7 @@ class Predictor:
         Raises:
             BrokenImage: it cannot be read.
         """
-        return self.fit(load_picture(picture))
+        return self.fit(load(picture))
 
     def read(
         self, corpus: Corpus, rows: Sequence[int], batch_size: int, what: str = "pictures"

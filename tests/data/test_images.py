@@ -216,7 +216,7 @@ class TestBroken:
         data = (tmp_path / "a.png").read_bytes()
         expected = images.decode(data)
         for source in (tmp_path / "a.png", str(tmp_path / "a.png"), data, image, expected):
-            assert torch.equal(images.load_picture(source), expected)
+            assert torch.equal(images.load(source), expected)
 
 
 class TestResize:
@@ -353,11 +353,11 @@ def test_a_git_lfs_pointer_is_called_one():
 
 def test_arrays_are_pictures_and_what_is_none_is_told_in_a_line():
     pixels = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
-    taken = images.load_picture(pixels)
+    taken = images.load(pixels)
     assert taken.shape == (3, 2, 4)
     assert taken[1, 0].tolist() == [1, 4, 7, 10]  # the greens of the first row
-    assert images.load_picture(pixels[:, ::-1])[1, 0].tolist() == [10, 7, 4, 1]
-    assert torch.equal(images.load_picture(images.to_pillow(taken)), taken)
+    assert images.load(pixels[:, ::-1])[1, 0].tolist() == [10, 7, 4, 1]
+    assert torch.equal(images.load(images.to_pillow(taken)), taken)
     for wrong in (
         pixels[..., 0],
         pixels / 255,
@@ -366,8 +366,8 @@ def test_arrays_are_pictures_and_what_is_none_is_told_in_a_line():
         torch.zeros(2, 2, 3, dtype=torch.uint8),
     ):
         with pytest.raises(BrokenImage, match=r"of shape .*; give a") as told:
-            images.load_picture(wrong)
+            images.load(wrong)
         assert len(str(told.value)) < 200
     for wrong in (None, 3, [pixels]):
         with pytest.raises(BrokenImage, match="give a path, encoded bytes"):
-            images.load_picture(wrong)
+            images.load(wrong)

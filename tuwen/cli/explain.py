@@ -34,7 +34,7 @@ def run(args) -> None:
     if not args.image.is_file():
         raise UserError(f"{args.image}: no such picture")
     with only_json(args.json):
-        from tuwen.data.images import load_picture
+        from tuwen.data import images
         from tuwen.explain import explain
         from tuwen.explain.font import PACKAGE
         from tuwen.explain.picture import draw
@@ -44,7 +44,7 @@ def run(args) -> None:
         model = load(args.run_folder, device=str(device("auto")))
         explanation = explain(model.predictor, args.image, args.text, args.language, args.how)
         whole = model.config.model.image.shorter_side is None  # else what was read is a part from the middle
-        lacking = draw(explanation, args.text, args.out, load_picture(args.image) if whole else None)
+        lacking = draw(explanation, args.text, args.out, images.load(args.image) if whole else None)
         if lacking:
             advice = f"no font on this machine has {lacking}: install one, as by `pip install {PACKAGE}`"
             print(f"tuwen: {advice} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)

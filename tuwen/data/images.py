@@ -132,7 +132,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 Source = str | os.PathLike | bytes | Image.Image | Tensor | np.ndarray  # whatever a user has at hand of a picture
 
 
-def load_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Tensor:
+def load(source: Source, max_pixels: int = MAX_PIXELS) -> Tensor:
     """[3, H, W] uint8 RGB of a path, encoded bytes, a Pillow image, or uint8: a tensor [3, H, W], an array [H, W, 3].
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.data.fit import Fit
-from tuwen.data.images import load_picture as load_image
+from tuwen.data.images import load as load_image
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tuwen.data.batch import Images
 from tuwen.data.corpus import BrokenImage
-from tuwen.data.images import encode_jpeg, load_picture, shrink
+from tuwen.data.images import encode_jpeg, load, shrink
 from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, vectors
@@ -290,7 +290,7 @@ class Ingest:
 
     def _decode(self, row: _Row) -> BrokenImage | None:
         try:
-            image = load_picture(row.content.data)
+            image = load(row.content.data)
         except BrokenImage as error:
             return error
         row.pixels = self.predictor.pixels(image)

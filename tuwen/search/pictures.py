@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tuwen.data.corpora.files import EVERY, FileCorpus
 from tuwen.data.corpus import BrokenImage, Corpus
-from tuwen.data.images import Source, load_picture, read_file
+from tuwen.data.images import Source, load, read_file
 from tuwen.data.open import open_corpus, source_of, splits_of
 from tuwen.errors import UserError
 
@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{1,15})?")
 class Picture:
     """A picture to index.
 
-    image: encoded bytes, a path, a Pillow image, or pixels, as `load_picture` takes them. id: what it is called; None:
+    image: encoded bytes, a path, a Pillow image, or pixels, as `load` takes them. id: what it is called; None:
     the hash of its content. texts: by language, shown with it. columns: metadata, to show and filter by: strings,
     numbers, true or false, lists of strings. source: where it came from, shown with it; a path given as `image` is
     taken for it.
@@ -51,7 +51,7 @@ class Picture:
             source = source or str(Path(data).resolve())
             data = read_file(data)
         if not isinstance(data, bytes):
-            data = load_picture(data)
+            data = load(data)
         digest = hashlib.blake2b(digest_size=16)
         if isinstance(data, Tensor):
             digest.update(repr(tuple(data.shape)).encode())
