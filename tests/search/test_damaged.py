@@ -16,9 +16,6 @@ from tuwen.search.build import build_index
 from tuwen.search.index import Index
 from tuwen.search.query import Query, Searcher
 
-# Seconds; slow because Lance maps files that these tests damage, and a thread of it may then end the whole test process
-pytestmark = pytest.mark.slow
-
 LONGEST = 900  # characters of a message
 
 
