@@ -110,6 +110,16 @@ def directional_contrastive(
     return (soft_cross_entropy(image_logits, targets) + soft_cross_entropy(text_logits, targets)) / 2
 
 
+def consistency(image_logits: Tensor, text_logits: Tensor) -> Tensor:
+    """How far each row's distribution over texts is from the same row's over pictures (GRIT-VLP card, section 4).
+
+    image_logits: [B, N] of pictures with texts; text_logits: [B, N] of texts with pictures. Half the sum of both cross
+    entropies, the other side's softmax as target, without gradient; least, the entropy, where both agree.
+    """
+    from_texts, from_images = text_logits.detach().softmax(1), image_logits.detach().softmax(1)
+    return (soft_cross_entropy(image_logits, from_texts) + soft_cross_entropy(text_logits, from_images)) / 2
+
+
 def softened(targets: Tensor, teacher_logits: Tensor, alpha: float, real: Tensor | None = None) -> Tensor:
     """[B, N]: alpha softmax(teacher) + (1 - alpha) targets, without gradient (ALBEF section 4.1)."""
     with torch.no_grad():

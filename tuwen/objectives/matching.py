@@ -63,7 +63,29 @@ def drawn_pairs(
     """
     wrong_image, exists_image = hard_negatives(hardness * text_scores, same, draws[:, 0])
     wrong_text, exists_text = hard_negatives(hardness * image_scores, same, draws[:, 1])
-    own = torch.arange(first, first + len(same), device=same.device)
+    return _pairs_of(wrong_image, wrong_text, exists_image, exists_text, first)
+
+
+def hardest_pairs(
+    text_scores: Tensor, image_scores: Tensor, same: Tensor, draws: Tensor, share: Tensor | float = 1.0
+) -> DrawnPairs:
+    """`drawn_pairs` whose wrong partners are the hardest, in that share of rows; in the others any, all alike likely.
+
+    share: 1 takes no draw into account (GRIT-VLP). draws: [B, 4] in [0, 1): which kind, then which one, of the picture
+    and of the text. Other arguments as in `drawn_pairs`.
+    """
+    partners = []
+    for scores, side in ((text_scores, draws[:, :2]), (image_scores, draws[:, 2:])):
+        hardest, exists = hardest_negatives(scores, same)
+        partners.append((torch.where(side[:, 0] < share, hardest, one_wrong(same, side[:, 1])), exists))
+    (wrong_image, exists_image), (wrong_text, exists_text) = partners
+    return _pairs_of(wrong_image, wrong_text, exists_image, exists_text)
+
+
+def _pairs_of(
+    wrong_image: Tensor, wrong_text: Tensor, exists_image: Tensor, exists_text: Tensor, first: int = 0
+) -> DrawnPairs:
+    own = torch.arange(first, first + len(wrong_image), device=wrong_image.device)
     images, texts = torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text])
     return DrawnPairs(images, texts, matching_labels(len(own), exists_image, exists_text))
 

@@ -203,6 +203,7 @@ class System(nn.Module):
     index_fields: ClassVar[tuple[str, ...]] = ("pooled",)
     training_only: tuple[str, ...] = ()
     renamed: ClassVar[Mapping[str, str]] = {}  # parts of older runs -> what they are called now
+    train_order: ClassVar[str] = "shuffled"  # what `train.order` is in pre-training, unless a run says otherwise
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
 

@@ -206,7 +206,9 @@ class RunConfig:
         chosen: Any = systems.find(system)
         model = chosen.Config.sized(size)
         learnt = None if task is None else tasks.able(system, task)().config
-        config = cls(system, size, str(corpus), model, task=learnt, train=train_config(size, preset))
+        rates = train_config(size, preset)
+        order = chosen.train_order if learnt is None and preset == "pretrain" else rates.order
+        config = cls(system, size, str(corpus), model, task=learnt, train=replace(rates, order=order))
         return override(config, {"preset": preset, **(changes or {})})
 
     @classmethod
