@@ -1,25 +1,31 @@
 """The contract held against six very different papers, as sketches with numbers small enough to follow by hand.
 
 FLAVA (unpaired sources, views), ERNIE-UniX2 (parallel texts, a decoder), GRIT-VLP (an order from features),
-BagFormer (spans), NLVR2 (two pictures a row), MAX-VL (sentences, several texts a row).
+BagFormer (spans), NLVR2 (two pictures a row, and a task that is learnt on top), MAX-VL (sentences, several texts a
+row).
 """
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tuwen.data.batch import Batch, Images, Spans, Texts
+from tuwen.data.corpus import Corpus, Record
 from tuwen.data.grouping import chain
 from tuwen.data.text import Vocabulary
 from tuwen.data.views import View
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generated, Generation
-from tuwen.systems.system import Fused, Losses, Needs, Progress, Reads, System
-from tuwen.training import optim
+from tuwen.predictor import Predictor
+from tuwen.systems.system import Fused, Head, Losses, Needs, Progress, Reads, System
+from tuwen.tasks import can
+from tuwen.tasks.task import Task, TaskConfig
+from tuwen.training import checkpoint, optim
 from tuwen.training.config import TrainConfig
 from tuwen.training.step import train_step
 
@@ -316,6 +322,187 @@ def test_nlvr_pictures_out_of_order_still_belong_to_their_rows():
     pictures = Images(flat([3, 1, 4, 2]), ints(1, 0, 1, 0))
     b = batch(pictures, texts([[1], [2]]), 2)
     assert [float(Pairs()(part, START).total.detach()) for part in b.split(2)] == pytest.approx([12.1, 34.2])
+
+
+# ---- and learnt as a task: its rows, a head with a copy of a part of its own, a frozen run that is asked
+
+
+class Statements(Corpus):
+    """Row k is about the grey pictures 2 k + 1 and 2 k + 2, and true where k is even."""
+
+    languages, fingerprint, pictures = ("en",), "statements", 2
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def record(self, row):
+        return Record(str(row), {"en": [f"statement {row}"]}, row, {"truth": row % 2 == 0})
+
+    def image(self, row):
+        return flat([2 * row + 1, 2 * row + 2])
+
+
+class Labelled(Statements):
+    def __init__(self, inner: Statements, number: dict[bool, int]):
+        self.inner, self.number, self.count = inner, number, len(inner)
+
+    def record(self, row):
+        record = self.inner.record(row)
+        return dataclasses.replace(record, columns={"label": self.number[record.columns["truth"]]})
+
+
+@dataclasses.dataclass(frozen=True)
+class StatementConfig(TaskConfig):
+    labels: tuple[bool, ...] = ()
+
+
+class Statement(Task):
+    what, why, metric = "is it true of both pictures", "pictures and text are read together", "accuracy"
+    needs, pictures, Config = ("fuse",), 2, StatementConfig
+
+    def prepare(self, corpus):
+        truths = {corpus.record(row).columns["truth"] for row in range(len(corpus))}
+        return dataclasses.replace(self.config, labels=tuple(sorted(truths)))
+
+    def rows(self, corpus, split):
+        return Labelled(corpus, {label: k for k, label in enumerate(self.config.labels)})
+
+    def head(self, system):
+        return StatementHead()
+
+    def measure(self, predictor, head, corpus, **options):
+        entries = list(self.predictions(predictor, head, corpus))
+        labels = [corpus.record(row).columns["label"] for row in range(len(corpus))]
+        right = [entry["label"] == label for entry, label in zip(entries, labels, strict=True)]
+        majority = max(labels.count(label) for label in set(labels))
+        return {"accuracy": sum(right) / len(right), "majority": majority / len(labels)}
+
+    def predictions(self, predictor, head, corpus):
+        for row in range(len(corpus)):
+            pictures = [predictor.encode(Images(picture[None])) for picture in corpus.image(row)]
+            logit = head.logits(predictor.system, pictures, Encoded(states={"last": torch.zeros(1, 1, 1)}))
+            yield {"id": corpus.record(row).id, "label": int(logit > 0)}
+
+
+class StatementHead(Head):
+    """logit = line(fuse): weight as the system weighs the second picture, bias -30."""
+
+    momentum = ("head.line",)
+    teachers: ClassVar[dict[str, str]] = {"elder": "fuse"}
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+        nn.init.constant_(self.line.bias, -30)
+
+    def needs(self):
+        return Needs(columns=("label",))
+
+    def begin(self, system):
+        with torch.no_grad():
+            self.line.weight.copy_(system.weight[1:, None])
+
+    def before_step(self, system, progress):
+        self.teacher.update(system, progress.step)
+
+    def logits(self, system, pictures, texts, line=None):
+        mask = texts.state_mask if texts.state_mask is not None else torch.ones(len(texts), 1)
+        fused = system.fuse(pictures, dataclasses.replace(texts, state_mask=mask)).pooled
+        return (line or self.line)(fused)[:, 0]
+
+    def losses(self, system, batch, progress):
+        pictures, texts = (
+            [system.encode_images(batch.images.part(k)) for k in range(2)],
+            system.encode_texts(batch.texts),
+        )
+        logits, label = self.logits(system, pictures, texts), batch.columns["label"].float()
+        with torch.no_grad():
+            copy = self.logits(system, pictures, texts, self.teacher.head.line)
+            elder = system.roles["elder"]
+            asked = elder.fuse(pictures, texts).pooled[:, 0]
+        terms = {
+            "label": nn.functional.binary_cross_entropy_with_logits(logits, label),
+            "copy": (logits - copy).square().mean(),
+            "elder": (logits - asked).square().mean(),
+        }
+        return Losses(terms, {"index": batch.index})
+
+    def after_step(self, system, keep, progress):
+        self.stepped = keep["index"].tolist()
+
+
+def learning() -> tuple[Pairs, Batch]:
+    """A system that learns statements, as training makes it, and a batch of three."""
+    system = Pairs()
+    system.attach(Statement().head(system))
+    system.head.begin(system)
+    system.head.teacher.copy_student(system)
+    elder = Pairs()
+    with torch.no_grad():
+        elder.weight.copy_(torch.tensor([10.0, 2.0]))
+    system.roles = {"elder": elder.requires_grad_(False)}
+    pictures = Images(flat([1, 2, 3, 4, 5, 6]), ints(0, 0, 1, 1, 2, 2))
+    return system, batch(pictures, texts([[1], [2], [3, 4]]), 3, {"label": ints(1, 0, 1)})
+
+
+def test_what_a_task_is_comes_from_the_training_split_and_its_rows_are_its_own():
+    config = Statement().prepare(Statements(5))
+    assert config == StatementConfig("test_contract", (False, True)), "a task is named as its file"
+    rows = Statement(config).rows(Statements(4), "test")
+    assert [rows.record(row).columns["label"] for row in range(4)] == [1, 0, 1, 0]
+    assert can(Pairs, Statement)
+    assert not can(Translator, Statement), "it cannot fuse"
+    with pytest.raises(UserError, match="task retrieval has no head"):
+        type("Other", (Task,), {"name": classmethod(lambda cls: "retrieval")})().head(Pairs())
+
+
+def test_a_head_s_losses_stand_in_the_place_of_the_system_s():
+    system, b = learning()
+    losses = system(b, START)
+    logits = [12.1 - 30, 34.2 - 30, 56.7 - 30]
+    label = (math.log1p(math.exp(17.9)) + math.log1p(math.exp(4.2)) + math.log1p(math.exp(-26.7))) / 3
+    elder = sum((logit - fused) ** 2 for logit, fused in zip(logits, [14.1, 38.2, 62.7], strict=True)) / 3
+    assert {name: float(term.detach()) for name, term in losses.terms.items()} == pytest.approx(
+        {"label": label, "copy": 0.0, "elder": elder}, rel=1e-5
+    )
+    assert float(system(moved(b).select(ints(2, 0, 1)), START).total.detach()) == pytest.approx(label + elder, rel=1e-5)
+
+
+def test_what_teaches_is_in_no_weights_and_takes_no_gradient():
+    system, b = learning()
+    system(b, START).total.backward()
+    learnt = {name for name, parameter in system.named_parameters() if parameter.requires_grad}
+    assert learnt == {"weight", "head.line.weight", "head.line.bias"}
+    assert system.roles["elder"].weight.grad is None
+    weights, own = checkpoint.parted(system)
+    assert set(weights) == learnt
+    assert set(own) == {"head.teacher.head.line.weight", "head.teacher.head.line.bias"}
+    assert set(system.for_use().state_dict()) == learnt
+
+
+def test_a_copy_of_the_head_s_own_part_follows_it():
+    system, b = learning()
+    stepped(system, [b])
+    assert system.head.stepped == [10, 11, 12]
+    line = [float(parameter.detach()) for parameter in system.head.line.parameters()]
+    assert line == pytest.approx([1.25, -29.75], rel=1e-4)  # both are too small for the elder
+    assert [float(p) for p in system.head.teacher.head.line.parameters()] == [1, -30]
+    system.head.before_step(system, dataclasses.replace(START, step=1))
+    followed = [float(p) for p in system.head.teacher.head.line.parameters()]
+    assert followed == pytest.approx([1 + 9 / 11 * 0.25, -30 + 9 / 11 * 0.25], rel=1e-4)  # decay (1 + 1) / (10 + 1)
+
+
+def test_a_task_is_measured_through_the_predictor_with_its_baseline():
+    system, _ = learning()
+    task = Statement(Statement().prepare(Statements(4)))
+    predictor = Predictor(system, None, ("en",), None)
+    rows = task.rows(Statements(5), "test")
+    # fused 12, 34, 56, 78, 100 against 30: only the first is called false; true are 0, 2, 4
+    assert [entry["label"] for entry in task.predictions(predictor, system.head, rows)] == [0, 1, 1, 1, 1]
+    assert task.measure(predictor, system.head, rows) == {"accuracy": 2 / 5, "majority": 3 / 5}
 
 
 # ---- MAX-VL: a report has sentences; each is held against the pictures of the batch

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import tuwen
 from tests.training import toy
+from tests.training.test_resume import stop_after
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.images import to_pillow
@@ -19,6 +21,7 @@ from tuwen.nn.generation import Generation
 from tuwen.predictor import language_of
 from tuwen.training import checkpoint, loop
 from tuwen.training.config import RunConfig
+from tuwen.training.signals import Interrupted
 
 TEXTS = ["red green", "blue", "颜色 pink gold teal rust grey red", "", "grey grey grey"]
 
@@ -228,10 +231,51 @@ def test_a_run_of_an_older_form_loads(run, model, pictures, tmp_path):
 
 
 def test_parts_that_were_called_otherwise_are_found():
-    class Renamed:
-        renamed: ClassVar[dict[str, str]] = {"head": "shared_head"}
+    class Renamed(nn.Module):
+        renamed: ClassVar[dict[str, str]] = {"shared_head": "head", "other": "first", "absent": "header"}
 
-    older = {"head.a": torch.zeros(1), "header.a": torch.ones(1)}
-    assert checkpoint.in_new_names(older, Renamed()).keys() == {"shared_head.a", "header.a"}
-    newer = {"head.a": torch.zeros(1), "shared_head.a": torch.ones(1)}  # a task's head beside it
+        def __init__(self):
+            super().__init__()
+            self.shared_head, self.first, self.other = (nn.Linear(1, 1, bias=False) for _ in range(3))
+
+    a, b, c = torch.zeros(1), torch.ones(1), torch.ones(2)
+    older = {"head.weight": a, "header.weight": b, "first.weight": c}
+    now = {"shared_head.weight": a, "header.weight": b, "first.weight": c, "other.weight": c}
+    assert checkpoint.in_new_names(older, Renamed()) == now
+    assert "other.weight" not in checkpoint.in_new_names(older, Renamed(), split=False)
+    newer = {"head.weight": a, "shared_head.weight": b, "other.weight": b}  # a task's head beside it
     assert checkpoint.in_new_names(newer, Renamed()) == newer
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_older_run_of_cookie_goes_on_where_its_parts_were_renamed(tmp_path, monkeypatch, shared):
+    """Its head was called as a task's head is now; its control arm shared the projection."""
+    corpus, run = "scenes:count=24,side=32", tmp_path / "run"
+    changes = {"train.steps": 2, "train.batch_size": 8, "train.threads": 1, "data.workers": 0, "model.layers": 1}
+    changes |= {"train.precision": "float32", "model.shared": shared, "train.checkpoint_every": 1}
+    config = RunConfig.of("cookie", "tiny", corpus, changes=changes)
+    stop_after(monkeypatch, 1)
+    with pytest.raises(Interrupted):
+        loop.train(config, run, quiet=True)
+    monkeypatch.undo()
+    plain = tmp_path / "plain"
+    shutil.copytree(run, plain)
+    state = run / "state/step-00000001"
+    for path in (state / "weights.safetensors", run / "weights.safetensors", state / "optimizer.safetensors"):
+        tensors = checkpoint.load_tensors(path)
+        own = "text_projection.weight"
+        tensors = {name.replace("shared_head.", "head."): t for name, t in tensors.items() if not name.endswith(own)}
+        path.unlink()
+        checkpoint.save_tensors(path, tensors)
+    words = ["a red circle"]
+    if shared:
+        again, expected = loop.resume(run, quiet=True), loop.resume(plain, quiet=True)
+        weights, right = (checkpoint.load_tensors(path / "weights.safetensors") for path in (again, expected))
+        assert all(torch.equal(weights[name], right[name]) for name in right)
+    else:
+        with pytest.raises(UserError, match=r"without a text_projection.weight of its own.*--init") as error:
+            loop.resume(run, quiet=True)
+        assert "\n" not in str(error.value)
+        system = tuwen.load(run).system
+        assert torch.equal(system.text_projection.weight, system.projection.weight)
+    assert tuwen.load(run).embed(texts=words).texts.isfinite().all()

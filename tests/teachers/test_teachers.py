@@ -55,6 +55,21 @@ def test_teacher_takes_no_gradient_and_stays_without_dropout():
     assert set(student.teacher.state_dict()) == {f"tower.{name}" for name in student.tower.state_dict()}
 
 
+def test_parts_of_parts_have_copies_of_their_own():
+    student = Student()
+    student.outer = nn.ModuleDict({"inner": nn.Linear(2, 2).double(), "other": nn.Linear(2, 2)})
+    teacher = Momentum(student, ("outer.inner", "head"), 0.995)
+    assert set(teacher.state_dict()) == {
+        f"{name}.{end}" for name in ("outer.inner", "head") for end in ("weight", "bias")
+    }
+    was = teacher.outer.inner.weight.clone()
+    with torch.no_grad():
+        student.outer["inner"].weight.add_(1.0)
+    teacher.update(student, 8)
+    torch.testing.assert_close(teacher.outer.inner.weight, was + 0.5, rtol=0, atol=1e-14)
+    assert torch.equal(teacher.head.weight, student.head.weight)
+
+
 class SlowQueue:
     """A list of the last `size` pairs with the event at which each came, in slots as a ring fills them."""
 

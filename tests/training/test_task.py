@@ -215,10 +215,13 @@ def test_a_head_goes_on_only_with_its_own_task_s(before, whole, tmp_path, monkey
     again = trained(tmp_path / "again", **learnt(whole, train__steps=1, train__lr=1e-12))
     weights, start = (checkpoint.load_tensors(run / "weights.safetensors") for run in (again, whole))
     torch.testing.assert_close(weights["head.logit.weight"], start["head.logit.weight"], rtol=0, atol=1e-9)
+    assert start["head.scale"] != start["temperature"]
+    torch.testing.assert_close(weights["head.scale"], start["head.scale"], rtol=0, atol=1e-9)  # not copied anew
     monkeypatch.setattr(RunConfig, "task_name", property(lambda self: "red" if self.init == str(whole) else "other"))
     other = trained(tmp_path / "other", **learnt(whole, train__steps=1, train__lr=1e-12))
     weights = checkpoint.load_tensors(other / "weights.safetensors")
     assert (weights["head.logit.weight"] - start["head.logit.weight"]).abs().max() > 1e-3
+    torch.testing.assert_close(weights["head.scale"], start["temperature"], rtol=0, atol=1e-9)
     torch.testing.assert_close(weights["image.weight"], start["image.weight"], rtol=0, atol=1e-9)
 
 

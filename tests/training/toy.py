@@ -210,9 +210,9 @@ class Red(Task):
 
 
 class RedHead(Head):
-    """A logit from both vectors; drawn to a momentum copy's, an elder's match and a painter's picture vectors."""
+    """A logit from both vectors; drawn to momentum copies', an elder's match and a painter's picture vectors."""
 
-    momentum = ("image",)
+    momentum = ("image", "head.logit")
 
     def __init__(self, config: RedConfig):
         super().__init__()
@@ -227,6 +227,7 @@ class RedHead(Head):
     def begin(self, system):
         with torch.no_grad():
             self.scale.copy_(system.temperature)
+            self.logit.bias.copy_(system.temperature[None])
 
     def before_step(self, system, progress):
         self.teacher.update(system, progress.step)
@@ -235,16 +236,20 @@ class RedHead(Head):
         system.keeps.append(keep["index"])
 
     def logits(self, images, texts):
-        return self.logit(torch.cat([images.pooled, texts.pooled], 1))[:, 0] * (1 + self.scale)
+        return self.scaled(self.logit, images, texts)
+
+    def scaled(self, logit, images, texts):
+        return logit(torch.cat([images.pooled, texts.pooled], 1))[:, 0] * (1 + self.scale)
 
     def losses(self, system, batch, progress):
         images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
         logits, labels = self.logits(images, texts), batch.columns["label"].float()
         with torch.no_grad():
             taught = unit(self.teacher.image(system.quarters(batch.images)))
+            own = self.scaled(self.teacher.head.logit, images, texts)
         terms = {
             "label": F.binary_cross_entropy_with_logits(logits, labels),
-            "copy": (images.pooled - taught).pow(2).sum(1).mean(),
+            "copy": (images.pooled - taught).pow(2).sum(1).mean() + (logits - own).pow(2).mean(),
         }
         for role, teacher in system.roles.items():
             with torch.no_grad():

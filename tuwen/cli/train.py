@@ -150,7 +150,7 @@ def config_of(args):
     if changes.get("system", args.system) != args.system:
         raise UserError(f"{args.config}: is of system {changes['system']}, but {args.system} is to be trained")
     size, preset = (getattr(args, name) or changes.get(name) for name in ("size", "preset"))
-    if args.init is None and changes.get("init") is None and preset == "finetune":
+    if args.init is None and preset == "finetune" and not any(name.partition(".")[0] == "init" for name in changes):
         raise UserError("fine-tuning needs weights to start from: give --init RUN")
     model: dict[str, Any] = {}
     if args.init:

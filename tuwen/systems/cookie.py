@@ -82,7 +82,7 @@ class COOKIE(System):
         ),
     )
     Config = COOKIEConfig
-    renamed: ClassVar[Mapping[str, str]] = {"head": "shared_head"}
+    renamed: ClassVar[Mapping[str, str]] = {"shared_head": "head", "text_projection": "projection"}
     twins: ClassVar[Mapping[str, str]] = {  # drawn alike
         "shared_head": "head",
         "text_head": "head",

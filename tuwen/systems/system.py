@@ -145,7 +145,7 @@ class Head(nn.Module):
 
     It calls `encode_images` and `encode_texts`, never `encode`, in which some systems mask.
 
-    momentum: parts of the system that it teaches itself with: `teacher` is their copy, which it updates itself.
+    momentum: parts it teaches itself with, the system's or its own ("head.decoder"); it updates `teacher`, their copy.
     teachers: role -> what the run in it must be able to, as of a system.
     """
 
@@ -162,7 +162,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def begin(self, system: "System") -> None:
-        """Once, before step 0 of a new run, after the weights of `init`: what the paper copies into its head."""
+        """Once, before step 0, after the weights of `init`: what the paper copies into a head that is new."""
 
     def before_step(self, system: "System", progress: Progress) -> None:
         """As `System.before_step`, in its place."""
@@ -202,7 +202,7 @@ class System(nn.Module):
     Config: ClassVar[type]
     index_fields: ClassVar[tuple[str, ...]] = ("pooled",)
     training_only: tuple[str, ...] = ()
-    renamed: ClassVar[Mapping[str, str]] = {}  # parts of older runs -> what they are called now
+    renamed: ClassVar[Mapping[str, str]] = {}  # parts -> what older runs have them as, where otherwise
     train_order: ClassVar[str] = "shuffled"  # what `train.order` is in pre-training, unless a run says otherwise
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
@@ -285,10 +285,10 @@ class System(nn.Module):
 
     def attach(self, head: Head) -> None:
         """From now on the head's losses are learnt."""
+        self.head = head
         if head.momentum:
             head.teacher = Momentum(self, head.momentum)
             self.training_only = (*self.training_only, "head.teacher")
-        self.head = head
 
     # ---- use: pictures and texts in batches
 

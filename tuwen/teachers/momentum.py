@@ -8,7 +8,8 @@ from torch import nn
 
 
 class Momentum(nn.Module):
-    """A copy of each named part under the part's own name: `teacher.encoders` follows `student.encoders`.
+    """A copy of each named part under the part's own name: `teacher.encoders` follows `student.encoders`, and
+    `teacher.head.decoder` follows `student.head.decoder`.
 
     The copies take no gradient, are no optimizer's business, and stay in evaluation mode: a teacher without
     dropout noise. (ALBEF's official code leaves them in training mode; evaluation mode is the stable choice.)
@@ -19,7 +20,14 @@ class Momentum(nn.Module):
         super().__init__()
         self.parts, self.decay, self.rises = tuple(parts), decay, rises
         for part in self.parts:
-            self.add_module(part, copy.deepcopy(getattr(student, part)).requires_grad_(False))
+            copied = copy.deepcopy(student.get_submodule(part)).requires_grad_(False)
+            *owners, name = part.split(".")
+            place: nn.Module = self
+            for owner in owners:
+                if not hasattr(place, owner):
+                    place.add_module(owner, nn.Module())
+                place = place.get_submodule(owner)
+            place.add_module(name, copied)
         self.eval()
 
     def train(self, mode: bool = True) -> "Momentum":

@@ -150,8 +150,14 @@ def load_checkpoint(run: Path, system: nn.Module, optimizer: torch.optim.Optimiz
             "restore the file, or remove the folder to go on from the one before"
         )
     order = load_tensors(folder / ORDER) if (folder / ORDER).exists() else {}
-    put_weights(newest(run), system, folder)
-    _unflatten(load_tensors(folder / OPTIMIZER), optimizer, folder / OPTIMIZER)
+    tensors = newest(run)
+    if lone := sorted(in_new_names(tensors, system).keys() - in_new_names(tensors, system, split=False).keys()):
+        raise UserError(
+            f"{folder}: an older version began this run, without a {lone[0]} of its own, so that it cannot go on "
+            f"exactly; start a new run with --init {run}"
+        )
+    put_weights(tensors, system, folder)
+    _unflatten(_moments_in_new_names(load_tensors(folder / OPTIMIZER), system), optimizer, folder / OPTIMIZER)
     if (folder / MEMORY).exists() and isinstance(system, System):
         system.remember(load_tensors(folder / MEMORY))
     return State(step, float(seconds), order)
@@ -210,14 +216,30 @@ def put_weights(tensors: Mapping[str, Tensor], system: nn.Module, path: Path) ->
     system.load_state_dict(tensors)
 
 
-def in_new_names(tensors: Mapping[str, Tensor], system: nn.Module) -> dict[str, Tensor]:
-    """An older run's tensors under the names that the system's parts have now (`System.renamed`)."""
-    tensors = dict(tensors)
-    for old, new in getattr(system, "renamed", {}).items():
-        if not any(name.startswith(f"{new}.") for name in tensors):
-            for name in [name for name in tensors if name.startswith(f"{old}.")]:
-                tensors[f"{new}.{name.removeprefix(f'{old}.')}"] = tensors.pop(name)
+def in_new_names(tensors: Mapping[str, Tensor], system: nn.Module, split: bool = True) -> dict[str, Tensor]:
+    """An older run's tensors under the names that the system's parts have now (`System.renamed`).
+
+    split: whether a part that came out of another, which is still there, is given what that one has.
+    """
+    tensors, expected = dict(tensors), system.state_dict().keys()
+    for new, old in getattr(system, "renamed", {}).items():
+        own = [name for name in expected if name.startswith(f"{new}.")]
+        if own and not any(name.startswith(f"{new}.") for name in tensors):
+            for name in own:
+                before = f"{old}.{name.removeprefix(f'{new}.')}"
+                if before in tensors and (split or before not in expected):
+                    tensors[name] = tensors[before] if before in expected else tensors.pop(before)
     return tensors
+
+
+def _moments_in_new_names(moments: Mapping[str, Tensor], system: nn.Module) -> dict[str, Tensor]:
+    """An older run's moments under the names that parameters have now."""
+    kinds: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in moments.items():
+        kind, _, name = full.partition(".")
+        kinds.setdefault(kind, {})[name] = tensor
+    renamed = {kind: in_new_names(named, system, split=False) for kind, named in kinds.items()}
+    return {f"{kind}.{name}": tensor for kind, named in renamed.items() for name, tensor in named.items()}
 
 
 def refuse_broken_checkpoint(tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -361,7 +361,7 @@ class _Trainer:
     def _average(self) -> None:
         """The final weights of a run that averages: between those it started from and those it came to."""
         if self.config.train.average < 1:
-            first = checkpoint.load_tensors(self.run / STATE / START)
+            first = checkpoint.in_new_names(checkpoint.load_tensors(self.run / STATE / START), self.system)
             mixed = optim.averaged(first, checkpoint.parted(self.system)[0], self.config.train.average)
             self.system.load_state_dict(mixed, strict=False)  # teachers and queues stay as they are
             checkpoint.save_tensors(self.run / WEIGHTS, mixed)

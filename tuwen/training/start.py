@@ -169,8 +169,10 @@ def first_weights(
     elif config.init:
         take_stages(system, config.init, config, tokenizer, say)
     towers.take_towers(system, config, tokenizer, say)
-    if system.head is not None:
+    if system.head is not None and not (isinstance(config.init, str) and _of_task(config.init, config.task_name)):
         system.head.begin(system)
+        if system.head.momentum:
+            system.head.teacher.copy_student(system)
     if config.train.average < 1 and parallel.rank() == 0:
         (run / STATE).mkdir(exist_ok=True)
         checkpoint.save_tensors(run / STATE / START, checkpoint.parted(system)[0])
@@ -184,7 +186,7 @@ def take_init(system: System, init: str, say: Callable[[str], None], task: str |
     source = f"the newest checkpoint of {run}" if own else _of_run(init, WEIGHTS)
     tensors = checkpoint.newest(run) if own else checkpoint.load_tensors(Path(source))
     tensors = checkpoint.in_new_names(tensors, system)
-    if task is not None and RunConfig.read(run).task_name != task:
+    if task is not None and not _of_task(init, task):
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     take_weights(system, tensors, source, say)
     if not own:
@@ -216,7 +218,7 @@ def take_stages(
         donor = build_system(before, vocabulary)
         tower = towers.first_tower(donor, kinds[name])
         prefix = next(f"{path}." for path, module in donor.named_modules() if module is tower)
-        weights = checkpoint.load_tensors(Path(_of_run(run, WEIGHTS)))
+        weights = checkpoint.in_new_names(checkpoint.load_tensors(Path(_of_run(run, WEIGHTS))), donor)
         tensors = {full.removeprefix(prefix): value for full, value in weights.items() if full.startswith(prefix)}
         checkpoint.refuse_broken_checkpoint(tensors, run)
         towers.fill(towers.first_tower(system, kinds[name]), tensors, run)
@@ -290,6 +292,11 @@ def init_run(init: str) -> tuple[Path, bool]:
     """(RUN, whether its own teachers go on) of RUN or RUN:state."""
     run, colon, rest = init.rpartition(":")
     return (Path(run), True) if colon and rest == STATE else (Path(init), False)
+
+
+def _of_task(init: str, task: str | None) -> bool:
+    """Whether the run that `init` names has learnt this very task, so that its head goes on."""
+    return task is not None and RunConfig.read(init_run(init)[0]).task_name == task
 
 
 def _of_run(init: str, name: str) -> str:

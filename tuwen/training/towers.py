@@ -103,7 +103,9 @@ def first_tower(system: nn.Module, kinds: tuple[type[Lockable], ...]) -> Lockabl
     for module in system.modules():
         if isinstance(module, kinds):
             return module
-    raise UserError(f"{type(system).__name__} has no tower that published weights could go into")
+    name = type(system).__module__.rpartition(".")[2]
+    side = "image" if issubclass(kinds[0], ImageTower) else "text"
+    raise UserError(f"system {name} has no {side} tower of its own that could give or take weights")
 
 
 def _tell(tower: str, source: str, report: Report, say: Say) -> None:
