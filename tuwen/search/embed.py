@@ -25,11 +25,10 @@ from tuwen.data.built import Shards
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.fit import Fit
 from tuwen.errors import UserError, quoted
-from tuwen.predictor import FIRST, vectors
+from tuwen.predictor import FIRST, Predictor, vectors
 from tuwen.search.index import weights_mark
 from tuwen.search.pictures import Picture, Unreadable, open_pictures
 from tuwen.search.record import vector_column
-from tuwen.training.config import RunConfig
 
 ROWS = 4096  # of a part, where the corpus has no shards
 
@@ -75,8 +74,8 @@ def embed(
         UserError: no such run or pictures; a system without vectors; `out` holds vectors of something else.
     """
     folder = Path(out)
-    fit = RunConfig.read(Path(run)).model.image.fit
-    pictures = open_pictures(shards, split)
+    predictor = models.load(run, device if cluster is None else "cpu").predictor
+    pictures, fit = open_pictures(shards, split), predictor.fit
     parts = plan_parts(pictures.corpora)
     prints = [corpus.fingerprint for corpus in pictures.corpora]
     plan = {"weights": weights_mark(run), "pictures": prints, "parts": [len(parts), len(pictures)]}
@@ -85,11 +84,11 @@ def embed(
     todo = [part for part in parts if not _done(_file(folder, part), fit)]
     job = EmbedJob(str(Path(run).resolve()), str(shards), str(folder.resolve()), split, batch_size, device)
     if cluster is None:
-        worker = Worker(job) if todo else None
+        worker = Worker(job, predictor) if todo else None
         made = sum(worker(part) for part in _tracked(todo, progress)) if worker else 0
     else:
         made = _on_cluster(job, todo, cluster, progress)
-    return _told(folder, parts, made, pictures.skipped, fit)
+    return _report(folder, parts, made, pictures.skipped, fit)
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,12 @@ class EmbedJob:
 
 
 class Worker:
-    """Makes parts; holds the model."""
+    """Makes parts; predictor: the run's, where it is loaded already."""
 
-    def __init__(self, job: EmbedJob):
+    def __init__(self, job: EmbedJob, predictor: Predictor | None = None):
         self.job = job
         self.pictures = open_pictures(job.shards, job.split)
-        self.predictor = models.load(job.run, job.device).predictor
+        self.predictor = predictor or models.load(job.run, job.device).predictor
         self.width = self._vectors([]).shape[1]
 
     def __call__(self, part: EmbedPart) -> bool:
@@ -296,7 +295,7 @@ def _write(target: Path, table: pa.Table) -> None:
     os.replace(part, target)
 
 
-def _told(folder: Path, parts: Sequence[EmbedPart], made: int, skipped: Mapping[str, int], fit: Fit) -> EmbedReport:
+def _report(folder: Path, parts: Sequence[EmbedPart], made: int, skipped: Mapping[str, int], fit: Fit) -> EmbedReport:
     broken, pictures, done = Counter[str](skipped), 0, 0
     for path in (_file(folder, part) for part in parts):
         if _done(path, fit):
