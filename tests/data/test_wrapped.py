@@ -12,9 +12,16 @@ import tuwen
 from tests.data.pairs import row, with_pictures, write
 from tuwen.data.corpora.faults import Fault
 from tuwen.data.corpus import Corpus, Record
+from tuwen.data.exercises import PhraseRows
 from tuwen.data.grounding import phrases_of
 from tuwen.data.open import open_corpus
 from tuwen.data.subset import MixedCorpus, Subset, Wrapped
+
+
+class Nothing(Corpus):
+    def __len__(self):
+        return 0
+
 
 NEEDED = {"name", "split", "languages", "fingerprint", "record", "image"}
 OPTIONAL = {name for name in vars(Corpus) if not name.startswith("_")} - NEEDED
@@ -28,7 +35,7 @@ ATTRIBUTES = {
     "faults": (Fault(Path("a.jsonl"), 3, "missing", "put it there"),),
     "split_rule": "the rows",
     "zero_shot": Path("zeroshot.json"),
-    "parts": ("a part",),
+    "parts": (Nothing(),),
     "weights": (1.0,),
 }
 METHODS = {
@@ -38,10 +45,13 @@ METHODS = {
     "where": lambda k: (Path("a.jsonl"), k + 1),
     "path": lambda k: f"/pictures/{k}",
 }
-WHOLE = {"image_ids", "changed", "relevance", "gallery"}  # said of all rows together
+WHOLE = {"image_ids", "changed", "relevance", "gallery", "exercises"}  # said of all rows together
 OWN = {  # what a wrapper answers itself, and why
     (Subset, "parts"): ((), "its rows are its own, wherever they come from"),
     (Subset, "weights"): (None, "without parts there is nothing to weigh"),
+    (PhraseRows, "parts"): ((), "its rows are its own, wherever they come from"),
+    (PhraseRows, "weights"): (None, "without parts there is nothing to weigh"),
+    (PhraseRows, "truth"): ("identity", "its texts are phrases, not what the rows they come from say"),
     (MixedCorpus, "weights"): ((1, 1), "of its parts"),
     (MixedCorpus, "truth"): ("identity", "a text of one part may be right for a picture of another by identity alone"),
 }
@@ -63,7 +73,8 @@ class Full(Corpus):
         return 4
 
     def record(self, row):
-        return Record(str(row), {"en": [f"text {row}"]}, row + 100 * self.seed)
+        objects = [{"phrase": {"en": name}, "box": [0, 0, 1, 1]} for name in ("a cat", "a dog")[: 1 + row % 2]]
+        return Record(str(row), {"en": [f"text {row}"]}, row + 100 * self.seed, {"objects": objects})
 
     def image(self, row):
         return torch.full((3, 1, 1), row + 10 * self.seed)
@@ -79,7 +90,9 @@ def wrappers() -> list[tuple[Wrapped, list[tuple[Full, int]]]]:
     """Each kind of wrapper, and where each of its rows comes from."""
     first, second = Full(), Full(1)
     both = [(first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, 1), (second, 2), (second, 3)]
-    return [(Subset(first, [3, 1]), [(first, 3), (first, 1)]), (MixedCorpus([first, second], [1, 1]), both)]
+    named = [(first, row) for row in (0, 1, 1, 2, 3, 3)]
+    subset = Subset(first, [3, 1]), [(first, 3), (first, 1)]
+    return [subset, (MixedCorpus([first, second], [1, 1]), both), (PhraseRows(Full()), named)]
 
 
 def same(one, other) -> bool:

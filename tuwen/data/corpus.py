@@ -115,6 +115,10 @@ class Corpus:
         """[rows] int64 identities of the pictures."""
         return np.array([self.record(row).image_id for row in range(len(self))], dtype=np.int64)
 
+    def exercises(self, kind: str) -> "Corpus | None":
+        """What the corpus itself asks of pictures, as rows of a kind of `exercises.exercises_of`; None: nothing."""
+        return None
+
     def where(self, row: int) -> tuple[Path, int] | None:
         """The file and line the row comes from, the line 0 where the whole file is meant; None: from none."""
         return None

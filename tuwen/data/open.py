@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.data.built import open_shards
-from tuwen.data.corpora import files, published
+from tuwen.data.corpora import asked_lines, files, published
 from tuwen.data.corpora.clips import LAYOUTS, open_clips
 from tuwen.data.corpora.clips import SPLITS as CLIP_SPLITS
 from tuwen.data.corpora.folder import FolderSource
@@ -38,7 +38,8 @@ def open_corpus(
 
     location: "scenes", or "scenes:count=1000,seed=1" with any option of `Scenes`; "moving", clips, likewise;
         "msrvtt:DIR", "msvd:DIR" or "lsmdc:DIR", videos (`tuwen.data.corpora.clips`); a folder of shards
-        (corpus.json); a folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path;
+        (corpus.json); a folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path,
+        or what is asked of its pictures (`corpora.asked_lines`);
         a folder of pictures with texts beside them, or of pictures alone; a .txt file of texts alone, one a line;
         "NAME:DIR", a public corpus as it was downloaded (`tuwen data list`); or "mix:A=2;B=1", of any of these with
         their weights.
@@ -127,6 +128,8 @@ def source_of(location: str | Path, wordless: bool = False) -> files.Source:
 
 
 def _table(path: Path, wordless: bool) -> files.Source:
+    if path.name in asked_lines.FILES.values() and path.is_file():
+        return asked_lines.AskedLines(path)
     source = table_source(path, wordless)
     inside = source.file.suffix.lower() == ".parquet" and holds_pictures(source.file)
     return PicturesInside(source.file, source.name, wordless) if inside else source

@@ -73,6 +73,9 @@ def write_shards(
     for corpus in corpora.values():
         if corpus.frames > 1:
             raise UserError(f"corpus {corpus.name}: rows are clips, which shards cannot hold; read it where it is")
+        if corpus.pictures > 1:
+            what = f"rows have {corpus.pictures} pictures, and shards hold one a row; read it where it is"
+            raise UserError(f"corpus {corpus.name}: {what}")
     folder = Path(out)
     plan = _plan(corpora, side, quality, shard_size)
     if (folder / "corpus.json").exists():

@@ -45,6 +45,7 @@ class CorpusEntry:
     """One row as it stands in its file.
 
     position: what `Source.entry` takes to read it again. image: path from the source's root, "/" between folders.
+    further: more pictures of the row, in order; every row of a source has as many.
     """
 
     position: int
@@ -55,6 +56,11 @@ class CorpusEntry:
     split: str | None = None
     image_id: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    further: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        return (self.image, *self.further)
 
 
 class Source:
@@ -151,7 +157,7 @@ class FileCorpus(Corpus):
         beside = source.root / "zeroshot.json"
         self.zero_shot = beside if beside.is_file() else None
         self.name, self.notice, self.class_names = source.name, source.notice, dict(source.class_names)
-        self.split = split
+        self.split, self.pictures = split, listing.pictures
         self.languages = tuple(sorted(listing.languages))
         self._numbers = listing.numbers
         self.fingerprint = pictures.fingerprint(split)
@@ -171,6 +177,9 @@ class FileCorpus(Corpus):
 
     def image(self, row: int) -> Tensor:
         return images.decode(self.encoded(row))
+
+    def shown(self, row: int) -> Sequence[Tensor]:
+        return [images.decode(self._source.read(image)) for image in self._entry(row).images]
 
     def image_ids(self) -> np.ndarray:
         return np.array(self._image_ids, dtype=np.int64)
@@ -218,6 +227,7 @@ class _Listing:
         self.places, self._codes = Places(), array("l")
         self.splits: dict[str, int] = {}
         self.languages: set[str] = set()
+        self.pictures = 0  # a row
         kinds: dict[str, bool] = {}  # column: whether all its cells are numbers, or empty
         lines: dict[int, int] = {}
         for entry in source.entries(faults):
@@ -225,6 +235,11 @@ class _Listing:
             if first != entry.line:
                 what = f"id {entry.id!r} stands in line {first} too; give each row an id of its own"
                 faults.add(source.fault(entry, "duplicate id", what))
+                continue
+            self.pictures = self.pictures or len(entry.images)
+            if len(entry.images) != self.pictures:
+                what = f"{len(entry.images)} pictures, where the rows before have {self.pictures}; give each as many"
+                faults.add(source.fault(entry, "number of pictures", what))
                 continue
             self.places.add(entry)
             named = entry.split
@@ -286,7 +301,7 @@ class _Pictures:
         entries = (places.entry(self._source, row) for row in rows)
         with ThreadPoolExecutor(8) as pool:
             while chunk := list(islice(entries, 256)):
-                unread = {entry.image for entry in chunk} - self._known.keys()
+                unread = {image for entry in chunk for image in entry.images} - self._known.keys()
                 self._known.update(zip(unread, pool.map(self._content, unread), strict=True))
                 for entry in chunk:
                     identity = self._identity(entry)
@@ -306,14 +321,13 @@ class _Pictures:
 
     def _identity(self, entry: CorpusEntry) -> int | None:
         """The picture's identity; None where the row is of another split or cannot be used."""
-        content = self._known[entry.image]
-        if isinstance(content, BrokenImage):
-            if self._missing and content.reason == "missing" and (url := self._source.url(entry)):
-                self._missing(entry, url)
-            fix = _FIXES.get(content.reason, "replace the picture or remove the row")
-            what = f"picture {one_line(entry.image, 120)!r}: {one_line(str(content), 160)}; {fix}"
-            self._faults.add(self._source.fault(entry, content.reason, what))
-            return None
+        contents = [self._known[image] for image in entry.images]
+        for image, content in zip(entry.images, contents, strict=True):
+            if isinstance(content, BrokenImage):
+                self._report(entry, image, content)
+                return None
+        content = b"".join(part for part in contents if isinstance(part, bytes))
+        content = content if len(contents) == 1 else _digest(content)
         named = entry.image_id is not None
         identity = _digest(f"image\x1f{entry.image_id}".encode()) if named else content
         number = int.from_bytes(identity, "little", signed=True)
@@ -324,6 +338,13 @@ class _Pictures:
         row = [entry.id, dict(entry.texts), entry.split, entry.image_id, dict(entry.columns), content.hex()]
         self._digest.update(json.dumps(row, sort_keys=True, default=str).encode())
         return number
+
+    def _report(self, entry: CorpusEntry, image: str, content: BrokenImage) -> None:
+        if self._missing and content.reason == "missing" and (url := self._source.url(entry)):
+            self._missing(entry, url)
+        fix = _FIXES.get(content.reason, "replace the picture or remove the row")
+        what = f"picture {one_line(image, 120)!r}: {one_line(str(content), 160)}; {fix}"
+        self._faults.add(self._source.fault(entry, content.reason, what))
 
     def fingerprint(self, split: str) -> str:
         self._digest.update(split.encode())

@@ -53,8 +53,8 @@ LANGUAGE = ("language", "lang")
 _LONGEST_LIST = 100_000  # characters
 _ITEM = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""")
 _LIST = re.compile(rf"\[\s*+(?:{_ITEM.pattern})(?:(?:\s*+,\s*+|\s++)(?:{_ITEM.pattern}))*+\s*+,?\s*+\]", re.DOTALL)
-_KEYS = ("id", "image", "texts", "split", "image_id")
-_LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
+KEYS = ("id", "image", "texts", "split", "image_id")
+LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 _LANGUAGE_OF_LINE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
 _NUMBERED_TEXT = re.compile(r"(?:text|caption|title|sentence)s?[_-]?\d+")
 _TEXT_OF_LANGUAGE = re.compile(r"(?:text|texts|caption|captions|title)[_-]([a-z]{2,3}(?:[-_][a-z0-9]{1,8})*)")
@@ -103,32 +103,33 @@ class JsonLines(_Table):
                 if not text.strip():
                     continue
                 try:
-                    yield entry_of(self.row(parse(text)), lines.start, lines.number, self.wordless)
+                    yield self.made(parse(text), lines.start, lines.number)
                 except RowError as error:
                     faults.add(Fault(self.file, lines.number, error.reason, str(error)))
 
     def entry(self, position: int, line: int) -> CorpusEntry:
         with Lines(self.file, Faults("stop"), position) as lines:
             try:
-                return entry_of(self.row(parse(next(lines))), position, line, self.wordless)
+                return self.made(parse(next(lines)), position, line)
             except (StopIteration, RowError):
                 raise _changed(self.file) from None
 
-    def row(self, value: Any) -> Any:
-        """A line's value in the form of pairs.jsonl."""
-        return value
+    def made(self, value: Any, position: int, line: int) -> CorpusEntry:
+        """The row of a line's value."""
+        return entry_of(value, position, line, self.wordless)
 
 
 class AlignedLines(JsonLines):
     """mmt.jsonl: sentences of one meaning, one a language."""
 
-    def row(self, value: Any) -> Any:
+    def made(self, value: Any, position: int, line: int) -> CorpusEntry:
         if not isinstance(value, dict) or "texts" in value:
-            return value
-        spoken = {key: value[key] for key in value if key not in _KEYS and _LANGUAGE_OF_LINE.fullmatch(key)}
+            return super().made(value, position, line)
+        spoken = {key: value[key] for key in value if key not in KEYS and _LANGUAGE_OF_LINE.fullmatch(key)}
         if not spoken:
             raise RowError("missing key", 'no sentence; give one a language, as "en": "A dog."')
-        return {key: value[key] for key in value if key not in spoken} | {"texts": spoken}
+        rest = {key: value[key] for key in value if key not in spoken}
+        return super().made(rest | {"texts": spoken}, position, line)
 
 
 class Delimited(_Table):
@@ -283,7 +284,7 @@ def several(text: Any) -> Any:
 def column_name(name: str) -> str:
     """Without white space around; names with a meaning of their own in small letters, however written."""
     name = name.strip()
-    known = name.lower() in (*_KEYS, *IMAGE, *TEXT, *LANGUAGE) or _TEXT_OF_LANGUAGE.fullmatch(name.lower())
+    known = name.lower() in (*KEYS, *IMAGE, *TEXT, *LANGUAGE) or _TEXT_OF_LANGUAGE.fullmatch(name.lower())
     return name.lower() if known else name
 
 
@@ -305,18 +306,18 @@ def entry_of(row: Any, position: int, line: int, wordless: bool = False) -> Corp
         row = row | {"texts": {}}
     for key in ("id", "image", "texts"):
         if key not in row:
-            raise RowError("missing key", f"no key {key!r}{_hint(key, row)}")
+            raise RowError("missing key", f"no key {key!r}{near_key(key, row)}")
     if "split" not in row and _near("split", row):
-        raise RowError("missing key", f"no key 'split'{_hint('split', row)}")
+        raise RowError("missing key", f"no key 'split'{near_key('split', row)}")
     return CorpusEntry(
         position,
         line,
         id=_name("id", row["id"]),
-        image=_string("image", row["image"]),
+        image=string_of("image", row["image"]),
         texts=_texts(row["texts"]),
-        split=None if row.get("split") is None else _string("split", row["split"]),
+        split=None if row.get("split") is None else string_of("split", row["split"]),
         image_id=None if row.get("image_id") is None else _name("image_id", row["image_id"]),
-        columns={key: value for key, value in row.items() if key not in _KEYS},
+        columns={key: value for key, value in row.items() if key not in KEYS},
     )
 
 
@@ -325,7 +326,7 @@ def _texts(value: Any) -> dict[str, list[str]]:
     if isinstance(value, dict):
         texts = {}
         for language, given in value.items():
-            if not _LANGUAGE_KEY.fullmatch(language):
+            if not LANGUAGE_KEY.fullmatch(language):
                 raise RowError("wrong type", f"texts: {language!r} is no language code such as en or zh")
             several = _strings(given)
             if several:
@@ -347,7 +348,7 @@ def _strings(value: Any) -> list[str]:
     return several
 
 
-def _string(key: str, value: Any) -> str:
+def string_of(key: str, value: Any) -> str:
     if not isinstance(value, str):
         raise RowError("wrong type", f"{key} is {json_kind(value)}; write a string")
     if is_blank(value):
@@ -357,19 +358,19 @@ def _string(key: str, value: Any) -> str:
 
 def _name(key: str, value: Any) -> str:
     """A string, or a whole number as one."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _string(key, value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else string_of(key, value)
 
 
 def _near(key: str, row: dict[str, Any]) -> str | None:
     """A key of the row that looks like a mistyped `key`."""
-    lowered = {name.lower(): name for name in row if name not in _KEYS}
+    lowered = {name.lower(): name for name in row if name not in KEYS}
     others = {"image": IMAGE, "texts": TEXT}.get(key, ())
     alias = next((lowered[name] for name in others if name in lowered), None)
     close = difflib.get_close_matches(key, lowered, 1, 0.75)
     return alias or (lowered[close[0]] if close else None)
 
 
-def _hint(key: str, row: dict[str, Any]) -> str:
+def near_key(key: str, row: dict[str, Any]) -> str:
     near = _near(key, row)
     return f" but {near!r}; rename it" if near else "; add it"
 
