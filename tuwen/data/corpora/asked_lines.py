@@ -38,7 +38,7 @@ class AskedLines(JsonLines):
         if not LANGUAGE_KEY.fullmatch(language):
             raise RowError("wrong type", f"lang: {one_line(language, 40)!r} is no language code such as en or zh")
         named = {key: value[key] for key in ("id", "image", "split", "image_id") if key in value}
-        further = ()
+        further: tuple[str, ...] = ()
         if "images" in value:
             pictures = value["images"]
             if "image" in value or not isinstance(pictures, list) or not 0 < len(pictures) <= MOST_PICTURES:
