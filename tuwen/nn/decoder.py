@@ -1,4 +1,4 @@
-"""Decoders that say one word after the other, reading a memory; and one that paints the patches of a picture.
+"""Decoders that say one word after the other, reading a memory; and those of the patches of a picture.
 
 Shape legend: B rows, L words said so far ([CLS] first), S positions of the memory, W width, V vocabulary, N patches.
 """
@@ -133,26 +133,61 @@ class PatchDecoder(nn.Module):
 
     Seen patches stand at their places, one learned vector at the others'; positions are fixed sines and cosines; then
     pre-norm self-attention over all, and a linear layer to pixels. A class token's state is no patch: leave it out.
+    With `text_width` every layer looks at a text too (VLMAE).
     `tuwen.objectives.masked_pixels` holds the pixels against the picture.
     """
 
     positions: Tensor
 
-    def __init__(self, config: CrossEncoderConfig, memory_width: int, grid: tuple[int, int], patch: int):
+    def __init__(
+        self,
+        config: CrossEncoderConfig,
+        memory_width: int,
+        grid: tuple[int, int],
+        patch: int,
+        text_width: int | None = None,
+    ):
         """grid: patches down and across; patch: their side in pixels. config.width must divide by 4."""
         super().__init__()
         self.enter = nn.Linear(memory_width, config.width)
         self.unseen = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("positions", sines(grid, config.width), persistent=False)
-        self.stack = Stack.of(config, "pre")
+        self.stack = Stack.of(config, "pre", text_width)
         self.paint = nn.Linear(config.width, 3 * patch * patch)
 
-    def forward(self, states: Tensor, kept: Tensor) -> Tensor:
-        """[B, N, 3 patch patch] from states [B, K, M] of the patches kept [B, K] (int64, their places in the grid)."""
+    def placed(self, states: Tensor, kept: Tensor) -> Tensor:
+        """[B, N, W] what the layers read: `forward`'s states at their places, the unseen's vector at the others'."""
         seen = self.enter(states)
         x = self.unseen.to(seen.dtype).expand(len(seen), len(self.positions), -1)
-        x = x.scatter(1, kept[..., None].expand_as(seen), seen)
-        return self.paint(self.stack(x + self.positions.to(x.dtype)))
+        return x.scatter(1, kept[..., None].expand_as(seen), seen) + self.positions.to(seen.dtype)
+
+    def forward(
+        self, states: Tensor, kept: Tensor, texts: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> Tensor:
+        """[B, N, 3 patch patch] from states [B, K, M] of the patches kept [B, K] (int64, their places in the grid).
+
+        texts: [B, L, T] states that every layer looks at, text_mask [B, L] bool.
+        """
+        return self.paint(self.stack(self.placed(states, kept), None, texts, text_mask))
+
+
+class FeatureDecoder(nn.Module):
+    """A vector for every patch from joint states: a learned query a patch, pre-norm layers that look at them (VLMAE).
+
+    `tuwen.objectives.masked_features` holds the vectors against another tower's.
+    """
+
+    def __init__(self, config: CrossEncoderConfig, memory_width: int, patches: int, width: int):
+        """width: of the vectors told."""
+        super().__init__()
+        self.queries = nn.Parameter(torch.zeros(patches, config.width))
+        self.stack = Stack.of(config, "pre", memory_width)
+        self.leave = nn.Linear(config.width, width)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, N, width] from joint states [B, L, M] with their mask [B, L] bool."""
+        queries = self.queries.to(states.dtype).expand(len(states), -1, -1)
+        return self.leave(self.stack(queries, None, states, mask))
 
 
 def sines(grid: tuple[int, int], width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which patches are hidden: blocks (BEiT), or single ones at random (MAE).
+"""Which patches are hidden: blocks (BEiT), single ones at random (MAE), or blocks of an exact number (VLMAE).
 
 Shape legend: B pictures, h x w patches, N = h w.
 """
@@ -6,6 +6,7 @@ Shape legend: B pictures, h x w patches, N = h w.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TRIES = 10  # attempts for one block before a picture's mask is left as it is
@@ -65,3 +66,18 @@ def hide_random(draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
     order = draws.argsort(dim=1, stable=True)
     visible = order[:, : int(draws.shape[1] * (1 - share))]
     return visible, torch.ones_like(draws, dtype=torch.bool).scatter(1, visible, False)
+
+
+def hide_exactly(draws: Tensor, grid: tuple[int, int], count: int, blocks: bool = True) -> tuple[Tensor, Tensor]:
+    """(kept [B, N - count] int64, in order, hidden [B, N] bool): so many patches of every picture, so that rows stack.
+
+    blocks: `hide_blocks`, whose blocks then grow: patches beside them come first, those of greatest draw; False: those
+    of greatest draw from the start. draws: [B, DRAWS + N] in [0, 1).
+    """
+    rank = draws[:, DRAWS:]
+    if blocks and count:
+        hidden = hide_blocks(draws[:, :DRAWS], grid, count, block_size(grid[0] * grid[1])[1])
+        around = F.max_pool2d(hidden[:, None].float(), 3, stride=1, padding=1)[:, 0]  # hidden or beside
+        rank = rank + (hidden + around).flatten(1)
+    order = rank.argsort(dim=1, descending=True, stable=True)
+    return order[:, count:].sort(1).values, torch.zeros_like(rank, dtype=torch.bool).scatter(1, order[:, :count], True)
