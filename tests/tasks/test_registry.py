@@ -24,7 +24,7 @@ class Statement(Task):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return Scenes(count=40, side=32, split="test")
+    return Scenes(count=40, side=32, split="test", things=8)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def test_every_system_does_the_tasks_it_is_listed_for_and_refuses_the_others(nam
     predictor = Predictor(system, tokenizer, scenes.languages, config.model)
     for task in able:
         chosen = tasks.able(name, task)()
-        measured = chosen.measure(predictor, None, scenes, limit=4, languages=["en", "zh"])
+        beside = {"train": scenes} if "train" in chosen.beside else {}
+        measured = chosen.measure(predictor, None, scenes, limit=12, languages=["en", "zh"], **beside)
         assert (measured["task"], measured["system"]) == (task, name)
         _, head, rows = chosen.table(measured)
         assert rows

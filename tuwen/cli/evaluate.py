@@ -86,6 +86,8 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
         if len(splits) != 1 or splits == ("test",):
             raise
         corpus = open_corpus(location, splits[0], "skip")
+    further = splits_of(location) if chosen.beside else ()
+    options |= {name: open_corpus(location, name, "skip") for name in chosen.beside if name in further}
     head = model.system.head if model.config.task_name == task else None
     with bars():
         measured = chosen.measure(model.predictor, head, chosen.rows(corpus, corpus.split), **options)

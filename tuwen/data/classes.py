@@ -82,6 +82,21 @@ def classes_of(corpus: Corpus, file: str | Path | None = None) -> Classes:
     return _by_own_texts(records, keys)
 
 
+def class_names(corpus: Corpus) -> list[str | None]:
+    """What each row's column "cls" says, as one name that is equal in every split; None for no class.
+
+    Raises:
+        UserError: a value that names no class.
+    """
+    names: list[str | None] = []
+    for row in range(len(corpus)):
+        key = _key(corpus, corpus.record(row))
+        names.append(
+            " / ".join(name for _, name in key) if isinstance(key, tuple) else None if key is None else str(key)
+        )
+    return names
+
+
 def _key(corpus: Corpus, record: Record) -> Hashable:
     """What a row's column "cls" says: a whole number, a name, (language, name) pairs, or None for no class."""
     value: Any = record.columns.get("cls")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.data import draws
-from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.batch import Batch, Images, Texts, places_of
 from tuwen.data.text import Vocabulary
 from tuwen.data.views import View
 from tuwen.errors import UserError
@@ -294,6 +294,19 @@ class System(nn.Module):
 
     def encode_images(self, images: Images) -> Encoded:
         raise self.lacks("encode_images", "it has no image encoder of its own")
+
+    def picture_features(self, images: Images) -> Tensor:
+        """[B, W] what the image tower makes of pictures, before any projection, of a clip the mean over its frames.
+
+        What a linear probe and a classifier of pictures read (FLAVA card, section 6).
+        """
+        tower: Any = getattr(getattr(self, "encoders", None), "image", None)
+        if tower is None:
+            raise self.lacks("picture_features", "it has no image tower")
+        pooled = tower.pooled(tower.tokens(images))
+        if images.owner is None:
+            return pooled
+        return pooled[places_of(images.owner)].mean(1)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         raise self.lacks("encode_texts", "it has no text encoder of its own")

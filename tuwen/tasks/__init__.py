@@ -10,7 +10,7 @@ from typing import Any
 
 from tuwen.errors import UserError, quoted
 
-_PARTS = ("encoding", "metrics", "task", "text_metrics")  # what tasks are built from
+_PARTS = ("encoding", "likeness", "metrics", "task", "text_metrics")  # what tasks are built from
 
 
 def task_names() -> list[str]:

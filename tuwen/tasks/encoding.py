@@ -1,10 +1,13 @@
 """What tasks are built from: pictures and texts encoded once, the truth over them, the languages measured."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from tuwen.data.batch import Images
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
@@ -13,6 +16,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 
 UNTOLD = '; a script alone does not tell these: name the language, as "texts": {"ru": [...]} or a column text_ru'
+THUMBNAIL = 8  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,46 @@ def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], b
 
     encoded = predictor.pictures(read(), total=len(rows))
     if not readable:
-        raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of {len(rows)} pictures can be read")
+        raise _none_readable(corpus, rows)
     return EncodedPictures(encoded, np.array(readable, dtype=np.int64), broken)
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """Pictures as features [P, W] and as thumbnails [P, 192] in 0..1, 8 x 8 in colours; rows, broken: of the corpus."""
+
+    features: Tensor
+    thumbnails: Tensor
+    rows: np.ndarray
+    broken: Counter[str]
+
+
+def looked_at(
+    predictor: Predictor, corpus: Corpus, rows: Sequence[int], batch_size: int, features: Callable[[Images], Tensor]
+) -> LookedAt:
+    """The given rows' pictures, each as `features` sees it, float32 on the CPU.
+
+    Of a clip the first picture is the thumbnail.
+
+    Raises:
+        UserError: if none can be read.
+    """
+    parts, thumbnails, readable, broken = [], [], [], Counter[str]()
+    for images, batch_rows, faults in predictor.read(corpus, rows, batch_size):
+        broken.update(faults)
+        readable += batch_rows
+        if batch_rows:
+            parts.append(features(images).float().cpu())
+            pixels = images.part(0).pixels
+            assert pixels is not None
+            thumbnails.append(F.adaptive_avg_pool2d(pixels.float() / 255, THUMBNAIL).flatten(1))
+    if not readable:
+        raise _none_readable(corpus, rows)
+    return LookedAt(torch.cat(parts), torch.cat(thumbnails), np.array(readable, dtype=np.int64), broken)
+
+
+def _none_readable(corpus: Corpus, rows: Sequence[int]) -> UserError:
+    return UserError(f"corpus {corpus.name}, split {corpus.split}: none of {len(rows)} pictures can be read")
 
 
 def encode_captions(predictor: Predictor, captions: Sequence[Caption], batch_size: int) -> Encoded:

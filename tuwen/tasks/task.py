@@ -30,6 +30,7 @@ class Task:
     what: in a line; why: what it needs its capabilities for; metric: the first of those it is measured by.
     needs: alternatives, of which a system must have one: capabilities (`System.can`), several of them apart by a space.
     pictures: separate ones a row; a head is handed one `Encoded` each.
+    beside: further splits that measuring reads, handed to `measure` by name where the corpus has them.
     """
 
     what: ClassVar[str]
@@ -37,6 +38,7 @@ class Task:
     metric: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     pictures: ClassVar[int] = 1
+    beside: ClassVar[tuple[str, ...]] = ()
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: TaskConfig | None = None):

@@ -1,0 +1,84 @@
+"""Cross-lingual retrieval: a text of one language among all texts of another (ERNIE-UniX2 card, section 6).
+
+Every ordered pair of languages: the language of the query against that of the captions. Right are the texts that were
+written for the query's picture; a system that learnt one language alone shows here what passes to the others. Beside it
+stand chance and the words themselves (TF-IDF: names and numbers are the same in many languages). Within one language:
+`text_retrieval`; a language against pictures: `retrieval`.
+"""
+
+import time
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from tuwen.data.corpus import Corpus
+from tuwen.errors import UserError
+from tuwen.predictor import Predictor
+from tuwen.tasks.encoding import measured
+from tuwen.tasks.likeness import chance_of, cosines, measure_likeness, sharing, words_alone
+from tuwen.tasks.task import Task
+from tuwen.tasks.text_retrieval import COLUMNS, Said
+
+
+def evaluate_cross_lingual(
+    predictor: Predictor,
+    corpus: Corpus,
+    *,
+    batch_size: int = 64,
+    languages: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Percent a pair: `{"pairs": {"zh-en": {"vectors": {"r1", "r5", "r10", "map"}, "words", "chance", "queries"}}}`.
+
+    "zh-en": queries in zh, captions in en. limit: the texts of at most so many pictures.
+
+    Raises:
+        UserError: an unknown language, fewer than two, or no picture with texts in two of them.
+    """
+    began = time.monotonic()
+    pairs = {}
+    with predictor.evaluating():
+        said = [Said(corpus, language, limit) for language in measured(predictor, corpus, languages)]
+        said = [texts for texts in said if texts.texts]
+        if len(said) < 2:
+            raise UserError(f"corpus {corpus.name}: texts in two languages are needed; name them by --languages en zh")
+        vectors = {texts.language: texts.encode(predictor, batch_size) for texts in said}
+    for asked, known in permutations(said, 2):
+        truth = sharing(asked.pictures, known.pictures)
+        if len(truth.images):
+            pairs[f"{asked.language}-{known.language}"] = {
+                "vectors": measure_likeness(cosines(vectors[asked.language], vectors[known.language]), truth, False),
+                "words": measure_likeness(words_alone(asked.texts, known.texts), truth, False),
+                "chance": chance_of(truth, alone=False),
+                "queries": int((np.diff(truth.start) > 0).sum()),
+                "captions": len(known.texts),
+            }
+    if not pairs:
+        raise UserError(f"corpus {corpus.name}, split {corpus.split}: no picture has texts in two languages")
+    return {
+        "system": predictor.name,
+        "corpus": corpus.name,
+        "split": corpus.split,
+        "task": "cross_lingual",
+        "pairs": pairs,
+        "seconds": time.monotonic() - began,
+    }
+
+
+class CrossLingual(Task):
+    what, metric = "texts of another language", "recall at k, mAP"
+    why, needs = "each text has a vector", ("encode_texts",)
+
+    def measure(self, predictor, head, corpus, **options):
+        return evaluate_cross_lingual(predictor, corpus, **options)
+
+    def table(self, measured):
+        names = (("vectors", measured["system"]), ("words", "words alone"), ("chance", "chance"))
+        rows = [
+            (*pair.split("-", 1), name, *(f"{marks[key][column]:.1f}" for column in COLUMNS))
+            for pair, marks in measured["pairs"].items()
+            for key, name in names
+        ]
+        return "percent", ("query", "captions", "by", "R@1", "R@5", "R@10", "mAP"), rows
