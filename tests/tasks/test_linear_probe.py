@@ -23,7 +23,7 @@ def blobs(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("strength", [1e-2, 1.0, 100.0])
 def test_the_fit_is_the_least_of_its_objective(strength):
-    """Its gradient vanishes: the sum of cross entropies + strength / 2 |w|^2, by torch.""""""
+    """Its gradient vanishes: the sum of cross entropies + strength / 2 |w|^2, by torch."""
     x, y = blobs(60, 0)
     model = LogisticRegression(C=1 / strength, max_iter=1000).fit(x, y)
     np.testing.assert_allclose(fit(x, y, strength, 3)(x), model.decision_function(x))
