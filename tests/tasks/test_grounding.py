@@ -1,11 +1,17 @@
 """Grounding measured on boxes known beforehand: by hand, and by a system that knows the truth or only warms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from tests.systems.common import build, example
 from tests.tasks.stub import Pairs, ready
 from tuwen.errors import UserError
+from tuwen.nn.encoded import Encoded
+from tuwen.nn.relations import recorded
+from tuwen.nn.sizes import size
 from tuwen.systems.system import Located, System
 from tuwen.tasks import grounding
 from tuwen.tasks.grounding import box_of, evaluate_grounding, point_of
@@ -98,3 +104,108 @@ def test_refusals():
     with pytest.raises(UserError, match="no language 'zh'"):
         evaluate_grounding(ready(Knows(BOXES), ["en"]), corpus(), languages=["zh"])
     assert grounding.box_overlap(np.array([0, 0, 1, 1.0]), np.array([[0.5, 0.5, 1, 1]])) == pytest.approx([0.25])
+
+
+def test_the_best_given_box_by_hand():
+    """Heat 4 in the left upper cell of 2 x 2, 1 elsewhere. The whole: 7 / 1. Left upper quarter: 4 / 0.5 = 8. Right
+    half: 2 / 0.707. A box over half of the hot cell's width: 2 / 0.354 = 5.7."""
+    heat = torch.tensor([[4.0, 1.0], [1.0, 1.0]])
+    boxes = np.array([[0, 0, 1, 1], [0.5, 0, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 0.25, 0.5]])
+    assert grounding.best_proposal(heat, boxes).tolist() == [0, 0, 0.5, 0.5]
+    assert grounding.best_proposal(heat, boxes[[0, 1, 3]]).tolist() == [0, 0, 1, 1]
+    assert grounding.best_proposal(torch.flip(heat, (1,)), boxes[1:]).tolist() == [0.5, 0, 1, 1]
+
+
+class Warms(System):
+    """Its match hangs on the quarter of the picture that a text's number names."""
+
+    config = None
+
+    def match(self, images, texts):
+        raise AssertionError("only where it looked is asked")
+
+    def encode_images(self, images):
+        return Encoded(states={"last": torch.zeros(len(images), 4, 1)})
+
+    def encode_texts(self, texts):
+        return Encoded(states={"last": texts.ids[:, :1].float()})
+
+    def match_heat(self, images, texts):
+        number = texts.states["last"][:, 0].long()
+        return torch.nn.functional.one_hot(number, 4).float().view(-1, 2, 2)
+
+
+def test_the_heat_of_a_match_points_and_chooses():
+    """Cell 1 is the right upper quarter, 2 the left lower, 3 the right lower; boxes of both rows are given."""
+    boxes = [[0.5, 0.0, 1.0, 0.5], [0.0, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]]
+    rows = [
+        {"objects": [{"phrase": "a 1", "box": boxes[0]}, {"phrase": "b 2", "box": boxes[1]}], "boxes": boxes},
+        {"objects": [{"phrase": "a 3", "box": boxes[1]}], "boxes": boxes},  # it points to another one
+    ]
+    corpus = Pairs([{"en": ["a 1"]}, {"en": ["a 3"]}], columns=rows)
+    marks = evaluate_grounding(ready(Warms(), ["en"], side=8), corpus)["languages"]["en"]
+    assert marks["pointing"] == pytest.approx(200 / 3)
+    assert marks["proposals"] == {
+        name: pytest.approx(100 * x) for name, x in (("iou50", 2 / 3), ("any", 1 / 3), ("largest", 1 / 3))
+    }
+    del rows[1]["boxes"]
+    assert "proposals" not in evaluate_grounding(ready(Warms(), ["en"], side=8), corpus)["languages"]["en"]
+
+
+def slow_albef_heat(system, image, text, mask, layers):
+    """Card, section 6: by numeric differences, the logit of a match as a function of the attention of one layer."""
+    layer = (layers - 1) // 2
+    cross = system.fusion.stack.blocks[layer].cross
+    with torch.no_grad(), recorded(system, rf"fusion\.stack\.blocks\.{layer}\.cross") as relations:
+        system.fusion(text, mask, image, None)
+    ((_, _, attention),) = relations.values()
+
+    def logit(weights):
+        real, heads = cross.forward, cross.heads
+
+        def forced(x, memory=None, mask=None, *rest, **more):
+            value = cross.key_value(memory).chunk(2, -1)[1].unflatten(-1, (heads, -1)).transpose(1, 2)
+            return cross.out((weights @ value).transpose(1, 2).flatten(2))
+
+        cross.forward = forced
+        try:
+            with torch.no_grad():
+                return float(system.match_head(system.fusion(text, mask, image, None)[0, 0])[1])
+        finally:
+            cross.forward = real
+
+    total, step = torch.zeros(attention.shape[-1], dtype=torch.float64), 1e-5
+    for place in np.ndindex(*attention.shape):
+        up, down = attention.clone(), attention.clone()
+        up[place] += step
+        down[place] -= step
+        slope = (logit(up) - logit(down)) / (2 * step)
+        if mask[0, place[2]]:
+            total[place[3]] += float(attention[place]) * max(0.0, slope)
+    return total[1:] / (attention.shape[1] * attention.shape[2])  # without the class token; mean of heads and tokens
+
+
+def test_albef_s_heat_is_the_card_s():
+    fusion = dataclasses.replace(size("tiny").fusion, layers=3)
+    system, batch = build("albef", fusion=fusion).double().eval(), example([1])
+    with torch.no_grad():
+        for k, parameter in enumerate(system.parameters()):
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(k)))
+        image, text = system.encode_images(batch.images), system.encode_texts(batch.texts)
+    heat = system.match_heat(image, text)
+    expected = slow_albef_heat(system, image.states["last"], text.states["last"], batch.texts.mask, 3)
+    assert heat.shape == (1, 4, 4)
+    torch.testing.assert_close(heat[0].double().flatten(), expected, rtol=1e-4, atol=1e-9)
+    assert float(heat.max()) > 0
+
+
+@pytest.mark.parametrize("name", ["albef", "blip", "r2d2"])
+def test_heat_of_a_pair_hangs_on_no_other_pair(name):
+    system, batch = build(name).eval(), example()
+    with torch.no_grad():
+        images, texts = system.encode_images(batch.images), system.encode_texts(batch.texts)
+        whole = system.match_heat(images, texts)
+        alone = system.match_heat(images.select(torch.tensor([4])), texts.select(torch.tensor([4])))
+    torch.testing.assert_close(whole[4:5], alone, rtol=1e-4, atol=1e-9)
+    assert (whole >= 0).all()
+    assert (whole.amax((1, 2)) > 0).all()

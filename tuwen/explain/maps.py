@@ -4,7 +4,6 @@ locates, else by Grad-CAM.
 Shape legend: W words, N image tokens, M text tokens, L tokens of the text, S image states, h x w the grid.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from tuwen.data.spans import find_spans
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
+from tuwen.nn.grad_cam import on_grid, positive_shares
 from tuwen.nn.relations import recorded
 from tuwen.predictor import Picture, Predictor
 
@@ -215,18 +215,13 @@ def _by_attention(predictor: Predictor, pictures: Images, texts: Texts, words: l
     with torch.enable_grad(), recorded(system) as relations:
         match = system.match(image, sentence)
         by_word = [relation.attention for relation in relations.values() if relation.attention.shape[2:] in looks]
-        gradients = torch.autograd.grad(match.sum(), by_word, allow_unused=True) if by_word else ()
-    shares = [
-        (weights.detach() * gradient.clamp(min=0))[0].mean(0)
-        for weights, gradient in zip(by_word, gradients, strict=True)
-        if gradient is not None
-    ]
+        shares = positive_shares(match.sum(1), by_word)
     if not shares:
         raise system.lacks(
             "explain", "the match hangs on no attention from words to places; two layers or more have it"
         )
-    cam = torch.stack(shares).mean(0).float()  # [L, S]
-    maps = torch.stack([_grid(cam[word.start : word.end].mean(0)) for word in words])
+    cam = torch.stack(shares).mean(0)[0].float()  # [L, S]
+    maps = torch.stack([on_grid(cam[word.start : word.end].mean(0)) for word in words])
     with torch.no_grad():
         score = float(predictor.rescored(match.float(), predictor.first(image, sentence).t2i[:, 0]))
     return Explanation([word.text for word in words], maps.cpu(), "attention", score, _shown(pictures).cpu())
@@ -240,13 +235,3 @@ def _told_apart(texts: Texts, image: Encoded, vocabulary: Vocabulary, length: in
         raise UserError(f"the text has as many tokens as the picture, and {length} are all that are read; shorten it")
     ids, mask = F.pad(texts.ids, (0, 1), value=vocabulary.pad), F.pad(texts.mask, (0, 1))
     return replace(texts, ids=ids, mask=mask)
-
-
-def _grid(shares: Tensor) -> Tensor:
-    """[h, w] of the shares [S] of a square of places, with or without a class token before it."""
-    side = math.isqrt(len(shares))
-    if side * side != len(shares):
-        side = math.isqrt(len(shares) - 1)
-    if side * side not in (len(shares), len(shares) - 1):
-        raise UserError(f"cannot lay {len(shares)} image tokens on a square grid")
-    return shares[-side * side :].view(side, side)

@@ -11,6 +11,7 @@ from tuwen.data.batch import Batch, Images, Texts, same_pair
 from tuwen.data.text import Vocabulary, mask_words
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, MatchHead, WordHead
+from tuwen.nn.grad_cam import heat_of
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
@@ -182,6 +183,13 @@ class ALBEF(System):
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(images, texts).float())[:, None]
+
+    def match_heat(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Section 6, grounding: Grad-CAM of the logit of a match in the third of six fusion layers."""
+        layer = rf"fusion\.stack\.blocks\.{(self.config.fusion.layers - 1) // 2}\.cross"
+        return heat_of(
+            self, layer, lambda: self.match_logits(images, texts)[:, 1], texts.state_mask, self.encoders.image.grid
+        )
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Text states after cross-attention over the tokens of all pictures; pooled is the first token's."""

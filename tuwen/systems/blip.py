@@ -12,6 +12,7 @@ from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import MatchHead
+from tuwen.nn.grad_cam import heat_of
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder, TextTower
@@ -135,6 +136,11 @@ class BLIP(System):
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(images, texts).float())[:, None]
+
+    def match_heat(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Grad-CAM of the log-odds of a match in the middle layer, as ALBEF's grounding [choice]."""
+        layer = rf"encoders\.text\.stack\.blocks\.{(self.config.text.layers - 1) // 2}\.cross"
+        return heat_of(self, layer, lambda: self.match(images, texts)[:, 0], texts.state_mask, self.encoders.image.grid)
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Text states with cross-attention over the tokens of all pictures; pooled is the first token's."""

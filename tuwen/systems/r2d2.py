@@ -13,6 +13,7 @@ from tuwen.data.text import Vocabulary, mask_words
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.fusion import CrossEncoder, MatchHead, WordHead
+from tuwen.nn.grad_cam import heat_of
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder
@@ -272,6 +273,11 @@ class R2D2(System):
     def rerank(self, match: Tensor, first: Tensor) -> Tensor:
         """Mean match probability plus cosine (section 6), in [-1, 2]."""
         return match.float().sigmoid().mean(1) + first
+
+    def match_heat(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Grad-CAM of the text queries' log-odds in their middle layer, as ALBEF's grounding [choice]."""
+        layer = rf"text_queries\.stack\.blocks\.{(self.config.fusion.layers - 1) // 2}\.cross"
+        return heat_of(self, layer, lambda: self.match(images, texts)[:, 0], texts.state_mask, self.encoders.image.grid)
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Text-query states over the tokens of all pictures; pooled is the first token's."""

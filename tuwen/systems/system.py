@@ -369,6 +369,10 @@ class System(nn.Module):
         """[B] log-likelihood of each answer, in the language it names, given picture n, prompt n or both."""
         raise self.lacks("likelihood", "it has no decoder")
 
+    def match_heat(self, images: Encoded, texts: Encoded) -> Tensor:
+        """[N, h, w]: which places of picture n speak for its matching text n; never negative."""
+        raise self.lacks("match_heat", "its match looks at no places")
+
     def locate(self, images: Images, texts: Texts) -> Located:
         """Where in picture n is what text n says."""
         raise self.lacks("locate", "it has no way to point into a picture")

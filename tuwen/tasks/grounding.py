@@ -1,9 +1,14 @@
 """Grounding: where in a picture is what a phrase says? Pointing accuracy and overlap, by language.
 
+A system locates by its own means, or it matches and Grad-CAM tells which places its match hung on, with no box ever
+learnt from (ALBEF card, section 6): the heat is brought to the picture's size, its tight box taken.
 Protocol: a phrase right for several boxes of its picture is right with any of them ("any box"). Pointing (Zhang et al.
 2016): the point with the most heat, or the centre of the best box, lies in a right box. IoU: of the best box with the
 nearest right one; accuracy at 0.5 as in Flickr30k Entities. Beside a system stand two boxes that look at nothing: the
 whole picture, and one in the middle whose size is the mean of all right boxes, which no fixed box can know.
+
+Where rows bring boxes that a detector found (column "boxes") and the system gives heat, the best of these is taken as
+well, by the heat inside over the square root of the area (ALBEF): accuracy at 0.5, beside any box and the largest.
 """
 
 import time
@@ -12,8 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import Corpus
 from tuwen.data.grounding import Phrase, phrases_of
 from tuwen.data.loader import images_of
@@ -34,14 +41,14 @@ def evaluate_grounding(
 ) -> dict:
     """Percentages a language: `{"languages": {"zh": {"pointing", "iou", "iou50", "phrases", "centre", "whole"}}, ...}`.
 
-    limit: at most so many pictures. "boxes" is false for a system that gives heat alone: then the overlap is that of
-    its heat's tight box.
+    limit: at most so many pictures. Of a system that gives heat alone the overlap is that of its heat's tight box.
+    "proposals", where rows bring boxes: {"iou50", "any", "largest"}.
 
     Raises:
         UserError: the system cannot locate, the corpus knows no boxes, an unknown language, or no readable picture.
     """
     began = time.monotonic()
-    if not predictor.system.can("locate"):
+    if not (predictor.system.can("locate") or predictor.system.can("match_heat")):
         raise predictor.system.lacks("locate", "it has no way to point into a picture")
     every = phrases_of(corpus, limit)
     figures, broken = {}, Counter[str]()
@@ -77,7 +84,7 @@ def _languages(predictor: Predictor, corpus: Corpus, every: list[Phrase], asked)
 def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: str, batch_size: int):
     """(figures of one language, broken pictures by reason)."""
     right: list[np.ndarray] = []
-    points, boxes = [], []
+    points, boxes, chosen_boxes = [], [], list[tuple[np.ndarray, np.ndarray]]()
     broken: Counter[str] = Counter()
     unreadable: set[int] = set()
     phrases = [phrase.text for phrase in asked]
@@ -91,13 +98,65 @@ def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: 
         if not len(chosen):
             continue
         pictures = images.select(torch.tensor([readable.index(rows[k]) for k in chosen.tolist()], dtype=torch.int64))
-        located = predictor.system.locate(pictures.to(predictor.device), texts.select(chosen.to(predictor.device)))
+        located = locate(predictor, pictures.to(predictor.device), texts.select(chosen.to(predictor.device)))
         points.append(point_of(located).double().cpu())
         boxes.append(box_of(located).double().cpu())
         right += [asked[places[k]].boxes for k in chosen.tolist()]
+        if located.heat is not None:
+            heat = located.heat.double().cpu()
+            given = [_proposals(corpus, rows[k]) for k in chosen.tolist()]
+            chosen_boxes += [(boxes, best_proposal(of, boxes)) for of, boxes in zip(heat, given, strict=True)]
     if not right:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of the pictures can be read")
-    return _figures(torch.cat(points).numpy(), torch.cat(boxes).numpy(), right), broken
+    figures = _figures(torch.cat(points).numpy(), torch.cat(boxes).numpy(), right)
+    if chosen_boxes and all(len(boxes) for boxes, _ in chosen_boxes):
+        figures["proposals"] = _among(chosen_boxes, right)
+    return figures, broken
+
+
+def locate(predictor: Predictor, pictures: Images, texts: Texts) -> Located:
+    """Where text n is in picture n: by the system's own means, or by the heat of its match at the pictures' size."""
+    system = predictor.system
+    if system.can("locate"):
+        return system.locate(pictures, texts)
+    heat = system.match_heat(predictor.encode(pictures), predictor.encode(texts))
+    side = predictor.fit.side
+    return Located(heat=F.interpolate(heat[:, None], (side, side), mode="bicubic", align_corners=False)[:, 0])
+
+
+def _proposals(corpus: Corpus, row: int) -> np.ndarray:
+    """[n, 4] float64 of the row's column "boxes", x0, y0, x1, y1 in 0..1; none where it has none."""
+    return np.array(corpus.record(row).columns.get("boxes") or [], dtype=np.float64).reshape(-1, 4)
+
+
+def best_proposal(heat: Tensor, boxes: np.ndarray) -> np.ndarray:
+    """[4] of boxes [n, 4] the one with the most heat [h, w] inside over the root of its area; cells count by share."""
+    if not len(boxes):
+        return np.zeros(4)
+    edges = torch.from_numpy(boxes)
+    inside = []
+    for low, high, cells in ((edges[:, 1], edges[:, 3], heat.shape[0]), (edges[:, 0], edges[:, 2], heat.shape[1])):
+        place = torch.arange(cells, dtype=torch.float64)
+        reach = torch.minimum(high[:, None] * cells, place + 1) - torch.maximum(low[:, None] * cells, place)
+        inside.append(reach.clamp(min=0))  # [n, cells]
+    area = (edges[:, 2:] - edges[:, :2]).prod(1).clamp(min=1e-12)
+    score = torch.einsum("nh,hw,nw->n", inside[0], heat.double(), inside[1]) / area.sqrt()
+    return boxes[int(score.argmax())]
+
+
+def _among(chosen: Sequence[tuple[np.ndarray, np.ndarray]], right: list[np.ndarray]) -> dict[str, float]:
+    """Percent of phrases whose chosen proposal overlaps a right box by half; any proposal's share; the largest's."""
+
+    def good(box: np.ndarray, right_boxes: np.ndarray) -> bool:
+        return bool(box_overlap(box, right_boxes).max() >= 0.5)
+
+    own, every, largest = [], [], []
+    for (boxes, box), right_boxes in zip(chosen, right, strict=True):
+        hits = [good(other, right_boxes) for other in boxes]
+        own.append(good(box, right_boxes))
+        every.append(np.mean(hits))
+        largest.append(hits[int((boxes[:, 2:] - boxes[:, :2]).prod(1).argmax())])
+    return {name: 100 * float(np.mean(x)) for name, x in (("iou50", own), ("any", every), ("largest", largest))}
 
 
 def point_of(located: Located) -> Tensor:
@@ -165,7 +224,7 @@ def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 class Grounding(Task):
     what, metric = "where in a picture a phrase is", "pointing, IoU"
-    why, needs = "a place is told for a phrase", ("locate",)
+    why, needs = "a place is told for a phrase", ("locate", "match_heat")
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_grounding(predictor, corpus, **options)
@@ -176,5 +235,9 @@ class Grounding(Task):
             boxes = ((measured["system"], own), ("centre box", own["centre"]), ("whole picture", own["whole"]))
             for name, marks in boxes:
                 rows.append((language, name, *(f"{marks[key]:.1f}" for key in ("pointing", "iou", "iou50"))))
+            among = own.get("proposals", {})
+            for key, name in (("iou50", "best given box"), ("any", "any given box"), ("largest", "largest given box")):
+                if key in among:
+                    rows.append((language, name, "-", "-", f"{among[key]:.1f}"))
         head = ("language", "box", "pointing", "IoU", "IoU >= 0.5")
         return f"{measured['images']} images, in percent", head, rows
