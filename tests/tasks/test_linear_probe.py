@@ -1,5 +1,7 @@
 """A linear probe: the fit against scikit-learn's own and by gradient, the search, what each split is for."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from tests.tasks.stub import Pairs, ready
 from tuwen import systems
 from tuwen.errors import UserError
 from tuwen.systems.system import System
-from tuwen.tasks.linear_probe import best_strength, evaluate_linear_probe, fit
+from tuwen.tasks.encoding import picture_features
+from tuwen.tasks.linear_probe import best_strength, evaluate_linear_probe, fit_probe
 
 
 def blobs(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +29,7 @@ def test_the_fit_is_the_least_of_its_objective(strength):
     """Its gradient vanishes: the sum of cross entropies + strength / 2 |w|^2, by torch."""
     x, y = blobs(60, 0)
     model = LogisticRegression(C=1 / strength, max_iter=1000).fit(x, y)
-    np.testing.assert_allclose(fit(x, y, strength, 3)(x), model.decision_function(x))
+    np.testing.assert_allclose(fit_probe(x, y, strength, 3)(x), model.decision_function(x))
     w, b = torch.tensor(model.coef_, requires_grad=True), torch.tensor(model.intercept_, requires_grad=True)
     loss = (
         F.cross_entropy(torch.tensor(x) @ w.T + b, torch.tensor(y), reduction="sum") + strength / 2 * w.square().sum()
@@ -38,11 +41,11 @@ def test_the_fit_is_the_least_of_its_objective(strength):
 
 def test_classes_without_an_example_are_never_said():
     x, y = blobs(40, 1, 2)
-    scores = fit(x, np.where(y == 0, 1, 4), 1.0, 6)(x)
+    scores = fit_probe(x, np.where(y == 0, 1, 4), 1.0, 6)(x)
     assert set(scores.argmax(1)) == {1, 4}
     right = np.mean(scores.argmax(1) == np.where(y == 0, 1, 4))
     assert right > 0.8
-    assert set(fit(x, np.full(40, 3), 1.0, 6)(x).argmax(1)) == {3}
+    assert set(fit_probe(x, np.full(40, 3), 1.0, 6)(x).argmax(1)) == {3}
 
 
 @pytest.mark.parametrize("peak", [-5.875, -2.0, 0.0, 0.125, 3.375, 6.0])
@@ -74,9 +77,16 @@ class Reads(System):
 
     encode_texts = encode_images
 
-    def picture_features(self, images):
+    @property
+    def encoders(self):
+        return SimpleNamespace(image=self)
+
+    def tokens(self, images):
         numbers = (images.pixels[:, :, 0, 0].long() * torch.tensor([65536, 256, 1])).sum(1)
-        return self.table[numbers]
+        return self.table[numbers][:, None]
+
+    def pooled(self, tokens):
+        return tokens[:, 0]
 
 
 def part(labels, split, ids=None) -> Pairs:
@@ -129,8 +139,8 @@ def test_features_are_the_tower_s_before_any_projection(name):
     system, images = build(name).eval(), spanned().images
     with torch.no_grad():
         tower = system.encoders.image
-        torch.testing.assert_close(system.picture_features(images), tower.pooled(tower.tokens(images)))
-        assert system.picture_features(images).shape[1] == system.config.image.width
+        torch.testing.assert_close(picture_features(system, images), tower.pooled(tower.tokens(images)))
+        assert picture_features(system, images).shape[1] == system.config.image.width
     with pytest.raises(UserError, match="no image tower"):
-        build("dvae").picture_features(images)
+        picture_features(build("dvae"), images)
     assert systems.find("dvae").can("encode_images")

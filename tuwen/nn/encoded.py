@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tuwen.data.batch import Batch
+from tuwen.errors import UserError
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -99,6 +102,24 @@ class Located:
     boxes: Tensor | None = None
     scores: Tensor | None = None
     heat: Tensor | None = None
+
+
+def first_vectors(encoded: Mapping[str, Encoded], batch: Batch) -> dict[str, Tensor]:
+    """{"images", "texts"}: detached [B, D] float32 vectors of the first stage, as `encode` gave them.
+
+    Raises:
+        UserError: the system gives none, or not one a row.
+    """
+    vectors = {}
+    for name in ("images", "texts"):
+        pooled = encoded[name].pooled if name in encoded else None
+        if pooled is None or len(pooled) != len(batch):
+            raise UserError(
+                f"config field train.order: grouped chains one vector a picture and a text, and this system gives no "
+                f"{name} such a vector in every step; leave train.order shuffled"
+            )
+        vectors[name] = pooled.detach().float()
+    return vectors
 
 
 def _pad(x: Tensor, longest: list[int]) -> Tensor:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.data import draws
-from tuwen.data.batch import Batch, Images, Texts, places_of
+from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.data.views import View
 from tuwen.errors import UserError
-from tuwen.nn.encoded import Encoded, Fused, Located, Scores
+from tuwen.nn.encoded import Encoded, Fused, Located, Scores, first_vectors
 from tuwen.nn.generation import Generated, Generation
 from tuwen.nn.temperature import clamp_temperatures
 from tuwen.systems.survey.axes import Axes
@@ -171,24 +171,6 @@ class Head(nn.Module):
         """As `System.after_step`, in its place."""
 
 
-def first_vectors(encoded: Mapping[str, Encoded], batch: Batch) -> dict[str, Tensor]:
-    """{"images", "texts"}: detached [B, D] float32 vectors of the first stage, as `encode` gave them.
-
-    Raises:
-        UserError: the system gives none, or not one a row.
-    """
-    vectors = {}
-    for name in ("images", "texts"):
-        pooled = encoded[name].pooled if name in encoded else None
-        if pooled is None or len(pooled) != len(batch):
-            raise UserError(
-                f"config field train.order: grouped chains one vector a picture and a text, and this system gives no "
-                f"{name} such a vector in every step; leave train.order shuffled"
-            )
-        vectors[name] = pooled.detach().float()
-    return vectors
-
-
 class System(nn.Module):
     """A published way to learn from image-text pairs.
 
@@ -294,19 +276,6 @@ class System(nn.Module):
 
     def encode_images(self, images: Images) -> Encoded:
         raise self.lacks("encode_images", "it has no image encoder of its own")
-
-    def picture_features(self, images: Images) -> Tensor:
-        """[B, W] what the image tower makes of pictures, before any projection, of a clip the mean over its frames.
-
-        What a linear probe and a classifier of pictures read (FLAVA card, section 6).
-        """
-        tower: Any = getattr(getattr(self, "encoders", None), "image", None)
-        if tower is None:
-            raise self.lacks("picture_features", "it has no image tower")
-        pooled = tower.pooled(tower.tokens(images))
-        if images.owner is None:
-            return pooled
-        return pooled[places_of(images.owner)].mean(1)
 
     def encode_texts(self, texts: Texts) -> Encoded:
         raise self.lacks("encode_texts", "it has no text encoder of its own")

@@ -3,17 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tuwen.data.batch import Images
+from tuwen.data.batch import Images, places_of
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
+from tuwen.systems.system import System
 
 UNTOLD = '; a script alone does not tell these: name the language, as "texts": {"ru": [...]} or a column text_ru'
 THUMBNAIL = 8  # pixels a side
@@ -48,6 +50,28 @@ def encode_pictures(predictor: Predictor, corpus: Corpus, rows: Sequence[int], b
     if not readable:
         raise _none_readable(corpus, rows)
     return EncodedPictures(encoded, np.array(readable, dtype=np.int64), broken)
+
+
+def picture_states(system: System, images: Images) -> Tensor:
+    """[P, N, W] what the image tower makes of pictures, before any projection.
+
+    Raises:
+        UserError: a system without an image tower.
+    """
+    tower: Any = getattr(getattr(system, "encoders", None), "image", None)
+    if tower is None:
+        raise system.lacks("encode_images", "it has no image tower")
+    return tower.tokens(images)
+
+
+def picture_features(system: System, images: Images) -> Tensor:
+    """[B, W] `picture_states` as the tower pools them, of a clip the mean over its frames.
+
+    What a linear probe and a classifier of pictures read (FLAVA card, section 6).
+    """
+    states = picture_states(system, images)
+    pooled = cast(Any, system).encoders.image.pooled(states)
+    return pooled if images.owner is None else pooled[places_of(images.owner)].mean(1)
 
 
 @dataclass(frozen=True)

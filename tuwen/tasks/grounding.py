@@ -108,7 +108,7 @@ def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: 
             chosen_boxes += [(boxes, best_proposal(of, boxes)) for of, boxes in zip(heat, given, strict=True)]
     if not right:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of the pictures can be read")
-    figures = _figures(torch.cat(points).numpy(), torch.cat(boxes).numpy(), right)
+    figures = figures_of(torch.cat(points).numpy(), torch.cat(boxes).numpy(), right)
     if chosen_boxes and all(len(boxes) for boxes, _ in chosen_boxes):
         figures["proposals"] = _among(chosen_boxes, right)
     return figures, broken
@@ -187,7 +187,7 @@ def box_of(located: Located) -> Tensor:
     return torch.stack([left, top, right, bottom], 1)
 
 
-def _figures(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict:
+def figures_of(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict:
     size = np.concatenate([right_boxes[:, 2:] - right_boxes[:, :2] for right_boxes in right]).mean(0)
     middle = np.concatenate([(1 - size) / 2, (1 + size) / 2])
     centre = np.full_like(points, 0.5)

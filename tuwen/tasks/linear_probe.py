@@ -24,7 +24,7 @@ from tuwen.data.classes import class_names
 from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor
-from tuwen.tasks.encoding import LookedAt, looked_at
+from tuwen.tasks.encoding import LookedAt, looked_at, picture_features
 from tuwen.tasks.task import Task
 from tuwen.tasks.zero_shot import accuracies
 
@@ -80,8 +80,8 @@ def evaluate_linear_probe(
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "linear_probe",
-        "probe": probe(own, learn[1], choose[1], labels, len(classes)),
-        "colours": probe(colours, learn[1], choose[1], labels, len(classes)),
+        "probe": accuracy_of_probe(own, learn[1], choose[1], labels, len(classes)),
+        "colours": accuracy_of_probe(colours, learn[1], choose[1], labels, len(classes)),
         "majority": {"top1": 100 * float((labels == int(most)).double().mean())},
         "images": len(labels),
         "fitted_on": len(learn[1]) + len(choose[1]),
@@ -104,7 +104,7 @@ def _labelled(predictor: Predictor, corpus: Corpus, classes: list[str], batch_si
 
     def features(images: Images) -> Tensor:
         with torch.no_grad():
-            return predictor.system.picture_features(images.to(predictor.device))
+            return picture_features(predictor.system, images.to(predictor.device))
 
     seen = looked_at(predictor, corpus, rows, batch_size, features)
     return seen, np.array([number.get(str(names[row]), -1) for row in seen.rows])
@@ -121,21 +121,23 @@ def _known(labelled: Labelled) -> Labelled:
     return _part(labelled, labelled[1] >= 0)
 
 
-def probe(
+def accuracy_of_probe(
     features: list[np.ndarray], learn: np.ndarray, choose: np.ndarray, test: Tensor, classes: int
 ) -> dict[str, float]:
     """Accuracy on the last of three sets of features, by the penalty that serves the second best."""
 
     def right(strength: float) -> float:
-        scores = fit(features[0], learn, strength, classes)(features[1])
+        scores = fit_probe(features[0], learn, strength, classes)(features[1])
         return float((scores.argmax(1) == choose).mean())
 
     strength = best_strength(right)
-    predict = fit(np.concatenate(features[:2]), np.concatenate([learn, choose]), strength, classes)
+    predict = fit_probe(np.concatenate(features[:2]), np.concatenate([learn, choose]), strength, classes)
     return {**accuracies(torch.from_numpy(predict(features[2])), test), "strength": strength}
 
 
-def fit(features: np.ndarray, labels: np.ndarray, strength: float, classes: int) -> Callable[[np.ndarray], np.ndarray]:
+def fit_probe(
+    features: np.ndarray, labels: np.ndarray, strength: float, classes: int
+) -> Callable[[np.ndarray], np.ndarray]:
     """Scores [I, C] of features by logistic regression: the sum of cross entropies + strength / 2 |weights|^2 least.
 
     A class without an example scores -inf.

@@ -10,7 +10,8 @@ from tuwen.data import grouping
 from tuwen.data.loader import Loader
 from tuwen.data.sources import MixedLoader
 from tuwen.errors import UserError
-from tuwen.systems.system import Progress, System, first_vectors
+from tuwen.nn.encoded import first_vectors
+from tuwen.systems.system import Progress, System
 from tuwen.training.config import TrainConfig
 
 
