@@ -55,6 +55,28 @@ def test_engines_give_what_torch_gives(run, capsys):
         tuwen.load(run, engine="onnx").rank(pictures(), TEXTS)
 
 
+SIGNALS = """
+import faulthandler, gc, os, signal, sys
+faulthandler.enable()  # signals run on a stack of their own, as under pytest
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+from tuwen.nn.engines import Engine
+from pathlib import Path
+for _ in range(2):
+    engines = [Engine(Path(sys.argv[1]), "openvino") for _ in range(2)]
+    while engines:
+        del engines[0]
+        gc.collect()
+        os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_arrive_after_openvino_towers_are_gone(run):
+    if not (run / "onnx").exists():
+        export_onnx(run)
+    ended = subprocess.run([sys.executable, "-c", SIGNALS, str(run)], capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stdout.count("handled")) == (0, 4), ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "system",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,23 @@ def _onnx(path: Path) -> Any:
 
 
 def _openvino(path: Path) -> Any:
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = _openvino_core().compile_model(str(path), "CPU", settings)
+    return lambda inputs: torch.from_numpy(np.array(compiled(inputs)[0]))
+
+
+@cache
+def _openvino_core() -> Any:
+    """The one that all towers share, kept as long as the process.
+
+    Its CPU plugin gives the thread an alternate signal stack. Where a second core goes after the first, it puts the
+    first's back, whose memory is gone, and the next signal (of a loader's child that ends) takes the process down.
+    """
     try:
         import openvino
     except ImportError:
         raise UserError("engine openvino needs openvino: pip install 'tuwen[openvino]'") from None
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    return lambda inputs: torch.from_numpy(np.array(compiled(inputs)[0]))
+    return openvino.Core()
 
 
 def weights_digest(path: Path) -> str:
