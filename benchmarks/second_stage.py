@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import tuwen
 from tuwen.benchmark.compare import CompareConfig, compare
+from tuwen.benchmark.statistics import gain_interval
 from tuwen.benchmark.weighing import spread_queries
 from tuwen.config import override, read_yaml
 from tuwen.data.open import open_corpus
@@ -72,26 +73,13 @@ def rung(run: Path, corpus: str, steps: int, name: str, seed: dict, top_k: int) 
             languages[language] |= {
                 "reranked": recalls["reranked"]["mean_recall"],
                 "gain": recalls["gain"],
-                "interval": interval(ranks, language),
+                "interval": gain_interval(ranks, language),
                 "auc": area_among_candidates(run, corpus, language, top_k),
             }
     figures = {"system": name, "steps": steps, "seed": seed["seed"], "seconds": seed["seconds"], "languages": languages}
     if score:
         figures |= {"weight": score["weight"], "validation": score.get("mean_recall"), "why": score["why"]}
     return figures
-
-
-def interval(ranks: dict, language: str, draws: int = 1000) -> list[float]:
-    """95 % of the gain in points of mean recall, over queries drawn anew."""
-    drawn = np.random.default_rng(0)
-    means = []
-    for way in metrics.DIRECTIONS:
-        stages = [ranks[f"{language}.{stage}.{way}"].numpy() for stage in ("first", "reranked")]
-        asked = stages[0] != metrics.NO_ANSWER
-        hits = [np.mean([rank[asked] < k for k in metrics.CUTOFFS], axis=0) for rank in stages]
-        gain = 100 * (hits[1] - hits[0])
-        means.append(gain[drawn.integers(len(gain), size=(draws, len(gain)))].mean(1))
-    return np.quantile(np.mean(means, axis=0), [0.025, 0.975]).tolist()
 
 
 def area_among_candidates(run: Path, location: str, language: str, top_k: int) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from tests.training import toy
 from tests.training.test_resume import entries_seen
+from tuwen.teachers.pace import AVERAGE, BAND, BOUND, SPEED
 from tuwen.training import checkpoint, loop
 from tuwen.training.log import read_metrics
 
@@ -42,9 +43,10 @@ def together(processes: int, action: str, run: Path, **settings: str) -> None:
         assert process.returncode == 0, errors.decode()[-3000:]
 
 
-def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path):
-    """Contrast over gathered rows, a queue fed by both, two micro-batches each; then resumed by one process alone."""
-    with toy.registered():
+def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path, monkeypatch):
+    """Contrast over gathered rows, a queue and a pace fed by both; then resumed by one process alone."""
+    with toy.registered(), monkeypatch.context() as patch:
+        seen = entries_seen(patch)
         config = toy.config(**{name.replace(".", "__"): value for name, value in SETTINGS.items()})
         loop.train(config, tmp_path / "one", corpus=toy.Memory(), quiet=True)
     together(2, "train", tmp_path / "two", **SETTINGS)
@@ -59,6 +61,12 @@ def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path):
         assert first["step"] == second["step"]
         assert abs(first["loss"] - second["loss"]) < 1e-5
         assert abs(first["grad_norm"] - second["grad_norm"]) < 1e-4
+    paces = [paced(seen[:steps]) for steps in range(6)]  # a step logs the pace it was taken at
+    for record in (record for run in records for record in run if record.get("metrics")):
+        average, hardness = paces[record["step"] - 1]
+        assert abs(record["metrics"]["matching_gain"] - average) < 1e-6
+        assert abs(record["metrics"]["hardness"] - hardness) < 1e-6
+    assert paces[-1][1] > 0.005
 
     last = tmp_path / "two/state/step-00000006"
     for path in last.iterdir():
@@ -75,6 +83,17 @@ def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path):
         checkpoint.load_tensors(tmp_path / run / "state/step-00000006/training.safetensors") for run in ("one", "two")
     ]
     assert torch.equal(states[0]["queue.image_id"], states[1]["queue.image_id"])
+    for state in states:
+        torch.testing.assert_close((float(state["pace.average"]), float(state["pace.hardness"])), paced(seen))
+
+
+def paced(batches):
+    """(average gain, hardness) of the toy's pace after batches of corpus rows, whole ones: of all processes."""
+    average, hardness = 0.3, 0.0
+    for rows in batches:
+        average += AVERAGE * (sum(row % 5 / 2 for row in rows) / len(rows) - average)
+        hardness += min(BOUND, SPEED * max(0.0, average - BAND[1]))
+    return average, hardness
 
 
 GROUPED = {"train.order": "grouped", "train.group_search": "16", "train.group_queue": "32"}

@@ -26,6 +26,7 @@ from tuwen.nn.transformer import Stack
 from tuwen.systems.system import Head, Losses, Needs, System
 from tuwen.tasks.task import Task, TaskConfig
 from tuwen.teachers.momentum import Momentum
+from tuwen.teachers.pace import Pace
 from tuwen.teachers.queue import FeatureQueue
 from tuwen.training import parallel
 from tuwen.training.config import RunConfig
@@ -54,7 +55,7 @@ class Toy(System):
     """Mean colours by quarter, and a bag of words through one block, into one space."""
 
     Config = ToyConfig
-    training_only = ("teacher", "queue")
+    training_only = ("teacher", "queue", "pace")
 
     @classmethod
     def compares_rows(cls, config):
@@ -70,6 +71,8 @@ class Toy(System):
         self.temperature = nn.Parameter(torch.tensor(0.1))
         self.teacher = Momentum(self, ("image",), 0.9)
         self.queue = FeatureQueue(12, WIDTH)
+        self.pace = Pace()
+        self.pace.average.fill_(0.3)  # so that it moves within a few steps
         self.keeps: list[torch.Tensor] = []
         self.remembered = {"means": torch.zeros(1)}
 
@@ -79,6 +82,7 @@ class Toy(System):
     def after_step(self, keep, progress):
         self.keeps.append(keep["index"])
         self.queue.enqueue(keep["images"], keep["texts"], keep["index"], keep["index"])
+        self.pace.update(keep["gain"])
 
     def memory(self):
         return self.remembered
@@ -109,6 +113,11 @@ class Toy(System):
         encoded |= {"images": replace(encoded["images"], pooled=pooled)}
         return encoded if self.config.pooled else encoded | {"texts": replace(encoded["texts"], pooled=None)}
 
+    @staticmethod
+    def gains(rows):
+        """What matching is said to have gained on each row: 0 to 2, so that no two halves of a batch gain alike."""
+        return (rows % 5).float() / 2
+
     def losses(self, encoded, batch, progress):
         images, texts = encoded["images"].pooled, encoded["texts"].pooled
         with torch.no_grad():
@@ -120,8 +129,8 @@ class Toy(System):
             real = torch.cat([torch.ones(scores.shape[1] - len(held.real), dtype=torch.bool), held.real])
             target = torch.arange(len(images)) + first_row(len(images))
             terms["contrast"] = F.cross_entropy(scores.masked_fill(~real, -1e4), target)
-        keep = {"images": taught, "texts": texts.detach(), "index": batch.index}
-        return Losses(terms, keep, {"temperature": self.temperature})
+        keep = {"images": taught, "texts": texts.detach(), "index": batch.index, "gain": self.gains(batch.index)}
+        return Losses(terms, keep, {"temperature": self.temperature, **self.pace.metrics()})
 
     def match(self, images, texts):
         return 5 * (images.pooled * texts.pooled.roll(1, 1)).sum(1, keepdim=True)
