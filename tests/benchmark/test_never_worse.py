@@ -1,7 +1,6 @@
 """Never worse: whatever state a cross encoder is in, a fitted final score does not fall below the first stage."""
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import tuwen

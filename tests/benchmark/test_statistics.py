@@ -46,7 +46,7 @@ def test_the_interval_of_a_gain_holds_the_gain_and_is_that_of_the_binomial():
     deviation = 100 / 3 * (0.25 * 0.75 / 800) ** 0.5  # of the mean over both directions
     assert low == pytest.approx(100 / 12 - 1.96 * deviation, abs=0.12)
     assert high == pytest.approx(100 / 12 + 1.96 * deviation, abs=0.12)
-    assert gain_interval({name: first for name in ranks}, "en") == (0, 0)
+    assert gain_interval(dict.fromkeys(ranks, first), "en") == (0, 0)
 
 
 def test_queries_without_an_answer_are_in_no_interval_and_one_direction_is_enough():

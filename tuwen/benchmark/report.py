@@ -1,7 +1,6 @@
 """One self-contained page about a run or a comparison: no scripts, no requests, everything inside the file."""
 
 import json
-from collections.abc import Iterable
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tuwen import systems
-from tuwen.benchmark import report_plots, report_samples
+from tuwen.benchmark import report_plots, report_samples, report_stages
 from tuwen.benchmark.compare import RESULT, summary
+from tuwen.benchmark.report_pieces import table, title
 from tuwen.benchmark.statistics import STAGES, last_stage
 from tuwen.benchmark.table import figure, reranked_by
 from tuwen.errors import UserError
@@ -61,7 +61,8 @@ def page(comparison: dict[str, Any], runs: Runs) -> str:
     names = list(comparison["systems"])
     title = f"Comparison of {_listed(names)}" if len(names) > 1 else f"Run of {names[0]}"
     parts = [_head(title, comparison, runs), _recall(comparison), _differences(comparison)]
-    parts += [_curves(comparison, runs), _cost(comparison), _samples(comparison, runs), _origin(runs)]
+    parts += [report_stages.section(comparison["systems"], runs), _curves(comparison, runs), _cost(comparison)]
+    parts += [report_stages.equal_seconds(runs), _samples(comparison, runs), _origin(runs)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -133,7 +134,7 @@ def _recall(comparison: dict[str, Any]) -> str:
     by_system = comparison["systems"]
     languages = list(next(iter(by_system.values()))["languages"])
     if not languages:
-        return _title("Recall", "召回率") + '<p class="note">Not measured yet 尚未评测: <code>tuwen eval</code>.</p>'
+        return title("Recall", "召回率") + '<p class="note">Not measured yet 尚未评测: <code>tuwen eval</code>.</p>'
     note = (
         "A query counts as found at K when any right answer is among the first K. Mean is that of all recalls shown. "
         "Chance is the expected recall of a random order. ± is the standard deviation over seeds."
@@ -142,7 +143,7 @@ def _recall(comparison: dict[str, Any]) -> str:
     note += " " + "; ".join(f"“{key}”: {FIDELITY[key]}" for key in FIDELITY if key in fidelity) + "."
     tables = "".join(_recall_table(comparison, language) for language in languages)
     drawn = f"<figure class='plot'>{report_plots.recall_bars(by_system, languages)}</figure>"
-    return _title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
+    return title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
 
 
 def _recall_table(comparison: dict[str, Any], language: str) -> str:
@@ -210,7 +211,7 @@ def _differences(comparison: dict[str, Any]) -> str:
     note = f"In points; each seed against the same seed of the other, {seeds} in all."
     if seeds < 3:
         note += " Fewer than three seeds cannot tell a small difference from chance."
-    return _title("Differences", "差异") + f'<p class="note">{note}</p>' + _table(heads, rows, texts=3)
+    return title("Differences", "差异") + f'<p class="note">{note}</p>' + table(heads, rows, texts=3)
 
 
 def _curves(comparison: dict[str, Any], runs: Runs) -> str:
@@ -225,7 +226,7 @@ def _curves(comparison: dict[str, Any], runs: Runs) -> str:
     losses = {name: curves for name, curves in losses.items() if curves}
     if not losses and not recalls:
         return ""
-    out = _title("Learning curves", "学习曲线")
+    out = title("Learning curves", "学习曲线")
     if recalls:
         levels = {language: float(values[0, 0]) for language, (_, values) in chance.items()}
         out += f"<figure class='plot'>{report_plots.recall_curves(recalls, levels)}</figure>"
@@ -280,7 +281,7 @@ def _cost(comparison: dict[str, Any]) -> str:
             _spread(system.get(key), spread.get(key)) for key in ("seconds", "pairs_per_second", "measure_seconds")
         )
         rows.append([escape(name), *figures])
-    return _title("Cost", "开销") + _table(heads, rows, texts=1)
+    return title("Cost", "开销") + table(heads, rows, texts=1)
 
 
 def _samples(comparison: dict[str, Any], runs: Runs) -> str:
@@ -301,7 +302,7 @@ def _samples(comparison: dict[str, Any], runs: Runs) -> str:
     notice = next(iter(samples.values()))[1]["notice"]
     credit = f'<p class="note">{escape(notice)}</p>' if notice else ""
     return (
-        _title("Sample queries", "查询示例")
+        title("Sample queries", "查询示例")
         + f'<p class="note">{note}<span lang="zh">绿框为正确图片。</span></p>'
         + report_samples.section(asked, stages)
         + credit
@@ -317,25 +318,10 @@ def _origin(runs: Runs) -> str:
             if path and path.exists() and (file == CONFIG or not parts):
                 text = escape(path.read_text(encoding="utf-8"))
                 parts.append(f"<details><summary>{escape(name)}: {file}</summary><pre>{text}</pre></details>")
-    return _title("Origin", "来源") + "".join(parts) if parts else ""
+    return title("Origin", "来源") + "".join(parts) if parts else ""
 
 
 # ---- pieces
-
-
-def _title(english: str, chinese: str) -> str:
-    return f'<h2>{english}<span class="heading" lang="zh">{chinese}</span></h2>'
-
-
-def _table(heads: Iterable[str], rows: list[list[str]], texts: int) -> str:
-    """A table whose cells are HTML already; columns after the first `texts` hold numbers."""
-    number = ' class="number"'
-    top = "".join(f'<th scope="col"{number if k >= texts else ""}>{head}</th>' for k, head in enumerate(heads))
-    body = "".join(
-        "<tr>" + "".join(f"<td{number if k >= texts else ''}>{cell}</td>" for k, cell in enumerate(row)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _figures(recalls: dict[str, Any], paths: list[tuple[str, str]]) -> list[float]:

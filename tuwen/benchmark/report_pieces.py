@@ -1,0 +1,18 @@
+"""Pieces of the report's page."""
+
+from collections.abc import Iterable
+
+
+def title(english: str, chinese: str) -> str:
+    return f'<h2>{english}<span class="heading" lang="zh">{chinese}</span></h2>'
+
+
+def table(heads: Iterable[str], rows: list[list[str]], texts: int) -> str:
+    """A table whose cells are HTML already; columns after the first `texts` hold numbers."""
+    number = ' class="number"'
+    top = "".join(f'<th scope="col"{number if k >= texts else ""}>{head}</th>' for k, head in enumerate(heads))
+    body = "".join(
+        "<tr>" + "".join(f"<td{number if k >= texts else ''}>{cell}</td>" for k, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
