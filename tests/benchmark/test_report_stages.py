@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tuwen.benchmark.report_stages import at_equal_seconds, equal_seconds, section, sentences
+from tuwen.benchmark.report_stages import at_equal_seconds, effects_in_words, equal_seconds, section
 from tuwen.run import METRICS, RANKS, SCORE
 
 WAYS = ("image_to_text", "text_to_image")
@@ -30,7 +30,7 @@ def ranked(folder, gained):
 
 def test_a_weight_of_0_is_said_with_what_was_tried(tmp_path):
     (tmp_path / SCORE).write_text(json.dumps({"weight": 0.0, "queries": 800, "mean_recall": TRIED}))
-    ((english, chinese),) = sentences("albef", [seed(0.0, tmp_path.name, weight=0.0)], [tmp_path])
+    ((english, chinese),) = effects_in_words("albef", [seed(0.0, tmp_path.name, weight=0.0)], [tmp_path])
     assert english == (
         "albef keeps the order of its first stage: on 800 validation queries no weight of the match beat it by more "
         "than chance (at best +0.5 points, by first stage + 0.25 × match; the match alone -14.0). The cross encoder is "
@@ -39,7 +39,7 @@ def test_a_weight_of_0_is_said_with_what_was_tried(tmp_path):
     assert "800 条验证查询" in chinese
     assert "+0.5 点，第一阶段 + 0.25 × 匹配；只用匹配 -14.0 点" in chinese
     (tmp_path / SCORE).write_text(json.dumps({"weight": 0.0, "why": "the corpus has no val split"}))
-    ((english, _),) = sentences("albef", [seed(0.0, tmp_path.name, weight=0.0)], [tmp_path])
+    ((english, _),) = effects_in_words("albef", [seed(0.0, tmp_path.name, weight=0.0)], [tmp_path])
     assert english == "albef keeps the order of its first stage: the corpus has no val split."
 
 
@@ -47,7 +47,7 @@ def test_a_gain_is_one_only_where_its_interval_says_so(tmp_path):
     """100 of 400 queries gain a third of a hit: 8.3 points; one gains a thirtieth of that."""
     for gained, verdict in ((100, "a gain"), (1, "no more than chance"), (0, "no more than chance")):
         run = ranked(tmp_path / f"run-{gained}", gained)
-        ((english, chinese),) = sentences("albef", [seed(100 * gained / 1200, run.name, weight=0.5)], [run])
+        ((english, chinese),) = effects_in_words("albef", [seed(100 * gained / 1200, run.name, weight=0.5)], [run])
         assert english.startswith("albef is ranked by first stage + 0.5 × match, as validation has it. ")
         assert f"{gained / 12:+.1f} points in en (95 % between " in english
         assert f": {verdict}); it costs 3.0 ms a query." in english
@@ -56,12 +56,12 @@ def test_a_gain_is_one_only_where_its_interval_says_so(tmp_path):
 
 def test_the_other_rules_and_systems_without_a_second_stage(tmp_path):
     run = ranked(tmp_path / "run", 0)
-    ((english, _),) = sentences("albef", [seed(0.0, "run", weight="match")], [run])
+    ((english, _),) = effects_in_words("albef", [seed(0.0, "run", weight="match")], [run])
     assert english.startswith("albef is re-ranked by the match alone")
-    ((english, _),) = sentences("albef", [seed(0.0, "run", score="published")], [run])
+    ((english, _),) = effects_in_words("albef", [seed(0.0, "run", score="published")], [run])
     assert english.startswith("albef is re-ranked by its paper's own rule")
     alone = {"seed": 0, "run": "clip-seed0", "languages": {"en": {}}}
-    assert sentences("clip", [alone], [])[0][0] == "clip has one stage: its vectors alone rank."
+    assert effects_in_words("clip", [alone], [])[0][0] == "clip has one stage: its vectors alone rank."
     assert section({"clip": {"seeds": [alone]}}, {"clip": []}) == ""
     several = [seed(0.0, "run", weight=1.0), seed(0.0, "gone", weight=1.0) | {"seed": 1}]
     page = section({"<clip>": {"seeds": [alone]}, "albef": {"seeds": several}}, {"<clip>": [], "albef": [run]})

@@ -20,14 +20,14 @@ def section(systems: Mapping[str, Any], runs: Mapping[str, Sequence[Path]]) -> s
     """What re-ranking did, a sentence a run; nothing where no system re-ranks. systems: of the comparison."""
     if not any("second_stage" in seed for system in systems.values() for seed in system["seeds"]):
         return ""
-    of_all = [pair for name, system in systems.items() for pair in sentences(name, system["seeds"], runs[name])]
+    of_all = [pair for name, system in systems.items() for pair in effects_in_words(name, system["seeds"], runs[name])]
     items = "".join(
         f'<li>{escape(english)}<br><span lang="zh">{escape(chinese)}</span></li>' for english, chinese in of_all
     )
     return title("What the second stage did", "第二阶段做了什么") + f"<ul>{items}</ul>"
 
 
-def sentences(name: str, seeds: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str, str]]:
+def effects_in_words(name: str, seeds: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str, str]]:
     """(English, Chinese) a seed, on what re-ranking did to a system's recall.
 
     seeds: the retrieval JSON of every seed, with its "run". folders: of the runs that are still there.
