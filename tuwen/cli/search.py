@@ -57,6 +57,10 @@ def _add_index(commands) -> None:
     index.add_argument("--refit", action="store_true", help=refit)
     exact = "search vectors exactly in memory up to so many pictures, by Lance's index beyond (default 1000000)"
     index.add_argument("--exact", metavar="N", type=positive, default=1_000_000, help=exact)
+    few = "search codes of N bytes a picture first, then re-score the nearest by whole vectors; 0: no codes"
+    index.add_argument("--first-bytes", metavar="N", type=whole, help=few)
+    form = "what the codes hold: the first N numbers (int8, default), or the signs of the first 8 N (binary)"
+    index.add_argument("--first-code", choices=("int8", "binary"), help=form)
     index.add_argument(
         "--milvus", metavar="URL", help="put the vectors into this Milvus server, e.g. http://host:19530"
     )
@@ -205,9 +209,10 @@ def run_index(args) -> int:
         return 0
     if args.pictures is None and not args.refit:
         args.parser.error("give RUN and PICTURES")
-    settings = {name: getattr(args, name) for name in ("tokens", "token_budget", "milvus")}
+    given = ("tokens", "token_budget", "first_bytes", "first_code", "milvus")
+    settings = {name: getattr(args, name) for name in given}
     if args.refit and any(value is not None for value in settings.values()):
-        args.parser.error("--refit keeps --tokens, --token-budget and --milvus as they are")
+        args.parser.error("--refit keeps --tokens, --token-budget, --first-bytes and --milvus as they are")
     options = {name: getattr(args, name) for name in ("split", "prefix", "prune", "exact", "token", "batch_size")}
     options |= {"device": str(device("auto")), "progress": True, "say": print_line}
     with only_json(args.json):

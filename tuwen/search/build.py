@@ -5,19 +5,21 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor, vectors
 from tuwen.search import nearest
+from tuwen.search.codes import KINDS, Code
 from tuwen.search.index import Index, weights_mark
 from tuwen.search.ingest import BAD_ROW, Built, Ingest, schema_of
 from tuwen.search.loss import LossProbe
@@ -39,6 +41,8 @@ def build_index(
     token_budget: int | None = None,
     prune: bool = False,
     exact: int = 1_000_000,
+    first_bytes: int | None = None,
+    first_code: str | None = None,
     milvus: str | None = None,
     token: str | None = None,
     batch_size: int = 64,
@@ -56,33 +60,40 @@ def build_index(
     token_budget: most tokens a picture that are kept, pooled where it has more; 0 keeps none, and the k that are
     re-ranked are encoded again for each query; None: all. Both are settled when the index is made. prune: take out
     pictures that are not among the given, unless some of these cannot be read. exact: most pictures whose vectors are
-    searched exactly in memory; beyond, Lance's own index is built and its recall measured. milvus: URL of a Milvus
+    searched exactly in memory; beyond, Lance's own index is built and its recall measured. first_bytes: search codes of
+    so many bytes a picture first, and re-score the nearest by whole vectors; 0: no codes; None: as the index is.
+    first_code: "int8" (default) or "binary", see `tuwen.search.codes`. milvus: URL of a Milvus
     server to hold the vectors instead, with its token; settled when the index is made. say: is told lines worth reading
     (sizes, losses).
 
     Raises:
-        UserError: no such run or pictures; the index is of another run or fit, or keeps tokens otherwise; another
-            process is writing to it.
+        UserError: no such run or pictures; the index is of another run or fit, or keeps tokens otherwise; vectors that
+            have no such codes; another process is writing to it.
     """
     began = time.monotonic()
     source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
-    record = IndexRecord.open(out)
-    if record is None:
-        about, schema = _plan(models.load(run, device).predictor, run, tokens, token_budget)
-        record = IndexRecord.create(out, about | _at_milvus(milvus, about), schema)
+    opened = IndexRecord.open(out)
+    if opened is None:
+        about, schema = _plan(models.load(run, device).predictor, run, tokens, token_budget, milvus)
+    else:
+        about, schema = opened.about, None
+    code = _code(about, first_bytes, first_code)
+    record = opened or IndexRecord.create(out, about, schema)
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
     probe = LossProbe(index.predictor, index.layout)
+    if first_bytes is not None:
+        _settle(index, record, code)
     say(_size_line(index, len(source) if isinstance(source, Sized) else None))
-    counts, broken, skipped, no_columns = _take_all(index, record, source, batch_size, probe, prune, progress, say)
+    counts, broken, skipped = _take_all(index, record, source, batch_size, probe, prune, progress, say)
     loss = finish_index(index, record, exact, probe, say)
-    if no_columns:
-        say(f"not kept: {', '.join(sorted(no_columns))}: neither text, number, true or false, nor list of texts")
     index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
     return index
 
 
-def _plan(predictor: Predictor, run: str | PathLike, tokens: str | None, budget: int | None) -> tuple[dict, Any]:
+def _plan(
+    predictor: Predictor, run: str | PathLike, tokens: str | None, budget: int | None, milvus: str | None
+) -> tuple[dict, Any]:
     """What a new index says about itself, and the columns of its table."""
     system, side = predictor.system, predictor.fit.side
     blank = torch.zeros(3, side, side, dtype=torch.uint8)
@@ -106,7 +117,7 @@ def _plan(predictor: Predictor, run: str | PathLike, tokens: str | None, budget:
         "sizes": sizes,
         "bytes": sum(sizes.values()),
     }
-    return about, schema_of(layout, width, keep_pixels)
+    return about | _at_milvus(milvus, about), schema_of(layout, width, keep_pixels)
 
 
 def _at_milvus(url: str | None, about: dict) -> dict:
@@ -116,6 +127,38 @@ def _at_milvus(url: str | None, about: dict) -> dict:
     if not about["width"]:
         raise UserError(f"system {about['system']} has no first-stage vectors to put into Milvus")
     return {"milvus": {"url": url, "collection": f"tuwen_{uuid.uuid4().hex}"}}
+
+
+def _code(about: Mapping[str, Any], count: int | None, kind: str | None) -> Code | None:
+    """The form of codes that is asked for, None for none.
+
+    Raises:
+        UserError: the index's vectors have no such codes.
+    """
+    if count is None and kind is not None:
+        raise UserError(f"first-stage codes of kind {kind}: how many bytes? Say --first-bytes too")
+    if not count:
+        return None
+    if "milvus" in about:
+        raise UserError("codes of few bytes are searched in memory, Milvus has whole vectors; give one or the other")
+    if not about["width"]:
+        raise UserError(f"system {about['system']} has no first-stage vectors to make codes of")
+    code = Code(kind or KINDS[0], count)
+    code.check(about["width"])
+    return code
+
+
+def _settle(index: Index, record: IndexRecord, code: Code | None) -> None:
+    """Gives the pictures that are there codes of that form, or takes codes out; later ones get them as they come."""
+    with record.writing():
+        if record.code == code:
+            return
+        sizes = {name: size for name, size in record.about["sizes"].items() if name != "code"}
+        sizes |= {"code": code.bytes} if code else {}
+        codes = {"kind": code.kind, "bytes": code.bytes} if code else {}
+        record.tell({"codes": codes, "sizes": sizes, "bytes": sum(sizes.values())})  # first: the column is what counts
+        record.set_code(code)
+    index.refresh()
 
 
 def finish_index(
@@ -131,6 +174,8 @@ def finish_index(
         with record.writing():
             index.milvus.sync(record)
             record.index_ids()  # Milvus answers with ids
+    elif record.code is not None:
+        _measure_codes(index, record, anew, say)
     elif index.about["width"] and record.table.count_rows() > exact:
         known = record.about.get("lance")
         if anew or known is None or record.table.count_rows() > 2 * known["rows"]:
@@ -145,6 +190,26 @@ def finish_index(
         record.tell({"loss": loss})
         say(probe.line())
     return loss
+
+
+def _measure_codes(index: Index, record: IndexRecord, anew: bool, say: Callable[[str], None]) -> None:
+    """How many candidates by code are looked at: measured anew where there are twice as many pictures as then."""
+    known, rows = record.about["codes"], record.table.count_rows()
+    if not rows or not (anew or rows > 2 * known.get("rows", 0)):
+        return
+    index.refresh()
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        matrix = vectors(index.predictor.texts(texts))
+        assert matrix is not None
+        return matrix
+
+    record.tell({"codes": known | nearest.measured_depth(index.snapshot, encode)})
+    told = record.about["codes"]
+    say(
+        f"{told['kind']} codes of {told['bytes']} bytes: {told['recall']:.1%} of the ten nearest by whole vectors are "
+        f"among the {told['depth']:,} that are re-scored by these, asked with {told['by']}"
+    )
 
 
 def _check_settings(index: Index, tokens: str | None, budget: int | None, milvus: str | None) -> None:
@@ -174,8 +239,8 @@ def _take_all(
     prune: bool,
     progress: bool,
     say: Callable[[str], None],
-) -> tuple[dict[str, int], list[dict[str, str]], dict[str, int], Iterable[str]]:
-    """Takes the pictures in and, with `prune`, others out: (counts, bad rows, files skipped, columns not kept)."""
+) -> tuple[dict[str, int], list[dict[str, str]], dict[str, int]]:
+    """Takes the pictures in and, with `prune`, others out: (counts, bad rows, files skipped)."""
     counts, broken, ingest = take_in(index, record, source, batch_size, probe, progress)
     skipped, faults = (source.skipped, source.faults()) if isinstance(source, CorpusPictures) else ({}, [])
     if prune and "unreadable" in skipped:
@@ -185,8 +250,11 @@ def _take_all(
     elif prune and _prune(record, ingest, counts):
         again, _, _ = take_in(index, record, source, batch_size, probe, progress)
         counts["added"] = counts.get("added", 0) + again.get("added", 0)
+    if ingest.no_columns:
+        names = ", ".join(sorted(ingest.no_columns))
+        say(f"not kept: {names}: neither text, number, true or false, nor list of texts")
     odd = [fault for fault in broken if fault["reason"].startswith(BAD_ROW)]  # first: their pictures are sound
-    return counts, odd + faults + [fault for fault in broken if fault not in odd], skipped, ingest.no_columns
+    return counts, odd + faults + [fault for fault in broken if fault not in odd], skipped
 
 
 def take_in(

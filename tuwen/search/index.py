@@ -22,6 +22,7 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
+from tuwen.search import nearest
 from tuwen.search.ingest import Built, Ingest, Outcome, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
@@ -220,8 +221,14 @@ class Index:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the first stage is an exact search over vectors in memory."""
-        return self.about["width"] > 0 and not {"lance", "milvus"} & set(self.about)
+        """Whether the first stage is a search over all vectors, or their codes, in memory."""
+        left_to_lance = "lance" in self.about and self._record.code is None
+        return self.about["width"] > 0 and "milvus" not in self.about and not left_to_lance
+
+    @property
+    def depth(self) -> int:
+        """How many candidates by code are looked at, at least, where there are codes; measured when it was built."""
+        return self.about.get("codes", {}).get("depth", nearest.DEPTHS[0])
 
     @property
     def keeps_pixels(self) -> bool:

@@ -22,6 +22,7 @@ from tuwen.data.images import encode_jpeg, load, shrink
 from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, vectors
+from tuwen.search.codes import CODE
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import (
     Content,
@@ -329,7 +330,9 @@ class Ingest:
         columns["hash"] = [row.content.hash for row in now.rows]
         columns["thumbnail"] = pa.array([row.thumbnail for row in now.rows], pa.binary())
         if now.vectors:
-            columns["vector"] = vector_column(torch.cat(now.vectors))
+            matrix = torch.cat(now.vectors)
+            columns["vector"] = vector_column(matrix)
+            columns |= {CODE: self.record.code.column(matrix)} if self.record.code else {}
         if self.keep_pixels:
             columns["pixels"] = [encode_jpeg(row.pixels, PIXELS_QUALITY) for row in now.rows if row.pixels is not None]
         columns |= {part_field(name): pa.array(data, pa.binary()) for name, data in now.parts.items()}

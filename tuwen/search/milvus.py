@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from tuwen.errors import UserError
 from tuwen.search.filters import Filters
 from tuwen.search.filters import milvus as expression
+from tuwen.search.nearest import from_record
 from tuwen.search.record import COLUMN, IndexRecord, Snapshot, as_matrix
 
 TOKEN = "TUWEN_MILVUS_TOKEN"  # environment variable
@@ -117,19 +118,10 @@ class Milvus:
 
 
 def _exactly(snapshot: Snapshot, queries: Tensor, named: Sequence[Sequence[str]]) -> list[tuple[Tensor, Tensor]]:
-    """Positions and scores in float64 from the record's vectors, read once for all queries, best first.
+    """Positions and scores of what a server named for each query, best first.
 
     What the record no longer has is passed over.
     """
     places = snapshot.among(list(dict.fromkeys(picture for ids in named for picture in ids)))
-    positions = torch.tensor(sorted(places.values()), dtype=torch.int64)
-    if not len(positions):
-        return [(torch.empty(0, dtype=torch.int64), torch.empty(0)) for _ in named]
-    vectors = as_matrix(snapshot.dataset.take(positions.tolist(), columns=["vector"])["vector"]).double()
-    out = []
-    for query, ids in zip(queries.double(), named, strict=True):
-        near = torch.tensor(sorted(places[picture] for picture in ids if picture in places), dtype=torch.int64)
-        scores = (vectors[torch.searchsorted(positions, near)] @ query).float()
-        scores, order = scores.sort(descending=True, stable=True)
-        out.append((near[order], scores))
-    return out
+    near = [np.array(sorted(places[i] for i in ids if i in places), dtype=np.int64) for ids in named]
+    return from_record(snapshot, queries, near)

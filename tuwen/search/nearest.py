@@ -1,17 +1,21 @@
-"""The first stage: the nearest pictures by vector, exact over vectors in memory, or by Lance's own index."""
+"""The first stage: the nearest pictures by vector, exact over vectors in memory, by codes, or by Lance's own index."""
 
+import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tuwen.search.codes import Code, code_scores, ranks, shortlists
 from tuwen.search.record import IndexRecord, Snapshot, as_matrix
 
 CHUNK = 65536  # vectors scored at once
 MARGIN = 32  # further ones kept, from which those of exactly equal rounding are told apart
-REFINE = 4  # times k candidates of the index whose true scores are looked at
+REFINE = 4  # times k candidates of an index, or of codes, whose true scores are looked at
+DEPTHS = (256, 512, 1024, 2048, 4096)  # candidates by code whose true scores are looked at, whatever k is
 RECALL = 0.95  # what an index is asked to reach
 SAMPLE = 100  # queries its recall is measured with
 ROUNDING = 4e-6  # how far a float32 product of unit vectors may be from the exact one
@@ -62,14 +66,99 @@ def _sorted(vectors: Tensor, queries: Tensor, near: Tensor, k: int) -> tuple[Ten
     return near.gather(1, order)[:, :k], scores[:, :k]
 
 
-def streamed(dataset: Any, queries: Tensor, k: int) -> Tensor:
-    """[Q, <= k] float32 the best scores of all vectors of a Lance dataset, read once and never held together."""
-    best = torch.empty(len(queries), 0)
+def streamed(dataset: Any, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(positions [Q, <= k], scores float32) of the best of all vectors of a Lance dataset, best first.
+
+    The vectors are read once and never held together.
+    """
+    places, best = torch.empty(len(queries), 0, dtype=torch.int64), torch.empty(len(queries), 0)
+    begin = 0
     for batch in dataset.scanner(columns=["vector"], batch_size=CHUNK).to_batches():
         block = queries.float() @ as_matrix(batch["vector"]).T
+        number = torch.arange(begin, begin + len(batch)).expand(len(queries), -1)
         joined = torch.cat([best, block], 1)
-        best = joined.topk(min(k, joined.shape[1]), dim=1).values
-    return best
+        top = joined.topk(min(k, joined.shape[1]), dim=1)
+        places, best = torch.cat([places, number], 1).gather(1, top.indices), top.values
+        begin += len(batch)
+    return places, best
+
+
+def from_record(snapshot: Snapshot, queries: Tensor, near: Sequence[np.ndarray]) -> list[tuple[Tensor, Tensor]]:
+    """(positions, scores) for each query [Q, D] of the positions near it, best first, ties by position.
+
+    Scores are those of `exact`; the vectors are read from the record, once for all queries.
+
+    near: for each query positions, ascending.
+    """
+    every = np.unique(np.concatenate(near)) if len(near) else np.empty(0, dtype=np.int64)
+    if not len(every):
+        return [(torch.empty(0, dtype=torch.int64), torch.empty(0)) for _ in near]
+    vectors = as_matrix(snapshot.dataset.take(every.tolist(), columns=["vector"])["vector"])
+    ranked = []
+    for query, own in zip(queries, near, strict=True):
+        rows = torch.from_numpy(np.searchsorted(every, own))
+        places, scores = _sorted(vectors, query[None], rows[None], len(rows))
+        ranked.append((torch.from_numpy(every)[places[0]], scores[0]))
+    return ranked
+
+
+def by_codes(
+    snapshot: Snapshot, queries: Tensor, k: int, depth: int, allowed: np.ndarray | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """(positions [<= k], scores) for each query [Q, D], best first: the nearest by code, sorted by whole vectors.
+
+    Scores are true ones, but some of the k may be missed.
+
+    depth: least number of candidates by code whose vectors are read. allowed: [N] bool; None: all.
+    """
+    assert snapshot.codes is not None
+    code = Code.in_schema(snapshot.dataset.schema)
+    assert code is not None
+    near = shortlists(snapshot.codes, code.pack(queries), max(depth, REFINE * k), allowed)
+    return [(places[:k], scores[:k]) for places, scores in from_record(snapshot, queries, near)]
+
+
+def measured_depth(snapshot: Snapshot, encode: Callable[[Sequence[str]], Tensor]) -> dict[str, Any]:
+    """How many candidates by code are looked at: {"depth", "recall", "by", "rows"}.
+
+    The least of `DEPTHS` that holds, on average, `RECALL` of the ten nearest by whole vectors, else the greatest;
+    "recall" is what was reached, "by" whether for the pictures' own "texts" or, where few have any, for "pictures" with
+    noise.
+
+    encode: [T, D] vectors of texts.
+    """
+    assert snapshot.codes is not None
+    code = Code.in_schema(snapshot.dataset.schema)
+    assert code is not None
+    queries, by = _own_queries(snapshot, encode)
+    truth = streamed(snapshot.dataset, queries, 10)[0].numpy()
+    codes = code.pack(queries)
+    places = np.array(
+        [ranks(code_scores(snapshot.codes, asked[None])[0], own) for asked, own in zip(codes, truth, strict=True)]
+    )
+    recalls = {depth: float((places < depth).mean()) for depth in DEPTHS}
+    depth = next((depth for depth, recall in recalls.items() if recall >= RECALL), DEPTHS[-1])
+    return {"depth": depth, "recall": recalls[depth], "by": by, "rows": len(snapshot)}
+
+
+def _own_queries(snapshot: Snapshot, encode: Callable[[Sequence[str]], Tensor]) -> tuple[Tensor, str]:
+    """([SAMPLE, D] vectors to ask with, what they are of)."""
+    places = np.linspace(0, len(snapshot) - 1, min(len(snapshot), 4 * SAMPLE)).round().astype(np.int64)
+    told = [json.loads(texts) for texts in snapshot.rows(places, ["texts"])["texts"]]
+    texts = [text for own in told for text in [t for several in own.values() for t in several][:1]]
+    if len(texts) < SAMPLE // 2:
+        return _noised(snapshot), "pictures"
+    spread = np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE)).round().astype(int)
+    return encode([texts[k] for k in spread]), "texts"
+
+
+def _noised(snapshot: Snapshot) -> Tensor:
+    """[SAMPLE, D] unit vectors drawn from those of the record, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(snapshot), (SAMPLE,), generator=generator).numpy()
+    queries = torch.tensor(np.array(snapshot.rows(chosen, ["vector"])["vector"], dtype=np.float32))
+    noise = torch.randn(queries.shape, generator=generator) / queries.shape[1] ** 0.5
+    return torch.nn.functional.normalize(queries + noise / 2, dim=1)
 
 
 def approximate(snapshot: Snapshot, query: Tensor, k: int, probes: int, condition: str | None) -> tuple[Tensor, Tensor]:
@@ -111,12 +200,8 @@ def make_lance_index(record: IndexRecord) -> dict[str, float]:
     record.index_ids()
     built = time.monotonic() - began
     snapshot = record.snapshot(vectors=False)
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randint(rows, (SAMPLE,), generator=generator).numpy()
-    queries = torch.tensor(np.array(snapshot.rows(chosen, ["vector"])["vector"], dtype=np.float32))
-    noise = torch.randn(queries.shape, generator=generator) / queries.shape[1] ** 0.5
-    queries = torch.nn.functional.normalize(queries + noise / 2, dim=1)
-    truth = streamed(snapshot.dataset, queries, 10)
+    queries = _noised(snapshot)
+    truth = streamed(snapshot.dataset, queries, 10)[1]
     probes = 4
     while True:
         reached = [approximate(snapshot, query, 10, probes, None)[1] for query in queries]

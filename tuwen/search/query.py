@@ -221,12 +221,12 @@ class Searcher:
                     self._rescore(snapshot, pending, pending.text)
 
     def _nearest(self, snapshot: Snapshot, asked: list[_Asked], k: int, filters: Filters | None) -> None:
-        """Sets `near` and `first` by the vectors: exactly in memory, by Lance's index, or by Milvus."""
+        """Sets `near` and `first` by the vectors: exactly in memory, by codes, by Lance's index, or by Milvus."""
         condition = sql(filters, self.index.columns())
         queries = torch.stack([pending.vector for pending in asked if pending.vector is not None])
         if self.index.milvus is not None:
             shortlists = self.index.milvus.nearest(snapshot, queries, k, filters, self.index.columns())
-        elif snapshot.vectors is None:
+        elif snapshot.vectors is None and snapshot.codes is None:
             probes = self.index.about["lance"]["probes"]
             shortlists = [nearest.approximate(snapshot, query, k, probes, condition) for query in queries]
         else:
@@ -234,7 +234,10 @@ class Searcher:
             if condition is not None:
                 allowed = np.zeros(len(snapshot), dtype=bool)
                 allowed[snapshot.where(condition)] = True
-            shortlists = list(zip(*nearest.exact(snapshot.vectors, queries, k, allowed), strict=True))
+            if snapshot.vectors is None:
+                shortlists = nearest.by_codes(snapshot, queries, k, self.index.depth, allowed)
+            else:
+                shortlists = list(zip(*nearest.exact(snapshot.vectors, queries, k, allowed), strict=True))
         for pending, (near, first) in zip(asked, shortlists, strict=True):
             pending.near, pending.first = near.numpy(), first
 

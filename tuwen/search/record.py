@@ -1,7 +1,8 @@
 """The record of an index: one Lance table, in a local folder or at an object store's URL.
 
     about      one row of JSON: which run, which parts are kept and how, what was measured
-    pictures   one row a picture: id, hash, image, texts, digest, thumbnail, vector, parts, metadata ("column_NAME")
+    pictures   one row a picture: id, hash, image, texts, digest, thumbnail, vector, its code of few bytes if there are
+               such, parts, metadata ("column_NAME")
 
 Every change is one commit of Lance, which is there whole or not at all; readers keep the version they opened.
 """
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from tuwen.errors import UserError, quoted, reason_of, refused
+from tuwen.search.codes import CODE, Code
 
 VERSION = 1
 COLUMN = "column_"
@@ -71,7 +73,8 @@ class Snapshot:
     """One version of the pictures; a position is a row's place in it, 0 to N - 1, in the order they were added.
 
     dataset: Lance's, pinned to the version. row_ids: [N] uint64, Lance's own. vectors: [N, D] float32 of the same rows;
-    None where there are none, or they are left to a database's index. location: the index's, for messages.
+    None where there are none, they are left to a database's index, or codes stand for them. codes: [N, bytes] int8 or
+    uint8, see `tuwen.search.codes`. location: the index's, for messages.
     """
 
     version: int
@@ -79,6 +82,7 @@ class Snapshot:
     row_ids: np.ndarray
     vectors: Tensor | None
     location: str = "the index"
+    codes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -189,6 +193,11 @@ class IndexRecord:
             table.add(row, mode="overwrite")
 
     @property
+    def code(self) -> Code | None:
+        """The form of the codes that stand beside the vectors; None: there are none."""
+        return Code.in_schema(self.table.schema)
+
+    @property
     def local(self) -> Path | None:
         return None if "://" in self.location else Path(self.location)
 
@@ -212,14 +221,21 @@ class IndexRecord:
             yield
 
     def snapshot(self, vectors: bool, old: Snapshot | None = None) -> Snapshot:
-        """The newest version. Vectors that an older snapshot holds are not read again."""
+        """The newest version. vectors: whether they are read, or in their place the codes, if there are such.
+
+        What an older snapshot holds is not read again.
+        """
         with unharmed(self.location, KeyError):
             dataset = self.dataset()
-            if old is not None and old.version == dataset.version and (old.vectors is not None) == vectors:
+            in_memory = old is not None and (old.vectors is not None or old.codes is not None)
+            if old is not None and old.version == dataset.version and in_memory == vectors:
                 return old
             row_ids = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-            read = _vectors(dataset, row_ids, old) if vectors else None
-            return Snapshot(dataset.version, dataset, row_ids, read, self.location)
+            read: dict[str, Tensor] = {}
+            if vectors:
+                column, name = (CODE, "codes") if CODE in dataset.schema.names else ("vector", "vectors")
+                read[name] = _matrix(dataset, column, row_ids, old, getattr(old, name, None))
+            return Snapshot(dataset.version, dataset, row_ids, read.get("vectors"), self.location, read.get("codes"))
 
     def dataset(self) -> Any:
         """Lance's view of the newest version."""
@@ -248,6 +264,15 @@ class IndexRecord:
     def add_columns(self, kinds: Mapping[str, str]) -> None:
         """New metadata columns by name and kind, null in all rows."""
         self.dataset().add_columns([pa.field(field_of(name), KINDS[kind]) for name, kind in kinds.items()])
+        self.table = self.database.open_table("pictures")
+
+    @_writes
+    def set_code(self, code: Code | None) -> None:
+        """Gives all pictures codes of that form, made of the vectors they have; None takes codes out."""
+        if self.code is not None:
+            self.dataset().drop_columns([CODE])
+        if code is not None:
+            self.dataset().add_columns(_coded(code), read_columns=["vector"], batch_size=CHUNK)
         self.table = self.database.open_table("pictures")
 
     @_writes
@@ -314,6 +339,17 @@ def vector_column(vectors: Tensor) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
 
 
+def _coded(code: Code) -> Any:
+    """What makes the column of codes out of that of vectors, for Lance."""
+    import lance
+
+    @lance.batch_udf(pa.schema([(CODE, code.arrow)]))
+    def column(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch([code.column(as_matrix(batch["vector"]))], names=[CODE])
+
+    return column
+
+
 def _connect(location: str | os.PathLike) -> Any:
     try:
         import lancedb
@@ -330,26 +366,34 @@ def _table(database: Any, name: str) -> Any:
         return None
 
 
-def _vectors(dataset: Any, row_ids: np.ndarray, old: Snapshot | None) -> Tensor:
-    """[N, D] float32 of the rows in the dataset's order, copied from the older snapshot where it has them."""
-    width = dataset.schema.field("vector").type.list_size
-    out = torch.empty(len(row_ids), width)
-    if old is not None and old.vectors is not None and len(old):
+def _matrix(dataset: Any, column: str, row_ids: np.ndarray, old: Snapshot | None, known: Tensor | None) -> Tensor:
+    """[N, .] a column of lists of the rows in the dataset's order.
+
+    known: [., .] the same of the older snapshot's rows, from which what it has is copied.
+    """
+    kind = dataset.schema.field(column).type
+    out = torch.empty(len(row_ids), kind.list_size, dtype=as_matrix(pa.array([], kind)).dtype)
+    if (
+        old is not None
+        and known is not None
+        and len(old)
+        and (known.dtype, known.shape[1]) == (out.dtype, out.shape[1])
+    ):
         place = np.searchsorted(old.row_ids, row_ids, sorter=old.order).clip(max=len(old) - 1)
-        known = old.row_ids[old.order[place]] == row_ids
-        if known.mean() > 0.5:
-            out[torch.from_numpy(known)] = old.vectors[torch.from_numpy(old.order[place[known]])]
-            for part in np.array_split(np.flatnonzero(~known), len(known) // CHUNK + 1):
-                out[torch.from_numpy(part)] = as_matrix(dataset.take(part.tolist(), columns=["vector"])["vector"])
+        there = old.row_ids[old.order[place]] == row_ids
+        if there.mean() > 0.5:
+            out[torch.from_numpy(there)] = known[torch.from_numpy(old.order[place[there]])]
+            for part in np.array_split(np.flatnonzero(~there), len(there) // CHUNK + 1):
+                out[torch.from_numpy(part)] = as_matrix(dataset.take(part.tolist(), columns=[column])[column])
             return out
     begin = 0
-    for batch in dataset.scanner(columns=["vector"]).to_batches():
-        out[begin : begin + len(batch)] = as_matrix(batch["vector"])
+    for batch in dataset.scanner(columns=[column]).to_batches():
+        out[begin : begin + len(batch)] = as_matrix(batch[column])
         begin += len(batch)
     return out
 
 
 def as_matrix(column: pa.Array | pa.ChunkedArray) -> Tensor:
-    """[B, D] float32 of Arrow's lists of fixed size."""
+    """[B, D] of Arrow's lists of fixed size: float32 vectors, int8 or uint8 codes."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, column.type.list_size)

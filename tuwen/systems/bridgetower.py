@@ -54,6 +54,10 @@ class BridgeTowerConfig:
     hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
     score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
 
+    def __post_init__(self):
+        if self.nested and not self.contrast:
+            raise ValueError("nested widths are of the contrast, which is off")
+
     @classmethod
     def sized(cls, name: str) -> "BridgeTowerConfig":
         return size(name).fill(cls)

@@ -53,6 +53,8 @@ class TokenFlowConfig:
             raise ValueError(f"whole must be in 0..1, got {self.whole}")
         if self.signed and self.normalize:
             raise ValueError("signed masses may sum to nothing: switch normalize off")
+        if self.nested and not self.whole:
+            raise ValueError("nested widths are of the whole vectors' contrast: give it a share, whole above 0")
 
     @classmethod
     def sized(cls, name: str) -> "TokenFlowConfig":

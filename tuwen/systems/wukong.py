@@ -1,7 +1,7 @@
 """Wukong: two towers compared by one vector (CLIP), by all tokens (FILIP), or by tokens reduced to a few."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.temperature import Temperature
 from tuwen.nn.towers import DualEncoder, unit
-from tuwen.objectives.contrastive import directional_contrastive
+from tuwen.objectives.contrastive import directional_contrastive, nested_mean
 from tuwen.objectives.gather import against_all
 from tuwen.similarity.flows import MaxFlow
 from tuwen.similarity.reduced import TokenReduction
@@ -43,6 +43,7 @@ class WukongConfig:
     scales: int = 2
     log_scale: float = 3.8665
     smoothing: float = 0.1
+    nested: tuple[int, ...] = ()  # of style "clip": widths of prefixes that are to be vectors too, see `nested_mean`
 
     def __post_init__(self):
         if self.scales not in (1, 2):
@@ -51,6 +52,8 @@ class WukongConfig:
             raise ValueError(f"embed must divide by 8, the groups of the token-reduction layer; got {self.embed}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be in 0..1, got {self.smoothing}")
+        if self.nested and self.style != "clip":
+            raise ValueError(f'nested needs style "clip", which compares whole vectors; this one is "{self.style}"')
 
     @classmethod
     def sized(cls, name: str) -> "WukongConfig":
@@ -105,9 +108,14 @@ class Wukong(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
         same = batch.same()
-        to_text, to_image = against_all(images, texts, self.similarities)
         first, last = self.log_scales[0].exp(), self.log_scales[-1].exp()
-        contrast = directional_contrastive(first * to_text, last * to_image, same, self.config.smoothing, bound=100)
+
+        def contrast_of(image_vectors: Tensor, text_vectors: Tensor) -> Tensor:
+            sides = replace(images, pooled=image_vectors), replace(texts, pooled=text_vectors)
+            to_text, to_image = against_all(*sides, self.similarities)
+            return directional_contrastive(first * to_text, last * to_image, same, self.config.smoothing, bound=100)
+
+        contrast = nested_mean(contrast_of, (images.pooled, texts.pooled), self.config.nested)
         return Losses({"contrast": contrast}, metrics={"temperature": 1 / first.detach()})
 
     def similarities(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:

@@ -90,9 +90,19 @@ def test_what_is_searched(client):
     assert about["pictures"] == COUNT
     assert about["system"] == "r2d2"
     assert about["second_stage"] == {"score": "published"}
+    assert about["codes"] is None
     assert about["columns"]["price"] == {"kind": "number", "values": [], "min": 0.0, "max": COUNT - 1.0}
     assert sorted(about["columns"]["shelf"]["values"]) == ["a", "b", "c"]
     assert sorted(about["columns"]["tags"]["values"]) == ["a", "t0", "t1"]
+
+
+def test_an_index_of_codes_is_served_like_any_other(run, tmp_path, serve, client):
+    few = serve(Searcher(build_index(run, pictures(COUNT), tmp_path / "few", first_bytes=2, first_code="binary")))
+    about = few.get("/index").json()["codes"]
+    assert (about["kind"], about["bytes"], about["depth"]) == ("binary", 2, 256)
+    for asked in ({"text": "blue", "top": 5}, {"text": "red", "filters": {"price": {"max": 3}}}):
+        own, whole = (served.post("/search", json=asked).json()["results"] for served in (few, client))
+        assert own == whole
 
 
 def test_pictures_come_and_go(run, tmp_path, serve):

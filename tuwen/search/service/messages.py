@@ -160,6 +160,7 @@ class About(BaseModel):
         {
             "pictures": 2000,
             "system": "r2d2",
+            "codes": {"kind": "int8", "bytes": 16, "depth": 256, "recall": 0.97, "by": "texts", "rows": 2000},
             "second_stage": {"score": "fitted", "weight": 1.0},
             "columns": {
                 "category": {"kind": "text", "values": ["bird", "cat"]},
@@ -169,6 +170,7 @@ class About(BaseModel):
     )
     pictures: int
     system: str
+    codes: Mapping[str, Any] | None = Field(description="of few bytes, searched first; null: whole vectors are")
     second_stage: Mapping[str, Any] | None = Field(description="how final scores are made; null: by the first stage")
     columns: Mapping[str, Column] = Field(description="that can be filtered by")
 

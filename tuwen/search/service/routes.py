@@ -72,6 +72,7 @@ def about(service: Here) -> messages.About:
     index = service.searcher.index
     return messages.About.model_validate(
         {"pictures": len(index), "system": index.about["system"], "columns": service.columns()}
+        | {"codes": index.about.get("codes") or None}
         | {"second_stage": index.predictor.score_rule() if service.searcher.reranks else None}
     )
 
