@@ -96,17 +96,17 @@ class Predictor:
         return self.fit(load(picture))
 
     def read(
-        self, corpus: Corpus, rows: Sequence[int], batch_size: int, what: str = "pictures"
+        self, corpus: Corpus, rows: Sequence[int], batch_size: int, what: str = "pictures", pictures: int = 1
     ) -> Iterator[tuple[Images, list[int], Mapping[str, int]]]:
         """(pictures, the rows that could be read, how many could not by reason) of a corpus's rows, in batches.
 
-        Rows of clips give all their pictures. what: the name of the progress bar.
+        Rows of clips give all their pictures. what: the name of the progress bar. pictures: separate ones a row.
 
         Raises:
             UserError: a corpus of clips, and a system that reads one picture a row.
         """
         reads = self.system.reads(self.system.config)
-        check_reads(corpus, reads)
+        check_reads(corpus, reads, pictures)
         read = image_batches(corpus, rows, self.fit, batch_size, default_workers(), reads.features)
         return track(read, what, batches(len(rows), batch_size))
 

@@ -230,7 +230,8 @@ def test_one_norm_serves_all_levels():
 def test_two_pictures_have_halves_of_their_own():
     """Check 7."""
     system, (images, texts) = BridgeTower(CONFIG, dataclasses.replace(VOCABULARY, size=100)).eval(), inputs()
-    head = system.adapt("nlvr")
+    head = system.adapt("two_pictures")
+    head.begin(system)
     assert torch.equal(system.fusion.types.weight[2], system.fusion.types.weight[1])
     a, b = system.encode_images(images), system.encode_images(Images(images.pixels.flip(0)))
     words = system.encode_texts(texts)
@@ -245,9 +246,9 @@ def test_two_pictures_have_halves_of_their_own():
 def test_the_ranking_head_starts_as_the_logit_of_a_match():
     system, (images, texts) = BridgeTower(CONFIG, dataclasses.replace(VOCABULARY, size=100)).eval(), inputs()
     encoded = system.encode_images(images), system.encode_texts(texts)
-    close(
-        system.adapt("ranking")(system.fuse([encoded[0]], encoded[1]).pooled)[:, 0], system.match_logits(*encoded)[:, 1]
-    )
+    head = system.adapt("ranking")
+    head.begin(system)
+    close(head(system.fuse([encoded[0]], encoded[1]).pooled)[:, 0], system.match_logits(*encoded)[:, 1])
 
 
 @pytest.mark.parametrize("rows", [None, [0, 1, 4, 5, 3]])

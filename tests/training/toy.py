@@ -203,7 +203,7 @@ class Red(Task):
     def rows(self, corpus, split):
         return Redder(corpus, self.config.threshold)
 
-    def head(self, system):
+    def head(self, system, tokenizer):
         return RedHead(self.config)
 
     def measure(self, predictor, head, corpus, **options):
@@ -293,6 +293,10 @@ def config(task: str | None = None, **changes) -> RunConfig:
         "train.threads": 1,
         "train.log_every": 1,
         "train.checkpoint_every": 4,
+        "train.choose": "last",
+        "train.least_steps": 1,
+        "train.rates": (),
+        "train.warmup": 0.05,
         "data.workers": 0,
         "data.augment": "none",
         "tokenizer.size": 64,

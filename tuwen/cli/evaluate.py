@@ -1,5 +1,8 @@
 """`tuwen eval`: one run measured on one task of one corpus."""
 
+import csv
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,23 @@ EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json
   tuwen eval runs/wukong --corpus data/caltech101 --task zero_shot --classes names.json
   tuwen eval runs/r2d2 --corpus data/photos --fit-score val
+  tuwen eval runs/albef-vqa --corpus data/photos --predictions answers.json
   tuwen eval runs/unix2 --corpus data/photos --task captioning --languages zh
   tuwen eval runs/unix2 --corpus data/photos/mmt.jsonl --task translation --languages en de"""
+
+FORMS = (".json", ".jsonl", ".csv")  # of files of predictions
 
 
 def add_to(commands) -> None:
     command = add_command(commands, "eval", run, "measure a run on a task", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
-    command.add_argument("--task", choices=tasks.task_names(), help="what to measure")
+    command.add_argument(
+        "--task", choices=tasks.task_names(), help="what to measure (default: the task a run has learnt)"
+    )
+    command.add_argument(
+        "--predictions", metavar="FILE", type=Path, help="write what is predicted too (.json, .jsonl or .csv)"
+    )
     command.add_argument(
         "--fit-score",
         metavar="SPLIT",
@@ -39,8 +50,11 @@ def add_to(commands) -> None:
 
 
 def run(args) -> None:
+    args.task = args.task or (None if args.fit_score else learnt(args.run_folder))
     if not (args.task or args.fit_score):
         args.parser.error("give --task, --fit-score, or both")
+    if args.predictions and args.predictions.suffix not in FORMS:
+        args.parser.error(f"--predictions {args.predictions}: its name must end in {', '.join(FORMS)}")
     options = {name: getattr(args, name) for name in ("languages", "limit") if getattr(args, name) is not None}
     if args.top_k:
         if args.task not in ("retrieval", None):
@@ -52,7 +66,8 @@ def run(args) -> None:
         options["classes"] = args.classes
     with only_json(args.json):
         score = fit(args) if args.fit_score else None
-        measured = measure(args.run_folder, args.corpus, args.split, args.task, options) if args.task else None
+        place = args.run_folder, args.corpus, args.split, args.task
+        measured = measure(*place, options, args.predictions) if args.task else None
     if args.json:
         print_json(measured or score or {})
     elif measured:
@@ -69,16 +84,38 @@ def fit(args) -> dict[str, Any]:
     return score
 
 
-def measure(run_folder: Path, location: str, split: str | None, task: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a task on a corpus. split: None: test, or the one split of a corpus that is not split."""
+def learnt(run_folder: Path) -> str | None:
+    """The task that a run has learnt."""
+    from tuwen.run import CONFIG
+    from tuwen.training.config import RunConfig
+
+    return RunConfig.read(run_folder).task_name if (run_folder / CONFIG).exists() else None
+
+
+def measure(
+    run_folder: Path,
+    location: str,
+    split: str | None,
+    task: str,
+    options: dict[str, Any],
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """The JSON of a task on a corpus. split: None: test, or the one split of a corpus that is not split.
+    predictions: the file to write what is predicted to."""
     from tuwen.data.open import open_corpus, splits_of
     from tuwen.model import load
     from tuwen.progress import bars
     from tuwen.training.parallel import device
 
-    tasks.find_task(task)
+    location = tasks.located(task, location)
     model = load(run_folder, device=str(device("auto")))
-    chosen = tasks.able(model.config.system, task)(model.config.task if model.config.task_name == task else None)
+    own = model.config.task_name == task
+    chosen = tasks.able(model.config.system, task)(model.config.task if own else None)
+    if chosen.learnt and not own:
+        raise UserError(
+            f"{run_folder}: has not learnt {task}; learn it with `tuwen train {model.config.system} --task {task} "
+            f"--init {run_folder} --corpus CORPUS --out RUN`"
+        )
     try:
         corpus = open_corpus(location, split or "test", "skip")
     except UserError:
@@ -88,14 +125,29 @@ def measure(run_folder: Path, location: str, split: str | None, task: str, optio
         corpus = open_corpus(location, splits[0], "skip")
     further = splits_of(location) if chosen.beside else ()
     options |= {name: open_corpus(location, name, "skip") for name in chosen.beside if name in further}
-    head = model.system.head if model.config.task_name == task else None
+    head = model.system.head if own else None
+    rows = chosen.rows(corpus, corpus.split)
     with bars():
-        measured = chosen.measure(model.predictor, head, chosen.rows(corpus, corpus.split), **options)
+        measured = chosen.measure(model.predictor, head, rows, **options)
+        if predictions is not None:
+            write_predictions(predictions, chosen.predictions(model.predictor, head, rows))
     unknown = [language for language in corpus.languages if language not in model.languages]
     if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
         what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"
         measured["note"] = "\n".join(filter(None, (measured.get("note"), what)))
     return measured
+
+
+def write_predictions(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """One entry a row: a JSON list, JSON lines, or comma-separated values without a first row of names."""
+    listed = list(entries)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            csv.writer(file).writerows(entry.values() for entry in listed)
+        elif path.suffix == ".jsonl":
+            file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in listed)
+        else:
+            json.dump(listed, file, ensure_ascii=False)
 
 
 def print_measured(measured: dict[str, Any]) -> None:

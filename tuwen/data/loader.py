@@ -44,6 +44,7 @@ _TRIES = 50  # substitutes drawn for one unusable row before giving up
 class DataConfig:
     """How rows become batches.
 
+    split: that is trained on.
     texts: "one" draws a text a row, every epoch anew; "all" makes every text a row of its own.
     languages: those that texts are drawn from; none: all the corpus has.
     augment: what is done to training pictures beside resizing. There is no flip: captions say left and right.
@@ -55,6 +56,7 @@ class DataConfig:
     on_bad: a row whose picture cannot be read or that has no text: "skip" takes another row, "stop" ends the run.
     """
 
+    split: str = "train"
     texts: Literal["one", "all"] = "one"
     languages: tuple[str, ...] = ()
     augment: Augment = "crop"

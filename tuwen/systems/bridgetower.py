@@ -207,29 +207,46 @@ class BridgeTower(System):
         states = torch.cat([x for both in passes for x in both], 1)
         return Fused(torch.cat([self.pooled(*both) for both in passes], 1), states, whole)
 
-    def adapt(self, task: str, classes: int = 2) -> nn.Module:
-        """The paper's head on `fuse(...).pooled`: "vqa" and "entailment" (one picture), "nlvr" (two, and the second
-        picture's type starts as the first's), "ranking" (one score a pair, which starts as the logit of a match; "irtr"
-        of the code, whose released form cannot run)."""
+    def adapt(self, task: str, classes: int = 2) -> nn.Module | None:
+        """The paper's head on `fuse(...).pooled`: "vqa" and "entailment" (one picture), "two_pictures" (NLVR2), and
+        "ranking" (one score a pair; "irtr" of the code, whose released form cannot run)."""
         width = self.config.fusion.width
         if task == "ranking":
-            head = nn.Linear(2 * width, 1)
-            with torch.no_grad():
-                head.weight.copy_(self.match_head.weight[1:])
-                head.bias.copy_(self.match_head.bias[1:])
-            return head
-        if task == "nlvr":
-            with torch.no_grad():
-                self.fusion.types.weight[2] = self.fusion.types.weight[1]
-            return _head(4 * width, 3 * width, classes, 0.1)
+            return RankingHead(2 * width, 1)
+        if task == "two_pictures":
+            return PairHead(*_layers_of_head(4 * width, 3 * width, classes, 0.1))
         if task in ("vqa", "entailment"):
-            return _head(2 * width, 4 * width, classes, 0.0)
-        raise self.lacks("adapt", f"its paper gives no head for {task}")
+            layers = _layers_of_head(2 * width, 4 * width, classes, 0.0)
+            return AnswerHead(*layers) if task == "vqa" else nn.Sequential(*layers)
+        return None
 
 
-def _head(inputs: int, hidden: int, classes: int, dropout: float) -> nn.Module:
+class RankingHead(nn.Linear):
+    """A score a pair, which starts as the logit of a match."""
+
+    @torch.no_grad()
+    def begin(self, system: BridgeTower) -> None:
+        self.weight.copy_(system.match_head.weight[1:])
+        self.bias.copy_(system.match_head.bias[1:])
+
+
+class AnswerHead(nn.Sequential):
+    """Each answer is told for itself: the loss is the sum of the binary ones."""
+
+    binary = True
+
+
+class PairHead(nn.Sequential):
+    """On both pictures' vectors; the second picture's type starts as the first's."""
+
+    @torch.no_grad()
+    def begin(self, system: BridgeTower) -> None:
+        system.fusion.types.weight[2] = system.fusion.types.weight[1]
+
+
+def _layers_of_head(inputs: int, hidden: int, classes: int, dropout: float) -> tuple[nn.Module, ...]:
     layers = nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
-    return nn.Sequential(nn.Dropout(dropout), *layers)
+    return nn.Dropout(dropout), *layers
 
 
 def _named(layers: Sequence[Tensor]) -> dict[str, Tensor]:

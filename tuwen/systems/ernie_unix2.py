@@ -278,12 +278,10 @@ class ERNIEUniX2(System):
         states = states[:, last.shape[1] :]
         return Fused(states[:, 0], states, texts.state_mask)
 
-    def adapt(self, task: str, classes: int = 3) -> nn.Module:
+    def adapt(self, task: str, classes: int = 3) -> nn.Module | None:
         """A linear head [D] on `fuse(...).pooled`, one for every language: "vqa" (GQA's 1,842 English answers, for
         xGQA) or "entailment" (XVNLI's three classes)."""
-        if task not in ("vqa", "entailment"):
-            raise self.lacks("adapt", f"its paper gives no head for {task}")
-        return nn.Linear(self.config.fusion.width, classes)
+        return nn.Linear(self.config.fusion.width, classes) if task in ("vqa", "entailment") else None
 
     def speaker(self, images: Encoded | None, prompt: Texts | None, language: Tensor, cached: bool = True) -> Speaker:
         """The decoder before its first word, on pictures, texts to translate, or both."""

@@ -365,9 +365,10 @@ class System(nn.Module):
         cells = torch.eye(side * side, device=tokens.device).view(side * side, side, side)
         return cells.expand(len(tokens), -1, -1, -1)
 
-    def adapt(self, task: Any) -> nn.Module:
-        """The paper's own head and losses for a task."""
-        raise self.lacks("adapt", f"its paper gives no head for {task}")
+    def adapt(self, task: str, classes: int = 2) -> nn.Module | None:
+        """What the paper learns for a task: a `Head` with losses of its own, or a classifier on `fuse(...).pooled`,
+        whose method `begin(system)`, if any, is called as `Head.begin`; None: the task's default."""
+        return None
 
     @classmethod
     def can(cls, capability: str) -> bool:

@@ -10,7 +10,10 @@ from typing import Any
 
 from tuwen.errors import UserError, quoted
 
-_PARTS = ("encoding", "likeness", "metrics", "task", "text_metrics")  # what tasks are built from
+_PARTS = (  # what tasks are built from
+    *("answers", "blind", "choosing", "encoding", "heads"),
+    *("likeness", "metrics", "task", "text_metrics"),
+)
 
 
 def task_names() -> list[str]:
@@ -41,6 +44,20 @@ def find_task(name: str) -> Any:
 def of(config: Any) -> Any:
     """The task of a run's config, which is a `TaskConfig`."""
     return find_task(config.name)(config)
+
+
+def located(task: str, location: Any) -> Any:
+    """Where a task's rows are: in its own file beside a corpus's pairs, where there is one; else in the corpus."""
+    from pathlib import Path
+
+    file = find_task(task).file
+    beside = Path(location) / file if file else None
+    return str(beside) if beside is not None and beside.is_file() else location
+
+
+def with_verb(verb: str) -> tuple[str, ...]:
+    """The tasks that a verb of `tuwen.load(RUN)` stands for."""
+    return tuple(name for name in task_names() if find_task(name).verb == verb)
 
 
 def able(system: str, task: str) -> Any:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tuwen.data.batch import Images, places_of
-from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
+from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, languages_and_texts
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
@@ -117,6 +117,51 @@ def encode_captions(predictor: Predictor, captions: Sequence[Caption], batch_siz
     return predictor.texts(
         [caption.text for caption in captions], [caption.language for caption in captions], batch_size
     )
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows of a task, encoded on the device: `rows` [R] of the corpus, one `Encoded` a picture, that of their texts."""
+
+    rows: np.ndarray
+    images: list[Encoded]
+    texts: Encoded
+
+    def mixed(self, what: str) -> "EncodedRows":
+        """The same rows with each other's pictures ("picture") or texts ("text"): what a blind model would be given."""
+        order = torch.arange(len(self.rows)).roll(max(1, len(self.rows) // 2))
+        if what == "picture":
+            return EncodedRows(self.rows, [image.select(order) for image in self.images], self.texts)
+        return EncodedRows(self.rows, self.images, self.texts.select(order))
+
+
+def encoded_rows(
+    predictor: Predictor, corpus: Corpus, rows: Sequence[int], batch_size: int, broken: Counter[str], what: str
+) -> Iterator[EncodedRows]:
+    """The rows of a task in batches, each picture encoded once; those that cannot be read are counted in `broken`.
+
+    what: the name of the progress bar.
+    """
+    asked: dict[int, list[int]] = {}  # rows by the picture they are about
+    records = {row: corpus.record(row) for row in rows}
+    for row in rows:
+        asked.setdefault(records[row].image_id, []).append(row)
+    first = [own[0] for own in asked.values()]
+    for images, readable, faults in predictor.read(corpus, first, batch_size, what, corpus.pictures):
+        broken.update(faults)
+        if not readable:
+            continue
+        several = [images.part(k) for k in range(corpus.pictures)] if corpus.pictures > 1 else [images]
+        pictures = [predictor.encode(part) for part in several]
+        own = [(row, place) for place, shown in enumerate(readable) for row in asked[records[shown].image_id]]
+        for start in range(0, len(own), batch_size):
+            part = own[start : start + batch_size]
+            questions = [next(languages_and_texts(records[row])) for row, _ in part]
+            texts = predictor.tokens([text for _, text in questions], [language for language, _ in questions])
+            places = torch.tensor([place for _, place in part])
+            yield EncodedRows(
+                np.array([row for row, _ in part]), [x.select(places) for x in pictures], predictor.encode(texts)
+            )
 
 
 def restricted(gallery: Gallery, rows: np.ndarray) -> Relevance:

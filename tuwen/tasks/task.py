@@ -4,11 +4,12 @@ A task that is learnt trains as everything does: the same loop, step and checkpo
 `System.forward` gives the head's losses; its weights are the run's `head.*`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tuwen.data.corpus import Corpus
+from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head, System
@@ -31,6 +32,8 @@ class Task:
     needs: alternatives, of which a system must have one: capabilities (`System.can`), several of them apart by a space.
     pictures: separate ones a row; a head is handed one `Encoded` each.
     beside: further splits that measuring reads, handed to `measure` by name where the corpus has them.
+    file: that holds the task's rows beside a corpus's pairs.jsonl.
+    verb: of `tuwen.load(RUN)`, that does this ("answer"). learnt: nothing can be done before a head is learnt.
     """
 
     what: ClassVar[str]
@@ -39,6 +42,9 @@ class Task:
     needs: ClassVar[tuple[str, ...]]
     pictures: ClassVar[int] = 1
     beside: ClassVar[tuple[str, ...]] = ()
+    file: ClassVar[str] = ""
+    verb: ClassVar[str] = ""
+    learnt: ClassVar[bool] = False
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: TaskConfig | None = None):
@@ -56,8 +62,8 @@ class Task:
         """The task's own rows of a corpus opened at a split: a row is a question, a statement; column "label"."""
         return corpus
 
-    def head(self, system: System) -> Head:
-        """What is learnt: the paper's own head (`System.adapt`), or the task's default.
+    def head(self, system: System, tokenizer: Tokenizer) -> Head:
+        """What is learnt: the paper's own head (`System.adapt`), or the task's default. tokenizer: the run's.
 
         Raises:
             UserError: if nothing is learnt for this task.
@@ -70,6 +76,20 @@ class Task:
         """The metrics with their baselines, as JSON: {"system", "corpus", "split", "task", "broken", ...}.
 
         predictor: the system, live during training or loaded. head: its head of this task, where it has one.
+        """
+        raise NotImplementedError
+
+    def validate(self, predictor: Predictor, head: Head, corpus: Corpus) -> Mapping[str, Any]:
+        """What is watched while the head is learnt: "score", by which the run's weights are chosen, greater is better,
+        and further numbers by name. corpus: rows of validation."""
+        raise NotImplementedError
+
+    def use(
+        self, predictor: Predictor, head: Head | None, pictures: Sequence[Any], texts: Sequence[str] | None, **how: Any
+    ) -> list[Any]:
+        """What the task's verb gives, one entry a row.
+
+        pictures: one a row, or where a row has several, a sequence of them each. texts: questions, statements, phrases.
         """
         raise NotImplementedError
 

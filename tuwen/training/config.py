@@ -35,7 +35,10 @@ class TrainConfig:
     order: "grouped": from the second epoch on neighbours are alike, so that wrong partners within a batch are hard
         (GRIT-VLP). group_search: entries among which they are sought, a multiple of batch_size; group_queue: entries
         whose vectors are held, a multiple of group_search; None: the published 1,920 and 48,000, made whole batches.
-    eval_every: steps between evaluations; None: at the start and the end alone.
+    eval_every: steps between evaluations; None: at the start and the end alone, or where weights are chosen ten times.
+    choose: the weights the run ends with: those of its "last" step, or of the "best" by the score of its validation
+        (a task's; the earlier of equals), step 0 among them.
+    least_steps: an epoch has at least so many: of a small corpus the batch is halved until it has (`fitting_batch`).
     checkpoint_every, checkpoint_minutes: a checkpoint after so many steps or minutes, whichever comes first.
     keep: checkpoints kept.
     threads: CPU threads; None: as many as torch takes by itself.
@@ -65,6 +68,8 @@ class TrainConfig:
     group_queue: int | None = None
     log_every: int = 10
     eval_every: int | None = None
+    choose: Literal["last", "best"] = "last"
+    least_steps: int = 1
     checkpoint_every: int = 500
     checkpoint_minutes: float = 15.0
     keep: int = 2
@@ -78,6 +83,7 @@ class TrainConfig:
             "accumulation",
             "log_every",
             "eval_every",
+            "least_steps",
             "checkpoint_every",
             "keep",
             "threads",
@@ -140,12 +146,42 @@ TRAIN: dict[str, TrainConfig] = {
 TRAIN |= {name: TRAIN["large" if name.endswith("-l14") else "base"] for name in sizes.SIZES if name not in TRAIN}
 
 
-def train_config(size: str, preset: str) -> TrainConfig:
-    """The training defaults of a size; the fine-tuning preset has a tenth of the rate, layer decay and averaging."""
+LEAST_STEPS = 20  # an epoch, of fine-tuning
+
+
+def train_config(size: str, preset: str, task: bool = False) -> TrainConfig:
+    """The training defaults of a size; the fine-tuning preset has a tenth of the rate, layer decay and averaging.
+
+    A task is learnt in ten epochs, its head at the full rate, and ends with the weights of its best validation.
+    """
     base = TRAIN[size]
-    if preset == "pretrain":
-        return base
-    return replace(base, lr=base.lr / 10, epochs=3.0, warmup=0.1, layer_decay=0.75, average=0.7)
+    if preset == "finetune":
+        base = replace(base, lr=base.lr / 10, epochs=3.0, warmup=0.1, layer_decay=0.75, least_steps=LEAST_STEPS)
+    if task:
+        rates = (("head\\.", TRAIN[size].lr / base.lr),)
+        return replace(base, epochs=10.0, warmup=0.1, rates=rates, choose="best", least_steps=LEAST_STEPS)
+    return replace(base, average=0.7) if preset == "finetune" else base
+
+
+def fitting_batch(train: TrainConfig, rows: int) -> TrainConfig:
+    """The batch halved until an epoch of so many rows has at least `least_steps`, where that is above 1."""
+    size = train.batch_size
+    while (
+        train.least_steps > 1
+        and rows // size < train.least_steps
+        and size % 2 == 0
+        and size // 2 % train.accumulation == 0
+    ):
+        size //= 2
+    return replace(train, batch_size=size)
+
+
+def changed(config: "RunConfig", changes: Mapping[str, Any]) -> "RunConfig":
+    """`override`, where a batch that is named stays as it is, whatever the corpus (`fitting_batch`)."""
+    named = {**changes, **{f"train.{name}": value for name, value in dict(changes.get("train") or {}).items()}}
+    if "train.batch_size" in named and "train.least_steps" not in named:
+        changes = {**changes, "train.least_steps": 1}
+    return override(config, changes)
 
 
 @dataclass(frozen=True)
@@ -206,10 +242,13 @@ class RunConfig:
         chosen: Any = systems.find(system)
         model = chosen.Config.sized(size)
         learnt = None if task is None else tasks.able(system, task)().config
-        rates = train_config(size, preset)
-        order = chosen.train_order if learnt is None and preset == "pretrain" else rates.order
-        config = cls(system, size, str(corpus), model, task=learnt, train=replace(rates, order=order))
-        return override(config, {"preset": preset, **(changes or {})})
+        train, data = train_config(size, preset, task is not None), DataConfig()
+        if task is not None:  # a crop may take away what is asked about
+            data = replace(data, augment="none")
+        elif preset == "pretrain":
+            train = replace(train, order=chosen.train_order)
+        config = cls(system, size, str(corpus), model, task=learnt, data=data, train=train)
+        return changed(config, {"preset": preset, **(changes or {})})
 
     @classmethod
     def read(cls, run: str | Path) -> "RunConfig":

@@ -4,10 +4,10 @@ import errno
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -34,21 +34,12 @@ from tuwen.run import (
     write_provenance,
 )
 from tuwen.systems.system import Needs, Progress, Reads
-from tuwen.training import checkpoint, features, log, optim, parallel, refusals, roles, start
-from tuwen.training.config import RunConfig
+from tuwen.training import checkpoint, features, log, optim, parallel, refusals, roles, start, validation
+from tuwen.training.config import RunConfig, fitting_batch
 from tuwen.training.grouping import make_grouping
 from tuwen.training.signals import Interrupted, Signals, Stop
 from tuwen.training.step import train_step
-
-
-class Trained(NamedTuple):
-    """What an evaluation during training is given."""
-
-    predictor: Predictor
-    config: RunConfig
-
-
-Evaluate = Callable[[Trained, int], Mapping[str, Any]]  # what is trained, step -> (nested) numbers
+from tuwen.training.validation import Evaluate, Trained
 
 
 def train(
@@ -60,7 +51,8 @@ def train(
 ) -> Path:
     """Trains a new run in the folder `out`, and gives the folder.
 
-    evaluate: called in evaluation mode at the start, the end, and every `train.eval_every` steps.
+    evaluate: called in evaluation mode at the start, the end, and every `train.eval_every` steps; None: a task's own
+        validation, where one is learnt.
     corpus: the training pairs themselves, in place of those `config.corpus` names.
 
     Raises:
@@ -119,9 +111,13 @@ def _run(
         torch.set_num_threads(config.train.threads)
     with parallel.group(place):
         try:
-            sources, on_bad = config.data.sources, config.data.on_bad
-            pairs = open_corpus(config.corpus, "train", on_bad) if corpus is None else corpus
-            others = {name: open_corpus(where, "train", on_bad) for name, where in sources.items()}
+            data = config.data
+            if config.task is not None:
+                rows = validation.task_rows(config, corpus, new)
+                config, pairs, evaluate = rows.config, rows.train, evaluate or validation.by_task(rows)
+            else:
+                pairs = open_corpus(config.corpus, data.split, data.on_bad) if corpus is None else corpus
+            others = {name: open_corpus(where, data.split, data.on_bad) for name, where in data.sources.items()}
         except UserError as error:
             if new:
                 raise
@@ -129,9 +125,8 @@ def _run(
                 f"{error}; if the run's corpus was moved, go on with `tuwen train --resume {run} --corpus "
                 f"ITS-NEW-PLACE` (further sources are named in {run / CONFIG})"
             ) from None
-        if config.task is not None:
-            config = replace(config, task=tasks.of(config.task).prepare(pairs)) if new else config
-            pairs = tasks.of(config.task).rows(pairs, "train")
+        if new:
+            config = replace(config, train=fitting_batch(config.train, len(pairs)))
         _Trainer(run, config, evaluate, {PAIRS: pairs, **others}, place, quiet, new).go()
     return run
 
@@ -168,6 +163,8 @@ class _Trainer:
         self.loader.order.slice_of(parallel.rank(), parallel.world())
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = train.steps or max(1, round(train.epochs * self.steps_per_epoch))
+        if train.choose == "best" and train.eval_every is None:
+            self.config = config = replace(config, train=replace(train, eval_every=max(1, -(-self.total // 10))))
 
         self.line = log.Line(f"{config.system} {run.name}", self.total, self.writes and not quiet)
         self.state = checkpoint.State()
@@ -221,7 +218,7 @@ class _Trainer:
             f"{name}: step {self.state.step} of {self.total}, batches of {train.batch_size} of "
             f"{self.loader.order.rows} rows, {train.precision} on {self.place}"
         )
-        for remark in self.loader.remarks:
+        for remark in (*self.loader.remarks, *refusals.few_steps(train, self.total)):
             self.line.say(remark)
         self.line.begin(self.state.step)
         try:
@@ -356,6 +353,8 @@ class _Trainer:
                 values = self.evaluate(trained, self.state.step)
             self.system.train()
             self.metrics.evaluated(self.state.step, values)
+            if self.config.train.choose == "best":
+                validation.keep_if_best(self.run, self.system, self.state.step)
         parallel.barrier()
 
     def _average(self) -> None:
@@ -371,12 +370,16 @@ class _Trainer:
         if not self.writes:
             return
         seconds = self.state.seconds
-        done = {
+        done: dict[str, Any] = {
             "step": self.total,
             "seconds": round(seconds, 3),
             "pairs_per_second": round(self.total * self.config.train.batch_size / max(seconds, 1e-9), 2),
         }
+        if self.config.train.choose == "best" and (best := validation.end_with_best(self.run)):
+            done |= {"best_step": best[0], "best_score": best[1]}
+            self.line.say(f"the weights are those of step {best[0]}, the best on validation ({best[1]:.4g})")
         write_provenance(self.run, provenance(self.run) | {"finished": done})
+        validation.tidy(self.run)
         self.line.say(f"done: {self.total} steps, {done['pairs_per_second']} pairs/s; {self.run}")
         if log.learnt_nothing(log.read_metrics(self.run / METRICS)):
             self.line.say(log.NOTHING_LEARNT)

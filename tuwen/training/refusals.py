@@ -6,6 +6,8 @@ from tuwen.errors import UserError
 from tuwen.training import parallel
 from tuwen.training.config import TrainConfig
 
+FEW_STEPS = 50
+
 
 def refuse_uneven_shares(train: TrainConfig, processes: int) -> None:
     """Raises:
@@ -17,6 +19,13 @@ def refuse_uneven_shares(train: TrainConfig, processes: int) -> None:
             f"config field train.accumulation: a process's {share} rows do not divide into "
             f"{train.accumulation} micro-batches"
         )
+
+
+def few_steps(train: TrainConfig, total: int) -> tuple[str, ...]:
+    """A line to say where an epoch count makes hardly a step: a batch as large as the corpus teaches nothing."""
+    if train.steps is not None or total >= FEW_STEPS:
+        return ()
+    return (f"only {total} steps in all; a smaller train.batch_size or more train.epochs gives more",)
 
 
 def refuse_micro_batches(train: TrainConfig, name: str) -> None:

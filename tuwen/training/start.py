@@ -148,7 +148,7 @@ def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:
     kind: Any = systems.find(config.system)
     system = kind(config.model, tokenizer.vocabulary)
     if config.task is not None:
-        system.attach(tasks.of(config.task).head(system))
+        system.attach(tasks.of(config.task).head(system, tokenizer))
     return system
 
 

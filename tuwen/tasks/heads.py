@@ -1,0 +1,129 @@
+"""Heads that name a class of pictures and a text: a few layers on joint states, or on the vectors of two towers.
+
+Shape legend: B rows, P pictures a row, C classes, W width of what is read.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tuwen.data.batch import Batch, Images, Spans, Texts
+from tuwen.nn.encoded import Encoded
+from tuwen.predictor import vectors
+from tuwen.systems.system import Head, Losses, Needs, Progress, System
+from tuwen.tasks.task import Task
+
+HIDDEN = 2  # of the default head, in widths of what it reads
+DROPOUT = 0.1
+
+
+class Classifier(Head):
+    """A class of pictures and a text, learnt by cross entropy from labels [B] or soft targets [B, C]; rows of label -1,
+    or without a target, teach nothing.
+
+    column: of the rows, with their targets or labels. layers: from [B, W] to [B, C]; the paper's, or the default.
+    binary: each class is told for itself, by binary cross entropy summed over classes (BridgeTower's VQA).
+    """
+
+    def __init__(self, system: System, task: Task, classes: int, column: str):
+        super().__init__()
+        self.pictures, self.column = task.pictures, column
+        layers = system.adapt(task.name(), classes) if system.can("fuse") else None
+        self.layers = default_layers(width_read(system, task.pictures), classes) if layers is None else layers
+        self.binary = bool(getattr(layers, "binary", False))
+
+    def needs(self) -> Needs:
+        return Needs(columns=(self.column,))
+
+    def begin(self, system: System) -> None:
+        begin = getattr(self.layers, "begin", None)
+        if callable(begin):
+            begin(system)
+
+    def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
+        assert batch.images is not None
+        assert batch.texts is not None
+        images = encoded_pictures(system, batch.images, self.pictures)
+        logits = self.logits(system, images, system.encode_texts(batch.texts)).float()
+        targets = batch.columns[self.column]
+        assert isinstance(targets, Tensor)
+        if self.binary:
+            loss = binary_loss(logits, targets)
+        else:
+            loss = soft_loss(logits, targets) if targets.is_floating_point() else label_loss(logits, targets)
+        return Losses({"task": loss}, {}, {"accuracy": accuracy(logits.detach(), targets)})
+
+    def logits(self, system: System, images: Sequence[Encoded], texts: Encoded) -> Tensor:
+        """[B, C] from one `Encoded` a picture and that of the text."""
+        return self.layers(read(system, images, texts))
+
+
+def soft_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of logits [B, C] with targets [B, C], each row's as shares of their sum; mean over rows that have
+    any."""
+    shares = targets / targets.sum(1, keepdim=True).clamp(min=1e-9)
+    return -(shares * logits.log_softmax(1)).sum() / (targets.sum(1) > 0).sum().clamp(min=1)
+
+
+def binary_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of logits [B, C] with targets in 0 to 1, summed over classes, mean over rows."""
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").sum(1).mean()
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of logits [B, C] with labels [B], mean over those that are not -1; 0 where there is none."""
+    total = F.cross_entropy(logits, labels.long(), ignore_index=-1, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows of what the likeliest class earns: its soft target, or 1 where it is the label."""
+    best = logits.argmax(1)
+    if targets.is_floating_point():
+        return targets.gather(1, best[:, None]).float().mean()
+    return (best == targets).float().mean()
+
+
+def encoded_pictures(system: System, images: Images, pictures: int) -> list[Encoded]:
+    """One `Encoded` a picture of the rows; a clip is one."""
+    if pictures == 1:
+        return [system.encode_images(images)]
+    return [system.encode_images(images.part(k)) for k in range(pictures)]
+
+
+def read(system: System, images: Sequence[Encoded], texts: Encoded) -> Tensor:
+    """[B, W]: joint states' vector of a system that fuses; else the text's vector, the pictures', and their products.
+
+    Raises:
+        UserError: a system that has neither.
+    """
+    if system.can("fuse"):
+        return system.fuse(images, texts).pooled
+    parts = [vectors(encoded) for encoded in (texts, *images)]
+    if any(part is None for part in parts):
+        raise system.lacks("fuse", "it has no vectors of pictures and texts")
+    text, *seen = (part for part in parts if part is not None)
+    return torch.cat([text, *seen, *(text * picture for picture in seen)], 1) * text.shape[1] ** 0.5
+
+
+@torch.no_grad()
+def width_read(system: System, pictures: int) -> int:
+    """W of `read`, told by one blank row."""
+    training, config = system.training, system.config
+    side = config.image.side
+    system.eval()
+    ids, none = torch.full((1, 2), max(system.vocabulary.cls, 0)), torch.zeros(0, dtype=torch.int64)
+    spans = Spans(none, none, none, none, none)
+    texts = Texts(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.int64), spans=spans)
+    picture = system.encode_images(Images(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+    width = read(system, [picture] * pictures, system.encode_texts(texts)).shape[1]
+    system.train(training)
+    return width
+
+
+def default_layers(width: int, classes: int) -> nn.Module:
+    """A norm, one hidden layer, the classes."""
+    hidden = nn.Linear(width, HIDDEN * width), nn.GELU(), nn.Dropout(DROPOUT)
+    return nn.Sequential(nn.LayerNorm(width), *hidden, nn.Linear(HIDDEN * width, classes))
