@@ -107,7 +107,7 @@ def measure(
     from tuwen.progress import bars
     from tuwen.training.parallel import device
 
-    location = tasks.located(task, location)
+    location = tasks.rows_at(task, location)
     model = load(run_folder, device=str(device("auto")))
     own = model.config.task_name == task
     chosen = tasks.able(model.config.system, task)(model.config.task if own else None)

@@ -149,7 +149,7 @@ def config_of(args):
     learns a task from another has the preset "finetune".
     """
     from tuwen.config import to_dict
-    from tuwen.training.config import RunConfig, changed
+    from tuwen.training.config import RunConfig, with_changes
     from tuwen.training.start import init_run
 
     changes, _ = changes_of(args)
@@ -170,7 +170,7 @@ def config_of(args):
         changes["train.steps"] = args.steps
     config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model, task)
     changes = {**published_towers(args).changes(config.model), **changes}
-    return changed(config, {name: value for name, value in changes.items() if name not in NAMED})
+    return with_changes(config, {name: value for name, value in changes.items() if name not in NAMED})
 
 
 def evaluation() -> Callable[[Any, int], Mapping[str, Any]]:

@@ -46,7 +46,7 @@ def of(config: Any) -> Any:
     return find_task(config.name)(config)
 
 
-def located(task: str, location: Any) -> Any:
+def rows_at(task: str, location: Any) -> Any:
     """Where a task's rows are: in its own file beside a corpus's pairs, where there is one; else in the corpus."""
     from pathlib import Path
 

@@ -131,7 +131,7 @@ def without_punctuation(text: str) -> str:
     return _PERIOD.sub("", bare)
 
 
-def plain(answer: str) -> str:
+def plain_answer(answer: str) -> str:
     """The one form of an answer: what a head learns and says."""
     words = without_punctuation(normalise(answer)).lower().split()
     words = [_NUMBERS.get(word, word) for word in words]
@@ -142,9 +142,9 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     """What an answer earns, 0 to 1: against ten people's, the mean over every nine of min(those who gave it / 3, 1);
     against another number of right answers, whether it is one of them.
     """
-    said = plain(answer)
+    said = plain_answer(answer)
     if len(given) != PEOPLE:
-        return float(said in {plain(right) for right in given})
+        return float(said in {plain_answer(right) for right in given})
     people = [without_punctuation(right) if len(set(given)) > 1 else right for right in given]
     same = people.count(said)
     # leaving out one of those who gave it, or one of the others
@@ -153,7 +153,7 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
 
 def soft_targets(given: Sequence[str]) -> Mapping[str, float]:
     """What each answer earns that anyone gave, by its one form."""
-    forms = dict.fromkeys(plain(answer) for answer in given)
+    forms = dict.fromkeys(plain_answer(answer) for answer in given)
     return {form: earned for form in forms if form and (earned := vqa_accuracy(form, given)) > 0}
 
 

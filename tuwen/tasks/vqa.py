@@ -16,7 +16,7 @@ from tuwen.data.corpus import Corpus, Record, languages_and_texts
 from tuwen.data.items import Item, WithColumns, items_of
 from tuwen.errors import UserError
 from tuwen.tasks import choosing
-from tuwen.tasks.answers import most_given, plain, soft_targets, vqa_accuracy
+from tuwen.tasks.answers import most_given, plain_answer, soft_targets, vqa_accuracy
 from tuwen.tasks.blind import Blind, beginnings_of
 from tuwen.tasks.encoding import encoded_rows
 from tuwen.tasks.heads import Classifier
@@ -84,7 +84,7 @@ class VQA(Task):
         number = {answer: k for k, answer in enumerate(self.config.answers)}
 
         def allowed(record: Record) -> Sequence[int] | None:
-            given = [number.get(plain(answer)) for answer in record.columns.get("choices") or ()]
+            given = [number.get(plain_answer(answer)) for answer in record.columns.get("choices") or ()]
             return [k for k in given if k is not None]
 
         return choosing.Choices(

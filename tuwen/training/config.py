@@ -176,7 +176,7 @@ def fitting_batch(train: TrainConfig, rows: int) -> TrainConfig:
     return replace(train, batch_size=size)
 
 
-def changed(config: "RunConfig", changes: Mapping[str, Any]) -> "RunConfig":
+def with_changes(config: "RunConfig", changes: Mapping[str, Any]) -> "RunConfig":
     """`override`, where a batch that is named stays as it is, whatever the corpus (`fitting_batch`)."""
     named = {**changes, **{f"train.{name}": value for name, value in dict(changes.get("train") or {}).items()}}
     if "train.batch_size" in named and "train.least_steps" not in named:
@@ -248,7 +248,7 @@ class RunConfig:
         elif preset == "pretrain":
             train = replace(train, order=chosen.train_order)
         config = cls(system, size, str(corpus), model, task=learnt, data=data, train=train)
-        return changed(config, {"preset": preset, **(changes or {})})
+        return with_changes(config, {"preset": preset, **(changes or {})})
 
     @classmethod
     def read(cls, run: str | Path) -> "RunConfig":

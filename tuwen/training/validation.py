@@ -48,7 +48,7 @@ def task_rows(config: RunConfig, corpus: Corpus | None = None, new: bool = True)
     Raises:
         UserError: no such corpus or split, or one that lacks what the task asks for.
     """
-    location, on_bad = tasks.located(config.task.name, config.corpus), config.data.on_bad
+    location, on_bad = tasks.rows_at(config.task.name, config.corpus), config.data.on_bad
     splits = () if corpus is not None else splits_of(location)
     pairs = open_corpus(location, config.data.split, on_bad) if corpus is None else corpus
     name = next((name for name in NAMES if name in splits and name != config.data.split), None)
