@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tuwen.data.corpora.questions import QUESTIONS
+from tuwen.data.corpora.asked_lines import FILES
 from tuwen.data.corpus import Corpus, Record, languages_and_texts
+from tuwen.data.exercises import exercises_of
 from tuwen.data.items import Item, WithColumns, items_of
 from tuwen.errors import UserError
 from tuwen.tasks import choosing
@@ -47,7 +48,7 @@ class VQAConfig(TaskConfig):
 class VQA(Task):
     what, metric = "an answer to a question about a picture", "VQA accuracy"
     why, needs = "picture and question are read together", ("fuse", "encode_images encode_texts")
-    file, verb, learnt = QUESTIONS, "answer", True
+    file, verb, learnt = FILES["questions"], "answer", True
     Config = VQAConfig
 
     def prepare(self, corpus: Corpus) -> VQAConfig:
@@ -121,19 +122,14 @@ class VQA(Task):
 
 
 def questions_of(corpus: Corpus) -> Corpus:
-    """Rows that are questions: a corpus whose rows have "answers", or the "questions" that its pictures come with.
+    """Rows that are questions (`tuwen.data.exercises`); of built scenes, those in their column "questions".
 
     Raises:
         UserError: a corpus that knows no questions.
     """
     columns = corpus.record(0).columns if len(corpus) else {}
-    if "answers" in columns:
-        return corpus
-    if "questions" not in columns:
-        raise UserError(
-            f"corpus {corpus.name}, split {corpus.split}: knows no questions; put them in {QUESTIONS} beside its "
-            'pairs.jsonl, as {"id", "image", "question", "answers", "split"}'
-        )
+    if "answers" in columns or "questions" not in columns or corpus.exercises("questions") is not None:
+        return exercises_of(corpus, "questions")
 
     def asked(row: int, record: Record) -> Iterator[Item]:
         for place, item in enumerate(record.columns["questions"]):
