@@ -24,10 +24,7 @@ from tuwen.run import (
     CONFIG,
     METRICS,
     SKIPPED,
-    START,
-    STATE,
     TOKENIZER,
-    WEIGHTS,
     finished,
     holds_run,
     provenance,
@@ -342,7 +339,7 @@ class _Trainer:
         At the last step the run's final weights are made first, so that they are what is measured.
         """
         if self.metrics and self.state.step == self.total:
-            self._average()
+            validation.end_with_average(self.run, self.system, self.config.train.average)
         if self.evaluate is None or not self._evaluation_due():
             return
         if self.metrics and not self.metrics.has_evaluation(self.state.step):
@@ -356,14 +353,6 @@ class _Trainer:
             if self.config.train.choose == "best":
                 validation.keep_if_best(self.run, self.system, self.state.step)
         parallel.barrier()
-
-    def _average(self) -> None:
-        """The final weights of a run that averages: between those it started from and those it came to."""
-        if self.config.train.average < 1:
-            first = checkpoint.in_new_names(checkpoint.load_tensors(self.run / STATE / START), self.system)
-            mixed = optim.averaged(first, checkpoint.parted(self.system)[0], self.config.train.average)
-            self.system.load_state_dict(mixed, strict=False)  # teachers and queues stay as they are
-            checkpoint.save_tensors(self.run / WEIGHTS, mixed)
 
     def _finish(self) -> None:
         """Marks the run as finished, with what it took."""

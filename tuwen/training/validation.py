@@ -12,8 +12,8 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.items import split_off
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.predictor import Predictor
-from tuwen.run import METRICS, STATE, WEIGHTS
-from tuwen.training import checkpoint, log
+from tuwen.run import METRICS, START, STATE, WEIGHTS
+from tuwen.training import checkpoint, log, optim
 from tuwen.training.config import RunConfig
 
 NAMES = ("val", "validation")  # of a split to watch a run on
@@ -74,6 +74,15 @@ def by_task(rows: TaskRows) -> Evaluate | None:
         return tasks.of(trained.config.task).validate(trained.predictor, head, corpus)
 
     return evaluate
+
+
+def end_with_average(run: Path, system: nn.Module, share: float) -> None:
+    """The final weights of a run that averages: between those it started from and those it came to."""
+    if share < 1:
+        first = checkpoint.in_new_names(checkpoint.load_tensors(run / STATE / START), system)
+        mixed = optim.averaged(first, checkpoint.parted(system)[0], share)
+        system.load_state_dict(mixed, strict=False)  # teachers and queues stay as they are
+        checkpoint.save_tensors(run / WEIGHTS, mixed)
 
 
 # ---- the best weights, beside the checkpoints until the run has come to its end
