@@ -370,7 +370,7 @@ class Statement(Task):
     def rows(self, corpus, split):
         return Labelled(corpus, {label: k for k, label in enumerate(self.config.labels)})
 
-    def head(self, system):
+    def head(self, system, tokenizer):
         return StatementHead()
 
     def measure(self, predictor, head, corpus, **options):
@@ -437,7 +437,7 @@ class StatementHead(Head):
 def learning() -> tuple[Pairs, Batch]:
     """A system that learns statements, as training makes it, and a batch of three."""
     system = Pairs()
-    system.attach(Statement().head(system))
+    system.attach(Statement().head(system, None))
     system.head.begin(system)
     system.head.teacher.copy_student(system)
     elder = Pairs()
@@ -456,7 +456,7 @@ def test_what_a_task_is_comes_from_the_training_split_and_its_rows_are_its_own()
     assert can(Pairs, Statement)
     assert not can(Translator, Statement), "it cannot fuse"
     with pytest.raises(UserError, match="task retrieval has no head"):
-        type("Other", (Task,), {"name": classmethod(lambda cls: "retrieval")})().head(Pairs())
+        type("Other", (Task,), {"name": classmethod(lambda cls: "retrieval")})().head(Pairs(), None)
 
 
 def test_a_head_s_losses_stand_in_the_place_of_the_system_s():
