@@ -190,8 +190,8 @@ def _kinds(claim: Claim) -> set[str]:
     return {kind for fact in claim.get("all", [claim]) for kind in fact}
 
 
-def changed(draw: Draws, scene: Scene) -> Scene:
-    """The scene with another ground, another thing, two things swapped, a size changed, or an object gone."""
+def changed(draw: Draws, scene: Scene, names: Sequence[str] = COMMON) -> Scene:
+    """The scene with another ground, another thing (of `names`), two swapped, a size changed, or an object gone."""
     kind = draw.below(5)
     items = list(scene.objects)
     place = draw.below(len(items))
@@ -199,7 +199,7 @@ def changed(draw: Draws, scene: Scene) -> Scene:
     if kind == 0:
         return replace(scene, background=draw.choice([c for c in COLOURS if c != scene.background]))
     if kind == 1:
-        items[place] = replace(item, thing=draw.choice([name for name in COMMON if name not in scene.counts()]))
+        items[place] = replace(item, thing=draw.choice([name for name in names if name not in scene.counts()]))
     elif kind == 2:
         other = draw.below(len(items))
         items[place], items[other] = (

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import combinations
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Scene:
 
     Between two objects the centres differ, along each axis, by at most 0.08 or by at least 0.126.
     held_out: "" as in training, "pair" with a pair of things training never shows, "concept" with such a thing.
+    covered: objects over which a card lies. grey: whether the picture has no colours.
     """
 
     background: str
@@ -46,6 +48,8 @@ class Scene:
     held_out: str = ""
     tint: tuple[int, int, int] = (0, 0, 0)
     phase: int = 0
+    covered: tuple[int, ...] = ()
+    grey: bool = False
 
     def counts(self) -> dict[str, int]:
         """How many of each thing, in the order of first appearance."""
@@ -56,12 +60,14 @@ class Scene:
 
     def as_json(self) -> dict:
         objects = [{"thing": o.thing, "x": o.x, "y": o.y, "size": o.size, "large": o.large} for o in self.objects]
-        return {"background": self.background, "ground": self.ground, "style": self.style, "objects": objects}
+        shown = {"background": self.background, "ground": self.ground, "style": self.style, "objects": objects}
+        return shown | ({"covered": list(self.covered)} if self.covered else {}) | ({"grey": True} if self.grey else {})
 
     @classmethod
     def from_json(cls, data: Mapping) -> "Scene":
         objects = tuple(Object(o["thing"], o["x"], o["y"], o["size"]) for o in data["objects"])
-        return cls(data["background"], data["ground"], data["style"], objects)
+        hidden = {"covered": tuple(data.get("covered", ())), "grey": data.get("grey", False)}
+        return cls(data["background"], data["ground"], data["style"], objects, **hidden)
 
 
 class Draws:
@@ -100,15 +106,22 @@ def make_scene(seed: int, index: int, kinds: int = len(COMMON), most: int = 5) -
     draw = Draws("scene", seed, index)
     counts = [n for n in (1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5) if n <= most]
     count = draw.choice(counts)
-    things, held_out = _things(draw, split, 1 + draw.below(min(count, 3)), common_of(kinds))
+    things, held_out = draw_things(draw, split, 1 + draw.below(min(count, 3)), common_of(kinds))
     count = max(count, len(things))
     everything = things + [draw.choice(things) for _ in range(count - len(things))]
-    places = _places(draw, count)
+    places = draw_places(draw, count)
     objects = tuple(Object(thing, *place) for thing, place in zip(everything, places, strict=True))
     tint = (draw.below(11) - 5, draw.below(11) - 5, draw.below(11) - 5)
     return Scene(
         draw.choice(tuple(COLOURS)), draw.choice(GROUNDS), draw.choice(STYLES), objects, held_out, tint, draw.below(64)
     )
+
+
+def held_out_of(scene: Scene, split: str) -> str:
+    """What a scene of a split shows that training never does: "concept", "pair" or ""."""
+    if set(scene.counts()) & set(HELD_OUT.get(split, ())):
+        return "concept"
+    return "pair" if any(held_pair(a, b) == split for a, b in combinations(scene.counts(), 2)) else ""
 
 
 @cache
@@ -123,7 +136,7 @@ def common_of(kinds: int) -> tuple[str, ...]:
     return tuple(COMMON[k * len(COMMON) // kinds] for k in range(kinds))
 
 
-def _things(draw: Draws, split: str, count: int, common: Sequence[str]) -> tuple[list[str], str]:
+def draw_things(draw: Draws, split: str, count: int, common: Sequence[str]) -> tuple[list[str], str]:
     """Different things that may stand together in this split, and what is held out among them.
 
     Draws until some fit: where `holds_pairs` is false for val or test, none ever would.
@@ -143,7 +156,7 @@ def _things(draw: Draws, split: str, count: int, common: Sequence[str]) -> tuple
             return draw.sample(things, count), held_out
 
 
-def _places(draw: Draws, count: int) -> list[tuple[float, float, float]]:
+def draw_places(draw: Draws, count: int) -> list[tuple[float, float, float]]:
     """(x, y, size) for each object: on a grid with little jitter, so that nothing overlaps and relations are clear."""
     if count == 1:
         size = draw.choice(SMALL + LARGE)
@@ -194,7 +207,23 @@ def render(scene: Scene, side: int) -> np.ndarray:
         colours, clear = sprite(item.thing, scene.style, round(item.size * side))
         under = canvas[top:bottom, left:right]
         canvas[top:bottom, left:right] = colours + (under * clear + 127) // 255
+    for item in (scene.objects[k] for k in scene.covered):
+        _lay_card(canvas, item)
+    if scene.grey:
+        canvas[:] = np.round(canvas @ np.array([0.299, 0.587, 0.114]))[:, :, None]
     return canvas
+
+
+def _lay_card(canvas: np.ndarray, item: Object) -> None:
+    """A dark card with a light edge over all of an object."""
+    side = len(canvas)
+    left, top, right, bottom = (
+        min(max(round(side * edge), 0), side)
+        for edge in (item.x - item.size / 2, item.y - item.size / 2, item.x + item.size / 2, item.y + item.size / 2)
+    )
+    edge = max(side // 64, 1)
+    canvas[top:bottom, left:right] = 235
+    canvas[top + edge : bottom - edge, left + edge : right - edge] = 40
 
 
 @lru_cache(maxsize=512)

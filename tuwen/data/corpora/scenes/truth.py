@@ -56,11 +56,12 @@ def holds(claim: Claim, scene: Scene | Mapping) -> bool:
     if kind == "more":
         return scene.counts().get(what[0], 0) > scene.counts().get(what[1], 0)
     if kind in _AXIS:
-        return any(_stands(kind, a, b) for a in scene.objects for b in scene.objects if [a.thing, b.thing] == [*what])
+        return any(stands(kind, a, b) for a in scene.objects for b in scene.objects if [a.thing, b.thing] == [*what])
     raise ValueError(f"unknown claim {kind!r}")
 
 
-def _stands(kind: str, a: Object, b: Object) -> bool:
+def stands(kind: str, a: Object, b: Object) -> bool:
+    """Whether object a stands so to b: "left_of", "right_of", "above", "below"."""
     axis, sign = _AXIS[kind]
     return sign * ((a.x, a.y)[axis] - (b.x, b.y)[axis]) >= MARGIN
 
