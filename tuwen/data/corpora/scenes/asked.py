@@ -1,7 +1,7 @@
 """Exercises on scenes as a corpus: rows are questions, statements, hypotheses or phrases, in the form of `asked`."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,6 @@ from tuwen.data import draws
 from tuwen.data.corpora import asked
 from tuwen.data.corpora.scenes import drawings
 from tuwen.data.corpora.scenes.balanced import EACH, Exercise, Group, World, make_group
-from tuwen.data.corpora.scenes.lazily import Columns
 from tuwen.data.corpora.scenes.scene import Scene, boxes, common_of, render
 from tuwen.data.corpus import Corpus, Record
 from tuwen.errors import UserError
@@ -74,15 +73,15 @@ class SceneExercises(Corpus):
     def record(self, row: int) -> Record:
         group, exercise, language = self._exercise(row)
         scenes = [group.scenes[k] for k in exercise.pictures]
-        columns: dict[str, Callable[[], Any]] = {
-            name: (lambda value=value: value) for name, value in self._form(exercise, language, scenes).items()
+        columns = {
+            **self._form(exercise, language, scenes),
+            "scenes": [scene.as_json() for scene in scenes],
+            "held_out": next((scene.held_out for scene in scenes if scene.held_out), ""),
         }
-        columns["scenes"] = lambda: [scene.as_json() for scene in scenes]
-        columns["held_out"] = lambda: next((s.held_out for s in scenes if s.held_out), "")
         if exercise.claim is not None:
-            columns["claim"] = lambda: exercise.claim
+            columns["claim"] = exercise.claim
         name = f"scenes-{self.seed}-{self.split}-{self.kind.replace(' ', '-')}-{row}"
-        return Record(name, {language: [exercise.words[language]]}, self._identity(row, exercise), Columns(columns))
+        return Record(name, {language: [exercise.words[language]]}, self._identity(row, exercise), columns)
 
     def _form(self, exercise: Exercise, language: str, scenes: Sequence[Scene]) -> Mapping[str, Any]:
         """The columns of `asked`."""

@@ -9,10 +9,11 @@ picture is grey. Two phrases name two objects of one picture.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import partial
+from itertools import combinations, islice
 from typing import Any
 
-from tuwen.data.corpora.scenes.language import RELATIONS, changed, chinese_amount, one, sentence
+from tuwen.data.corpora.scenes.language import RELATIONS, Sentence, changed, chinese_amount, one, sentence
 from tuwen.data.corpora.scenes.pairs import PAIR_MAKERS
 from tuwen.data.corpora.scenes.scene import GROUNDS, STYLES, Draws, Object, Scene, draw_places, draw_things, held_out_of
 from tuwen.data.corpora.scenes.things import COLOURS, THINGS, held_pair
@@ -138,11 +139,15 @@ def colour(draw: Draws, world: World) -> Group | None:
 def size(draw: Draws, world: World) -> Group | None:
     asked, *rest = world.names(draw, 2)
     scenes = []
-    for large in (True, False):
+    for fits in (lambda scene: scene.objects[0].large, lambda scene: not scene.objects[0].large):
         things = [asked, *(draw.choice(rest) for _ in range(draw.below(min(world.most, 4))))]
-        scenes.append(until(draw, things, lambda scene, large=large: scene.objects[0].large == large))
+        scenes.append(until(draw, things, fits))
     words = {"en": f"Is the {asked} large or small?", "zh": f"图中的{THINGS[asked].chinese}是大还是小？"}
     return _asked("size", words, scenes, (LARGE, SMALL))
+
+
+def _first_two(kind: str, scene: Scene) -> bool:
+    return stands(kind, scene.objects[0], scene.objects[1])
 
 
 def place(draw: Draws, world: World) -> Group | None:
@@ -151,7 +156,7 @@ def place(draw: Draws, world: World) -> Group | None:
     scenes = []
     for kind in kinds:
         things = [asked, other, *(draw.choice(rest) for _ in range(draw.below(world.most - 1)))]
-        scenes.append(until(draw, things, lambda s, kind=kind: stands(kind, s.objects[0], s.objects[1])))
+        scenes.append(until(draw, things, partial(_first_two, kind)))
     either = "to the left or to the right of" if kinds[0] == "left_of" else "above or below"
     a, b, c, d = THINGS[asked].chinese, THINGS[other].chinese, *(_SIDES[kind]["zh"] for kind in kinds)
     words = {"en": f"Is the {asked} {either} the {other}?", "zh": f"{a}在{b}的{c}还是{d}？"}
@@ -178,7 +183,9 @@ def what(draw: Draws, world: World) -> Group | None:
 # ---- statements
 
 
-def _crossed(kind: str, pictures: Sequence[tuple[int, ...]], said: Sequence[tuple[dict, Words]]) -> list[Exercise]:
+def _crossed(
+    kind: str, pictures: Sequence[tuple[int, ...]], said: Sequence[tuple[Mapping[str, Any], Words]]
+) -> list[Exercise]:
     """Each of two statements on each of two (pairs of) pictures; the first is true of the first alone."""
     return [
         Exercise(kind, shown, words, int(k == n), claim)
@@ -192,11 +199,11 @@ def statement(draw: Draws, world: World) -> Group | None:
     second = changed(draw, first, world.common) if draw.chance(0.7) else world.scene(draw)
     if not world.allows(second) or len(second.objects) > world.most:
         return None
-    said = []
+    said: list[Sentence] = []
     for true, false in ((first, second), (second, first)):
         sentences = (sentence(draw, true, false) for _ in range(12))
-        said.append(next((s for s in sentences if holds(s[0], true) and not holds(s[0], false)), None))
-    if None in said:
+        said += islice((s for s in sentences if holds(s[0], true) and not holds(s[0], false)), 1)
+    if len(said) < 2:
         return None
     kinds = [_kind_of(claim) for claim, _ in said]
     exercises = _crossed("", ((0,), (1,)), said)
@@ -218,11 +225,11 @@ def pair_statement(draw: Draws, world: World) -> Group | None:
     if not all(world.allows(scene) and len(scene.objects) <= world.most for scene in pairs[1]):
         return None
     kind, maker = draw.choice(tuple(PAIR_MAKERS.items()))
-    said = []
+    said: list[Sentence] = []
     for true, false in (pairs, pairs[::-1]):
         made = (maker(draw, *true) for _ in range(12))
-        said.append(next((m for m in made if holds_pair(m[0], *true) and not holds_pair(m[0], *false)), None))
-    if None in said:
+        said += islice((s for s in made if holds_pair(s[0], *true) and not holds_pair(s[0], *false)), 1)
+    if len(said) < 2:
         return None
     return Group((*pairs[0], *pairs[1]), tuple(_crossed(kind, ((0, 1), (2, 3)), said)))
 
@@ -300,7 +307,7 @@ def by_side(draw: Draws, world: World) -> Group | None:
     name, *rest = world.names(draw, 2)
     things = [name, name, *(draw.choice(rest) for _ in range(draw.below(world.most - 1)))]
     kind = draw.choice(("left_of", "above"))
-    scene = until(draw, things, lambda scene: stands(kind, scene.objects[0], scene.objects[1]))
+    scene = until(draw, things, partial(_first_two, kind))
     thing = THINGS[name]
     sides = (("on the left", "左边"), ("on the right", "右边"))
     sides = sides if kind == "left_of" else (("at the top", "上面"), ("at the bottom", "下面"))

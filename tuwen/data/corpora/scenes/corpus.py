@@ -1,7 +1,7 @@
 """The corpus of scenes: pictures drawn on the fly, with captions whose truth is known for every picture."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,6 @@ from tuwen.data.corpora.scenes.asked import SceneExercises
 from tuwen.data.corpora.scenes.balanced import MAKERS
 from tuwen.data.corpora.scenes.kinds import OPEN_NAMES
 from tuwen.data.corpora.scenes.language import captions, chinese_amount, one
-from tuwen.data.corpora.scenes.lazily import Columns
 from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, holds_pairs, make_scene, render
 from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, THINGS, foreign_name
 from tuwen.data.corpora.scenes.truth import holds, relevance
@@ -24,6 +23,28 @@ from tuwen.errors import UserError
 VERSION = 2  # raise when the same (seed, index) gives another picture or text
 COUNTS = {"train": 20000, "val": 500, "test": 500}
 _SEPARATORS = {"ja": "、", "ar": "، ", "fa": "، "}
+
+
+class Columns(Mapping):
+    """A row's columns, each computed when first read."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]):
+        self._makers = makers
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
 
 
 class Scenes(Corpus):
