@@ -99,7 +99,7 @@ def _asked(kind: str, words: Words, scenes: Sequence[Scene | None], answers: Seq
     return Group(tuple(scene for scene in scenes if scene), tuple(exercises))
 
 
-def presence(draw: Draws, world: World) -> Group | None:
+def ask_presence(draw: Draws, world: World) -> Group | None:
     asked, *rest = world.names(draw, 2 + draw.below(2))
     scenes = []
     for names in ([asked], []):
@@ -109,7 +109,7 @@ def presence(draw: Draws, world: World) -> Group | None:
     return _asked("presence", words, scenes, (YES, NO))
 
 
-def count(draw: Draws, world: World) -> Group | None:
+def ask_count(draw: Draws, world: World) -> Group | None:
     asked, *rest = world.names(draw, 2)
     numbers = draw.sample(range(1, min(world.most, 4) + 1), 2)
     scenes = []
@@ -121,7 +121,7 @@ def count(draw: Draws, world: World) -> Group | None:
     return _asked("count", words, scenes, [{"en": str(n), "zh": str(n)} for n in numbers])
 
 
-def total(draw: Draws, world: World) -> Group | None:
+def ask_total(draw: Draws, world: World) -> Group | None:
     names = world.names(draw, 1 + draw.below(2))
     numbers = draw.sample(range(1, world.most + 1), 2)
     scenes = [compose(draw, [draw.choice(names) for _ in range(number)]) for number in numbers]
@@ -129,14 +129,14 @@ def total(draw: Draws, world: World) -> Group | None:
     return _asked("total", words, scenes, [{"en": str(n), "zh": str(n)} for n in numbers])
 
 
-def colour(draw: Draws, world: World) -> Group | None:
+def ask_colour(draw: Draws, world: World) -> Group | None:
     colours = draw.sample(tuple(COLOURS), 2)
     scenes = [replace(world.scene(draw), background=name) for name in colours]
     words = {"en": "What color is the background?", "zh": "背景是什么颜色的？"}
     return _asked("color", words, scenes, [{"en": name, "zh": COLOURS[name][0]} for name in colours])
 
 
-def size(draw: Draws, world: World) -> Group | None:
+def ask_size(draw: Draws, world: World) -> Group | None:
     asked, *rest = world.names(draw, 2)
     scenes = []
     for fits in (lambda scene: scene.objects[0].large, lambda scene: not scene.objects[0].large):
@@ -150,7 +150,7 @@ def _first_two(kind: str, scene: Scene) -> bool:
     return stands(kind, scene.objects[0], scene.objects[1])
 
 
-def place(draw: Draws, world: World) -> Group | None:
+def ask_place(draw: Draws, world: World) -> Group | None:
     asked, other, *rest = world.names(draw, 3)
     kinds = ("left_of", "right_of") if draw.chance(0.5) else ("above", "below")
     scenes = []
@@ -163,7 +163,7 @@ def place(draw: Draws, world: World) -> Group | None:
     return _asked("place", words, scenes, [_SIDES[kind] for kind in kinds])
 
 
-def what(draw: Draws, world: World) -> Group | None:
+def ask_what(draw: Draws, world: World) -> Group | None:
     centre, first, second, *_ = world.names(draw, 3)
     kind = draw.choice(tuple(RELATIONS))
     scenes = []
@@ -194,7 +194,7 @@ def _crossed(
     ]
 
 
-def statement(draw: Draws, world: World) -> Group | None:
+def make_statements(draw: Draws, world: World) -> Group | None:
     first = world.scene(draw)
     second = changed(draw, first, world.common) if draw.chance(0.7) else world.scene(draw)
     if not world.allows(second) or len(second.objects) > world.most:
@@ -217,7 +217,7 @@ def _kind_of(claim: Mapping[str, Any]) -> str:
     return next((name for name, own in known if kinds & own), "things")
 
 
-def pair_statement(draw: Draws, world: World) -> Group | None:
+def make_pair_statements(draw: Draws, world: World) -> Group | None:
     """Pictures 0 and 1 are the first pair, 2 and 3 the second, which differs from it in one of the two, or in order."""
     left, right = world.scene(draw), world.scene(draw)
     others = ((changed(draw, left, world.common), right), (left, changed(draw, right, world.common)), (right, left))
@@ -237,7 +237,7 @@ def pair_statement(draw: Draws, world: World) -> Group | None:
 # ---- entailment
 
 
-def entailment(draw: Draws, world: World) -> Group | None:
+def make_hypotheses(draw: Draws, world: World) -> Group | None:
     """Something may lie under a card, or the picture be grey, in the others too, where it does not matter."""
     kind = draw.choice(("presence", "absence", "color"))
     if kind == "color":
@@ -337,10 +337,10 @@ def by_relation(draw: Draws, world: World) -> Group | None:
 
 _PHRASES: tuple[Maker, ...] = (by_name, by_size, by_side, by_relation)
 MAKERS: dict[str, tuple[Maker, ...]] = {
-    "questions": (presence, count, colour, size, place, what, total),
-    "statements": (statement,),
-    "pair statements": (pair_statement,),
-    "entailment": (entailment,),
+    "questions": (ask_presence, ask_count, ask_colour, ask_size, ask_place, ask_what, ask_total),
+    "statements": (make_statements,),
+    "pair statements": (make_pair_statements,),
+    "entailment": (make_hypotheses,),
     "phrases": _PHRASES,
 }
 EACH = {"questions": 2, "statements": 4, "pair statements": 4, "entailment": 3, "phrases": 2}  # exercises a group

@@ -15,7 +15,7 @@ from tuwen.data.corpora.scenes.scene import Draws, Scene
 from tuwen.data.corpora.scenes.things import COLOURS, THINGS
 
 
-def both(draw: Draws, first: Scene, second: Scene) -> Sentence:
+def say_of_both(draw: Draws, first: Scene, second: Scene) -> Sentence:
     if draw.chance(0.5):
         colour = draw.choice((first.background, second.background))
         words = {
@@ -28,7 +28,7 @@ def both(draw: Draws, first: Scene, second: Scene) -> Sentence:
     return {"both": {"count": [name, 1]}}, words
 
 
-def exactly_one(draw: Draws, first: Scene, second: Scene) -> Sentence:
+def say_of_one(draw: Draws, first: Scene, second: Scene) -> Sentence:
     name = _candidate(draw, first, second)
     words = {
         "en": f"Exactly one of the two pictures contains {one(name)}.",
@@ -37,7 +37,7 @@ def exactly_one(draw: Draws, first: Scene, second: Scene) -> Sentence:
     return {"one": {"count": [name, 1]}}, words
 
 
-def together(draw: Draws, first: Scene, second: Scene) -> Sentence:
+def say_of_both_together(draw: Draws, first: Scene, second: Scene) -> Sentence:
     name = _candidate(draw, first, second)
     number = first.counts().get(name, 0) + second.counts().get(name, 0)
     thing = THINGS[name]
@@ -49,7 +49,7 @@ def together(draw: Draws, first: Scene, second: Scene) -> Sentence:
     return {"together": [name, number]}, words
 
 
-def left_and_right(draw: Draws, first: Scene, second: Scene) -> Sentence:
+def say_of_each(draw: Draws, first: Scene, second: Scene) -> Sentence:
     facts, english, chinese = [], [], []
     for scene in (first, second):
         counts = scene.counts()
@@ -72,8 +72,8 @@ def _candidate(draw: Draws, first: Scene, second: Scene) -> str:
 
 
 PAIR_MAKERS: dict[str, Callable[[Draws, Scene, Scene], Sentence]] = {
-    "both": both,
-    "one": exactly_one,
-    "together": together,
-    "pictures": left_and_right,
+    "both": say_of_both,
+    "one": say_of_one,
+    "together": say_of_both_together,
+    "pictures": say_of_each,
 }
