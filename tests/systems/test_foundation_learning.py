@@ -11,13 +11,13 @@ from tuwen.training.config import RunConfig
 SCENES = "scenes:side=32,things=16,objects=2,whole=true"
 
 
-def recalls(system: str, folder, **changes) -> dict[str, dict[str, float]]:
+def recalls(system: str, folder, corpus: str = SCENES, **changes) -> dict[str, dict[str, float]]:
     """Mean recall of 100 scenes of val by language and stage, after training at size tiny."""
     settings = {"train.batch_size": 32, "train.lr": 2e-3, "train.threads": 1, "data.workers": 0, "data.augment": "none"}
     settings["model.image.pool"] = "max"
-    config = RunConfig.of(system, "tiny", SCENES, changes=settings | changes)
+    config = RunConfig.of(system, "tiny", corpus, changes=settings | changes)
     model = tuwen.load(loop.train(config, folder, quiet=True))
-    languages = retrieve(model.predictor, open_corpus(SCENES, "val"), limit=100, top_k=16).json["languages"]
+    languages = retrieve(model.predictor, open_corpus(corpus, "val"), limit=100, top_k=16).json["languages"]
     stages = ("first", "reranked", "chance")
     found = {name: {stage: of[stage]["mean_recall"] for stage in stages} for name, of in languages.items()}
     print(system, found)

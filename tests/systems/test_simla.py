@@ -92,7 +92,7 @@ def slow_terms(system, batch, progress, masked, labels, draws) -> dict[str, torc
     keys = system.encoders.text.embedding_norm(words)
     told = []
     for parts in (system, teacher):
-        tokens = parts.encoders.image(batch.images.pixels, hidden=(hidden, parts.patch_input.hidden))
+        tokens = parts.encoders.image(batch.images.pixels, hidden=(hidden, parts.patch_input.mask_token))
         states = read(parts, tokens + parts.patch_input.positions, None, keys, batch.texts.mask)
         told.append(parts.code_head(states[:, 1:]))  # the class token is no patch
     code_labels = codes.masked_fill(~hidden, -100).flatten(1)
@@ -240,7 +240,7 @@ def test_teacher_and_attention_take_no_gradient():
     system(batch, PROGRESS).total.backward()
     assert all(p.grad is None for p in system.teacher.parameters())
     reached = {name for name, p in system.named_parameters() if p.grad is not None and p.grad.any()}
-    assert reached >= {"patch_input.hidden", "code_head.weight", "concept_head.weight", "match_head.weight"}
+    assert reached >= {"patch_input.mask_token", "code_head.weight", "concept_head.weight", "match_head.weight"}
 
 
 def test_uniform_codes_cost_the_logarithm_of_their_number(monkeypatch):
@@ -270,7 +270,7 @@ def test_hidden_patches_are_the_mask_token_at_their_positions():
     patches = tower.patches((batch.images.pixels.float() / 255 - tower.mean) / tower.std).flatten(2).transpose(1, 2)
     for row in range(6):
         for place in range(16):
-            content = system.patch_input.hidden if hidden.flatten(1)[row, place] else patches[row, place]
+            content = system.patch_input.mask_token if hidden.flatten(1)[row, place] else patches[row, place]
             torch.testing.assert_close(entered[0][row, 1 + place], content + tower.positions[1 + place])
 
 
@@ -309,7 +309,7 @@ def test_gradient_of_masked_patches_reaches_all_that_it_should():
         "encoders.text.stack.blocks.0.attention.query_key_value.weight",
         "encoders.text.stack.blocks.1.cross.key_value.weight",
         "code_head.weight",
-        "patch_input.hidden",
+        "patch_input.mask_token",
         "patch_input.positions",
     ):
         assert onto[name] is not None, name

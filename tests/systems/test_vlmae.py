@@ -221,7 +221,7 @@ def test_feature_targets_take_no_gradient_and_the_picture_is_read_through_the_fu
         cut = gradients(system(batch, PROGRESS).terms["features"], system)
         image = [name for name in cut if name.startswith("encoders.image")]
         assert all(cut[name] is None or not cut[name].any() for name in image)
-        assert cut["teller.queries"].abs().max() > 0
+        assert cut["teller.query_tokens"].abs().max() > 0
     told, seen = random(2, 3, 4, seed=1), random(2, 3, 4, seed=2).requires_grad_()
     assert not masked_features(told, seen, torch.ones(2, 3, dtype=torch.bool)).requires_grad
 

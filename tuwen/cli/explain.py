@@ -1,4 +1,4 @@
-"""`tuwen explain`: where each word of a text is in a picture."""
+"""`tuwen explain`: where each word of a text is in a picture; how evenly a system looks at many."""
 
 import sys
 from pathlib import Path
@@ -9,15 +9,17 @@ from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen explain runs/wukong photo.jpg "红色的连衣裙" --out words.png
-  tuwen explain runs/albef photo.jpg "a red dress" --out words.png --how attention"""
+  tuwen explain runs/albef photo.jpg "a red dress" --out words.png --how attention
+  tuwen explain runs/vlmae --focus scenes --split val"""
+FOCUS = ("coverage", "described", "undescribed", "bias", "entropy")
 
 
 def add_to(commands) -> None:
     command = add_command(commands, "explain", run, "draw where each word of a text is in a picture", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
-    command.add_argument("image", metavar="IMAGE", type=Path, help="a picture")
-    command.add_argument("text", metavar="TEXT", help="what to look for")
-    command.add_argument("--out", metavar="FILE", type=Path, required=True, help="PNG file to write")
+    command.add_argument("image", metavar="IMAGE", type=Path, nargs="?", help="a picture")
+    command.add_argument("text", metavar="TEXT", nargs="?", help="what to look for")
+    command.add_argument("--out", metavar="FILE", type=Path, help="PNG file to write")
     command.add_argument("--language", metavar="LANG", help="of the text (default: told from its script)")
     command.add_argument(
         "--how",
@@ -25,10 +27,50 @@ def add_to(commands) -> None:
         help="by tokens matched with words, by regions located for them, or by a cross encoder's attention "
         "(default: the first of these the system has)",
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object with the maps")
+    command.add_argument(
+        "--focus",
+        metavar="CORPUS",
+        help="instead of a picture: how evenly the cross encoder looks at pictures of a corpus with boxes, at what the "
+        "captions name and at what they leave out",
+    )
+    command.add_argument("--split", metavar="SPLIT", default="val", help="of --focus (default: val)")
+    command.add_argument("--limit", metavar="N", type=int, default=100, help="pictures of --focus (default: 100)")
+    command.add_argument("--json", action="store_true", help="print one JSON object with the maps or figures")
 
 
 def run(args) -> None:
+    if args.focus is not None:
+        if args.image is not None or args.out is not None:
+            args.parser.error("--focus measures a corpus: leave out IMAGE, TEXT and --out")
+        focus(args)
+        return
+    missing = [name for name in ("image", "text", "out") if getattr(args, name) is None]
+    if missing:
+        args.parser.error(f"a picture needs IMAGE, TEXT and --out; {', '.join(missing)} missing")
+    explain_one(args)
+
+
+def focus(args) -> None:
+    with only_json(args.json):
+        from tuwen.data.open import open_corpus
+        from tuwen.explain.focus import measure_focus
+        from tuwen.model import load
+        from tuwen.training.parallel import device
+
+        model = load(args.run_folder, device=str(device("auto")))
+        figures = measure_focus(model.predictor, open_corpus(args.focus, args.split), limit=args.limit)
+    if args.json:
+        print_json(figures)
+        return
+    rows = [
+        (language, *("-" if of[name] is None else f"{of[name]:.2f}" for name in FOCUS), str(of["pictures"]))
+        for language, of in figures["languages"].items()
+    ]
+    title = f"{figures['corpus']}, {figures['split']}: percent of the patches in boxes that are looked at, and entropy"
+    print_table(title, ("language", *FOCUS, "pictures"), rows)
+
+
+def explain_one(args) -> None:
     if args.out.suffix.lower() != ".png":
         raise UserError(f"{args.out}: pictures are written as PNG; name a file that ends in .png")
     if not args.image.is_file():

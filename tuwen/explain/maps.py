@@ -209,7 +209,7 @@ def _by_attention(predictor: Predictor, pictures: Images, texts: Texts, words: l
     """
     system = predictor.system
     image = predictor.encode(pictures)
-    texts = _told_apart(texts, image, system.vocabulary, predictor.config.text.length)
+    texts = told_apart(texts, image, system.vocabulary, predictor.config.text.length)
     sentence = predictor.encode(texts)
     looks = {(texts.ids.shape[1], state.shape[1]) for state in image.states.values()}  # of words at places
     with torch.enable_grad(), recorded(system) as relations:
@@ -227,7 +227,7 @@ def _by_attention(predictor: Predictor, pictures: Images, texts: Texts, words: l
     return Explanation([word.text for word in words], maps.cpu(), "attention", score, _shown(pictures).cpu())
 
 
-def _told_apart(texts: Texts, image: Encoded, vocabulary: Vocabulary, length: int) -> Texts:
+def told_apart(texts: Texts, image: Encoded, vocabulary: Vocabulary, length: int) -> Texts:
     """The text with another length than the picture has tokens: then shapes tell who looks at whom."""
     if texts.ids.shape[1] not in {state.shape[1] for state in image.states.values()}:
         return texts

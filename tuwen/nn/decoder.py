@@ -180,13 +180,13 @@ class FeatureDecoder(nn.Module):
     def __init__(self, config: CrossEncoderConfig, memory_width: int, patches: int, width: int):
         """width: of the vectors told."""
         super().__init__()
-        self.queries = nn.Parameter(torch.zeros(patches, config.width))
+        self.query_tokens = nn.Parameter(torch.zeros(patches, config.width))
         self.stack = Stack.of(config, "pre", memory_width)
         self.leave = nn.Linear(config.width, width)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """[B, N, width] from joint states [B, L, M] with their mask [B, L] bool."""
-        queries = self.queries.to(states.dtype).expand(len(states), -1, -1)
+        queries = self.query_tokens.to(states.dtype).expand(len(states), -1, -1)
         return self.leave(self.stack(queries, None, states, mask))
 
 

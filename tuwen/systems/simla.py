@@ -69,7 +69,7 @@ class PatchInput(nn.Module):
 
     def __init__(self, image: ImageTowerConfig, tokens: int, width: int):
         super().__init__()
-        self.hidden = nn.Parameter(torch.zeros(image.width))
+        self.mask_token = nn.Parameter(torch.zeros(image.width))
         self.positions = nn.Parameter(torch.zeros(tokens, width))
 
 
@@ -273,7 +273,7 @@ class SIMLA(System):
     def code_logits(cls, parts, images: Images, hidden: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """[K, codes] at the K hidden patches: picture queries over the embedded words [B, L, W] of the caption."""
         tower = parts.encoders.image
-        tokens = tower.tokens(images, hidden=(hidden, parts.patch_input.hidden))
+        tokens = tower.tokens(images, hidden=(hidden, parts.patch_input.mask_token))
         states = cls.multimodal(parts, tokens + parts.patch_input.positions, None, words, mask)
         return parts.code_head(tower.grid(states)[hidden.flatten(1)])
 
