@@ -16,7 +16,7 @@ from tuwen.data.grounding import Phrase
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.explain import focus
-from tuwen.explain.focus import looks, measure_focus, names, patches_in
+from tuwen.explain.focus import looks, measure_focus, mentions, patches_in
 from tuwen.nn.relations import recorded
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
@@ -51,7 +51,7 @@ def predictor(tokenizer: Tokenizer, name: str = "albef", **changes):
     ],
 )
 def test_what_a_caption_names(caption, phrase, named):
-    assert names(caption, phrase) == named
+    assert mentions(caption, phrase) == named
 
 
 def test_patches_whose_middle_lies_in_a_box():

@@ -1,6 +1,7 @@
 """The fair comparison: systems times seeds at equal steps, on the same corpus, order, tokenizer and first weights.
 
-Order and first weights are functions of the seed, so two systems of one seed see the same pairs from the same start.
+Order and first weights are functions of the seed, so two systems of one seed see the same pairs from the same start
+(`grit_vlp`, whose method is an order, from the second epoch on in its own).
 Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was stopped goes on.
 """
 

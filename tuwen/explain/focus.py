@@ -92,7 +92,7 @@ def _of_picture(mass: Tensor, caption: str, phrases: Sequence[Phrase], alpha: fl
     """Each figure of one picture that it has. mass: [N] shares of attention that sum to 1."""
     side = math.isqrt(len(mass))
     above = mass > alpha / len(mass) * (1 + 1e-6)  # rounding lifts none of equal shares above the others
-    named = [phrase for phrase in phrases if names(caption, phrase.text)]
+    named = [phrase for phrase in phrases if mentions(caption, phrase.text)]
     others = [phrase for phrase in phrases if phrase not in named]
     for name, chosen in (("coverage", phrases), ("described", named), ("undescribed", others)):
         inside = patches_in([box for phrase in chosen for box in phrase.boxes], side)
@@ -110,7 +110,7 @@ def patches_in(boxes: Sequence[np.ndarray], side: int) -> Tensor:
     return inside.flatten()
 
 
-def names(caption: str, phrase: str) -> bool:
+def mentions(caption: str, phrase: str) -> bool:
     """Whether a caption names what a phrase does, its article or Chinese measure word left out; plurals count."""
     text, word = (normalise(x).casefold() for x in (caption, phrase))
     word = re.sub(r"^(?:(?:an?|the)\s+|一\w(?=\w))", "", word)
