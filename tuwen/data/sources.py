@@ -44,6 +44,7 @@ class Mixture:
         self._edges = np.cumsum(shares / shares.sum())[:-1].tolist()
         self._seed = seed
         self._before: list[list[int]] = [[0] * len(self.names)]  # steps of each source before every block
+        self._last: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # the block drawn last, and its sources
 
     def at(self, step: int) -> tuple[str, int]:
         """(source of a step, how many earlier steps drew it)."""
@@ -58,9 +59,11 @@ class Mixture:
 
     def _drawn(self, block: int) -> np.ndarray:
         """[_BLOCK] int64: source of each step of a block."""
-        steps = torch.arange(block * _BLOCK, (block + 1) * _BLOCK)
-        u = draws.uniform(steps, 1, self._seed, "source")[:, 0].tolist()
-        return np.array([bisect_right(self._edges, x) for x in u], dtype=np.int64)
+        if self._last[0] != block:
+            steps = torch.arange(block * _BLOCK, (block + 1) * _BLOCK)
+            u = draws.uniform(steps, 1, self._seed, "source")[:, 0].tolist()
+            self._last = block, np.array([bisect_right(self._edges, x) for x in u], dtype=np.int64)
+        return self._last[1]
 
 
 class MixedLoader:
