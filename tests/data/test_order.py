@@ -68,7 +68,7 @@ def test_another_tail_each_epoch():
 @pytest.mark.parametrize("rows", [5, 6, 37, 100])
 def test_every_row_comes_at_every_position_equally_often(rows):
     """Counts of n x n (position, row) cells over many epochs; for random permutations the sum below is chi-square."""
-    epochs = 3000
+    epochs = 1500
     order, counts = Order(rows, 1, 11), np.zeros((rows, rows))
     for epoch in range(epochs):
         counts[np.arange(rows), order.permutation(epoch, np.arange(rows))] += 1

@@ -18,15 +18,16 @@ pytest.importorskip("onnxruntime")
 TEXTS = ["a dog", "一只很大的狗在草地上奔跑", "two red boats on the water " * 3]
 
 
-def made(system, folder):
-    words = f"train {system} --corpus scenes:count=40 --out {folder} --size tiny --steps 1"
-    assert cli.main([*words.split(), "--set", "train.batch_size=4", "data.workers=0"]) == 0
+def made(system, folder, *settings):
+    words = f"train {system} --corpus scenes:count=40,side=32 --out {folder} --size tiny --steps 1"
+    assert cli.main([*words.split(), "--set", "train.batch_size=4", "data.workers=0", *settings]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return made("r2d2", tmp_path_factory.mktemp("onnx") / "run")
+    layers = ("model.image.layers=1", "model.text.layers=1", "model.fusion.layers=1")
+    return made("r2d2", tmp_path_factory.mktemp("onnx") / "run", *layers)
 
 
 def pictures():

@@ -33,11 +33,11 @@ def squares(count: int) -> torch.Tensor:
 def test_it_learns_codes_that_tell_pictures_apart():
     """Reconstruction falls far below the variance; more codes than one are used; a picture of codes is like its own."""
     torch.manual_seed(0)
-    system, pixels = tokenizer(), squares(48)
+    system, pixels = tokenizer(), squares(24)
     batch = dataclasses.replace(example(), images=dataclasses.replace(example().images, views={"codes": pixels}))
     optimizer = torch.optim.Adam(system.parameters(), 5e-3)
-    for step in range(150):
-        losses = system(batch, Progress(step, 1, 150, 48))
+    for step in range(100):
+        losses = system(batch, Progress(step, 1, 100, 24))
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()

@@ -322,7 +322,8 @@ def test_wrong_texts_are_other_texts_of_the_batch():
         assert batch.text_id[row] != batch.text_id[other]
     alone = example([0, 2])  # one picture twice: no wrong partner
     assert system.wrong_texts(alone, PROGRESS)[1].all()
-    many = [build("flava").wrong_texts(batch, Progress(0, 1, 1, 6, seed))[1] for seed in range(300)]
+    system = build("flava")
+    many = [system.wrong_texts(batch, Progress(0, 1, 1, 6, seed))[1] for seed in range(300)]
     assert float((~torch.stack(many)).float().mean()) == pytest.approx(0.1, abs=0.03)
 
 

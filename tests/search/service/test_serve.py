@@ -76,19 +76,6 @@ def test_it_serves_drains_and_goes(index_folder, key_file):
     assert "红色" not in "".join(live.log)
 
 
-def test_told_again_it_goes_at_once_and_quietly(index_folder, key_file):
-    with serving(index_folder, "--keys", str(key_file[0])) as live:
-        late = send_slowly(live.url, key_file[1])
-        live.process.send_signal(signal.SIGTERM)
-        time.sleep(1.3)
-        assert live.process.poll() is None
-        live.process.send_signal(signal.SIGTERM)
-        live.process.wait(20)
-        late.socket.close()
-    assert [json.loads(line)["event"] for line in live.log][-1] == "stopped"
-    assert "Traceback" not in "".join(live.log)
-
-
 class send_slowly:
     """A search whose body is half sent."""
 
@@ -107,7 +94,10 @@ class send_slowly:
         self.socket.close()
 
 
-def test_over_the_wire_large_bodies_and_wrong_keys_get_their_answer(index_folder, key_file):
+def test_over_the_wire_large_bodies_and_wrong_keys_get_their_answer_and_told_again_it_goes_at_once(
+    index_folder, key_file
+):
+    """One process for both: it takes seconds to begin."""
     with serving(index_folder, "--keys", str(key_file[0]), "--max-upload-mb", "1") as live:
         good = {"Authorization": f"Bearer {key_file[1]}"}
         with httpx.Client(base_url=live.url, timeout=30) as client:
@@ -129,6 +119,16 @@ def test_over_the_wire_large_bodies_and_wrong_keys_get_their_answer(index_folder
                 wire.shutdown(socket.SHUT_WR)
                 assert b" 500 " not in wire.recv(4096)
         assert httpx.post(f"{live.url}/search", json={"text": "a cat"}, headers=good, timeout=30).status_code == 200
+
+        late = send_slowly(live.url, key_file[1])
+        live.process.send_signal(signal.SIGTERM)
+        time.sleep(1.3)
+        assert live.process.poll() is None
+        live.process.send_signal(signal.SIGTERM)
+        live.process.wait(20)
+        late.socket.close()
+    assert [json.loads(line)["event"] for line in live.log][-1] == "stopped"
+    assert "Traceback" not in "".join(live.log)
 
 
 def test_a_full_queue_is_429_and_searches_share_their_passes(searcher, serve, monkeypatch):
