@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+from tests import children  # noqa: F401 (its server has torch loaded)
 from tests.systems.common import PROGRESS, build, example, random, shaken, units
 from tuwen.data.batch import same_pair
 from tuwen.data.gather import first_row, gather, gather_padded
@@ -31,7 +32,7 @@ def parts(tmp_path_factory) -> dict[str, list]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(enter, (str(folder), port), nprocs=2)
+    mp.start_processes(enter, (str(folder), port), nprocs=2, start_method="forkserver")
     both = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return {name: [part[name] for part in both] for name in both[0]}
 

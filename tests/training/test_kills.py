@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch.utils import tensorboard
 
 from tests.training import toy
 from tests.training.test_resume import same
@@ -30,7 +31,7 @@ class NoEvents:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(log, "SummaryWriter", NoEvents)
+    monkeypatch.setattr(tensorboard, "SummaryWriter", NoEvents)
     monkeypatch.setattr(log, "_commit", lambda: None)  # three calls of git
     with toy.registered():
         yield

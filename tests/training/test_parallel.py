@@ -1,21 +1,18 @@
 """Two processes train what one does."""
 
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
+from tests.children import Child
 from tests.training import toy
 from tests.training.test_resume import entries_seen
 from tuwen.teachers.pace import AVERAGE, BAND, BOUND, SPEED
 from tuwen.training import checkpoint, loop
 from tuwen.training.log import read_metrics
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = {"model.dropout": "0", "train.steps": "6", "train.checkpoint_every": "3"}
 
 
@@ -24,23 +21,15 @@ def together(processes: int, action: str, run: Path, **settings: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
     shared |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.training.toy", action, str(run)]
-    command += [f"{name}={value}" for name, value in settings.items()]
-    started = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+    words = ["tests.training.toy", action, str(run), *(f"{name}={value}" for name, value in settings.items())]
+    children = [
+        Child(run.with_name(f"{run.name} {rank}"), *words, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
         for rank in range(processes)
     ]
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()[-3000:]
+    for child in children:
+        assert child.end() == 0, child.errors.read_text()[-3000:]
 
 
 def test_two_processes_are_one_and_one_may_go_on_with_what_two_began(tmp_path, monkeypatch):

@@ -2,17 +2,15 @@
 
 import itertools
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.children import Child
 from tests.training import toy
 from tuwen.data import grouping as grouping_functions
 from tuwen.data.subset import MixedCorpus
@@ -23,7 +21,6 @@ from tuwen.training.grouping import Grouping
 from tuwen.training.log import read_metrics
 from tuwen.training.signals import Interrupted
 
-ROOT = Path(__file__).parents[2]
 TIMING = ("pairs_per_second", "data_wait", "memory_mb", "seconds")
 
 
@@ -203,9 +200,8 @@ def test_a_grouped_run_killed_while_it_collects_goes_on_as_if_it_never_was(tmp_p
     changes = GROUPED | {"train__checkpoint_every": 1}
     loop.train(toy.config(**changes), tmp_path / "whole", corpus=toy.Memory(), quiet=True)
     named = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
-    process = start("train", tmp_path / "run", *named, "kill=60")
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    child = start("train", tmp_path / "run", *named, "kill=60")
+    assert child.end() == -signal.SIGKILL
     assert checkpoint.steps(tmp_path / "run")[-1] == 7
     held = checkpoint.load_tensors(tmp_path / "run/state/step-00000007/order.safetensors")
     assert len(held["held.entries"]) == 16
@@ -310,12 +306,13 @@ def test_a_refusal_leaves_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def start(action: str, run: Path, *settings: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.training.toy", action, str(run), *settings]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    return process
+def start(action: str, run: Path, *settings: str) -> Child:
+    child = Child(run.with_name(f"{run.name} {action}"), "tests.training.toy", action, str(run), *settings)
+    until = time.monotonic() + 60
+    while not (child.out.exists() and child.out.read_text() == "ready\n"):
+        assert time.monotonic() < until, child.errors.read_text()
+        time.sleep(0.005)
+    return child
 
 
 def wait_for_step(run: Path, step: int) -> None:
@@ -328,17 +325,16 @@ def wait_for_step(run: Path, step: int) -> None:
 def test_killed_then_terminated_then_resumed_is_never_stopped(whole, tmp_path):
     """kill -9 at a moment nobody chose, then SIGTERM on the resumed run, then to the end."""
     run = tmp_path / "run"
-    process = start("train", run, "pause=0.003")
+    child = start("train", run, "pause=0.003")
     wait_for_step(run, random.SystemRandom().randrange(1, 6))
     time.sleep(random.SystemRandom().random() * 0.03)
-    process.kill()
-    process.wait()
+    child.kill(signal.SIGKILL)
+    assert child.end() == -signal.SIGKILL
 
-    process = start("resume", run, "pause=0.01")
+    child = start("resume", run, "pause=0.01")
     wait_for_step(run, 7)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors.decode()
+    child.kill(signal.SIGTERM)
+    assert child.end() == 130, child.errors.read_text()
     assert 7 <= checkpoint.steps(run)[-1] <= 13
 
     loop.resume(run, corpus=toy.Memory(), quiet=True)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 import tuwen
 from tuwen.data.corpus import Corpus
@@ -42,6 +41,8 @@ class MetricsLog:
 
     def __init__(self, run: Path, step: int):
         """step: where the run goes on; lines of later steps, and a half-written one, are removed."""
+        from torch.utils.tensorboard import SummaryWriter  # half a second that only training needs
+
         self.path = run / METRICS
         self.last: dict[str, Any] = {}
         records = [record for record in read_metrics(self.path) if record["step"] <= step]
