@@ -145,6 +145,24 @@ class Subset(Wrapped):
         return self.base, int(self.rows[row])
 
 
+class Marked(Subset):
+    """Some rows of a corpus, each with one column of numbers in place of its own columns.
+
+    name: of the column. values: what it holds, one a row.
+    """
+
+    def __init__(self, base: Corpus, rows: Sequence[int] | np.ndarray, name: str, values: Sequence[np.ndarray | int]):
+        super().__init__(base, rows)
+        self._name, self._values = name, list(values)
+        digest = hashlib.blake2b(f"{self.fingerprint}\x1f{name}".encode(), digest_size=16)
+        for value in self._values:
+            digest.update(np.asarray(value).tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def record(self, row: int) -> Record:
+        return replace(super().record(row), columns={self._name: self._values[row]})
+
+
 def fraction(corpus: Corpus, share: float, seed: int = 0) -> Subset:
     """That share of the rows, in their order, drawn by (seed, picture): all rows of a picture stay together.
 

@@ -1,7 +1,7 @@
 """ALBEF: align picture and text by contrast with a momentum teacher, then fuse them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -101,8 +101,18 @@ class ALBEF(System):
         self.queue.limit(int(self.config.queue_share * progress.epoch_pairs))
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
-        images, texts = encoded["images"], encoded["texts"]
+        aligned, taught_images = self.aligned(encoded, batch, progress)
         alpha = progress.ramp(self.config.alpha)
+        words = self.masked_words(encoded["images"], taught_images, batch, progress, alpha)
+        return replace(aligned, terms={**aligned.terms, "masked_words": words})
+
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Section 6: contrast and matching, with the teacher, its queue and its targets as in pre-training."""
+        return self.aligned(encoded, batch, progress)[0]
+
+    def aligned(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> tuple[Losses, Encoded]:
+        """Contrast and matching, and the pictures as the teacher sees them."""
+        images, texts = encoded["images"], encoded["texts"]
         with torch.no_grad():
             teacher = self.teacher.encoders
             taught_images = teacher.encode_images(batch.images)
@@ -110,7 +120,6 @@ class ALBEF(System):
 
         contrast = self.contrast(images, texts, taught_images, taught_texts, batch, progress)
         matching, accuracy, gain = self.matching(images, texts, taught_images, taught_texts, batch, progress)
-        words = self.masked_words(images, taught_images, batch, progress, alpha)
 
         keep = {
             "images": taught_images.pooled,
@@ -121,7 +130,7 @@ class ALBEF(System):
         }
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
         metrics["queued_keys"] = self.queue.filled(progress.past(self.config.queue_from))
-        return Losses({"contrast": contrast, "matching": matching, "masked_words": words}, keep, metrics)
+        return Losses({"contrast": contrast, "matching": matching}, keep, metrics), taught_images
 
     def contrast(self, images, texts, taught_images, taught_texts, batch, progress):
         """Section 4.1: keys are the teacher's vectors, of this batch and of the queue; targets are softened by it."""

@@ -1,7 +1,7 @@
 """BridgeTower: every layer of the cross encoder reads one more layer of both towers through a bridge."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -118,8 +118,14 @@ class BridgeTower(System):
         self.pace = Pace(config.hardness)
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        words = self.masked_words(encoded["images"], batch, progress)
+        rest = self.retrieval(encoded, batch, progress)
+        return replace(rest, terms={"masked_words": words, **rest.terms})
+
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Matching, and contrast where the run has it."""
         images, texts = encoded["images"], encoded["texts"]
-        terms = {"masked_words": self.masked_words(images, batch, progress)}
+        terms = {}
         if self.config.contrast:
             terms["contrast"] = global_contrast(
                 images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested

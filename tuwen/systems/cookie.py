@@ -160,6 +160,11 @@ class COOKIE(System):
         metrics["modality_gap"] = (images.mean(0) - texts.mean(0)).norm().detach()
         return Losses(terms, metrics=metrics)
 
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Section 6: the contrast across pictures and texts alone."""
+        images, texts, scale = encoded["images"].pooled, encoded["texts"].pooled, self.log_scales["across"].exp()
+        return Losses({"across": global_contrast(images, texts, batch.same(), 1 / scale, self.config.nested)})
+
     def within(self, first: Tensor, second: Tensor, alike: Tensor, temperature: Tensor) -> Tensor:
         """Section 4, terms 2 and 3: 2 B rows against the 2 N views of all processes, itself left out."""
         every = torch.cat([gather(first), gather(second)])

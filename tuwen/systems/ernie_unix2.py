@@ -200,6 +200,13 @@ class ERNIEUniX2(System):
             terms["translation_with_picture"] = self.next_word_loss(other, images, self.source(texts, batch))
         return Losses(terms, metrics={"temperature": self.temperature.detach()})
 
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Section 6 scores by the projections: their contrast alone."""
+        contrast = global_contrast(
+            encoded["images"].pooled, encoded["texts"].pooled, batch.same(), self.temperature, self.config.nested
+        )
+        return Losses({"image_text_contrast": contrast}, metrics={"temperature": self.temperature.detach()})
+
     # ---- contrast, before fusion
 
     def text_text(self, texts: Encoded, parallel: Encoded, batch: Batch, parallel_id: Tensor) -> Tensor:

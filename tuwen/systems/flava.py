@@ -20,6 +20,7 @@ from tuwen.nn.temperature import log_scale
 from tuwen.nn.towers import DualEncoder, unit
 from tuwen.nn.transformer import Stack
 from tuwen.objectives.contrastive import contrastive, nested_mean
+from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import IGNORED, log_odds, matching_gain, matching_loss, one_wrong
 from tuwen.systems.survey import Axes
@@ -149,6 +150,17 @@ class FLAVA(System):
         )
         metrics = {"temperature": (-self.log_scale.detach()).exp(), "matching_accuracy": accuracy}
         return Losses(terms, metrics=metrics | {"matching_gain": matching_gain(terms["matching"], matched.long())})
+
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Section 6 scores by the projections alone: their contrast [choice; the paper tunes none]."""
+        contrast = global_contrast(
+            encoded["images"].pooled,
+            encoded["texts"].pooled,
+            batch.same(),
+            (-self.log_scale).exp(),
+            self.config.nested,
+        )
+        return Losses({"contrast": contrast})
 
     # ---- what is hidden, what is wrong
 

@@ -1,7 +1,7 @@
 """GRIT-VLP: batches of neighbours that are alike, hardest negatives among them, half of the words masked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -96,11 +96,16 @@ class GRITVLP(System):
         self.pace = Pace(config.hardness)
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        aligned = self.retrieval(encoded, batch, progress)
+        words = self.masked_words(encoded["images"], batch, progress)
+        return replace(aligned, terms={**aligned.terms, "masked_words": words})
+
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Contrast, consistency and matching."""
         images, texts = encoded["images"], encoded["texts"]
         contrast, agreement = self.contrast(images, texts, batch)
         matching, pairs_metrics, gain = self.matching(images, texts, batch, progress)
-        words = self.masked_words(images, batch, progress)
-        terms = {"contrast": contrast, "consistency": agreement, "matching": matching, "masked_words": words}
+        terms = {"contrast": contrast, "consistency": agreement, "matching": matching}
         metrics = {"temperature": self.temperature.detach(), **pairs_metrics, **self.pace.metrics()}
         return Losses(terms, {"matching_gain": gain.expand(len(batch))}, metrics)
 

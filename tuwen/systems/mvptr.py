@@ -273,6 +273,16 @@ class MVPTR(System):
         metrics = {"temperature": temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
         return Losses(terms, {"matching_gain": gain.expand(len(batch))}, metrics)
 
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """VSC and ITM, of texts and pictures in which nothing is hidden [choice]."""
+        images, texts = encoded["images"], encoded["texts"]
+        temperature = (-self.log_scale).exp()
+        joint = self.fused(images.states["last"], texts)
+        matching, accuracy, gain = self.matching(images, texts, joint, batch, progress)
+        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), temperature, self.config.nested)
+        keep, metrics = {"matching_gain": gain.expand(len(batch))}, {"matching_accuracy": accuracy}
+        return Losses({"contrast": contrast, "matching": matching}, keep, {**metrics, **self.pace.metrics()})
+
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
         self.pace.update(keep["matching_gain"])
 

@@ -117,7 +117,7 @@ class PRD2(System):
                 self.config.nested,
             )
         }
-        if self.config.feature_guided != "off":
+        if self.config.feature_guided != "off" and texts.states:
             temperature = self.temperature.detach()
             terms["feature_guided"] = feature_guided(texts, taught_texts, self.config.feature_guided, temperature)
         keep = dict(zip(("images", "texts", "image_id", "text_id"), now, strict=True))

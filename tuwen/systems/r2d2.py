@@ -185,6 +185,17 @@ class R2D2(System):
             )
         return Losses(terms, keep, metrics)
 
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Section 6: GCPR and FGR, without distillation, queue and masked words. (The code freezes the image tower too:
+        `train.rates`.)"""
+        images, texts = encoded["images"], encoded["texts"]
+        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested)
+        if not self.config.ranking:
+            return Losses({"contrast": contrast})
+        matching, _, accuracy, gain = self.ranking(images, texts, batch, progress)
+        metrics = {"matching_accuracy": accuracy, **self.pace.metrics()}
+        return Losses({"contrast": contrast, "matching": matching}, {"matching_gain": gain.expand(len(batch))}, metrics)
+
     def target_guided(self, images, texts, taught_images, taught_texts, batch, progress) -> Tensor:
         """TgD, section 4.5: keys are the teacher's; a queued key counts 0.99^age, the current batch's count 1."""
         now = (taught_images.pooled, taught_texts.pooled, batch.image_id, batch.text_id)
@@ -250,7 +261,7 @@ class R2D2(System):
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
         if self.config.ranking:
             self.pace.update(keep["matching_gain"])
-        if self.config.target_guided:
+        if "images" in keep:
             self.queue.enqueue(keep["images"], keep["texts"], keep["image_id"], keep["text_id"])
 
     def encode_images(self, images: Images) -> Encoded:

@@ -243,6 +243,10 @@ class System(nn.Module):
         """The system's objectives on one (micro-)batch."""
         raise NotImplementedError
 
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """What fine-tuning for retrieval learns, nothing being hidden in pictures and texts: by default all losses."""
+        return self.losses(encoded, batch, progress)
+
     def begin(self) -> None:
         """Once, before step 0 of a new run: takes in the weights of parts that were trained elsewhere."""
 

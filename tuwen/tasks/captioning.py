@@ -1,20 +1,35 @@
-"""Captioning: a text for every picture of a split, in each language, against all texts the corpus has of it."""
+"""Captioning: a text for every picture of a split, in each language, against all texts the corpus has of it.
+
+Learnt, a system with a decoder of its own is taught its captions word by word; any other gets a decoder that reads the
+picture's tokens, with the text tower's word embeddings, as BLIP's has (Li et al. 2022): that one is the head's.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from tuwen.data.batch import Batch, Images
 from tuwen.data.corpus import Corpus, normalise
 from tuwen.errors import UserError
-from tuwen.nn.generation import Generation
+from tuwen.nn.decoder import CausalDecoder, Speaker
+from tuwen.nn.generation import Generated, Generation, generate
+from tuwen.nn.sizes import CrossEncoderConfig
+from tuwen.objectives.next_word import next_word
 from tuwen.predictor import Predictor
-from tuwen.tasks.encoding import measured
-from tuwen.tasks.task import Task
+from tuwen.systems.system import Head, Losses, Progress, System
+from tuwen.tasks.encoding import measured, picture_states
+from tuwen.tasks.task import Task, TaskConfig
 from tuwen.tasks.text_metrics import caption_scores
 
 SAMPLES = 5  # captions shown in the result
+WATCHED = 200  # pictures that a validation during training looks at
+BATCH = 64
 
 
 def evaluate_captioning(
@@ -25,20 +40,21 @@ def evaluate_captioning(
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     how: Generation | None = None,
+    head: "CaptionHead | None" = None,
 ) -> dict:
     """`{"system", "corpus", "split", "task", "languages": {"zh": {"cider_d", "bleu_1".."bleu_4", "rouge_l", ...}}}`.
 
     Each language also has "exact", the share of captions that are word for word a reference; "shuffled", the same
     scores where every caption is held against the next picture's references, which is what captions that never look
-    at the picture get; and some "samples". limit: at most so many pictures. how: beam search with 5 beams unless
-    told.
+    at the picture get; and some "samples". head: what was learnt, for a system without a decoder.
+    limit: at most so many pictures. how: beam search with 5 beams unless told.
 
     Raises:
         UserError: the system cannot generate, an unknown language, or no picture can be read.
     """
     system = predictor.system
-    if not system.can("generate"):
-        raise system.lacks("generate", "it has no decoder")
+    if not system.can("generate") and head is None:
+        raise system.lacks("generate", "it has no decoder; learn one with `tuwen train --task captioning`")
     began = time.monotonic()
     asked = measured(predictor, corpus, languages)
     rows, references = _references(corpus, asked, limit)
@@ -50,11 +66,12 @@ def evaluate_captioning(
             broken.update(faults)
             if not readable:
                 continue
-            encoded = predictor.encode(images)
+            images = images.to(predictor.device)
             keys = torch.tensor([corpus.record(row).image_id for row in readable])
             for language in asked:
                 spoken = torch.full((len(readable),), predictor.languages.index(language), device=predictor.device)
-                made = predictor.tokenizer.decode(system.generate(encoded, None, spoken, how, keys).ids.cpu())
+                generated = say(system, head, images, spoken, how, keys)
+                made = predictor.tokenizer.decode(generated.ids.cpu())
                 captions[language].update(zip(readable, made, strict=True))
     return {
         "system": predictor.name,
@@ -68,6 +85,64 @@ def evaluate_captioning(
         "broken": dict(broken),
         "seconds": time.monotonic() - began,
     }
+
+
+class CaptionHead(Head):
+    """-log p of a caption's words, each given the picture and those before it, mean over words.
+
+    decoder: None for a system that has its own.
+    """
+
+    def __init__(self, system: System, config: "CaptioningConfig"):
+        super().__init__()
+        self.decoder: CausalDecoder | None = None
+        self.smoothing = config.smoothing
+        if not system.can("generate"):
+            text = system.config.text
+            shape = CrossEncoderConfig(width=text.width, layers=config.layers, heads=text.heads, dropout=text.dropout)
+            width = system.config.image.width
+            self.decoder = CausalDecoder(shape, width, system.vocabulary.size, text.length, config.languages)
+
+    def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
+        assert batch.images is not None
+        assert batch.texts is not None
+        if self.decoder is None:
+            likelihood = system.likelihood(system.encode_images(batch.images), None, batch.texts)
+            return Losses({"captions": -likelihood.sum() / batch.texts.mask[:, 1:].sum().clamp(min=1)})
+        words = words_of(system)
+        states, following = self.decoder.taught(batch.texts, picture_states(system, batch.images), None, words)
+        return Losses({"captions": next_word(self.decoder.logits(states, words), following, self.smoothing)})
+
+
+def say(
+    system: System, head: CaptionHead | None, images: Images, language: Tensor, how: Generation, keys: Tensor
+) -> Generated:
+    """A caption a picture by the head's decoder, where it has one, or the system's; as `System.generate`."""
+    if head is None or head.decoder is None:
+        return system.generate(system.encode_images(images), None, language, how, keys)
+    speaker = Speaker(head.decoder, words_of(system), language, picture_states(system, images), None)
+    return generate(speaker, system.vocabulary, how, keys)
+
+
+def words_of(system: System) -> Tensor:
+    """[V, W] the text tower's word embeddings."""
+    return cast(Any, system).encoders.text.words.weight
+
+
+@dataclass(frozen=True)
+class CaptioningConfig(TaskConfig):
+    """Of the decoder that a system without one gets. layers: of it. languages: most that it can tell apart.
+    smoothing: share of the target spread over the vocabulary (BLIP's 0.1)."""
+
+    layers: int = 4
+    languages: int = 32
+    smoothing: float = 0.1
+
+    def __post_init__(self):
+        if not (0 < self.layers <= 64 and 0 < self.languages <= 1000 and 0 <= self.smoothing < 1):
+            raise ValueError(
+                f"layers {self.layers}, languages {self.languages}, smoothing {self.smoothing}: out of range"
+            )
 
 
 def _references(
@@ -107,10 +182,32 @@ def _same(text: str, references: Sequence[str]) -> bool:
 
 class Captioning(Task):
     what, metric = "a text for a picture", "CIDEr-D, BLEU"
-    why, needs = "words are produced one by one", ("generate",)
+    why, needs = "words are produced one by one", ("generate", "encode_images encode_texts")
+    Config = CaptioningConfig
+    verb = "caption"
+
+    def head(self, system, tokenizer):
+        return CaptionHead(system, self.config)
 
     def measure(self, predictor, head, corpus, **options):
-        return evaluate_captioning(predictor, corpus, **options)
+        return evaluate_captioning(predictor, corpus, head=head, **options)
+
+    def validate(self, predictor, head, corpus):
+        how = Generation("greedy")
+        marks = self.measure(predictor, head, corpus, limit=WATCHED, how=how)["languages"].values()
+        return {"score": float(np.mean([own["cider_d"] for own in marks]))}
+
+    def use(self, predictor, head, pictures, texts, language=None, how=None):
+        """A text a picture, in a language of the run (its first unless told)."""
+        spoken, made = predictor.languages.index(language) if language else 0, []
+        with predictor.evaluating():
+            for start in range(0, len(pictures), BATCH):
+                pixels = torch.stack([predictor.pixels(picture) for picture in pictures[start : start + BATCH]])
+                images, keys = Images(pixels).to(predictor.device), torch.arange(start, start + len(pixels))
+                tag = torch.full((len(pixels),), spoken, device=predictor.device)
+                ids = say(predictor.system, head, images, tag, how or Generation(), keys).ids
+                made += predictor.tokenizer.decode(ids.cpu())
+        return made
 
     def table(self, measured):
         scores = ("cider_d", "bleu_4", "rouge_l")

@@ -3,6 +3,10 @@
 The protocol is section 6 of the zero-benchmark card: one AUC over the whole split, never averaged over batches.
 The score of a pair is the mean over matching heads of the match probability; for a system that cannot match, the
 first-stage score. The final score that ranks within a query, first stage and weight, has no part in it.
+
+Learnt, every matching head is taught by the label of the pair, one term each, as many heads as the score is the mean of
+(R2D2's two); a system that cannot match learns a bias on the first stage's logit. A corpus without labels gives each
+picture one right and one wrong text.
 """
 
 import time
@@ -11,16 +15,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
 
 from tuwen.data import draws
+from tuwen.data.batch import Batch
 from tuwen.data.corpus import Caption, Corpus, Relevance, languages_and_texts, text_id
+from tuwen.data.judged import JudgedPairs
 from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
+from tuwen.systems.system import Head, Losses, Needs, Progress, System
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured
 from tuwen.tasks.task import Task
+
+WATCHED = 1000  # pictures that a validation during training looks at
 
 
 class NoPairs(UserError):
@@ -192,9 +202,50 @@ def _score(predictor: Predictor, images: Encoded, texts: Encoded, image: Tensor,
     return (scores.i2t.diagonal() + scores.t2i.diagonal()) / 2
 
 
+class MatchingHead(Head):
+    """Binary cross entropy of each pair's log-odds with its label, mean over matching heads and pairs."""
+
+    def __init__(self, system: System):
+        super().__init__()
+        self.bias = None if system.matches() else nn.Parameter(torch.zeros(()))
+
+    def needs(self) -> Needs:
+        return Needs(columns=("label",))
+
+    def log_odds(self, system: System, images: Encoded, texts: Encoded) -> Tensor:
+        """[B, H] of pairs (picture n, text n); without a cross encoder H is 1."""
+        if self.bias is None:
+            return system.match(images, texts).float()
+        scores = system.scores(for_ranking(images), for_ranking(texts))
+        own = (scores.i2t.diagonal() + scores.t2i.diagonal()) / 2
+        return (system.first_logit(own, "text_to_image") + self.bias)[:, None]
+
+    def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
+        assert batch.images is not None
+        assert batch.texts is not None
+        labels = batch.columns["label"]
+        assert isinstance(labels, Tensor)
+        odds = self.log_odds(system, system.encode_images(batch.images), system.encode_texts(batch.texts))
+        loss = F.binary_cross_entropy_with_logits(odds, labels.to(odds)[:, None].expand_as(odds))
+        right = (odds.detach().sigmoid().mean(1) >= 0.5) == (labels > 0)
+        return Losses({"matching": loss}, {}, {"accuracy": right.float().mean()})
+
+
 class Matching(Task):
     what, metric = "does this text belong to this picture", "ROC-AUC"
     why, needs = "each pair has a score", ("match", "encode_images encode_texts")
+
+    def rows(self, corpus, split):
+        """Labelled pairs, made where the split that is learnt has none."""
+        labelled = len(corpus) and "label" in corpus.record(0).columns
+        return corpus if labelled or split != "train" else JudgedPairs(corpus)
+
+    def head(self, system, tokenizer):
+        return MatchingHead(system)
+
+    def validate(self, predictor, head, corpus):
+        by_language = self.measure(predictor, head, corpus, limit=WATCHED)["languages"].values()
+        return {"score": float(np.mean([marks["auc"] for marks in by_language]))}
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_matching(predictor, corpus, **options)

@@ -6,18 +6,20 @@ Recalls are percent, kept exact (tables round them to 0.1).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tuwen.data.batch import Batch
 from tuwen.data.corpus import Corpus, Gallery, Relevance
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.progress import track
+from tuwen.systems.system import Head, Losses, Progress, System
 from tuwen.tasks import metrics
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, restricted
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
@@ -25,6 +27,7 @@ from tuwen.tasks.task import Task
 
 FILLER = -100.0  # score of what was not re-ranked
 TOP_K = 64
+WATCHED = 1000  # pictures that a validation during training looks at
 
 
 @dataclass(frozen=True)
@@ -289,9 +292,34 @@ def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: En
     return about | {"top_k": top_k} if predictor.system.matches() else about
 
 
+class RetrievalHead(Head):
+    """No weights of its own: the system's fine-tuning for retrieval, with its identities, queue and hard negatives."""
+
+    def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
+        assert batch.images is not None
+        assert batch.texts is not None
+        encoded = {"images": system.encode_images(batch.images), "texts": system.encode_texts(batch.texts)}
+        return system.retrieval(encoded, batch, progress)
+
+    def before_step(self, system: System, progress: Progress) -> None:
+        system.before_step(progress)
+
+    def after_step(self, system: System, keep: Mapping[str, Tensor], progress: Progress) -> None:
+        system.after_step(keep, progress)
+
+
 class ImageTextRetrieval(Task):
     what, metric = "texts of a picture, pictures of a text", "recall at k"
     why, needs = "each pair has a score", ("encode_images encode_texts", "match")
+
+    def head(self, system, tokenizer):
+        return RetrievalHead()
+
+    def validate(self, predictor, head, corpus):
+        """Mean recall of the first stage, or of the match where there is none."""
+        by_language = evaluate_retrieval(predictor, corpus, limit=WATCHED, rerank=False)["languages"].values()
+        stages = [marks.get("first", marks.get("reranked")) for marks in by_language]
+        return {"score": float(np.mean([stage["mean_recall"] for stage in stages]))}
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_retrieval(predictor, corpus, **options)
