@@ -206,7 +206,17 @@ class VLMAE(System):
         if visible is not None:
             fused = self.fusion(texts.states["last"], texts.state_mask, visible.states["last"], None)
         terms |= self.reconstructions(images if visible is None else visible, texts, fused, taught, batch, progress)
+        return self.reported(terms, taught, accuracy, gain, batch, progress)
 
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Contrast and matching, as in pre-training."""
+        images, texts, taught = encoded["images"], encoded["texts"], self.taught(batch)
+        contrast = self.contrast(images, texts, taught, batch, progress)
+        _, matching, accuracy, gain = self.matching(images, texts, taught, batch, progress)
+        return self.reported({"contrast": contrast, "matching": matching}, taught, accuracy, gain, batch, progress)
+
+    def reported(self, terms: dict[str, Tensor], taught, accuracy: Tensor, gain: Tensor, batch, progress) -> Losses:
+        """The terms, with what the pace and the queue are given after the step."""
         keep = {"matching_gain": gain.expand(len(batch))}
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
         if self.config.distil:

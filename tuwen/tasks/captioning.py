@@ -197,15 +197,18 @@ class Captioning(Task):
         marks = self.measure(predictor, head, corpus, limit=WATCHED, how=how)["languages"].values()
         return {"score": float(np.mean([own["cider_d"] for own in marks]))}
 
-    def use(self, predictor, head, pictures, texts, language=None, how=None):
-        """A text a picture, in a language of the run (its first unless told)."""
+    def use(self, predictor, head, pictures, texts, **how):
+        """A text a picture. language: of the run, its first unless told. how: as of `evaluate_captioning`."""
+        language, method = how.get("language"), how.get("how") or Generation()
+        if language is not None and language not in predictor.languages:
+            raise UserError(f"no language {language!r} in this run; it has {', '.join(predictor.languages)}")
         spoken, made = predictor.languages.index(language) if language else 0, []
         with predictor.evaluating():
             for start in range(0, len(pictures), BATCH):
                 pixels = torch.stack([predictor.pixels(picture) for picture in pictures[start : start + BATCH]])
                 images, keys = Images(pixels).to(predictor.device), torch.arange(start, start + len(pixels))
                 tag = torch.full((len(pixels),), spoken, device=predictor.device)
-                ids = say(predictor.system, head, images, tag, how or Generation(), keys).ids
+                ids = say(predictor.system, head, images, tag, method, keys).ids
                 made += predictor.tokenizer.decode(ids.cpu())
         return made
 
