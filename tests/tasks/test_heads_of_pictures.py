@@ -21,7 +21,7 @@ from tuwen.errors import UserError
 from tuwen.nn.boxes import centred
 from tuwen.nn.generation import Generation
 from tuwen.objectives.boxes import nearest_box_loss
-from tuwen.tasks.captioning import CaptionHead, Captioning, CaptioningConfig, say, words_of
+from tuwen.tasks.captioning import CaptionHead, Captioning, CaptioningConfig, say, word_vectors
 from tuwen.tasks.classification import Classification, ClassificationConfig, PictureClassifier
 from tuwen.tasks.encoding import picture_features
 from tuwen.tasks.matching import MatchingHead
@@ -212,7 +212,7 @@ def test_captions_of_a_head_by_hand():
         for k, parameter in enumerate(head.parameters()):
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(k)))
         loss = head.losses(system, batch, PROGRESS).terms["captions"]
-        states, words, total, count = system.encoders.image.tokens(batch.images), words_of(system), 0.0, 0
+        states, words, total, count = system.encoders.image.tokens(batch.images), word_vectors(system), 0.0, 0
         for row in range(6):
             length = int(batch.texts.mask[row].sum())
             for place in range(1, length):

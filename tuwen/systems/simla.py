@@ -1,7 +1,7 @@
 """SIMLA: one BERT reads texts alone, and text or picture with the other beside it; aligned at four levels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -186,21 +186,29 @@ class SIMLA(System):
     # ---- the losses
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        images, alpha = encoded["images"], progress.ramp(self.config.alpha)
+        aligned, taught_images = self.aligned(encoded, batch, progress)
+        keywords, recall = self.keywords(images, taught_images, batch.texts, alpha)
+        terms = {
+            **aligned.terms,
+            "masked_words": self.masked_words(images, taught_images, batch, progress, alpha),
+            "masked_patches": self.masked_patches(encoded["texts"], batch, progress, alpha),
+            "keywords": keywords,
+        }
+        return replace(aligned, terms=terms, metrics={**aligned.metrics, "keyword_recall": recall})
+
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Contrast and matching, with the teacher and its queue as in pre-training."""
+        return self.aligned(encoded, batch, progress)[0]
+
+    def aligned(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> tuple[Losses, Encoded]:
+        """Contrast and matching, and the pictures as the teacher sees them."""
         images, texts = encoded["images"], encoded["texts"]
-        alpha = progress.ramp(self.config.alpha)
         with torch.no_grad():
             taught_images = self.teacher.encoders.encode_images(batch.images)
             taught_texts = self.teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask, states=False)
-
         matching, accuracy, gain = self.matching(images, texts, taught_images, taught_texts, batch, progress)
-        keywords, recall = self.keywords(images, taught_images, batch.texts, alpha)
-        terms = {
-            "contrast": self.contrast(images, texts, taught_images, taught_texts, batch, progress),
-            "matching": matching,
-            "masked_words": self.masked_words(images, taught_images, batch, progress, alpha),
-            "masked_patches": self.masked_patches(texts, batch, progress, alpha),
-            "keywords": keywords,
-        }
+        contrast = self.contrast(images, texts, taught_images, taught_texts, batch, progress)
         keep = {
             "images": taught_images.pooled,
             "texts": taught_texts.pooled,
@@ -209,8 +217,8 @@ class SIMLA(System):
             "matching_gain": gain.expand(len(batch)),
         }
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
-        metrics |= {"queued_keys": self.queue.filled(progress.past(self.config.queue_from)), "keyword_recall": recall}
-        return Losses(terms, keep, metrics)
+        metrics["queued_keys"] = self.queue.filled(progress.past(self.config.queue_from))
+        return Losses({"contrast": contrast, "matching": matching}, keep, metrics), taught_images
 
     def contrast(self, images, texts, taught_images, taught_texts, batch, progress):
         """Section 4.1: ALBEF's, the text's vector being that of all layers without cross-attention."""

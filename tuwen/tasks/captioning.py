@@ -109,7 +109,7 @@ class CaptionHead(Head):
         if self.decoder is None:
             likelihood = system.likelihood(system.encode_images(batch.images), None, batch.texts)
             return Losses({"captions": -likelihood.sum() / batch.texts.mask[:, 1:].sum().clamp(min=1)})
-        words = words_of(system)
+        words = word_vectors(system)
         states, following = self.decoder.taught(batch.texts, picture_states(system, batch.images), None, words)
         return Losses({"captions": next_word(self.decoder.logits(states, words), following, self.smoothing)})
 
@@ -120,11 +120,11 @@ def say(
     """A caption a picture by the head's decoder, where it has one, or the system's; as `System.generate`."""
     if head is None or head.decoder is None:
         return system.generate(system.encode_images(images), None, language, how, keys)
-    speaker = Speaker(head.decoder, words_of(system), language, picture_states(system, images), None)
+    speaker = Speaker(head.decoder, word_vectors(system), language, picture_states(system, images), None)
     return generate(speaker, system.vocabulary, how, keys)
 
 
-def words_of(system: System) -> Tensor:
+def word_vectors(system: System) -> Tensor:
     """[V, W] the text tower's word embeddings."""
     return cast(Any, system).encoders.text.words.weight
 
