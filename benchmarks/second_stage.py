@@ -11,6 +11,10 @@ candidate's log-odds stand above a wrong one's of the same query (AUC), seconds.
 
 import argparse
 import json
+import os
+import platform
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -106,12 +110,18 @@ def area_among_candidates(run: Path, location: str, language: str, top_k: int) -
 
 
 def write(path: Path, figures: dict) -> None:
-    """Puts a rung among the results, in place of an older one of the same run."""
-    key = ("system", "steps", "seed")
-    results = json.loads(path.read_text()) if path.exists() else []
-    results = [old for old in results if any(old[name] != figures[name] for name in key)] + [figures]
-    results.sort(key=lambda old: [old[name] for name in ("steps", "system", "seed")])
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    """Puts a rung among the results, in place of an older one of the same run, with what it was measured on."""
+    key = ("steps", "system", "seed")
+    rungs = json.loads(path.read_text())["rungs"] if path.exists() else []
+    figures |= {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "load": round(os.getloadavg()[2], 1),
+        "versions": {name: version(name) for name in ("torch", "tuwen")} | {"python": platform.python_version()},
+    }
+    rungs = [old for old in rungs if any(old[name] != figures[name] for name in key)] + [figures]
+    rungs.sort(key=lambda old: [old[name] for name in key])
+    path.write_text(json.dumps({"rungs": rungs}, indent=1) + "\n")
     print(json.dumps(figures))
 
 
