@@ -12,6 +12,7 @@ from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import DualEncoder
+from tuwen.tasks.retrieval import RetrievalHead
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig, train_config
 
@@ -141,3 +142,14 @@ def test_adamw_by_hand():
     optim.set_rate(optimizer, 0.1)
     optimizer.step()
     assert layer.weight.item() == pytest.approx(2 - 0.1 * (1 + 0.5 * 2))
+
+
+def test_a_head_without_weights_needs_no_rate_of_its_own():
+    """The default of every task names the head's rate; what tunes for retrieval has no weights of its own."""
+    system, config = toy.Toy(toy.ToyConfig(), VOCABULARY), train_config("tiny", "finetune", task=True)
+    with pytest.raises(UserError, match="matches no parameter"):
+        optim.factors(system, config)
+    system.attach(RetrievalHead())
+    assert set(optim.factors(system, TrainConfig(rates=config.rates)).values()) == {1.0}
+    with pytest.raises(UserError, match="'haed' matches no parameter"):
+        optim.factors(system, TrainConfig(rates=(("haed", 2.0),)))

@@ -1,5 +1,6 @@
 """What a run is: system, size, corpus, and how it is trained. Checked before any work."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,6 +147,7 @@ TRAIN: dict[str, TrainConfig] = {
 TRAIN |= {name: TRAIN["large" if name.endswith("-l14") else "base"] for name in sizes.SIZES if name not in TRAIN}
 
 
+HEAD = re.compile(r"head\.")  # weights of what is learnt for a task; some heads have none
 LEAST_STEPS = 20  # an epoch, of fine-tuning
 
 
@@ -158,7 +160,7 @@ def train_config(size: str, preset: str, task: bool = False) -> TrainConfig:
     if preset == "finetune":
         base = replace(base, lr=base.lr / 10, epochs=3.0, warmup=0.1, layer_decay=0.75, least_steps=LEAST_STEPS)
     if task:
-        rates = (("head\\.", TRAIN[size].lr / base.lr),)
+        rates = ((HEAD.pattern, TRAIN[size].lr / base.lr),)
         return replace(base, epochs=10.0, warmup=0.1, rates=rates, choose="best", least_steps=LEAST_STEPS)
     return replace(base, average=0.7) if preset == "finetune" else base
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tuwen.errors import UserError
 from tuwen.nn.transformer import Stack
-from tuwen.training.config import TrainConfig
+from tuwen.training.config import HEAD, TrainConfig
 
 # last part of the name of a parameter that stands for a place or a token, not for a map between features
 _NO_DECAY = re.compile(r"position|class_token|mask_token|token_type|query_token")
@@ -48,8 +48,9 @@ def factors(system: nn.Module, config: TrainConfig) -> dict[str, float]:
     """
     trained = [name for name, parameter in system.named_parameters() if parameter.requires_grad]
     patterns = [(_compiled(pattern), factor) for pattern, factor in config.rates]
+    weightless = getattr(system, "head", None) is not None and not any(HEAD.match(name) for name in trained)
     for pattern, _ in patterns:
-        if not any(pattern.match(name) for name in trained):
+        if not any(pattern.match(name) for name in trained) and not (weightless and pattern.pattern == HEAD.pattern):
             parts = ", ".join(sorted({".".join(name.split(".")[:2]) for name in trained}))
             raise UserError(f"config field train.rates: {pattern.pattern!r} matches no parameter; there are {parts}")
     layered = _layer_factors(system, trained, config.layer_decay)
