@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from tuwen import tasks
 from tuwen.data.batch import Images
 from tuwen.data.corpus import BrokenImage
 from tuwen.data.text import Tokenizer
@@ -229,6 +231,49 @@ class Model:
                 ids = self.system.generate(pictures, prompt, spoken, how or Generation(), keys).ids
                 made += self.tokenizer.decode(ids.cpu())
         return made
+
+    # ---- what a task has taught, by its verb
+
+    def answer(self, images: Sequence[Any], questions: Sequence[str], **how: Any) -> list[Any]:
+        """An answer with its probability for each picture and question, by a run that has learnt to (task vqa)."""
+        return self._do("answer", images, questions, how)
+
+    def judge(self, images: Sequence[Any], texts: Sequence[str], **how: Any) -> list[Any]:
+        """A label with its probability for each picture, or sequence of pictures, and statement (two_pictures,
+        entailment)."""
+        return self._do("judge", images, texts, how)
+
+    def classify(self, images: Sequence[Any], **how: Any) -> list[Any]:
+        """A class with its probability for each picture."""
+        return self._do("classify", images, None, how)
+
+    def ground(self, images: Sequence[Any], phrases: Sequence[str], **how: Any) -> list[Any]:
+        """Where in each picture what its phrase says is."""
+        return self._do("ground", images, phrases, how)
+
+    def caption(self, images: Sequence[Any], **how: Any) -> list[Any]:
+        """A text for each picture."""
+        return self._do("caption", images, None, how)
+
+    def _do(self, verb: str, images: Sequence[Any], texts: Sequence[str] | None, how: dict[str, Any]) -> list[Any]:
+        """By the task that the run has learnt, if that is its verb; else by one that needs no head.
+
+        Raises:
+            UserError: no such task, naming those there are; what the task finds wrong with what is given.
+        """
+        _refuse_single(images, (str, bytes, os.PathLike, Image.Image, Tensor), "images")
+        _refuse_single(texts, (str,), "texts")
+        able = [name for name in tasks.with_verb(verb) if tasks.can(type(self.system), tasks.find_task(name))]
+        if self.config.task_name in able:
+            return tasks.of(self.config.task).use(self.predictor, self.system.head, images, texts, **how)
+        ready = [name for name in able if not tasks.find_task(name).learnt]
+        if ready:
+            return tasks.find_task(ready[0])().use(self.predictor, None, images, texts, **how)
+        known = ", ".join(tasks.with_verb(verb)) or "none"
+        raise UserError(
+            f"this run has not learnt to {verb}; tasks that teach it: {known} (`tuwen train {self.config.system} --task "
+            "TASK --init RUN`)"
+        )
 
     # ---- pieces
 

@@ -230,7 +230,7 @@ def test_one_norm_serves_all_levels():
 def test_two_pictures_have_halves_of_their_own():
     """Check 7."""
     system, (images, texts) = BridgeTower(CONFIG, dataclasses.replace(VOCABULARY, size=100)).eval(), inputs()
-    head = system.adapt("two_pictures")
+    head = system.adapt("two_pictures", pictures=2)
     head.begin(system)
     assert torch.equal(system.fusion.types.weight[2], system.fusion.types.weight[1])
     a, b = system.encode_images(images), system.encode_images(Images(images.pixels.flip(0)))

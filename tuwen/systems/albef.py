@@ -18,6 +18,8 @@ from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.contrastive import distilled_contrastive, logits_of
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_gain, matching_loss
+from tuwen.systems.heads.answering import AnswerDecoder, AnswerRanker
+from tuwen.systems.heads.pairs import PairClassifier, TaughtMLP, mlp
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.momentum import Momentum
@@ -199,6 +201,22 @@ class ALBEF(System):
         return heat_of(
             self, layer, lambda: self.match_logits(images, texts)[:, 1], texts.state_mask, self.encoders.image.grid
         )
+
+    def adapt(self, task: str, classes: int = 2, pictures: int = 1) -> nn.Module | None:
+        """Section 6: answers ranked by a decoder, two pictures through doubled layers, entailment by an MLP; each with
+        the momentum teacher's targets."""
+        config = self.config
+        if task == "vqa":
+            decoder = AnswerDecoder(config.text, config.fusion, config.fusion.width, self.vocabulary.size)
+            return AnswerRanker(decoder, ("encoders", "fusion"), config.alpha)
+        if task == "two_pictures" and pictures == 2:
+            return PairClassifier(config.fusion, config.image.width, classes, ("encoders",), config.alpha)
+        if task == "entailment":
+            return TaughtMLP(mlp(config.fusion.width, classes), ("encoders", "fusion"), config.alpha)
+        return None
+
+    def answer_layers(self) -> tuple[nn.ModuleList, WordHead | None]:
+        return self.fusion.stack.blocks, self.word_head
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Text states after cross-attention over the tokens of all pictures; pooled is the first token's."""

@@ -11,7 +11,7 @@ from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.fusion import MatchHead
+from tuwen.nn.fusion import MatchHead, WordHead
 from tuwen.nn.grad_cam import heat_of
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig, size
 from tuwen.nn.temperature import Temperature
@@ -20,6 +20,7 @@ from tuwen.nn.transformer import Attention
 from tuwen.objectives.contrastive import logits_of
 from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.matching import drawn_pairs, log_odds, matching_accuracy, matching_gain, matching_loss
+from tuwen.systems.heads.answering import AnswerDecoder, AnswerRanker
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.pace import Pace
@@ -141,6 +142,17 @@ class BLIP(System):
         """Grad-CAM of the log-odds of a match in the middle layer, as ALBEF's grounding [choice]."""
         layer = rf"encoders\.text\.stack\.blocks\.{(self.config.text.layers - 1) // 2}\.cross"
         return heat_of(self, layer, lambda: self.match(images, texts)[:, 0], texts.state_mask, self.encoders.image.grid)
+
+    def adapt(self, task: str, classes: int = 2, pictures: int = 1) -> nn.Module | None:
+        """Answers ranked by a decoder of as many layers as the text has, with the form of transformers'
+        `BlipForQuestionAnswering`; its word head is new. (Theirs teaches itself with momentum copies; left out.)"""
+        if task != "vqa":
+            return None
+        text = self.config.text
+        return AnswerRanker(AnswerDecoder(text, text, text.width, self.vocabulary.size))
+
+    def answer_layers(self) -> tuple[nn.ModuleList, WordHead | None]:
+        return self.words.stack.blocks, None
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Text states with cross-attention over the tokens of all pictures; pooled is the first token's."""

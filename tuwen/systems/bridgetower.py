@@ -213,13 +213,13 @@ class BridgeTower(System):
         states = torch.cat([x for both in passes for x in both], 1)
         return Fused(torch.cat([self.pooled(*both) for both in passes], 1), states, whole)
 
-    def adapt(self, task: str, classes: int = 2) -> nn.Module | None:
+    def adapt(self, task: str, classes: int = 2, pictures: int = 1) -> nn.Module | None:
         """The paper's head on `fuse(...).pooled`: "vqa" and "entailment" (one picture), "two_pictures" (NLVR2), and
         "ranking" (one score a pair; "irtr" of the code, whose released form cannot run)."""
         width = self.config.fusion.width
         if task == "ranking":
             return RankingHead(2 * width, 1)
-        if task == "two_pictures":
+        if task == "two_pictures" and pictures == 2:
             return PairHead(*_layers_of_head(4 * width, 3 * width, classes, 0.1))
         if task in ("vqa", "entailment"):
             layers = _layers_of_head(2 * width, 4 * width, classes, 0.0)

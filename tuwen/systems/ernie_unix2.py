@@ -285,7 +285,7 @@ class ERNIEUniX2(System):
         states = states[:, last.shape[1] :]
         return Fused(states[:, 0], states, texts.state_mask)
 
-    def adapt(self, task: str, classes: int = 3) -> nn.Module | None:
+    def adapt(self, task: str, classes: int = 3, pictures: int = 1) -> nn.Module | None:
         """A linear head [D] on `fuse(...).pooled`, one for every language: "vqa" (GQA's 1,842 English answers, for
         xGQA) or "entailment" (XVNLI's three classes)."""
         return nn.Linear(self.config.fusion.width, classes) if task in ("vqa", "entailment") else None

@@ -369,10 +369,14 @@ class System(nn.Module):
         cells = torch.eye(side * side, device=tokens.device).view(side * side, side, side)
         return cells.expand(len(tokens), -1, -1, -1)
 
-    def adapt(self, task: str, classes: int = 2) -> nn.Module | None:
+    def adapt(self, task: str, classes: int = 2, pictures: int = 1) -> nn.Module | None:
         """What the paper learns for a task: a `Head` with losses of its own, or a classifier on `fuse(...).pooled`,
         whose method `begin(system)`, if any, is called as `Head.begin`; None: the task's default."""
         return None
+
+    def answer_layers(self) -> tuple[nn.ModuleList, nn.Module | None]:
+        """What a decoder of answers starts as: layers with cross-attention, and the head that tells words, if any."""
+        raise self.lacks("answer", "it has no layers that a decoder of answers could start as")
 
     @classmethod
     def can(cls, capability: str) -> bool:

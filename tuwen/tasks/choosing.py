@@ -5,7 +5,7 @@ Shape legend: R rows, C classes.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,6 +119,18 @@ def choose(
     best = logits.argmax(1)
     probability = logits.sigmoid() if getattr(head, "binary", False) else logits.softmax(1)
     return best, probability.gather(1, best[:, None])[:, 0]
+
+
+def predicted_choices(
+    choices: Choices, predictor: Predictor, head: Any, corpus: Corpus
+) -> Iterator[tuple[Record, str]]:
+    """(row, the name of what is chosen for it) of all rows that can be read."""
+    with predictor.evaluating():
+        for part in encoded_rows(predictor, corpus, range(len(corpus)), BATCH, Counter(), "predictions"):
+            records = [corpus.record(int(row)) for row in part.rows]
+            best = choose(choices, head, predictor, part.images, part.texts, records)[0]
+            for record, k in zip(records, best.tolist(), strict=True):
+                yield record, choices.names[k]
 
 
 def use_choices(

@@ -4,6 +4,7 @@ Shape legend: B rows, P pictures a row, C classes, W width of what is read.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,20 +20,32 @@ HIDDEN = 2  # of the default head, in widths of what it reads
 DROPOUT = 0.1
 
 
+def head_of(system: System, task: Task, classes: int, column: str) -> Head:
+    """The head that the system's paper gives for a task, if it gives one and `task.way` is "paper"; else the default.
+
+    column: of the rows, with their targets or labels.
+    """
+    part = system.adapt(task.name(), classes, task.pictures) if task.config.way == "paper" else None
+    return part if isinstance(part, Head) else Classifier(system, task, classes, column, part)
+
+
 class Classifier(Head):
     """A class of pictures and a text, learnt by cross entropy from labels [B] or soft targets [B, C]; rows of label -1,
     or without a target, teach nothing.
 
-    column: of the rows, with their targets or labels. layers: from [B, W] to [B, C]; the paper's, or the default.
-    binary: each class is told for itself, by binary cross entropy summed over classes (BridgeTower's VQA).
+    column: of the rows, with their targets or labels. layers: from [B, W] to [B, C]; None: the default. They may have
+    `of(system, images, texts)`, called in place of a call on `read`; `binary`: each class is told for itself, by binary
+    cross entropy summed over classes (BridgeTower's VQA); `taught` and `alpha`: parts whose momentum copies, with the
+    layers', soften the targets (ALBEF's card, section 6).
     """
 
-    def __init__(self, system: System, task: Task, classes: int, column: str):
+    def __init__(self, system: System, task: Task, classes: int, column: str, layers: nn.Module | None = None):
         super().__init__()
         self.pictures, self.column = task.pictures, column
-        layers = system.adapt(task.name(), classes) if system.can("fuse") else None
         self.layers = default_layers(width_read(system, task.pictures), classes) if layers is None else layers
         self.binary = bool(getattr(layers, "binary", False))
+        if taught := getattr(layers, "taught", ()):
+            self.momentum = (*taught, "head.layers")  # type: ignore[misc]
 
     def needs(self) -> Needs:
         return Needs(columns=(self.column,))
@@ -42,22 +55,35 @@ class Classifier(Head):
         if callable(begin):
             begin(system)
 
+    def before_step(self, system: System, progress: Progress) -> None:
+        if self.momentum:
+            self.teacher.update(system, progress.step)
+
     def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
-        assert batch.images is not None
-        assert batch.texts is not None
-        images = encoded_pictures(system, batch.images, self.pictures)
-        logits = self.logits(system, images, system.encode_texts(batch.texts)).float()
+        logits = self.of_batch(system, batch)
         targets = batch.columns[self.column]
         assert isinstance(targets, Tensor)
         if self.binary:
             loss = binary_loss(logits, targets)
         else:
             loss = soft_loss(logits, targets) if targets.is_floating_point() else label_loss(logits, targets)
+        if self.momentum:
+            with torch.no_grad(), self.teacher.standing_in(system):
+                taught = self.of_batch(system, batch)
+            alpha = float(cast(Any, self.layers).alpha)
+            loss = (1 - alpha) * loss + alpha * soft_loss(logits, taught.softmax(1))
         return Losses({"task": loss}, {}, {"accuracy": accuracy(logits.detach(), targets)})
+
+    def of_batch(self, system: System, batch: Batch) -> Tensor:
+        assert batch.images is not None
+        assert batch.texts is not None
+        images = encoded_pictures(system, batch.images, self.pictures)
+        return self.logits(system, images, system.encode_texts(batch.texts)).float()
 
     def logits(self, system: System, images: Sequence[Encoded], texts: Encoded) -> Tensor:
         """[B, C] from one `Encoded` a picture and that of the text."""
-        return self.layers(read(system, images, texts))
+        own = getattr(self.layers, "of", None)
+        return self.layers(read(system, images, texts)) if own is None else own(system, images, texts)
 
 
 def soft_loss(logits: Tensor, targets: Tensor) -> Tensor:

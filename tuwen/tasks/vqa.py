@@ -14,14 +14,15 @@ import numpy as np
 from tuwen.data.corpora.asked_lines import FILES
 from tuwen.data.corpus import Corpus, Record, languages_and_texts
 from tuwen.data.exercises import exercises_of
-from tuwen.data.items import Item, WithColumns, items_of
+from tuwen.data.items import WithColumns
 from tuwen.errors import UserError
 from tuwen.tasks import choosing
 from tuwen.tasks.answers import most_given, plain_answer, soft_targets, vqa_accuracy
 from tuwen.tasks.blind import Blind, beginnings_of
-from tuwen.tasks.encoding import encoded_rows
-from tuwen.tasks.heads import Classifier
+from tuwen.tasks.heads import head_of
 from tuwen.tasks.task import Task, TaskConfig
+
+ANSWER_TOKENS = 12  # of an answer that a decoder says, special ones included
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,24 @@ class VQA(Task):
         number = {answer: k for k, answer in enumerate(self.config.answers)}
 
         def targets(record: Record) -> Mapping[str, Any]:
-            values = np.zeros(len(number), dtype=np.float32)
-            for answer, earned in soft_targets(record.columns["answers"]).items():
+            given = record.columns["answers"]
+            earned, share = (np.zeros(len(number), dtype=np.float32) for _ in range(2))
+            for answer, value in soft_targets(given).items():
                 if answer in number:
-                    values[number[answer]] = earned
-            return {"target": values}
+                    earned[number[answer]] = value
+            for form, count in Counter(plain_answer(answer) for answer in given).items():
+                if form in number:
+                    share[number[form]] = count / len(given)
+            return {"target": earned, "weight": share}
 
         rows = WithColumns(questions_of(corpus), targets, repr(self.config.answers))
         return rows if self.config.blind == "none" else Blind(rows, self.config.blind)
 
     def head(self, system, tokenizer):
-        return Classifier(system, self, len(self.config.answers), "target")
+        head = head_of(system, self, len(self.config.answers), "target")
+        if (tell := getattr(head, "tell_answers", None)) is not None:
+            tell(*tokenizer.encode(self.config.answers, ANSWER_TOKENS))
+        return head
 
     @property
     def choices(self) -> choosing.Choices:
@@ -112,34 +120,17 @@ class VQA(Task):
 
     def predictions(self, predictor, head, corpus) -> Iterator[dict[str, Any]]:
         """As VQA v2's server takes them."""
-        with predictor.evaluating():
-            for part in encoded_rows(predictor, corpus, range(len(corpus)), choosing.BATCH, Counter(), "answers"):
-                records = [corpus.record(int(row)) for row in part.rows]
-                best = choosing.choose(self.choices, head, predictor, part.images, part.texts, records)[0]
-                for record, k in zip(records, best.tolist(), strict=True):
-                    number = int(record.id) if record.id.isdecimal() else record.id
-                    yield {"question_id": number, "answer": self.config.answers[k]}
+        for record, answer in choosing.predicted_choices(self.choices, predictor, head, corpus):
+            yield {"question_id": int(record.id) if record.id.isdecimal() else record.id, "answer": answer}
 
 
 def questions_of(corpus: Corpus) -> Corpus:
-    """Rows that are questions (`tuwen.data.exercises`); of built scenes, those in their column "questions".
+    """Rows that are questions; the whole of a split whose answers are not hidden.
 
     Raises:
         UserError: a corpus that knows no questions.
     """
-    columns = corpus.record(0).columns if len(corpus) else {}
-    if "answers" in columns or "questions" not in columns or corpus.exercises("questions") is not None:
-        return exercises_of(corpus, "questions")
-
-    def asked(row: int, record: Record) -> Iterator[Item]:
-        for place, item in enumerate(record.columns["questions"]):
-            for language in corpus.languages:
-                if language in item["question"]:
-                    columns = {"answers": [item["answer"][language]], "kind": item["kind"]}
-                    name = f"{record.id}-{place}-{language}"
-                    yield Item((row,), name, language, item["question"][language], columns)
-
-    return items_of(corpus, asked)
+    return exercises_of(corpus, "questions")
 
 
 def _question(record: Record) -> str:

@@ -1,7 +1,8 @@
 """A momentum teacher: exponential moving averages of named parts of a student."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -44,6 +45,18 @@ class Momentum(nn.Module):
         0.995 after 1,790 of them.
         """
         self._mix(student, min(self.decay, (1 + step) / (10 + step)) if self.rises else self.decay)
+
+    @contextmanager
+    def standing_in(self, student: nn.Module) -> Iterator[None]:
+        """While this lasts the student's parts are the copies; for what is asked of the teacher without gradient."""
+        places = [(*part.rpartition("."), student.get_submodule(part)) for part in self.parts]
+        for part, (owner, _, name, _) in zip(self.parts, places, strict=True):
+            student.get_submodule(owner)._modules[name] = self.get_submodule(part)
+        try:
+            yield
+        finally:
+            for owner, _, name, own in places:
+                student.get_submodule(owner)._modules[name] = own
 
     @torch.no_grad()
     def _mix(self, student: nn.Module, decay: float) -> None:
