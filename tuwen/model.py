@@ -271,8 +271,8 @@ class Model:
             return tasks.find_task(ready[0])().use(self.predictor, None, images, texts, **how)
         known = ", ".join(tasks.with_verb(verb)) or "none"
         raise UserError(
-            f"this run has not learnt to {verb}; tasks that teach it: {known} (`tuwen train {self.config.system} --task "
-            "TASK --init RUN`)"
+            f"this run has not learnt to {verb}; tasks that teach it: {known} "
+            f"(`tuwen train {self.config.system} --task TASK --init RUN`)"
         )
 
     # ---- pieces

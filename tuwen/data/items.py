@@ -1,17 +1,17 @@
 """Rows of a task: a corpus whose rows have further columns, and a share of it kept aside for validation."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.corpus import Corpus, Record
 from tuwen.data.subset import Subset, Wrapped
+
 
 class WithColumns(Wrapped):
     """A corpus whose rows have further columns, which a pure function makes of each record."""

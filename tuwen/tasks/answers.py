@@ -21,104 +21,14 @@ _NUMBERS = dict(
     )
 )
 _ARTICLES = ("a", "an", "the")
-_ONE = [
-    "ain't",
-    "aren't",
-    "can't",
-    "could've",
-    "couldn't",
-    "didn't",
-    "doesn't",
-    "don't",
-    "hadn't",
-    "hasn't",
-    "haven't",
-    "he'd",
-    "he's",
-    "how'd",
-    "how'll",
-    "how's",
-    "isn't",
-    "it'd",
-    "it'll",
-    "ma'am",
-    "mightn't",
-    "might've",
-    "mustn't",
-    "must've",
-    "needn't",
-    "not've",
-    "o'clock",
-    "oughtn't",
-    "shan't",
-    "should've",
-    "shouldn't",
-    "somebody'll",
-    "somebody's",
-    "someone'd",
-    "someone'll",
-    "someone's",
-    "something'd",
-    "something'll",
-    "that's",
-    "there'd",
-    "there're",
-    "there's",
-    "they'd",
-    "they'll",
-    "they're",
-    "they've",
-    "'twas",
-    "wasn't",
-    "we've",
-    "weren't",
-    "what'll",
-    "what're",
-    "what's",
-    "what've",
-    "when's",
-    "where'd",
-    "where's",
-    "where've",
-    "who'd",
-    "who'll",
-    "who's",
-    "who've",
-    "why'll",
-    "why're",
-    "why's",
-    "won't",
-    "would've",
-    "wouldn't",
-    "y'all",
-    "you'd",
-    "you'll",
-    "you're",
-    "you've",
-]
-_TWO = [
-    "couldn't've",
-    "hadn't've",
-    "he'd've",
-    "it'd've",
-    "mightn't've",
-    "she'd've",
-    "shouldn't've",
-    "somebody'd've",
-    "someone'd've",
-    "something'd've",
-    "there'd've",
-    "they'd've",
-    "we'd've",
-    "who'd've",
-    "wouldn't've",
-    "y'all'll",
-    "you'd've",
-]
-_CONTRACTIONS = {word.replace("'", ""): word for word in _ONE}
-for _word in _TWO:
-    _first, _second, _third = _word.split("'")
-    _CONTRACTIONS |= {f"{_first}{_second}'{_third}": _word, f"{_first}'{_second}{_third}": _word}
+_CONTRACTIONS = (  # those of the official list that its own punctuation leaves reachable
+    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's "
+    "isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't "
+    "somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's "
+    "they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's where've "
+    "who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've "
+)
+_WHOLE = {word.replace("'", ""): word for word in _CONTRACTIONS.split()}
 
 
 def without_punctuation(text: str) -> str:
@@ -135,7 +45,7 @@ def plain_answer(answer: str) -> str:
     """The one form of an answer: what a head learns and says."""
     words = without_punctuation(normalise(answer)).lower().split()
     words = [_NUMBERS.get(word, word) for word in words]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_WHOLE.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
