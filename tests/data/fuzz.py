@@ -15,7 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.data.published import MAKERS, json_lines, picture, put
+from tests.data.made import json_lines, picture, put
+from tests.data.published import MAKERS
 from tests.fuzzing import ended, in_children, mutate
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.scenes import Scenes

@@ -14,22 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-
-def picture(grey: int, kind: str = "JPEG") -> bytes:
-    """A picture that no other number gives."""
-    out = io.BytesIO()
-    Image.new("RGB", (12, 8), (grey, grey, grey)).save(out, kind)
-    return out.getvalue()
-
-
-def put(folder, path: str, content: bytes | str):
-    file = folder / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def json_lines(*rows) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+from tests.data import published_asked as asked
+from tests.data.made import json_lines, picture, put
 
 
 def icm(folder, stem="long_itm"):
@@ -289,7 +275,7 @@ def tuxpaint(folder):
     put(folder, "animals/frog.dat", "a setting")
 
 
-MAKERS = {
+MAKERS = asked.MAKERS | {
     "aic-icc": aic_icc,
     "chinese-clip": chinese_clip,
     "chinese-clip-lmdb": chinese_clip_lmdb,

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.published import MAKERS, picture, put
+from tests.data.made import picture, put
+from tests.data.published import MAKERS
 from tuwen.data.corpus import BrokenImage
 from tuwen.data.images import EXTENSIONS
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.errors import UserError
 
 READERS = sorted(set(MAKERS) - {"muge", "iqm", "iqr", "flickr30k-karpathy", "flickr8k-karpathy", "zero-query"})
-READERS = [name for name in READERS if name not in ("zero-title", "zero-content")]
+READERS = [name for name in READERS if name not in ("zero-title", "zero-content", "refcocog")]
 BINARY = {".tar", ".parquet", ".arrow", ".mdb", ".gz"}
 SECRET, SECRET_TEXT = 201, "secret text of another folder"
 
@@ -155,15 +156,23 @@ def test_links_that_lead_out_or_round(name, tmp_path):
 
 NAMED = {  # what an annotation calls its first picture
     "aic-icc": "1a.jpg",
+    "coco-captions": "COCO_train2014_000000000100.jpg",
     "coco-cn": "COCO_train2014_000000000101",
     "coco-karpathy": "1.jpg",
     "flickr30k-cn": "11",
+    "gqa": "n00101",
     "flickr30k-cna": "123",
     "flickr8k-cn": "1_a.jpg",
     "icm": "imgs/000001.jpg",
     "icr": "imgs/000001.jpg",
     "multi30k-task1": "1.jpg",
     "multi30k-task2": "1.jpg",
+    "refcoco": "COCO_train2014_000000000000.jpg",
+    "refcoco-plus": "COCO_train2014_000000000000.jpg",
+    "snli-ve": "470.jpg",
+    "vqa-rad": "synpic1.jpg",
+    "xgqa": "n20101",
+    "xvnli": "471.jpg",
     "zero": "k1",
 }
 
@@ -210,7 +219,9 @@ def members_of_elsewhere(folder, wanted):
 
 HOSTILE = {name: functools.partial(rename, name) for name in NAMED}
 HOSTILE |= {"huggingface": rows_of_paths, "webdataset": members_of_elsewhere, "wukong": fetched_elsewhere}
-NAMELESS = {"chinese-clip", "chinese-clip-lmdb", "imagenet", "tuxpaint"}  # pictures in the file, or listed by us
+# pictures in the file, listed by us, or named by numbers alone
+NAMELESS = {"chinese-clip", "chinese-clip-lmdb", "imagenet", "tuxpaint"}
+NAMELESS |= {"daquar", "flickr30k-entities", "nlvr", "nlvr2", "vqa-v2"}
 
 
 def test_every_format_is_among_those_below():

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,10 @@ def objects(path: Path, faults: Faults, offset: int = 0) -> Iterator[tuple[dict[
                 yield value, lines
 
 
-def load_json(path: Path) -> Any:
+def load_json(path: Path, smaller: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """The value of a whole JSON file.
+
+    smaller: what stands for each object, innermost first, so that a large file needs less memory.
 
     Raises:
         UserError: FILE:LINE and what is wrong there.
@@ -66,7 +68,7 @@ def load_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; see to its permissions") from None
     try:
-        return _JSON.decode(text)
+        return (_JSON if smaller is None else _decoder(smaller)).decode(text)
     except json.JSONDecodeError as error:
         end = "the file is cut short" if error.pos >= len(text.rstrip()) else error.msg
         raise UserError(f"{path}:{error.lineno}: broken JSON at column {error.colno}: {end}; mend it") from None
@@ -104,6 +106,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"key {key!r} stands twice")
     return value
+
+
+def _decoder(smaller: Callable[[dict[str, Any]], Any]) -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=lambda pairs: smaller(_object(pairs)), parse_constant=_no_constant)
 
 
 def _no_constant(name: str) -> None:
