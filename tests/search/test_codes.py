@@ -1,12 +1,16 @@
 """Codes of few bytes: by hand, against slow ones, in an index that is built, changed, given codes later, or refuses."""
 
+import json
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.search.common import TEXTS, picture, table, untrained
 from tests.search.test_refit import crop
+from tuwen.cli import main
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.predictor import vectors
@@ -247,6 +251,39 @@ def test_codes_that_cannot_be_are_refused_and_nothing_is_left(run, tmp_path, opt
     with pytest.raises(UserError, match=message):
         build_index(run, [Picture(jpeg(1))], tmp_path / "i", **options)
     assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (pa.string(), "damaged"),
+        (pa.list_(pa.int8()), "damaged"),
+        (pa.list_(pa.float32(), 4), "damaged"),
+        (pa.list_(pa.int8(), 17), "int8 codes of 1 to 16 bytes, not 17"),
+    ],
+)
+def test_a_column_that_holds_no_codes_is_told_of(kind, message, run, tmp_path):
+    build_index(run, [Picture(jpeg(1))], tmp_path / "i")
+    record = IndexRecord.open(tmp_path / "i")
+    record.dataset().add_columns([pa.field("code", kind)])
+    with pytest.raises(UserError, match=message):
+        Index.open(tmp_path / "i")
+
+
+def test_from_the_shell(run, tmp_path, capsys):
+    pictures = str(table(tmp_path / "in", range(40)))
+    out = str(tmp_path / "i")
+    assert main(["index", str(run), pictures, "--out", out, "--first-bytes", "2", "--first-code", "binary"]) == 0
+    assert "binary codes of 2 bytes: 100.0% of the ten nearest" in capsys.readouterr().out
+    assert main(["search", out, "blue", "--json"]) == 0
+    few = json.loads(capsys.readouterr().out)["results"]
+    assert main(["index", str(run), pictures, "--out", out, "--first-bytes", "0"]) == 0
+    capsys.readouterr()
+    assert main(["search", out, "blue", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"] == few
+    with pytest.raises(SystemExit):
+        main(["index", "--refit", "--out", out, "--first-bytes", "4"])
+    assert "--refit keeps" in capsys.readouterr().err
 
 
 def test_an_index_of_no_pictures_takes_them_later(run, tmp_path):

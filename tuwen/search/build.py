@@ -155,7 +155,7 @@ def _settle(index: Index, record: IndexRecord, code: Code | None) -> None:
             return
         sizes = {name: size for name, size in record.about["sizes"].items() if name != "code"}
         sizes |= {"code": code.bytes} if code else {}
-        codes = {"kind": code.kind, "bytes": code.bytes} if code else {}
+        codes = asdict(code) if code else {}
         record.tell({"codes": codes, "sizes": sizes, "bytes": sum(sizes.values())})  # first: the column is what counts
         record.set_code(code)
     index.refresh()
@@ -194,8 +194,8 @@ def finish_index(
 
 def _measure_codes(index: Index, record: IndexRecord, anew: bool, say: Callable[[str], None]) -> None:
     """How many candidates by code are looked at: measured anew where there are twice as many pictures as then."""
-    known, rows = record.about["codes"], record.table.count_rows()
-    if not rows or not (anew or rows > 2 * known.get("rows", 0)):
+    code, rows = record.code, record.table.count_rows()
+    if code is None or not rows or not (anew or rows > 2 * record.about.get("codes", {}).get("rows", 0)):
         return
     index.refresh()
 
@@ -204,12 +204,14 @@ def _measure_codes(index: Index, record: IndexRecord, anew: bool, say: Callable[
         assert matrix is not None
         return matrix
 
-    record.tell({"codes": known | nearest.measured_depth(index.snapshot, encode)})
-    told = record.about["codes"]
+    measured = nearest.measured_depth(index.snapshot, encode)
+    record.tell({"codes": asdict(code) | measured})
     say(
-        f"{told['kind']} codes of {told['bytes']} bytes: {told['recall']:.1%} of the ten nearest by whole vectors are "
-        f"among the {told['depth']:,} that are re-scored by these, asked with {told['by']}"
+        f"{code.kind} codes of {code.bytes} bytes: {measured['recall']:.1%} of the ten nearest by whole vectors are "
+        f"among the {measured['depth']:,} that are re-scored by these, asked with {measured['by']}"
     )
+    if measured["recall"] < nearest.RECALL:
+        say("more bytes, the other kind of code (--first-code), or a run trained with model.nested may keep more")
 
 
 def _check_settings(index: Index, tokens: str | None, budget: int | None, milvus: str | None) -> None:

@@ -44,11 +44,18 @@ class Code:
 
     @classmethod
     def in_schema(cls, schema: pa.Schema) -> "Code | None":
-        """The form of the codes that a table of pictures has, which its column's type says; None: it has none."""
+        """The form of the codes that a table of pictures has, which its column's type says; None: it has none.
+
+        Raises:
+            ValueError: a column of that name which holds no codes.
+        """
         if CODE not in schema.names:
             return None
-        kind = schema.field(CODE).type
-        return cls("int8" if kind.value_type == pa.int8() else "binary", kind.list_size)
+        column = schema.field(CODE).type
+        for code in (cls(kind, getattr(column, "list_size", 0)) for kind in KINDS):
+            if column == code.arrow:
+                return code
+        raise ValueError(f"no codes are of type {column}")
 
     @property
     def arrow(self) -> pa.DataType:

@@ -71,6 +71,8 @@ class Index:
         if record is None:
             raise UserError(f"{path}: no index there; make one with `tuwen index RUN PICTURES --out {path}`")
         with unharmed(path, KeyError):  # `about` is read here
+            if record.code is not None:
+                record.code.check(record.about["width"])
             return cls(record, run, device, token)
 
     def read(self, work: Callable[[Snapshot], T]) -> T:
