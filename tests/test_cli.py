@@ -67,7 +67,7 @@ def test_every_command_helps_with_examples(command, capsys):
         ("trian", "did you mean train?"),
         ("train clip --corpos x", "did you mean --corpus?"),
         ("data biuld x", "did you mean build?"),
-        ("eval run --corpus x --task retreival", "did you mean retrieval?"),
+        ("eval run --corpus x --task retreival", "did you mean retrieval"),
         ("train clip --corpus x --out y --steps 0", "'0' is not a whole number of at least 1"),
         ("train clip --corpus x --out y --step 3", "did you mean --steps"),
         ("eval run --task retrieval", "--corpus"),

@@ -4,6 +4,7 @@ import os
 import pickle
 
 import pytest
+import torch
 from PIL import Image
 
 from tuwen.data.corpora.files import FileCorpus
@@ -175,21 +176,52 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
 
 def test_pictures_that_are_not_read_are_named(tmp_path):
     paint(tmp_path / "a.png", 1, txt="dog")
-    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    (tmp_path / "odd.jpe").write_bytes(b"\xff\xd8")
+    (tmp_path / "phone.jxl").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "drawing.xyz").write_bytes(b"x")
     (tmp_path / "drawing.txt").write_text("a drawing")
     (tmp_path / "a.json").write_text("{}")  # beside a picture that is read
     corpus = open_folder(tmp_path, "all", "skip")
     assert len(corpus) == 1
-    assert {fault.file.name for fault in corpus.faults} == {"phone.HEIC", "odd.jpe", "drawing.xyz"}
-    assert corpus.skipped == {"unread format": 3}
+    assert {fault.file.name for fault in corpus.faults} == {"phone.jxl", "drawing.xyz"}
+    assert corpus.skipped == {"unread format": 2}
 
 
-def test_a_table_of_another_name_is_told_where_no_picture_has_a_text(tmp_path):
+@pytest.mark.parametrize("name", ["goods.csv", "goods.xlsx", "a/metadata.csv"])
+def test_a_table_that_is_not_read_is_told(tmp_path, name):
+    (tmp_path / "a").mkdir()
     paint(tmp_path / "a.png", 1)
-    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a dog\n")
-    assert "metadata.csv: a table that is not read" in fault(open_folder, tmp_path, "all")
-    assert len(FileCorpus(FolderSource(tmp_path, wordless=True), "all")) == 1  # pictures alone, as for an index
+    (tmp_path / name).write_text("file_name,text\na.png,a dog\n")
+    assert f"{name}: a table that is not read" in fault(open_folder, tmp_path, "all")
+    assert len(FileCorpus(FolderSource(tmp_path, wordless=True), "all", "skip")) == 1  # as for an index
     (tmp_path / "a.txt").write_text("a dog")
-    assert open_folder(tmp_path, "all").record(0).texts == {"en": ["a dog"]}
+    corpus = open_folder(tmp_path, "all", "skip")
+    assert (len(corpus), corpus.skipped) == (1, {"unread table": 1})
+
+
+def test_texts_without_a_picture_are_told(tmp_path):
+    paint(tmp_path / "a.png", 1, txt="dog")
+    (tmp_path / "b.txt").write_text("a cat")
+    (tmp_path / "c.zh.txt").write_text("一只猫")
+    (tmp_path / "a.zh.txt").write_text("一只狗")
+    (tmp_path / "README.txt").write_text("about it")
+    corpus = open_folder(tmp_path, "all", "skip")
+    assert [fault.file.name for fault in corpus.faults] == ["b.txt", "c.zh.txt"]
+    assert corpus.skipped == {"no picture": 2}
+    assert "b.txt: no picture beside this text" in fault(open_folder, tmp_path, "all")
+
+
+def test_pictures_without_an_ending_and_of_rarer_ones(tmp_path):
+    for name, kind in (("plain", "PNG"), ("odd.jpe", "JPEG"), ("web", "WEBP"), ("new.avif", "AVIF")):
+        Image.new("RGB", (9, 7), (len(name), 9, 9)).save(tmp_path / name, kind)
+    (tmp_path / "Makefile").write_text("all:")
+    corpus = open_folder(tmp_path, "all")
+    assert [corpus.record(row).id for row in range(4)] == ["new", "odd", "plain", "web"]
+    assert all(corpus.image(row).shape == (3, 7, 9) for row in range(4))
+
+
+def test_pictures_of_phones(tmp_path):
+    pytest.importorskip("pillow_heif")
+    Image.new("RGB", (90, 70), (200, 10, 10)).save(tmp_path / "a.HEIC", "HEIF")
+    pixels = open_folder(tmp_path, "all").image(0)
+    assert pixels.shape == (3, 70, 90)
+    assert (pixels.float().mean((1, 2)) - torch.tensor([200.0, 10, 10])).abs().max() < 6

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from tuwen.cli import compare, data, evaluate, exchange, explain, generate, search, serve, systems, train
-from tuwen.cli.parser import Parser
+from tuwen.cli.parser import Parser, with_columns
 from tuwen.errors import UserError, printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # told by Arrow without the file's name
@@ -91,6 +91,9 @@ def _run(root: Parser, args) -> int:
     if args.command is None:
         root.print_help()
         return 0
+    if getattr(args, "columns", None):
+        name = "corpus" if hasattr(args, "corpus") else "pictures"
+        setattr(args, name, with_columns(getattr(args, name), args.columns))
     return args.run(args) or 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json
-from tuwen.cli.parser import add_command, positive
+from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published_towers
 
 EXAMPLES = """\
@@ -24,6 +24,7 @@ def add_to(commands) -> None:
         help="names from `tuwen systems`; NAME:SETTING=VALUE,... for one arm of several",
     )
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
+    add_columns(command)
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; finished runs in it are kept")
     command.add_argument("--budget", metavar="steps=N", type=budget, help="what every system may spend: steps=2000")
     command.add_argument("--seeds", metavar="K", type=positive, default=1, help="runs a system (default 1)")

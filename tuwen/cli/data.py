@@ -5,18 +5,19 @@ from collections import Counter
 from pathlib import Path
 
 from tuwen.cli.output import only_json, print_json, print_line, print_table
-from tuwen.cli.parser import add_command, positive, ratio, share
+from tuwen.cli.parser import add_columns, add_command, positive, ratio, share
 from tuwen.errors import UserError
 
 CORPUS = (
     "`scenes` or `scenes:seed=1,noise=0.2` (made up, no download), a folder written by `tuwen data build`, a folder "
-    "with pairs.jsonl, a folder of pictures with .txt files beside them, a .csv, .tsv, .parquet or .jsonl table, or "
-    "NAME:DIR, a public corpus as it was downloaded (`tuwen data list`), or mix:A=2;B=1, of these with their weights"
+    "with pairs.jsonl, a folder of pictures with .txt files beside them, a .csv, .tsv, .xlsx, .parquet or .jsonl "
+    "table, or NAME:DIR, a public corpus as it was downloaded (`tuwen data list`), or mix:A=2;B=1, of these with their "
+    "weights"
 )
 BUILD = """\
   tuwen data build scenes --out data/scenes --count 20000
   tuwen data build photos --out data/photos --side 256
-  tuwen data build goods.csv --out data/goods
+  tuwen data build goods.xlsx --columns 主图=image 品名=title --out data/goods
   tuwen data build coco-cn --from downloads/coco-cn --out data/coco-cn
   tuwen data build wukong --from downloads/wukong --out data/wukong --missing to_fetch.csv"""
 LIST = """\
@@ -58,6 +59,7 @@ def _add_list(actions) -> None:
 def _add_build(actions) -> None:
     build = add_command(actions, "build", run_build, "write a corpus as shards of resized pictures", BUILD)
     build.add_argument("corpus", metavar="CORPUS", help=CORPUS + "; or a public corpus's NAME with --from")
+    add_columns(build)
     build.add_argument("--from", dest="folder", metavar="DIR", type=Path, help="where the public corpus was downloaded")
     missing = "write addresses of pictures that are not there as CSV (url, caption, key), which img2dataset takes"
     build.add_argument("--missing", metavar="FILE", type=Path, help=missing)
@@ -84,6 +86,7 @@ def _add_check(actions) -> None:
 
 def _add_what_is_checked(command) -> None:
     command.add_argument("corpus", metavar="DIR", help=CORPUS)
+    add_columns(command)
     other = "another corpus in which its pictures are looked for; may be given again"
     command.add_argument("--against", metavar="DIR", action="append", default=[], help=other)
     command.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, vocab.txt or run: count tokens")
@@ -122,6 +125,7 @@ def _add_clicks(actions) -> None:
 def _add_show(actions) -> None:
     show = add_command(actions, "show", run_show, "write a contact sheet: a page of pictures with their texts", SHOW)
     show.add_argument("corpus", metavar="DIR", help=CORPUS)
+    add_columns(show)
     show.add_argument("--out", metavar="FILE", type=Path, default=Path("contact_sheet.html"), help="page to write")
     show.add_argument("--split", default="train", help="split to show (default train)")
     show.add_argument("--count", metavar="N", type=positive, default=48, help="pictures to show (default 48)")

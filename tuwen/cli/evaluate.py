@@ -9,7 +9,7 @@ from typing import Any
 from tuwen import tasks
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
-from tuwen.cli.parser import add_command, positive
+from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.errors import UserError
 
 EXAMPLES = """\
@@ -28,6 +28,7 @@ def add_to(commands) -> None:
     command = add_command(commands, "eval", run, "measure a run on a task", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
+    add_columns(command)
     command.add_argument(
         "--task", choices=tasks.task_names(), help="what to measure (default: the task a run has learnt)"
     )

@@ -50,6 +50,19 @@ def add_command(commands, name: str, run, summary: str, examples: str = "") -> P
     return command
 
 
+def add_columns(command) -> None:
+    """The option that says what a table's columns mean; `Parser` users hand it on by `with_columns`."""
+    columns = (
+        "what columns of a table mean, as 主图=image 品名=title (image, text, title, id, split, tags, text_zh, ...)"
+    )
+    command.add_argument("--columns", metavar="COLUMN=NAME", nargs="+", default=[], help=columns)
+
+
+def with_columns(location: str, columns: list[str]) -> str:
+    """The location of a table whose columns are called otherwise."""
+    return f"columns:{','.join(columns)}:{location}" if columns else location
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text) if text.isdecimal() else 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
-from tuwen.cli.parser import add_command, positive
+from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.errors import UserError
 
 INDEX = """\
@@ -40,6 +40,7 @@ def _add_index(commands) -> None:
     index = add_command(commands, "index", run_index, "make pictures searchable, or bring an index up to date", INDEX)
     index.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder written by `tuwen train`")
     index.add_argument("pictures", metavar="PICTURES", nargs="?", help=f"{CORPUS}; texts are not needed")
+    add_columns(index)
     index.add_argument(
         "--out", metavar="INDEX", required=True, help="folder or object-store URL (s3://...) of the index"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.evaluate import print_measured
-from tuwen.cli.parser import add_command, positive
+from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.errors import UserError, quoted
 
 EXAMPLES = """\
@@ -46,6 +46,7 @@ def add_to(commands) -> None:
     command = add_command(commands, "train", run, "train a system on a corpus, or resume a run", EXAMPLES)
     command.add_argument("system", metavar="SYSTEM", nargs="?", help="a name from `tuwen systems`")
     command.add_argument("--corpus", metavar="DIR", help=CORPUS)
+    add_columns(command)
     command.add_argument("--out", metavar="RUN", type=Path, help="folder of the run; must hold none yet")
     command.add_argument("--steps", metavar="N", type=positive, help="optimizer steps")
     add_config_options(command)

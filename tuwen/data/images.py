@@ -11,6 +11,7 @@ import re
 import stat
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -46,10 +47,15 @@ MAX_BYTES = 512 * 2**20
 # A scan of a JPEG takes about as long as all its pixels do, however few bytes it has. Encoders write ten or so.
 MAX_SCANS = 500
 MAX_FULL_SCANS = 16  # over a picture of as many pixels as may be; over a smaller one, more
-_NAMES = "jpg jpeg jfif png gif webp bmp tif tiff avif jp2 ppm pgm"
+_NAMES = "jpg jpeg jpe jfif png gif webp bmp tif tiff avif jp2 ppm pgm"
+with suppress(ImportError):  # phones' pictures, by an extra: pip install 'tuwen[heic]'
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    _NAMES += " heic heif"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a folder of pictures is read from
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO")
 _ORIENTATION = 0x0112  # the EXIF tag
 _WHITE = (255, 255, 255, 255)
 # what libjpeg says of sound files that are only odd; Pillow takes these
@@ -81,11 +87,6 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
         except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
             raise _broken(error, data) from None
     return _upright(torch.from_numpy(pixels).permute(2, 0, 1), _jpeg_orientation(data)).contiguous()
-
-
-def is_jpeg2000(data: bytes) -> bool:
-    """Whether the bytes begin as JPEG 2000 does, whose decoder is the slowest by far."""
-    return data.startswith((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"))
 
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

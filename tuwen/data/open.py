@@ -12,6 +12,7 @@ from tuwen.data.built import open_shards
 from tuwen.data.corpora import asked_lines, files, published
 from tuwen.data.corpora.clips import LAYOUTS, open_clips
 from tuwen.data.corpora.clips import SPLITS as CLIP_SPLITS
+from tuwen.data.corpora.columns import parse_renames
 from tuwen.data.corpora.folder import FolderSource
 from tuwen.data.corpora.huggingface import PicturesInside, holds_pictures
 from tuwen.data.corpora.scenes import Scenes
@@ -25,6 +26,7 @@ from tuwen.data.subset import MixedCorpus
 from tuwen.errors import UserError
 
 _SHARDS = "corpus.json"
+COLUMNS = "columns"  # what a table's location begins with where its columns have other names
 
 
 def open_corpus(
@@ -41,6 +43,7 @@ def open_corpus(
         (corpus.json); a folder with pairs.jsonl, pairs.csv, pairs.tsv or pairs.parquet; such a table by its own path,
         or what is asked of its pictures (`corpora.asked_lines`);
         a folder of pictures with texts beside them, or of pictures alone; a .txt file of texts alone, one a line;
+        "columns:主图=image,品名=title:TABLE", a table whose columns are to be called otherwise;
         "NAME:DIR", a public corpus as it was downloaded (`tuwen data list`); or "mix:A=2;B=1", of any of these with
         their weights.
     on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
@@ -108,6 +111,9 @@ def source_of(location: str | Path, wordless: bool = False) -> files.Source:
     """
     path = Path(location)
     name, colon, folder = str(location).partition(":")
+    if name == COLUMNS and colon and not path.exists():
+        renames, _, table = folder.partition(":")
+        return table_source(table, wordless, parse_renames(renames.split(",")))
     if colon and not path.exists() and name.replace("-", "").isalnum():
         return published.find_format(name).source(folder)
     if path.is_file():

@@ -18,7 +18,7 @@ from torch import Tensor
 from tuwen.data.corpora.files import EVERY, FileCorpus
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import Source, load, read_file
-from tuwen.data.open import open_corpus, source_of, splits_of
+from tuwen.data.open import COLUMNS, open_corpus, source_of, splits_of
 from tuwen.errors import UserError
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{1,15})?")
@@ -133,7 +133,8 @@ def open_pictures(
     """
     location = str(location)
     path = Path(location)
-    if path.exists() and not (path / "corpus.json").is_file() and path.suffix.lower() != ".txt":
+    as_files = path.exists() and not (path / "corpus.json").is_file() and path.suffix.lower() != ".txt"
+    if as_files or location.startswith(f"{COLUMNS}:"):
         source = source_of(location, wordless=True)
         return CorpusPictures([FileCorpus(source, split or EVERY, "skip", None, progress)], prefix)
     splits = splits_of(location) if split is None else (split,)

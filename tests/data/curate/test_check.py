@@ -29,7 +29,12 @@ def row(n, split="train", **changes) -> dict:
 
 
 def write(folder, *rows):
-    (folder / "pairs.jsonl").write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows))
+    """The table, and none of the pictures that it does not name."""
+    table = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows)
+    (folder / "pairs.jsonl").write_text(table)
+    for picture in (folder / "images").iterdir():
+        if picture.name not in table:
+            picture.unlink()
     return folder
 
 
@@ -60,6 +65,9 @@ def test_every_fault_of_every_split_once(folder):
     rows = [row(0), "{", row(1, texts={"en": [""]}), row("x"), row(0, "test"), row(4, "test"), row(5, "test")]
     findings = check(write(folder, *rows), quiet=True)
     start = f"{folder}/pairs.jsonl:"
+    (unused,) = (fault for fault in findings.faults if fault.reason == "no text")
+    assert unused.message.startswith(f"{folder / 'images/1.png'}: in no row")  # its only row is faulty
+    findings.faults.remove(unused)
     places = {fault.message.removeprefix(start).split(":")[0]: fault.reason for fault in findings.faults}
     assert places == {"2": "broken JSON", "3": "empty text", "4": "missing", "5": "duplicate id", "6": "damaged"}
     assert len(findings.faults) == 5

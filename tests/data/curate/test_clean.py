@@ -184,6 +184,9 @@ def test_clean_refuses_what_was_not_found(folder, tmp_path):
 
 def test_clean_tells_of_lines_that_are_no_rows_and_takes_kinds_of_which_none_was_found(folder, tmp_path):
     write(folder, row("fine", {"zh": ["猫"]}), row("gone", {"zh": ["狗"]}))
+    for picture in (folder / "images").iterdir():
+        if picture.stem != "fine":
+            picture.unlink()
     removed = clean(check(folder, quiet=True), tmp_path / "out", ["similar text", "truncated text"], progress=False)
     assert removed == {"": {"missing": 1}, "train": {}}
     (line,) = map(json.loads, (tmp_path / "out" / "removed.jsonl").read_text().splitlines())

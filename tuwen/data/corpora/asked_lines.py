@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.data.corpora.asked import COLUMNS, Asked, entailment, question, statement
+from tuwen.data.corpora.columns import KEYS, LANGUAGE
 from tuwen.data.corpora.faults import RowError, one_line
 from tuwen.data.corpora.files import CorpusEntry
 from tuwen.data.corpora.json_text import json_kind
 from tuwen.data.corpora.scripts import language_by_script
-from tuwen.data.corpora.table import KEYS, LANGUAGE, LANGUAGE_KEY, JsonLines, near_key, string_of
+from tuwen.data.corpora.table import LANGUAGE_KEY, JsonLines, near_key, string_of
 
 FILES = {"questions": "vqa.jsonl", "statements": "nlvr.jsonl", "entailment": "entailment.jsonl"}
 MOST_PICTURES = 64  # a row

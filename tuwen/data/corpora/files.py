@@ -97,6 +97,10 @@ class Source:
         """(address, text) of pictures that were to be fetched and are in no row."""
         return iter(())
 
+    def beside(self) -> Iterator[str]:
+        """Pictures that rows name where every picture in their folders is meant to be in some row, as of a table."""
+        return iter(())
+
     def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         """The file and line a fault of this row is reported at."""
         return self.file, entry.line
@@ -184,6 +188,11 @@ class FileCorpus(Corpus):
     def image_ids(self) -> np.ndarray:
         return np.array(self._image_ids, dtype=np.int64)
 
+    @property
+    def source(self) -> Source:
+        """The file or folder that this is a split of."""
+        return self._source
+
     def path(self, row: int) -> str:
         return str(self._source.root.resolve() / self._entry(row).image)
 
@@ -246,7 +255,7 @@ class _Listing:
             self._codes.append(-1 if named is None else self.splits.setdefault(named, len(self.splits)))
             self.languages.update(entry.texts)
             for name, cell in entry.columns.items() if source.untyped else ():
-                if cell:
+                if cell and isinstance(cell, str):
                     kinds[name] = kinds.get(name, True) and _NUMBER.fullmatch(cell) is not None
         self.numbers = frozenset(name for name, numeric in kinds.items() if numeric)
 

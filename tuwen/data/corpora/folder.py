@@ -1,16 +1,17 @@
 """A folder of pictures with their texts beside them: dog.jpg and dog.txt, each line a text.
 
 `dog.zh.txt` holds Chinese texts, `dog.en.txt` English ones; the languages of `dog.txt` are told by script. Folders may
-be nested; where every picture lies in a first folder named train, val, dev or test, that is its split. Hidden files,
-and text files that are links or beside no picture, are passed over; pictures of a form that is not read are faults, as
-is a table beside pictures that have no texts. A folder without any text is pictures alone, for an index.
+be nested; where every picture lies in a first folder named train, val, dev or test, that is its split. Files without
+an ending are pictures where they begin as one does. Hidden files, text files that are links, and what is called as
+`NOTES` are passed over. Pictures of a form that is not read, texts beside no picture where others are, and tables
+beside the pictures are faults. A folder without any text is pictures alone, for an index.
 """
 
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -21,9 +22,14 @@ from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
 
-_PICTURES_TOO = "heic heif jpe jxl svg psd tga raw dng cr2 nef arw ico"
-UNREAD = frozenset(f".{name}" for name in _PICTURES_TOO.split())  # endings of pictures that are not read
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
+_PICTURES_TOO = "heic heif jxl svg psd tga raw dng cr2 nef arw ico"
+UNREAD = (
+    frozenset(f".{name}" for name in _PICTURES_TOO.split()) - images.EXTENSIONS
+)  # endings of pictures that are not read
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".xls")
+COMPANIONS = ("vqa", "nlvr", "entailment", "grounding", "mmt")  # tables that are read by their own names
+NOTES = ("readme", "license", "licence", "notice", "source", "credits", "attribution", "copying", "requirements")
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
 _ENDINGS = " ".join(sorted(images.EXTENSIONS))
@@ -64,7 +70,9 @@ class FolderSource(Source):
                 stem, extension = os.path.splitext(path)
                 if name.startswith("."):
                     continue
-                if extension.lower() in images.EXTENSIONS:
+                if extension.lower() in images.EXTENSIONS or (
+                    not extension and _begins_as_picture(os.path.join(folder, name))
+                ):
                     pictures.append(path)
                 elif extension.lower() == ".txt" and stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode):
                     beside.setdefault(stem, []).append(path)
@@ -78,7 +86,16 @@ class FolderSource(Source):
             for path in paths
             if stem not in read and (stem in beside or os.path.splitext(path)[1].lower() in UNREAD)
         ]
+        unread = {os.path.splitext(path)[0] for path in self._unread}
+        lone = {stem for stem in beside if stem not in read | unread and not self._language_of(stem, read)}
+        self._lone = [path for stem in sorted(lone) for path in beside[stem] if not _is_note(path)]
         return self._matched(pictures, beside)
+
+    @staticmethod
+    def _language_of(stem: str, read: Container[str]) -> str:
+        """The language that a text file's name tells, where its picture is there."""
+        owner, dot, language = stem.rpartition(".")
+        return language if dot and owner in read and _LANGUAGE.fullmatch(language) else ""
 
     def _note_closed(self, error: OSError) -> None:
         what = f"the folder cannot be looked into: {error.strerror}; mend its permissions"
@@ -88,9 +105,8 @@ class FolderSource(Source):
         stems = [os.path.splitext(path)[0] for path in pictures]
         texts: dict[str, list[str]] = {stem: list(beside.get(stem, ())) for stem in stems}
         for stem, files in beside.items():
-            owner, dot, language = stem.rpartition(".")
-            if dot and owner in texts and stem not in texts and _LANGUAGE.fullmatch(language):
-                texts[owner] += files
+            if stem not in texts and self._language_of(stem, texts):
+                texts[stem.rpartition(".")[0]] += files
         counts = Counter(stems)
         ids = [stem if counts[stem] == 1 else path for stem, path in zip(stems, pictures, strict=True)]
         return pictures, ids, [texts[stem] for stem in stems]
@@ -125,12 +141,18 @@ class FolderSource(Source):
     def _unseen(self, without_texts: bool) -> Iterator[Fault]:
         """What looks like pictures or their texts and is not read."""
         for path in self._unread:
-            what = f"no kind of picture that is read ({_ENDINGS}); save it as JPEG, or give it its right ending"
+            phone = "pip install 'tuwen[heic]', or " if path.lower().endswith((".heic", ".heif")) else ""
+            what = f"no kind of picture that is read ({_ENDINGS}); {phone}save it as JPEG, or give it its right ending"
             yield Fault(self.root / path, 0, "unread format", what)
-        for path in (path for paths in self._others.values() for path in paths) if without_texts else ():
-            if "/" not in path and path.lower().endswith(TABLES):
-                what = f"a table that is not read, beside pictures without texts; name it in place of {self.name}"
-                yield Fault(self.root / path, 0, "unread table", f"{what}, or call it pairs.csv")
+        for path in self._lone if not without_texts else ():
+            yield Fault(
+                self.root / path, 0, "no picture", "no picture beside this text; put it there, or move the text"
+            )
+        for path in (path for paths in self._others.values() for path in paths):
+            stem, ending = os.path.splitext(os.path.basename(path))
+            if ending.lower() in TABLES and stem not in COMPANIONS and not _is_note(path):
+                what = f"a table that is not read, beside pictures; name it in place of {self.name}"
+                yield Fault(self.root / path, 0, "unread table", f"{what}, call it pairs{ending}, or move it away")
 
     def entry(self, position: int, line: int) -> CorpusEntry:
         return self._entry(position, Faults("skip"))
@@ -156,3 +178,19 @@ class FolderSource(Source):
                     if not is_blank(text):
                         spoken.setdefault(language or language_by_script(text), []).append(text.strip())
         return spoken
+
+
+def _is_note(path: str) -> bool:
+    """Whether a file is about the folder: README.txt, LICENSE_en.txt, ..."""
+    return os.path.basename(path).lower().startswith(NOTES)
+
+
+def _begins_as_picture(path: str) -> bool:
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return start.startswith(_STARTS) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")

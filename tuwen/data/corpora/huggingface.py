@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from tuwen.data.corpora.arrow import arrow_file, checked_rows
 from tuwen.data.corpora.captions import SPLITS, Folder, split_name
+from tuwen.data.corpora.columns import IMAGE, column_names, table_columns
 from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.files import CorpusEntry, Source
 from tuwen.data.corpora.published import Format
-from tuwen.data.corpora.table import IMAGE, column_name, entry_of, table_columns
+from tuwen.data.corpora.table import entry_of
 from tuwen.data.corpus import BrokenImage
 from tuwen.errors import UserError
 
@@ -108,9 +109,7 @@ class HuggingFace(Source):
     @cached_property
     def _headers(self) -> list[Any]:
         """What the columns of each file mean."""
-        return [
-            table_columns(list(map(column_name, schema.names)), path, self.wordless) for path, schema in self._schemas
-        ]
+        return [table_columns(column_names(schema.names), path, self.wordless) for path, schema in self._schemas]
 
     @cached_property
     def _shown(self) -> list[list[str]]:
@@ -118,7 +117,7 @@ class HuggingFace(Source):
         shown = []
         for (_, schema), columns in zip(self._schemas, self._headers, strict=True):
             words = {columns.text, columns.language, *columns.texts.values()}
-            kinds = {column_name(field.name): field.type for field in schema}
+            kinds = dict(zip(column_names(schema.names), schema.types, strict=True))
             names = [name for name, kind in kinds.items() if name in words or not _has_bytes(kind)]
             shown.append([name for name in names if name != columns.image])
         return shown
@@ -160,7 +159,7 @@ class HuggingFace(Source):
             if (number, piece) not in self._checked:
                 self._checked.add((number, piece))
                 checked_rows(table)
-            return table.rename_columns(list(map(column_name, table.column_names)))
+            return table.rename_columns(column_names(table.column_names))
 
     def _row(self, number: int, row: int) -> pa.Table:
         """One row as a table; the piece it lies in is kept until another is asked for."""
@@ -194,7 +193,7 @@ def holds_pictures(path: Path) -> bool:
             schema = pq.read_schema(path)
     except UserError:
         return False
-    kinds = {column_name(field.name): field.type for field in schema}
+    kinds = dict(zip(column_names(schema.names), schema.types, strict=True))
     image = next((kinds[name] for name in IMAGE if name in kinds), None)
     return image is not None and _has_bytes(image)
 

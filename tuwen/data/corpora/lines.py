@@ -1,4 +1,4 @@
-"""Lines of a UTF-8 file with their places; what cannot be read as text is a fault of its line."""
+"""Lines of a text file with their places; what cannot be read as text is a fault of its line."""
 
 import codecs
 from pathlib import Path
@@ -7,6 +7,7 @@ from tuwen.data.corpora.faults import Fault, Faults
 from tuwen.errors import UserError
 
 LONGEST = 16 * 2**20  # bytes; longer lines are a fault, so that a file without line ends does not fill the memory
+VOTES = 1000  # lines that tell a table's encoding
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -18,8 +19,9 @@ class Lines:
     mark: bytes of a byte order mark before that line.
     """
 
-    def __init__(self, path: Path, faults: Faults, offset: int = 0):
-        self._path, self._faults = path, faults
+    def __init__(self, path: Path, faults: Faults, offset: int = 0, encoding: str = "UTF-8"):
+        """encoding: "UTF-8", or "GB18030", in which no line end is part of a character either."""
+        self._path, self._faults, self._encoding = path, faults, encoding
         try:
             self._file = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
@@ -85,14 +87,35 @@ class Lines:
             self._fault("NUL byte", "a NUL byte; the file is damaged, or UTF-16: save it as UTF-8")
             return None
         try:
-            return raw.decode()
+            return raw.decode(self._encoding)
         except UnicodeDecodeError as error:
+            if self._encoding != "UTF-8":
+                self._fault(f"not {self._encoding}", f"not {self._encoding} as the lines before; save it as UTF-8")
+                return None
             guess = guess_encoding(raw)
             self._fault("not UTF-8", f"not UTF-8 from byte {error.start + 1} on (perhaps {guess}); save it as UTF-8")
             return None
 
     def _fault(self, reason: str, what: str) -> None:
         self._faults.add(Fault(self._path, self.number, reason, what))
+
+
+def table_encoding(path: Path) -> str:
+    """ "GB18030" where most of a file's first lines beyond ASCII are so, and not UTF-8; else "UTF-8"."""
+    votes = {"UTF-8": 0, "GB18030": 0}
+    try:
+        with open(path, "rb") as file:
+            while sum(votes.values()) < VOTES and (raw := file.readline(LONGEST)):
+                if raw.isascii():
+                    continue
+                try:
+                    raw.decode()
+                    votes["UTF-8"] += 1
+                except UnicodeDecodeError:
+                    votes["GB18030"] += guess_encoding(raw) == "GB18030"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; see to its permissions") from None
+    return "GB18030" if votes["GB18030"] > votes["UTF-8"] else "UTF-8"
 
 
 def decoded(raw: bytes, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Your own data as a table: pairs.jsonl, CSV, TSV or Parquet, with the pictures beside it.
+"""Your own data as a table: pairs.jsonl, CSV, TSV, a spreadsheet or Parquet, with the pictures beside it.
 
 pairs.jsonl holds one JSON object a line:
 
@@ -11,53 +11,45 @@ A file called mmt.jsonl holds aligned sentences instead, a key for each language
 
     {"id": "1", "image": "images/1.jpg", "split": "train", "en": "A dog.", "de": "Ein Hund."}
 
-CSV, TSV and Parquet name in their first row (Parquet in its schema): the picture (`image`, `filepath`, `path`, ...),
-the text (`text`, `caption`, `title`, or a column a language: `text_en`, `caption_zh`, or numbered: `caption_0`), and
-where they want `id`, `split`, `language`, `image_id`. A text written as a list, "['a dog', 'a pet']", is several.
-Without `id`, the row's number is its id. Several rows may name one picture. A Parquet table may hold the pictures
-themselves (`tuwen.data.corpora.huggingface.PicturesInside`).
+CSV, TSV, .xlsx and Parquet name in their first row (Parquet in its schema): the picture (`image`, `filepath`, `图片`,
+...), the text (`text`, `title`, `商品标题`, ..., or a column a language: `text_en`, `caption_zh`, or numbered:
+`caption_0`), and where they want `id`, `split`, `language`, `image_id`, `tags` ("促销,包邮"). All names that have a
+meaning stand in `corpora.columns`; others by `columns:COLUMN=NAME:TABLE` (`--columns`). A text written as a list,
+"['a dog', 'a pet']", is several. Without `id`, the row's number is its id. Several rows may name one picture. A
+Parquet table may hold the pictures themselves (`tuwen.data.corpora.huggingface.PicturesInside`).
 
 Picture paths start at the table's folder and never leave it, by dots, links or otherwise.
 """
 
-import ast
 import csv
 import difflib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tuwen.data.corpora.arrow import arrow_file, checked_rows
-from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
+from tuwen.data.corpora.columns import IMAGE, KEYS, TEXT, Columns, column_names, table_columns
+from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.files import CorpusEntry, FileCorpus, Source
 from tuwen.data.corpora.json_text import json_kind, parse
-from tuwen.data.corpora.lines import Lines
+from tuwen.data.corpora.lines import Lines, table_encoding
 from tuwen.data.corpora.scripts import is_blank, language_by_script
+from tuwen.data.corpora.sheet import sheet_rows
 from tuwen.errors import UserError
 
-NAMES = ("pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # Hugging Face's ImageFolder
+NAMES = ("pairs.jsonl", "pairs.csv", "pairs.tsv", "pairs.parquet", "pairs.xlsx", *METADATA)
+ENDINGS = ".jsonl, .csv, .tsv, .xlsx or .parquet"
 ALIGNED = "mmt.jsonl"
 
-# the first of these that a table has is meant; the others stay ordinary columns
-IMAGE = ("image", "image_path", "filepath", "file_path", "path", "filename", "file_name", "file", "img")
-TEXT = ("text", "texts", "caption", "captions", "title", "sentence", "description")
-LANGUAGE = ("language", "lang")
-
-_LONGEST_LIST = 100_000  # characters
-_ITEM = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""")
-_LIST = re.compile(rf"\[\s*+(?:{_ITEM.pattern})(?:(?:\s*+,\s*+|\s++)(?:{_ITEM.pattern}))*+\s*+,?\s*+\]", re.DOTALL)
-KEYS = ("id", "image", "texts", "split", "image_id")
 LANGUAGE_KEY = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 _LANGUAGE_OF_LINE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
-_NUMBERED_TEXT = re.compile(r"(?:text|caption|title|sentence)s?[_-]?\d+")
-_TEXT_OF_LANGUAGE = re.compile(r"(?:text|texts|caption|captions|title)[_-]([a-z]{2,3}(?:[-_][a-z0-9]{1,8})*)")
 
 
 def open_table(location: str | Path, split: str, on_bad: str = "stop") -> FileCorpus:
@@ -71,8 +63,16 @@ def open_table(location: str | Path, split: str, on_bad: str = "stop") -> FileCo
     return FileCorpus(table_source(location), split, on_bad)
 
 
-def table_source(location: str | Path, wordless: bool = False) -> Source:
-    """The rows of a table file, or of the table in a folder. wordless: rows need no text, nor a column for texts."""
+def table_source(
+    location: str | Path, wordless: bool = False, renames: Mapping[str, str] = MappingProxyType({})
+) -> Source:
+    """The rows of a table file, or of the table in a folder.
+
+    wordless: rows need no text, nor a column for texts. renames: what columns are called here, by the table's names.
+
+    Raises:
+        UserError: no such file, or none that is a table by its name.
+    """
     path = Path(location)
     if path.is_dir():
         there = [path / name for name in NAMES if (path / name).is_file()]
@@ -80,18 +80,30 @@ def table_source(location: str | Path, wordless: bool = False) -> Source:
             raise UserError(f"{path}: no table; a folder holds one of {', '.join(NAMES)}")
         path = there[0]
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name a .jsonl, .csv, .tsv or .parquet table")
-    kinds = {".jsonl": JsonLines, ".csv": Delimited, ".tsv": Delimited, ".parquet": Parquet}
-    kind = AlignedLines if path.name == ALIGNED else kinds.get(path.suffix.lower())
+        raise UserError(f"{path}: no such file; name a {ENDINGS} table")
+    ending = path.suffix.lower()
+    if ending == ".xls":
+        raise UserError(f"{path}: a spreadsheet of the old form; save it as .xlsx or .csv")
+    kinds = {
+        ".jsonl": JsonLines,
+        ".csv": Delimited,
+        ".tsv": Delimited,
+        ".parquet": Parquet,
+        ".xlsx": Spreadsheet,
+    }
+    kind = {ALIGNED: AlignedLines, "metadata.jsonl": MetadataLines}.get(path.name) or kinds.get(ending)
     if kind is None:
-        raise UserError(f"{path}: not a table by its name; tables end in .jsonl, .csv, .tsv or .parquet")
-    return kind(path, wordless)
+        raise UserError(f"{path}: not a table by its name; tables end in {ENDINGS}")
+    return kind(path, wordless, renames)
 
 
 class _Table(Source):
-    def __init__(self, path: Path, wordless: bool = False):
-        self.file, self.root, self.wordless = path, path.parent, wordless
+    def __init__(self, path: Path, wordless: bool = False, renames: Mapping[str, str] = MappingProxyType({})):
+        self.file, self.root, self.wordless, self.renames = path, path.parent, wordless, dict(renames)
         self.name = path.resolve().parent.name if path.name in (*NAMES, ALIGNED) else path.stem
+
+    def beside(self) -> Iterator[str]:
+        return (image for entry in self.entries(Faults("skip")) for image in entry.images)
 
 
 class JsonLines(_Table):
@@ -116,6 +128,8 @@ class JsonLines(_Table):
 
     def made(self, value: Any, position: int, line: int) -> CorpusEntry:
         """The row of a line's value."""
+        if self.renames and isinstance(value, dict):
+            value = {self.renames.get(key, key): cell for key, cell in value.items()}
         return entry_of(value, position, line, self.wordless)
 
 
@@ -132,21 +146,45 @@ class AlignedLines(JsonLines):
         return super().made(rest | {"texts": spoken}, position, line)
 
 
+class MetadataLines(JsonLines):
+    """metadata.jsonl of Hugging Face's ImageFolder: `file_name`, and a text by any name that a column may have."""
+
+    def made(self, value: Any, position: int, line: int) -> CorpusEntry:
+        if not isinstance(value, dict) or {"image", "texts"} <= {*value}:
+            return super().made(value, position, line)
+        names = column_names(list(value), self.renames)
+        try:
+            columns = table_columns(names, self.file, self.wordless)
+        except UserError as error:
+            raise RowError("missing key", str(error).removeprefix(f"{self.file}:1: ")) from None
+        row = columns.row(dict(zip(names, value.values(), strict=True)), line)
+        return entry_of(row, position, line, self.wordless)
+
+
 class Delimited(_Table):
-    """CSV or TSV, quoted as Excel does. A position is the offset of the first line of a row."""
+    """CSV or TSV, quoted as Excel does, in UTF-8 or GB18030. A position is the offset of the first line of a row."""
 
     untyped = True
 
+    def _lines(self, faults: Faults, offset: int = 0) -> Lines:
+        return Lines(self.file, faults, offset, self._encoding)
+
     @cached_property
-    def _header(self) -> tuple[str, list[str], "_Columns"]:
+    def _encoding(self) -> str:
+        return table_encoding(self.file)
+
+    @cached_property
+    def _header(self) -> tuple[str, list[str], Columns]:
         """Delimiter, names, and what they mean."""
-        with Lines(self.file, Faults("stop")) as lines:
+        with self._lines(Faults("stop")) as lines:
             first = next((text for text in lines if text.strip()), "").strip("\r\n")
+        if "\r" in first:
+            raise UserError(f"{self.file}:1: lines end in CR alone; save the table with LF or CRLF line ends")
         if not first:
             raise UserError(f"{self.file}: empty; its first row names the columns, e.g. image,text")
         delimiter = "\t" if self.file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
         try:
-            names = list(map(column_name, next(csv.reader([first], delimiter=delimiter, strict=True))))
+            names = column_names(next(csv.reader([first], delimiter=delimiter, strict=True)), self.renames)
         except csv.Error as error:
             raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
         return delimiter, names, table_columns(names, self.file, self.wordless)
@@ -154,7 +192,7 @@ class Delimited(_Table):
     def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         delimiter, names, columns = self._header
         headed = False
-        with Lines(self.file, faults) as lines:
+        with self._lines(faults) as lines:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             while True:
                 lines.begin()
@@ -175,7 +213,7 @@ class Delimited(_Table):
 
     def entry(self, position: int, line: int) -> CorpusEntry:
         delimiter, names, columns = self._header
-        with Lines(self.file, Faults("stop"), position) as lines:
+        with self._lines(Faults("stop"), position) as lines:
             try:
                 cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
                 return entry_of(columns.row(_named(names, cells), line), position, line, self.wordless)
@@ -187,14 +225,14 @@ class Parquet(_Table):
     """A Parquet file, kept in memory in Arrow's columns. A position is a row from 0; a "line" is a row from 1."""
 
     def __getstate__(self) -> dict:
-        names = ("name", "file", "root", "wordless")
+        names = ("name", "file", "root", "wordless", "renames")
         return {name: getattr(self, name) for name in names}  # another process reads the table itself
 
     @cached_property
-    def _table(self) -> tuple[pa.Table, "_Columns"]:
+    def _table(self) -> tuple[pa.Table, Columns]:
         with arrow_file(self.file, "write it anew"):
             table = checked_rows(pq.read_table(self.file))
-        names = list(map(column_name, table.column_names))
+        names = column_names(table.column_names, self.renames)
         return table.rename_columns(names), table_columns(names, self.file, self.wordless)
 
     def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
@@ -216,76 +254,45 @@ class Parquet(_Table):
         return entry_of(columns.row(cells, line), position, line, self.wordless)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Which column of a CSV, TSV or Parquet table means what; None where there is none."""
+class Spreadsheet(_Table):
+    """The first sheet of an .xlsx file that has rows, in memory. A position is a row from 0; a line is the sheet's."""
 
-    image: str
-    text: str | None
-    texts: Mapping[str, str]  # language to column
-    language: str | None
-    numbered: tuple[str, ...] = ()  # caption_0, caption_1, ...
-    wordless: bool = False
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
 
-    def row(self, cells: dict[str, Any], line: int) -> dict[str, Any]:
-        """The cells in the form of a line of pairs.jsonl."""
-        row = dict(cells)
-        image = row.pop(self.image)
-        languages: dict[str, Any] = {language: row.pop(column) for language, column in self.texts.items()}
-        texts: Any = {language: text for language, text in languages.items() if text not in (None, "")}
-        named = row.pop(self.language) if self.language else None
-        if self.text is not None or self.numbered:
-            numbered = [row.pop(name) for name in self.numbered]
-            texts = row.pop(self.text) if self.text else [text for text in numbered if text not in (None, "")] or None
-            texts = {named: texts} if named and texts else texts
-        listed = {k: several(text) for k, text in texts.items()} if isinstance(texts, dict) else several(texts)
-        texts = {k: text for k, text in listed.items() if text} if isinstance(listed, dict) else listed
-        if texts in (None, "", {}) and not self.wordless:
-            raise RowError("empty text", "no text; write one or remove the row")
-        for key in ("split", "image_id"):
-            row[key] = None if row.get(key) in (None, "") else row[key]
-        return row | {"id": row.get("id", line), "image": image, "texts": texts}
+    @cached_property
+    def _rows(self) -> tuple[list[str], Columns, list[tuple[int, list[Any]]]]:
+        """Names, what they mean, and (line, cells) of each row."""
+        filled = sheet_rows(self.file)
+        if not filled:
+            raise UserError(f"{self.file}: empty; its first row names the columns, e.g. 图片, 商品标题")
+        (_, header), *rows = filled
+        width = max(place + 1 for place, cell in enumerate(header) if cell is not None)
+        names = column_names([str(cell or f"column {n}") for n, cell in enumerate(header[:width], 1)], self.renames)
+        columns = table_columns(names, self.file, self.wordless)
+        written = {columns.image, columns.text, *columns.texts.values(), *columns.numbered, "split", "image_id"}
+        as_text = [name in written for name in names]
+        made = []
+        for line, cells in rows:
+            padded = [*cells[:width], *[None] * (width - len(cells))]
+            made.append((line, [str(c) if t and c is not None else c for c, t in zip(padded, as_text, strict=True)]))
+        return names, columns, made
 
+    def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
+        for position, (line, _) in enumerate(self._rows[2]):
+            try:
+                yield self._entry(position)
+            except RowError as error:
+                faults.add(Fault(self.file, line, error.reason, str(error)))
 
-def table_columns(names: list[str], file: Path, wordless: bool = False) -> _Columns:
-    """What the columns mean.
+    def entry(self, position: int, line: int) -> CorpusEntry:
+        return self._entry(position)
 
-    Raises:
-        UserError: no column for the picture, none for texts unless wordless, or a name given twice.
-    """
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise UserError(one_line(f"{file}:1: column {twice[0]!r} stands twice; rename one"))
-    image, text, language = (next((n for n in kind if n in names), None) for kind in (IMAGE, TEXT, LANGUAGE))
-    texts = {match[1]: name for name in names if (match := _TEXT_OF_LANGUAGE.fullmatch(name))}
-    if texts:
-        text = None
-    shown = ", ".join(names)
-    if image is None:
-        raise UserError(one_line(f"{file}:1: no column for the picture among {shown}; name it image"))
-    numbered = tuple(name for name in names if _NUMBERED_TEXT.fullmatch(name)) if text is None and not texts else ()
-    if text is None and not texts and not numbered and not wordless:
-        raise UserError(one_line(f"{file}:1: no column for texts among {shown}; name it text, or text_en"))
-    return _Columns(image, text, texts, language, numbered, wordless)
-
-
-def several(text: Any) -> Any:
-    """The texts of a cell that is a list as Python, numpy or JSON writes it ("['a dog', 'a cat']"); else the cell."""
-    if isinstance(text, str) and text.strip() == "[]":
-        return None
-    if not isinstance(text, str) or len(text) > _LONGEST_LIST or not _LIST.fullmatch(text.strip()):
-        return text
-    try:
-        return [ast.literal_eval(item[0]) for item in _ITEM.finditer(text)]
-    except (ValueError, SyntaxError):  # an escape that Python does not know
-        return text
-
-
-def column_name(name: str) -> str:
-    """Without white space around; names with a meaning of their own in small letters, however written."""
-    name = name.strip()
-    known = name.lower() in (*KEYS, *IMAGE, *TEXT, *LANGUAGE) or _TEXT_OF_LANGUAGE.fullmatch(name.lower())
-    return name.lower() if known else name
+    def _entry(self, position: int) -> CorpusEntry:
+        names, columns, rows = self._rows
+        line, cells = rows[position]
+        row = {k: v for k, v in zip(names, cells, strict=True) if v is not None or k in columns.used}
+        return entry_of(columns.row(row, line), position, line, self.wordless)
 
 
 def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
@@ -358,6 +365,8 @@ def string_of(key: str, value: Any) -> str:
 
 def _name(key: str, value: Any) -> str:
     """A string, or a whole number as one."""
+    if isinstance(value, float) and value.is_integer():  # as pandas writes whole numbers beside empty cells
+        value = int(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else string_of(key, value)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from tuwen.data.corpora import asked_lines
 from tuwen.data.corpora.faults import one_line
-from tuwen.data.corpora.files import EVERY, NoRows
+from tuwen.data.corpora.files import EVERY, FileCorpus, NoRows, Source
 from tuwen.data.corpus import Corpus
 from tuwen.data.curate.check_split import Contents, Finding, SplitReader
 from tuwen.data.curate.quality import QualityLimits, near_hashes, near_texts
+from tuwen.data.images import EXTENSIONS
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import printable
@@ -137,6 +140,7 @@ def check(
             faults.update(dict.fromkeys(wrong))
             findings.remarks += remarkable
         findings.splits[split] = reader.contents()
+    faults.update(dict.fromkeys(_in_no_row([reader.corpus for reader in opened])))
     for first, second in itertools.combinations(opened, 2):
         findings.shared[f"{first.corpus.split} and {second.corpus.split}"] = first.shared(second)
         faults.update(dict.fromkeys(second.copies(first, "leak", LEAK)))
@@ -158,6 +162,32 @@ def _rows(reader: SplitReader, quiet: bool) -> Iterator[tuple[list[Finding], lis
     hidden = quiet or not console.is_terminal
     rows = track(range(len(reader.corpus)), reader.label, console=console, transient=True, disable=hidden)
     return (reader.read(row) for row in rows)
+
+
+def _in_no_row(corpora: list[Corpus]) -> Iterator[Finding]:
+    """Pictures that lie beside those of a table, and that no row names."""
+    sources = {id(corpus.source): corpus.source for corpus in corpora if isinstance(corpus, FileCorpus)}
+    for source in sources.values():
+        if next(source.beside(), None) is None:
+            continue
+        root = os.path.realpath(source.root)
+        named = {os.path.normpath(os.path.join(root, image)) for image in _named(source)}
+        for folder in sorted({os.path.dirname(path) for path in named}):
+            if not os.path.isdir(folder) or os.path.commonpath((root, os.path.realpath(folder))) != root:
+                continue  # a row may name anything
+            for name in sorted(os.listdir(folder)):
+                path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
+                if ending in EXTENSIONS and not name.startswith(".") and path not in named:
+                    what = f"{path}: in no row of {source.file.name}; give it one, or move the picture away"
+                    yield Finding("no text", one_line(what))
+
+
+def _named(source: Source) -> Iterator[str]:
+    """Pictures of a table's rows, and of what is asked of pictures in files beside it; none of other sources."""
+    yield from source.beside()
+    for name in asked_lines.FILES.values():
+        if (source.root / name).is_file():
+            yield from asked_lines.AskedLines(source.root / name).beside()
 
 
 def _read_other(location: str | Path, limits: QualityLimits, quiet: bool) -> Iterator[SplitReader]:

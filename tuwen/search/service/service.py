@@ -14,7 +14,8 @@ from starlette.requests import Request
 from torch import Tensor
 
 from tuwen.data.corpus import BrokenImage, normalise
-from tuwen.data.images import decode, is_jpeg2000
+from tuwen.data.images import decode
+from tuwen.data.jpeg import is_jpeg2000
 from tuwen.explain import word_maps
 from tuwen.search.filters import sql
 from tuwen.search.query import Query, SearchAnswer, Searcher
