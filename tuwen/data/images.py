@@ -49,9 +49,7 @@ MAX_SCANS = 500
 MAX_FULL_SCANS = 16  # over a picture of as many pixels as may be; over a smaller one, more
 _NAMES = "jpg jpeg jpe jfif png gif webp bmp tif tiff avif jp2 ppm pgm"
 with suppress(ImportError):  # phones' pictures, by an extra: pip install 'tuwen[heic]'
-    from pillow_heif import register_heif_opener
-
-    register_heif_opener()
+    __import__("pillow_heif").register_heif_opener()
     _NAMES += " heic heif"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a folder of pictures is read from
 
@@ -63,7 +61,6 @@ _HARMLESS = ("unknown adobe", "invalid sos", "bad icc", "unsupported color", "un
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, from the header
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")  # of EXIF blocks
-
 
 Resample = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
 
