@@ -209,3 +209,13 @@ def test_heat_of_a_pair_hangs_on_no_other_pair(name):
     torch.testing.assert_close(whole[4:5], alone, rtol=1e-4, atol=1e-9)
     assert (whole >= 0).all()
     assert (whole.amax((1, 2)) > 0).all()
+
+
+def test_a_box_for_each_phrase_as_it_is_measured():
+    """The warm cell of 8 x 8 pixels made of 2 x 2: 1 is the right upper quarter, 2 the left lower."""
+    picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    boxes = grounding.Grounding().use(ready(Warms(), ["en"], side=8), None, [picture, picture], ["a 1", "a 2"])
+    assert boxes[0][0] >= 0.375
+    assert boxes[0][3] <= 0.625
+    assert boxes[1][2] <= 0.625
+    assert boxes[1][1] >= 0.375

@@ -50,12 +50,14 @@ def test_a_run_ends_with_its_best_weights_and_is_used_with_its_head(task, system
         answers = chosen.use(model.predictor, model.system.head, pictures, ["a cat", "a dog"])
         assert len(answers) == 2
         if task == "classification":
-            assert sum(guess.probability for guess in answers[0]) <= 1 + 1e-5
-            assert {guess.name for guess in answers[0]} <= set(model.config.task.classes)
+            assert answers == model.classify(pictures)
+            assert {choice.name for choice in answers} <= set(model.config.task.classes)
+            assert all(1 / len(model.config.task.classes) <= choice.probability <= 1 for choice in answers)
         else:
+            assert answers == model.ground(pictures, ["a cat", "a dog"])
             assert all(0 <= low <= high <= 1 for box in answers for low, high in (box[::2], box[1::2]))
     if task == "captioning":
-        made = chosen.use(model.predictor, model.system.head, pictures, None, language="zh")
+        made = model.caption(pictures, language="zh")
         assert made == chosen.use(model.predictor, model.system.head, pictures, None, language="zh")
         assert all(made)
         with pytest.raises(UserError, match="no language 'fr'"):

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from tuwen.data.subset import Marked
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
+from tuwen.tasks.choosing import Choice
 from tuwen.tasks.encoding import picture_features
 from tuwen.tasks.heads import accuracy, label_loss
 from tuwen.tasks.task import Task, TaskConfig
 from tuwen.tasks.zero_shot import accuracies
 
 WATCHED = 1000  # pictures that a validation during training looks at
-BEST = 5  # classes that are told of a picture
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,6 @@ class ClassificationConfig(TaskConfig):
     """classes: what the training split decided: the names in its column "cls", the most frequent first."""
 
     classes: tuple[str, ...] = ()
-
-
-class ClassGuess(NamedTuple):
-    """A class and its probability among all."""
-
-    name: str
-    probability: float
 
 
 class PictureClassifier(Head):
@@ -154,16 +147,15 @@ class Classification(Task):
         return {"score": marks["top1"], "mean_per_class": marks["mean_per_class"]}
 
     def use(self, predictor, head, pictures, texts, **how):
-        """A list of `ClassGuess` a picture, the likeliest five classes."""
-        guesses = []
+        """A `Choice` a picture: the likeliest class and its probability."""
+        choices = []
         with predictor.evaluating():
             for picture in pictures:
                 images = Images(predictor.pixels(picture)[None]).to(predictor.device)
                 chances = head.logits(predictor.system, images)[0].softmax(0)
-                best = chances.topk(min(BEST, len(chances)))
-                named = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-                guesses.append([ClassGuess(self.config.classes[k], p) for k, p in named])
-        return guesses
+                best = int(chances.argmax())
+                choices.append(Choice(self.config.classes[best], float(chances[best])))
+        return choices
 
     def table(self, measured):
         cells = ("top1", "top5", "mean_per_class")

@@ -30,6 +30,8 @@ from tuwen.systems.system import Located
 from tuwen.tasks.encoding import measured
 from tuwen.tasks.task import Task
 
+BATCH = 64
+
 
 def evaluate_grounding(
     predictor: Predictor,
@@ -225,6 +227,18 @@ def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 class Grounding(Task):
     what, metric = "where in a picture a phrase is", "pointing, IoU"
     why, needs = "a place is told for a phrase", ("locate", "match_heat")
+    verb = "ground"
+
+    def use(self, predictor, head, pictures, texts, **how):
+        """A box (x0, y0, x1, y1 in 0 to 1) for each picture and phrase."""
+        boxes: list[tuple[float, ...]] = []
+        with predictor.evaluating():
+            for start in range(0, len(texts), BATCH):
+                pixels = torch.stack([predictor.pixels(picture) for picture in pictures[start : start + BATCH]])
+                images = Images(pixels).to(predictor.device)
+                located = locate(predictor, images, predictor.tokens(texts[start : start + BATCH]))
+                boxes += map(tuple, box_of(located).tolist())
+        return boxes
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_grounding(predictor, corpus, **options)
