@@ -19,7 +19,7 @@ def resolved(name: str, recipe: str):
     return config_of(cli.parser().parse_args(words.split()))
 
 
-@pytest.mark.parametrize("name", ["albef", "r2d2"])
+@pytest.mark.parametrize("name", ["albef", "r2d2", "simla", "grit_vlp"])
 def test_text_tower_and_cross_encoders_drop_a_tenth_and_the_picture_nothing(name):
     """BERT's dropout of the official codes, in attention too; their ViT has none, and the teacher runs without."""
     config = resolved(name, f"{name}_paper.yaml").model
@@ -33,7 +33,8 @@ def test_text_tower_and_cross_encoders_drop_a_tenth_and_the_picture_nothing(name
             shares.setdefault(part, set()).add(module.p if module.training else 0.0)
         elif isinstance(module, Attention):
             shares.setdefault(part, set()).add(module.dropout if module.training else 0.0)
-    assert shares == {"picture": {0.0}, "teacher": {0.0}, "text and fusion": {0.1}}
+    teacher = {} if name == "grit_vlp" else {"teacher": {0.0}}
+    assert shares == {"picture": {0.0}, "text and fusion": {0.1}} | teacher
 
 
 def test_albef_has_the_published_momentum_and_queue():
@@ -48,3 +49,15 @@ def test_r2d2_has_the_released_picture_tower():
     tower = config.image
     assert (tower.patch_bias, tower.pre_norm, tower.final_norm, tower.activation) == (False, True, False, "quick_gelu")
     assert config.embed == 768
+
+
+def test_grit_vlp_groups_whole_batches_and_takes_the_hardest():
+    config = resolved("grit_vlp", "grit_vlp_paper.yaml")
+    assert (config.train.order, config.train.group_search, config.train.group_queue) == ("grouped", 2048, 51200)
+    assert (config.model.hardness, config.model.mask_share, config.model.consistency) == (1.0, 0.5, 0.2)
+
+
+def test_simla_has_one_bert_of_twelve_layers_and_dall_e_s_codes():
+    config = resolved("simla", "simla_paper.yaml").model
+    assert (config.text.layers, config.codes.vocabulary, config.votes, config.keywords) == (12, 8192, 4, 5)
+    assert (config.momentum, config.momentum_rises, config.queue, config.queue_share) == (0.995, False, 65536, 1.0)

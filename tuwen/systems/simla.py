@@ -289,7 +289,8 @@ class SIMLA(System):
         """Section 4.4, PSL: the picture's vector tells what the caption's keywords are, and what the teacher sees in
         it; the loss, and the share of keywords among the five words told first."""
         attention = self.attention(images.detach(), texts)
-        special = torch.tensor([*vars(self.vocabulary).values()][1:], device=texts.ids.device)
+        words = self.vocabulary
+        special = torch.tensor([words.pad, words.unknown, words.cls, words.sep, words.mask], device=texts.ids.device)
         allowed = texts.mask & ~torch.isin(texts.ids, special)
         chosen = voted(attention, allowed, self.config.votes, self.config.keywords)
         labels = word_labels(texts.ids, chosen, self.vocabulary.size)

@@ -89,9 +89,15 @@ def make_grouping(
     if system.head is not None:
         raise UserError("config field train.order: grouped chains pairs, and a task's head learns no contrast of them")
     if not isinstance(loader, Loader):
-        raise UserError("config field train.order: grouped plans one corpus of pairs, and this system mixes sources")
+        raise UserError(
+            "config field train.order: grouped plans one corpus of pairs, and this system mixes sources; "
+            "set train.order=shuffled"
+        )
     if loader.corpus.weights is not None:
-        raise UserError(f"config field train.order: grouped plans one corpus, and {loader.corpus.name} mixes several")
+        raise UserError(
+            f"config field train.order: grouped plans one corpus, and {loader.corpus.name} mixes several; "
+            "set train.order=shuffled"
+        )
     _refuse_vectors(loader, system, progress)
     whole = grouping.sizes(config.batch_size, config.group_search, config.group_queue)
     return Grouping(loader.order.rows, config.batch_size, config.seed, *whole)
