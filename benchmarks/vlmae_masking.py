@@ -30,7 +30,7 @@ PROGRESS = Progress(5, 10, 100, 8)
 VOCABULARY = Vocabulary(2000, 0, 1, 2, 3, 4)
 LENGTH = 25
 # side, patch, width, layers of the picture tower; half as many for text and fusion; decoders of half the width
-SHAPES = {"64 patches, 128 wide": (64, 8, 128, 6), "196, 192": (224, 16, 192, 12), "256, 256": (256, 16, 256, 6)}
+SHAPES = {"64 patches, 128 wide": (64, 8, 128, 6), "196, 192": (224, 16, 192, 12)}
 ARMS = {
     "whole": {"mask_ratio": 0.0},
     "half": {"pixels": 0.0},
