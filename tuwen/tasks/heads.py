@@ -120,12 +120,13 @@ def encoded_pictures(system: System, images: Images, pictures: int) -> list[Enco
 
 
 def read(system: System, images: Sequence[Encoded], texts: Encoded) -> Tensor:
-    """[B, W]: joint states' vector of a system that fuses; else the text's vector, the pictures', and their products.
+    """[B, W]: joint states' vector of a system that fuses so many pictures; else the text's vector, the pictures', and
+    their products with it.
 
     Raises:
         UserError: a system that has neither.
     """
-    if system.can("fuse"):
+    if system.can("fuse") and (system.fuses is None or system.fuses >= len(images)):
         return system.fuse(images, texts).pooled
     parts = [vectors(encoded) for encoded in (texts, *images)]
     if any(part is None for part in parts):
