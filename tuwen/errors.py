@@ -54,7 +54,9 @@ def refused(
 ) -> Iterator[None]:
     """What a library raises on a user's file becomes `what (the library's reason); fix`.
 
-    Rust's panics are among it: they are no `Exception`, and whoever catches that alone lets them through.
+    Rust's panics are among it: they are no `Exception`, and whoever catches that alone lets them through. Before our
+    line stand the two that Rust itself writes of a panic: its hook cannot be reached from here, and what turned the
+    process's standard error away meanwhile would lose the lines of other threads, a service's log among them.
 
     Raises:
         UserError, or the kind of it given by `raises`: in place of `kinds` and of panics.

@@ -1,6 +1,6 @@
 """Mutated small corpora of every form read from end to end, each in a child process; what became of each is counted.
 
-`python tests/data/fuzz.py [MUTATIONS] [FORM...]` prints a table: a form a row, how many mutations ended how.
+`python -m tests.data.fuzz [MUTATIONS] [FORM...]` prints a table: a form a row, how many mutations ended how.
 """
 
 import json
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from tests.data.made import json_lines, picture, put
 from tests.data.published import MAKERS
-from tests.fuzzing import ended, in_children, mutate
+from tests.fuzzing import ended, in_children, mutate, report
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage
@@ -183,21 +183,22 @@ def read_all(location: str) -> str:
     return ended(lines)
 
 
+def attempt(form: str, place: str, number: int) -> str:
+    """Reads the whole corpus beside it with one file mutated."""
+    LanguageCheck.doubt = lambda *_: None  # type: ignore[method-assign]  # no reader; its models take seconds
+    folder = Path(place) / f"copy{number}"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return read_all(mutated(form, number, Path(place) / "whole", folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def outcomes(form: str, numbers: range) -> dict[int, tuple[str, str]]:
     """What became of each mutation and its end, as `tests.fuzzing.in_children` gives it."""
-    with tempfile.TemporaryDirectory() as held:
-        place = Path(held)
-        make(form, place / "whole")
-
-        def attempt(number: int) -> str:
-            LanguageCheck.doubt = lambda *_: None  # type: ignore[method-assign]  # no reader; its models take seconds
-            folder = place / f"copy{number}"
-            try:
-                return read_all(mutated(form, number, place / "whole", folder))
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-        return in_children(numbers, attempt)
+    with tempfile.TemporaryDirectory() as place:
+        make(form, Path(place) / "whole")
+        return in_children(numbers, attempt, form, place)
 
 
 def main(arguments: list[str]) -> None:
@@ -205,13 +206,7 @@ def main(arguments: list[str]) -> None:
     whole: Counter[str] = Counter()
     for form in arguments[1:] or FORMS:
         began = time.monotonic()
-        ended = outcomes(form, range(count))
-        counts = Counter(what for what, _ in ended.values())
-        whole += counts
-        print(f"{form:26} {dict(counts)} {time.monotonic() - began:.0f} s", flush=True)
-        faults = Counter(f"{what}: {end}" for what, end in ended.values() if what not in ("read", "line"))
-        for fault, times in faults.most_common(12):
-            print(f"    {times} x {fault}", flush=True)
+        whole += report(form, outcomes(form, range(count)), began)
     print(f"all: {whole.total()} mutations, {dict(whole)}")
 
 

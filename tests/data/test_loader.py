@@ -10,7 +10,7 @@ from tuwen.data import needs as needs_module
 from tuwen.data.batch import Batch
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
-from tuwen.data.fit import Fit
+from tuwen.data.fit import Fit, on_whole
 from tuwen.data.images import resize
 from tuwen.data.loader import DataConfig, Loader, image_batches, images_of, order_rows
 from tuwen.data.needs import check_needs, check_reads, every_text, sentences
@@ -524,6 +524,59 @@ def test_pictures_for_evaluation():
         assert [row for part in parts for row in part[1]] == kept
         assert [len(part[0]) for part in parts] == [1, 2, 1]
     assert len(images_of(corpus, [4], 8)[0]) == 0
+
+
+def test_half_of_the_pictures_are_mirrored_and_their_views_with_them():
+    image = Memory().image(3)
+    views = {"same": View(16), "whole": View(16, crop="none"), "own": View(16, crop="own")}
+    mirrored = dict.fromkeys(views, 0)
+    for entry in range(200):
+        key = (0, 0, entry)
+        plain, flipped = (
+            PictureViews(16, views, "crop", (0.5, 1.0), flip=flip).made(image, key) for flip in (False, True)
+        )
+        turned = not torch.equal(plain[""], flipped[""])
+        assert torch.equal(flipped[""], plain[""].flip(2) if turned else plain[""])
+        assert torch.equal(flipped["same"], flipped[""])  # what is compared place by place is mirrored alike
+        assert torch.equal(flipped["whole"], plain["whole"])
+        for name in views:
+            mirrored[name] += not torch.equal(plain[name], flipped[name])
+    assert 70 < mirrored["same"] < 130
+    assert 70 < mirrored["own"] < 130
+
+
+def test_the_strength_of_randaugment():
+    """At 5 of 10 brightness stays (0.1 + 1.8 / 2 = 1): only what moves pixels changes a flat grey one."""
+    grey = torch.full((3, 16, 16), 100, dtype=torch.uint8)
+    changed = {}
+    for strength in (5.0, 7.0):
+        how = PictureViews(16, {}, "crop+randaugment", (1.0, 1.0), strength)
+        made = [how.made(grey, (0, 0, entry))[""] for entry in range(200)]
+        centres = torch.stack([picture[:, 6:10, 6:10].float().mean() for picture in made])
+        changed[strength] = int(((centres - 100).abs() > 20).sum())
+    assert changed[5.0] < changed[7.0]
+    with pytest.raises(ValueError, match="strength"):
+        DataConfig(strength=11)
+    with pytest.raises(ValueError, match="flip mirrors"):
+        DataConfig(flip=True, augment="none")
+
+
+def test_the_part_of_a_picture_that_is_shown():
+    """40 x 60 pixels become 20 x 30, of which 16 x 16 are cut out 2 from the top and 7 from the left."""
+    fit = Fit(16, shorter_side=20)
+    assert fit.part(40, 60) == pytest.approx((7 / 30, 2 / 20, 23 / 30, 18 / 20))
+    assert Fit(16).part(40, 60) == (0, 0, 1, 1)
+    corner, box = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 0.0, 1.0, 1.0]])
+    part = torch.tensor([fit.part(40, 60)])
+    assert on_whole(corner, part).tolist()[0] == pytest.approx([7 / 30, 0.1])
+    assert on_whole(box, part).tolist()[0] == pytest.approx([0.5, 0.1, 23 / 30, 0.9])
+    square, wide = Memory(), Memory()
+    wide.image = lambda row: square.image(row)[:, :24, :].repeat(1, 1, 2)
+    for corpus, same in ((square, fit), (wide, Fit(16))):
+        assert images_of(corpus, [1, 2], 16)[0].seen is None
+        assert (images_of(corpus, [1, 2], same)[0].seen is None) == (same.shorter_side is None)
+    seen = images_of(wide, [1, 2], fit)[0].select(torch.tensor([1, 1, 0])).seen
+    assert seen.tolist() == [pytest.approx(fit.part(*wide.image(row).shape[1:])) for row in (2, 2, 1)]
 
 
 class Chests(Memory):

@@ -1,6 +1,6 @@
 """Published towers as a stranger might leave them: one change each, and what reading them comes to.
 
-python -m tests.exchange.fuzz KIND COUNT    prints how many came to what
+`python -m tests.exchange.fuzz [COUNT] [KIND...]` prints a table: a kind a row, how many changes ended how.
 """
 
 import json
@@ -9,6 +9,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.exchange.checkpoints import saved
 from tests.exchange.test_parity import DUAL
-from tests.fuzzing import changed_json
+from tests.fuzzing import changed_json, ended, in_children, report
 from tuwen.errors import UserError
 from tuwen.exchange.importing import import_model
 
@@ -29,7 +30,6 @@ FILES = {
     "safetensors": "model.safetensors",
     "pickle": "pytorch_model.bin",
 }
-LONGEST = 1_500  # characters of a message
 
 
 def changed_bytes(data: bytes, random: random.Random) -> bytes:
@@ -55,42 +55,42 @@ def changed_bytes(data: bytes, random: random.Random) -> bytes:
     return bytes(out)
 
 
-def outcomes(kind: str, count: int, seed: int = 0) -> tuple[Counter, list[str]]:
-    """How many of `count` changed folders were taken, refused in a line, or neither; what the last came to."""
-    counts, faults = Counter(), []
+def attempt(kind: str, place: str, seed: str, number: int) -> str:
+    """Imports the folder "right" of a place with one change."""
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    draw = random.Random(f"{kind} {seed} {number}")
+    folder, run = Path(place) / "changed", Path(place) / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(Path(place) / "right", folder)
+    before = (folder / FILES[kind]).read_bytes()
+    as_json = kind in ("config", "preprocessing", "tokenizer") and draw.random() < 0.9
+    after = json.dumps(changed_json(json.loads(before), draw)).encode() if as_json else None
+    (folder / FILES[kind]).write_bytes(changed_bytes(before, draw) if after is None else after)
+    try:
+        import_model(str(folder), run)
+    except UserError as error:
+        return ended([str(error)])
+    return "read"
+
+
+def outcomes(kind: str, count: int, seed: int = 0) -> dict[int, tuple[str, str]]:
+    """What became of each changed folder and its end, as `tests.fuzzing.in_children` gives it."""
     with tempfile.TemporaryDirectory() as place:
         right = saved(DUAL["clip"](), Path(place) / "right")
         if kind == "pickle":
             torch.save(load_file(right / "model.safetensors"), right / "pytorch_model.bin")
             (right / "model.safetensors").unlink()
-        before = (right / FILES[kind]).read_bytes()
-        for number in range(count):
-            draw = random.Random(f"{kind} {seed} {number}")
-            folder, run = Path(place) / "changed", Path(place) / "run"
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(run, ignore_errors=True)
-            shutil.copytree(right, folder)
-            as_json = kind in ("config", "preprocessing", "tokenizer") and draw.random() < 0.9
-            after = json.dumps(changed_json(json.loads(before), draw)).encode() if as_json else None
-            (folder / FILES[kind]).write_bytes(changed_bytes(before, draw) if after is None else after)
-            try:
-                import_model(str(folder), run)
-                counts["taken"] += 1
-            except UserError as error:
-                text = str(error)
-                line = len(text) <= LONGEST and "\n" not in text
-                counts["refused" if line else "not a line"] += 1
-                faults += [] if line else [f"{number}: {text[:200]!r}"]
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                counts["traceback"] += 1
-                faults.append(f"{number}: {type(error).__name__}: {str(error)[:160]!r}")
-    return counts, faults
+        return in_children(range(count), attempt, kind, place, seed)
+
+
+def main(arguments: list[str]) -> None:
+    whole: Counter[str] = Counter()
+    for kind in arguments[1:] or KINDS:
+        began = time.monotonic()
+        whole += report(kind, outcomes(kind, int(arguments[0]) if arguments else 100), began)
+    print(f"all: {whole.total()} changes, {dict(whole)}")
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-    counts, faults = outcomes(sys.argv[1], int(sys.argv[2]))
-    print(sys.argv[1], dict(counts))
-    print("\n".join(faults))
+    main(sys.argv[1:])

@@ -83,8 +83,9 @@ def test_maps_by_hand(tokenizer):
 def test_word_maps_are_scaled_word_by_word(tokenizer):
     asked = model(Colours(tokenizer), tokenizer, 4)
     dim = (picture() // 5).to(torch.uint8)
-    words, maps = word_maps(asked, dim, "blue red")
+    words, maps, part = word_maps(asked, dim, "blue red")
     assert words == ["blue", "red"]
+    assert part == (0, 0, 1, 1)
     assert torch.allclose(maps[0], torch.tensor([[0, 1], [0, 0.5]]), atol=0.02)
     assert maps.amax((1, 2)).tolist() == [1, 1]
     flat = word_maps(asked, torch.full((3, 4, 4), 255, dtype=torch.uint8), "red").maps
@@ -218,3 +219,25 @@ def test_grad_cam_where_a_text_has_as_many_tokens_as_the_picture(name, tokenizer
         torch.testing.assert_close(
             cells / cells.amax(), shares[1 + word] / shares[1 + word].amax(), rtol=1e-4, atol=1e-6
         )
+
+
+def test_maps_and_boxes_of_a_tower_that_reads_the_middle(tokenizer):
+    """A picture twice as wide as high: maps are of its middle half, which is said; boxes are of the whole picture."""
+    middle = picture()
+    wide = torch.cat([torch.zeros(3, 4, 2, dtype=torch.uint8), middle, torch.zeros(3, 4, 2, dtype=torch.uint8)], 2)
+    asked = ready(Colours(tokenizer).eval(), ("en", "zh"), tokenizer, 4, 16, shorter_side=4)
+    found, whole = (explain(asked, image, "red") for image in (wide, middle))
+    assert (found.part, whole.part) == ((0.25, 0, 0.75, 1), (0, 0, 1, 1))
+    assert torch.equal(found.maps, whole.maps)
+    assert torch.equal(found.picture, wide)
+    assert word_maps(asked, wide, "red").part == (0.25, 0, 0.75, 1)
+
+    system = build("slan", seed=4).eval()
+    system.encoders.text.words = nn.Embedding(tokenizer.vocabulary.size, 32)
+    middle = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    wide = torch.cat([middle[:, :, :16], middle, middle[:, :, 16:]], 2)
+    asked = ready(system, ("en", "zh"), tokenizer, 32, 16, shorter_side=32)
+    found, whole = (explain(asked, image, "a red square") for image in (wide, middle))
+    for box, same in ((found.boxes, whole.boxes), (found.located.boxes[0], whole.located.boxes[0])):
+        torch.testing.assert_close(box[:, [1, 3]], same[:, [1, 3]])
+        torch.testing.assert_close(box[:, [0, 2]], 0.25 + 0.5 * same[:, [0, 2]])

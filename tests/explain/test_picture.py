@@ -28,7 +28,7 @@ def example(**changes) -> Explanation:
     grey = torch.full((3, 32, 32), 60, dtype=torch.uint8)
     maps = torch.zeros(1, 2, 2)
     maps[0, 0, 1] = 1
-    values = {"words": ["red"], "maps": maps, "how": "attention", "score": 0.5, "pixels": grey, **changes}
+    values = {"words": ["red"], "maps": maps, "how": "attention", "score": 0.5, "picture": grey, **changes}
     return Explanation(**values)
 
 
@@ -42,6 +42,17 @@ def test_the_map_lies_where_the_word_is(tmp_path):
     assert upper.sum() == pytest.approx(lower.sum(), rel=0.1)
     brighter = (above - below).sum(2)
     assert brighter[rows.min() : int(middle)].sum() > 0 > brighter[int(middle) + 1 : rows.max()].sum()
+
+
+def test_beside_the_part_that_was_read_nothing_is_lit(tmp_path):
+    grey = torch.full((3, 32, 64), 90, dtype=torch.uint8)
+    middle = drawn(example(picture=grey, part=(0.25, 0.0, 0.75, 1.0)), tmp_path)
+    everywhere = drawn(example(picture=grey), tmp_path)
+    cold = drawn(example(picture=grey, maps=torch.zeros(1, 2, 2)), tmp_path)
+    lit, wide = ((np.abs(image - cold).sum(2) > 60).any(0).nonzero()[0] for image in (middle, everywhere))
+    width = 2 * (wide.max() + 1 - wide.min())  # warm is the right half of what was read
+    assert lit.max() <= wide.max() - 0.2 * width
+    assert lit.max() - lit.min() == pytest.approx((wide.max() - wide.min()) / 2, abs=0.05 * width)
 
 
 def test_boxes_and_matches_are_drawn(tmp_path):

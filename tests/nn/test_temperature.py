@@ -26,6 +26,17 @@ def test_a_forward_finds_the_temperature_within_its_bounds():
         assert system.temperature.grad is not None
 
 
+def test_a_second_forward_before_the_backward_of_the_first_leaves_its_graph_alone():
+    """As of two threads, or of a step in two passes: clamping what is clamped is no change that autograd sees."""
+    system = build("albef")
+    first, again = system(example(), PROGRESS).total, system(example(), PROGRESS).total
+    first.backward()
+    gradient = system.temperature.grad.clone()
+    system.zero_grad()
+    again.backward()
+    assert torch.equal(system.temperature.grad, gradient)
+
+
 def test_a_scale_is_the_inverse_of_a_temperature():
     scale = log_scale(1 / 0.07)
     assert float((-scale).exp().detach()) == pytest.approx(0.07)

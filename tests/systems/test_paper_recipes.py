@@ -9,7 +9,9 @@ from torch import nn
 from tests.systems.common import VOCABULARY
 from tuwen import cli, systems
 from tuwen.cli.train import config_of
+from tuwen.config import read_yaml
 from tuwen.nn.transformer import Attention
+from tuwen.training.config import RunConfig
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -61,3 +63,20 @@ def test_simla_has_one_bert_of_twelve_layers_and_dall_e_s_codes():
     config = resolved("simla", "simla_paper.yaml").model
     assert (config.text.layers, config.codes.vocabulary, config.votes, config.keywords) == (12, 8192, 4, 5)
     assert (config.momentum, config.momentum_rises, config.queue, config.queue_share) == (0.995, False, 65536, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "decays", "warmup_from", "strength"),
+    [
+        ("albef", "albef_paper.yaml", "matrices", 1e-5, 7),
+        ("grit_vlp", "grit_vlp_paper.yaml", "matrices", 1e-5, 7),
+        ("r2d2", "r2d2_paper.yaml", "all", 0.0, 5),
+        ("r2d2", "finetune.yaml", "all", 1e-6, 5),
+    ],
+)
+def test_decay_warm_up_and_augmentation_are_the_codes(name, recipe, decays, warmup_from, strength):
+    """Cards, section 5: positions and words decay, the rate rises from 1e-5, pictures are mirrored."""
+    changes = read_yaml(RECIPES / recipe)
+    config = RunConfig.of(name, changes.pop("size", "base"), "scenes", changes=changes)
+    assert (config.train.decays, config.train.warmup_from) == (decays, warmup_from)
+    assert (config.data.augment, config.data.strength, config.data.flip) == ("crop+randaugment", strength, True)

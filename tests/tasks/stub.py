@@ -52,9 +52,9 @@ class Numbers:
         return torch.from_numpy(np.stack(padded)), torch.tensor(mask)
 
 
-def ready(system, languages, tokenizer=None, side=4, length=8) -> Predictor:
+def ready(system, languages, tokenizer=None, side=4, length=8, shorter_side=None) -> Predictor:
     """A predictor of a system without a run; languages: the table it was trained on, or a corpus's."""
-    config = SimpleNamespace(image=SimpleNamespace(fit=Fit(side)), text=SimpleNamespace(length=length))
+    config = SimpleNamespace(image=SimpleNamespace(fit=Fit(side, shorter_side)), text=SimpleNamespace(length=length))
     table = languages.languages if isinstance(languages, Corpus) else languages
     return Predictor(system, tokenizer or Numbers(), tuple(table), config)
 

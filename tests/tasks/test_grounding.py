@@ -111,9 +111,13 @@ def test_the_best_given_box_by_hand():
     half: 2 / 0.707. A box over half of the hot cell's width: 2 / 0.354 = 5.7."""
     heat = torch.tensor([[4.0, 1.0], [1.0, 1.0]])
     boxes = np.array([[0, 0, 1, 1], [0.5, 0, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 0.25, 0.5]])
-    assert grounding.best_proposal(heat, boxes).tolist() == [0, 0, 0.5, 0.5]
-    assert grounding.best_proposal(heat, boxes[[0, 1, 3]]).tolist() == [0, 0, 1, 1]
-    assert grounding.best_proposal(torch.flip(heat, (1,)), boxes[1:]).tolist() == [0.5, 0, 1, 1]
+    assert grounding.best_proposal(heat, None, boxes).tolist() == [0, 0, 0.5, 0.5]
+    assert grounding.best_proposal(heat, None, boxes[[0, 1, 3]]).tolist() == [0, 0, 1, 1]
+    assert grounding.best_proposal(torch.flip(heat, (1,)), None, boxes[1:]).tolist() == [0.5, 0, 1, 1]
+    middle, part = boxes.copy(), torch.tensor([[0.25, 0.0, 0.75, 1.0]], dtype=torch.float64)
+    middle[:, ::2] = 0.25 + 0.5 * middle[:, ::2]  # heat over the middle half of a picture: the same boxes, narrower
+    outside = np.array([[0.0, 0.0, 0.25, 1.0]])
+    assert grounding.best_proposal(heat, part, np.concatenate([outside, middle])).tolist() == middle[2].tolist()
 
 
 class Warms(System):
@@ -219,3 +223,39 @@ def test_a_box_for_each_phrase_as_it_is_measured():
     assert boxes[0][3] <= 0.625
     assert boxes[1][2] <= 0.625
     assert boxes[1][1] >= 0.375
+
+
+class Wide(Pairs):
+    """Pictures twice as wide as high; their number is in the left half of the middle square."""
+
+    def image(self, row):
+        pixels = torch.zeros(3, 8, 16, dtype=torch.uint8)
+        pixels[0, :, 4:8] = 255
+        return pixels
+
+
+class Bright(System):
+    """Locates what is bright, by a box, by heat, or both."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.config = how, None
+
+    def locate(self, images, texts):
+        heat = images.pixels[:, 0].float() / 255
+        boxes = torch.stack([box_of(Located(heat=one[None]))[0] for one in heat])[:, None]
+        return Located(boxes if "box" in self.how else None, heat=heat if "heat" in self.how else None)
+
+
+@pytest.mark.parametrize("how", ["box", "heat", "box and heat"])
+@pytest.mark.parametrize("shorter_side", [4, None])
+def test_boxes_are_of_the_whole_picture_also_where_a_tower_reads_its_middle(how, shorter_side):
+    """The bright box lies at 1/4 to 1/2 of the width; in the middle square, at 0 to 1/2."""
+    objects = [{"phrase": "a 1", "box": [0.25, 0.0, 0.5, 1.0]}]
+    pictures = Wide([{"en": ["a 1"]}], columns=[{"objects": objects}])
+    found = evaluate_grounding(ready(Bright(how), ["en"], side=4, shorter_side=shorter_side), pictures)
+    assert found["languages"]["en"]["iou"] == pytest.approx(100)
+    assert found["languages"]["en"]["pointing"] == 100
+    asked = ready(Bright(how), ["en"], side=4, shorter_side=shorter_side)
+    boxes = grounding.Grounding().use(asked, None, [pictures.image(0)], ["a 1"])
+    assert boxes == [pytest.approx((0.25, 0.0, 0.5, 1.0))]

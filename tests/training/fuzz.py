@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import functools
 import json
 import random
 import resource
@@ -20,7 +19,7 @@ from unittest import mock
 import yaml
 
 import tuwen
-from tests.fuzzing import changed_json, ended, in_children, mutate
+from tests.fuzzing import changed_json, ended, in_children, mutate, report
 from tests.training import toy
 from tuwen.errors import UserError
 from tuwen.training import loop, parallel, start
@@ -79,11 +78,11 @@ def changed(name: str, data: bytes, dice: random.Random) -> bytes:
     return json.dumps(changed_json(json.loads(data), dice)).encode()
 
 
-def attempt(whole: Path, name: str, number: int) -> str:
+def attempt(whole: str, name: str, number: int) -> str:
     """Loads the changed run, goes on with it for a step, and reads and writes its small files."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     dice = random.Random(f"{name}/{number}")
-    run = whole.with_name(f"copy{number}")
+    run = Path(whole).with_name(f"copy{number}")
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(whole, run)
     (run / name).write_bytes(changed(name, (run / name).read_bytes(), dice))
@@ -108,7 +107,7 @@ def attempt(whole: Path, name: str, number: int) -> str:
 
 def outcomes(whole: Path, name: str, numbers: range) -> dict[int, tuple[str, str]]:
     """What became of each change of a file of the run, and its end, as `tests.fuzzing.in_children` gives it."""
-    return in_children(numbers, functools.partial(attempt, whole, name))
+    return in_children(numbers, attempt, whole, name)
 
 
 def main(arguments: list[str]) -> None:
@@ -118,12 +117,7 @@ def main(arguments: list[str]) -> None:
         for name in arguments[1:] or FILES:
             began = time.monotonic()
             ends = outcomes(whole, name, range(int(arguments[0]) if arguments else 100))
-            its = Counter(what for what, _ in ends.values())
-            counts += its
-            print(f"{name:42} {dict(its)} {time.monotonic() - began:.0f} s", flush=True)
-            faults = Counter(f"{what}: {end}" for what, end in ends.values() if what not in ("read", "line"))
-            for fault, times in faults.most_common(12):
-                print(f"    {times} x {fault}", flush=True)
+            counts += report(name, ends, began)
     print(f"all: {counts.total()} changes, {dict(counts)}")
 
 

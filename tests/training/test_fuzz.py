@@ -2,16 +2,13 @@
 
 import pytest
 
+from tests.fuzzing import faults
 from tests.training import fuzz
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return fuzz.made(tmp_path_factory.mktemp("fuzz"))
-
-
-def faults(ends):
-    return {number: end for number, end in ends.items() if end[0] not in ("read", "line")}
 
 
 @pytest.mark.parametrize("name", fuzz.FILES)

@@ -32,12 +32,18 @@ def test_the_schedule_by_hand():
     assert trace[2:4] == pytest.approx([1.0, 0.96955181])
     assert trace[6] == pytest.approx(0.6)
     assert trace[10] == pytest.approx(0.2)
+    raised = optim.Schedule(total=10, warmup=4, floor=0.2, start=0.1)
+    assert [raised(step) for step in range(5)] == pytest.approx([0.325, 0.55, 0.775, 1.0, 1.0])
 
 
 def test_the_schedule_of_a_config():
     made = optim.schedule(TrainConfig(lr=1e-3, min_lr=1e-4, warmup=0.1), total=50)
     assert (made.total, made.warmup, made.floor) == (50, 5, pytest.approx(0.1))
     assert optim.Schedule(1, 0)(0) == 1.0
+    made = optim.schedule(TrainConfig(lr=1e-3, warmup_from=1e-4, warmup=0.1), total=20)
+    assert 1e-3 * made(0) == pytest.approx((1e-4 + 1e-3) / 2)
+    with pytest.raises(ValueError, match=r"warmup_from 0\.01 is above lr"):
+        TrainConfig(lr=1e-3, warmup_from=0.01)
 
 
 def test_who_decays():
@@ -50,6 +56,18 @@ def test_who_decays():
     assert all(name.endswith("weight") for name in decayed)
     assert not any("norm" in name or "bias" in name for name in decayed)
     assert len(decayed) + len(plain) == len(list(dual().parameters()))
+
+
+def test_embeddings_and_norms_decay_where_the_paper_s_do():
+    names = {name for name, _ in dual().named_parameters()}
+    places = {"text.words.weight", "text.positions", "image.positions", "image.class_token"}
+    decayed = {}
+    for decays in ("maps", "matrices", "all"):
+        optimizer = optim.build_optimizer(dual(), TrainConfig(weight_decay=0.3, decays=decays))
+        decayed[decays] = {n for group in optimizer.param_groups if group["weight_decay"] for n in group["names"]}
+    assert decayed["matrices"] - decayed["maps"] >= places
+    assert not {n for n in decayed["matrices"] if "norm" in n or "bias" in n}
+    assert decayed["all"] == names
 
 
 def test_layers_further_down_learn_slower():

@@ -209,3 +209,24 @@ def test_what_a_run_folder_says_of_itself(first):
     assert line["loss"] == pytest.approx(sum(line["losses"].values()), rel=1e-5)
     assert set(line) >= {"lr", "grad_norm", "metrics", "pairs_per_second", "data_wait", "memory_mb", "seconds"}
     assert 0 <= line["data_wait"] <= 1
+
+
+@pytest.mark.parametrize("key", ["-1", "1.5", "x", "", "٣", "²", "9" * 30, "\x1b[2J", "0x1"])
+def test_a_list_of_skipped_rows_with_another_key_is_refused_in_a_line(tmp_path, key):
+    start.list_skipped(tmp_path, toy.Memory(), {10: "unreadable: no picture", 3: "unreadable: no picture"})
+    path = tmp_path / "skipped.json"
+    start.list_skipped(tmp_path, toy.Memory(), {4: "truncated: x"})
+    assert list(json.loads(path.read_text())) == ["3", "4", "10"]  # by number, and added to
+    path.write_text(json.dumps({key: {"id": "a", "why": "b"}}))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="is no row of a corpus; restore the file, or remove it") as raised:
+        start.list_skipped(tmp_path, toy.Memory(), {4: "truncated: x"})
+    assert str(raised.value).isprintable()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{", "", '{"1": 5', '\ufeff{"1": {}}'])
+def test_a_list_of_skipped_rows_of_another_form_is_refused_in_a_line(tmp_path, text):
+    (tmp_path / "skipped.json").write_text(text)
+    with pytest.raises(UserError, match="skipped"):
+        start.list_skipped(tmp_path, toy.Memory(), {4: "truncated: x"})

@@ -257,18 +257,18 @@ def _validation(records: list[dict], *stages: str) -> dict[str, dict[int, float]
         for language, stage_recalls in record.get("eval", {}).items():
             recalls = [stage_recalls.get(stage) for stage in stages] if isinstance(stage_recalls, dict) else []
             means = [stage["mean_recall"] for stage in recalls if isinstance(stage, dict) and "mean_recall" in stage]
-            if means and isinstance(means[0], int | float):
+            if means and type(means[0]) in (int, float) and abs(means[0]) <= 100:  # NaN is not
                 out.setdefault(language, {})[record["step"]] = means[0]
     return out
 
 
 def _series(seeds: list[dict[str, dict[int, float]]]) -> dict[str, report_plots.Curve]:
-    """Curves by name at the steps that all seeds have."""
+    """Curves by name at the steps that all seeds have; null, which stands for what JSON cannot hold, is NaN."""
     out = {}
     for name in seeds[0] if seeds else ():
         steps = sorted(set.intersection(*(set(seed.get(name, {})) for seed in seeds)))
         if steps:
-            out[name] = (np.array(steps), np.array([[seed[name][step] for step in steps] for seed in seeds]))
+            out[name] = (np.array(steps), np.array([[seed[name][step] for step in steps] for seed in seeds], float))
     return out
 
 

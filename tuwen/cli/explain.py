@@ -76,7 +76,6 @@ def explain_one(args) -> None:
     if not args.image.is_file():
         raise UserError(f"{args.image}: no such picture")
     with only_json(args.json):
-        from tuwen.data import images
         from tuwen.explain import explain
         from tuwen.explain.font import PACKAGE
         from tuwen.explain.picture import draw
@@ -85,13 +84,12 @@ def explain_one(args) -> None:
 
         model = load(args.run_folder, device=str(device("auto")))
         explanation = explain(model.predictor, args.image, args.text, args.language, args.how)
-        whole = model.config.model.image.shorter_side is None  # else what was read is a part from the middle
-        lacking = draw(explanation, args.text, args.out, images.load(args.image) if whole else None)
+        lacking = draw(explanation, args.text, args.out)
         if lacking:
             advice = f"no font on this machine has {lacking}: install one, as by `pip install {PACKAGE}`"
             print(f"tuwen: {advice} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)
     if args.json:
-        drawn = {"words": explanation.words, "maps": explanation.maps.tolist()}
+        drawn = {"words": explanation.words, "maps": explanation.maps.tolist(), "part": list(explanation.part)}
         if explanation.boxes is not None:
             drawn["boxes"] = explanation.boxes.tolist()
         print_json({"out": str(args.out), "how": explanation.how, "score": explanation.score, **drawn})

@@ -38,6 +38,7 @@ class Images:
     features: [P, N, W] float, tokens that a locked tower gave before, or regions that a detector found.
     boxes: [P, N, 4] x0, y0, x1, y1 in 0..1, where those regions are.
     feature_mask: [P, N] bool, True on real features, False on padding; None: all are real.
+    seen: [P, 4] x0, y0, x1, y1 in 0..1, what the pixels show of the whole picture; None: all of it, or unknown.
     """
 
     pixels: Tensor | None = None
@@ -46,6 +47,7 @@ class Images:
     features: Tensor | None = None
     boxes: Tensor | None = None
     feature_mask: Tensor | None = None
+    seen: Tensor | None = None
 
     def __len__(self) -> int:
         tensor = self.pixels if self.pixels is not None else self.features

@@ -238,7 +238,7 @@ def rand_augment(image: Tensor, generator: np.random.Generator, n: int = 2, m: f
     RandAugment (arXiv 1909.13719) without colour operations, as ALBEF trains (arXiv 2107.07651, implementation
     details; magnitudes from memory of its public randaugment code): brightness and sharpness by 0.1 + 1.8 m/10,
     shear by 0.3 m/10, translation by m pixels, rotation by 3 m degrees, the last three to either side with
-    (128, 128, 128) let in. There is no flip among them: captions say left and right.
+    (128, 128, 128) let in. There is no flip among them (`data.flip`): captions say left and right.
     """
     picture = to_pillow(image)
     names = list(_OPERATIONS)

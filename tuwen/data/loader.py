@@ -17,7 +17,7 @@ from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.features import ImageFeatures, padded, regions_of
-from tuwen.data.fit import Fit, fitted, side_of
+from tuwen.data.fit import WHOLE, Fit, fitted, part_of, side_of
 from tuwen.data.needs import (
     DataNeeds,
     DataReads,
@@ -47,8 +47,9 @@ class DataConfig:
     split: that is trained on.
     texts: "one" draws a text a row, every epoch anew; "all" makes every text a row of its own.
     languages: those that texts are drawn from; none: all the corpus has.
-    augment: what is done to training pictures beside resizing. There is no flip: captions say left and right.
-    crop_scale: least and greatest share of the picture's area that a crop keeps.
+    augment: what is done to training pictures beside resizing. crop_scale: least and greatest share of the picture's
+        area that a crop keeps. strength: of RandAugment, 0 to 10.
+    flip: every other picture is mirrored, as papers do whose captions say left and right all the same.
     sources: corpora of pictures alone ("images") and of texts alone ("texts"), by location, for systems that mix them
         with pairs; what is not named is read from the pairs, one side of them.
     teachers: role -> folder of the frozen run that a system, or the head of its task, asks in it while it learns.
@@ -61,6 +62,8 @@ class DataConfig:
     languages: tuple[str, ...] = ()
     augment: Augment = "crop"
     crop_scale: tuple[float, float] = (0.5, 1.0)
+    strength: float = 7.0
+    flip: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     teachers: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
@@ -74,6 +77,10 @@ class DataConfig:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale must be two shares of the area, 0 < low <= high <= 1, got {low}, {high}")
+        if not 0 <= self.strength <= 10:
+            raise ValueError(f"strength must lie between 0 and 10, got {self.strength}")
+        if self.flip and self.augment == "none":
+            raise ValueError("flip mirrors pictures, and augment is none; set augment to crop")
         if set(self.sources) - {"images", "texts"}:
             raise ValueError(f"sources may name images and texts, got {', '.join(self.sources)}")
         if self.workers is not None and not 0 <= self.workers <= 1024:
@@ -128,7 +135,7 @@ class Loader:
         if source != "texts":
             check_reads(corpus, reads, pictures)
         self.remarks = check_needs(corpus, needs, config.languages, source)
-        self.pictures = PictureViews(side, needs.views, config.augment, config.crop_scale)
+        self.pictures = PictureViews(side, needs.views, config.augment, config.crop_scale, config.strength, config.flip)
         self.pictures.check()
         self.source = source
         self.corpus, self.tokenizer, self.order, self.config = corpus, tokenizer, order, config
@@ -312,16 +319,20 @@ def images_of(
     regions: those of the corpus go beside them.
     """
     pixels, readable, faults = [torch.empty(0, 3, side_of(side), side_of(side), dtype=torch.uint8)], [], Counter[str]()
+    seen = []
     for row in rows:
         try:
-            pixels.append(torch.stack([fitted(picture, side) for picture in corpus.shown(row)]))
+            pictures = corpus.shown(row)
+            pixels.append(torch.stack([fitted(picture, side) for picture in pictures]))
+            seen += [part_of(side, picture) for picture in pictures]
             readable.append(row)
         except BrokenImage as error:
             faults[error.reason] += 1
     several = corpus.frames * corpus.pictures
     owner = torch.arange(len(readable)).repeat_interleave(several) if several > 1 else None
     images = padded([regions_of(corpus.record(row)) for row in readable]) if regions and readable else Images()
-    return replace(images, pixels=torch.cat(pixels), owner=owner), readable, faults
+    parts = torch.tensor(seen).view(-1, 4) if any(part != WHOLE for part in seen) else None
+    return replace(images, pixels=torch.cat(pixels), owner=owner, seen=parts), readable, faults
 
 
 def image_batches(

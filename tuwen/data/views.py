@@ -33,12 +33,14 @@ class View:
 
 @dataclass(frozen=True)
 class PictureViews:
-    """How the pictures of a run are made. fit: of the tower; augment, scale: `data.augment`, `data.crop_scale`."""
+    """How the pictures of a run are made. fit: of the tower; augment, scale, strength, flip: as in `DataConfig`."""
 
     fit: int | Fit
     views: Mapping[str, View]
     augment: Augment
     scale: tuple[float, float]
+    strength: float = 7.0
+    flip: bool = False
 
     def check(self) -> None:
         """Refuses views that cannot be what a system asks them for, before any work.
@@ -77,7 +79,10 @@ class PictureViews:
             picture = fitted(image, _scaled(self.fit, view.side))
         else:
             picture = random_resized_crop(image, view.side, generator, view.scale or self.scale)
-        return rand_augment(picture, generator) if self.augment == "crop+randaugment" and view.augment else picture
+            if self.flip and generator.random() < 0.5:
+                picture = picture.flip(2)
+        varied = self.augment == "crop+randaugment" and view.augment
+        return rand_augment(picture, generator, m=self.strength) if varied else picture
 
 
 def _scaled(fit: int | Fit, side: int) -> int | Fit:

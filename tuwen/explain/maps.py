@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import BrokenImage, normalise
+from tuwen.data.fit import WHOLE, on_whole
+from tuwen.data.images import load
 from tuwen.data.spans import find_spans
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
@@ -21,6 +23,7 @@ from tuwen.nn.grad_cam import on_grid, positive_shares
 from tuwen.nn.relations import recorded
 from tuwen.predictor import Picture, Predictor
 
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in 0..1
 HOW = ("tokens", "regions", "attention")
 
 
@@ -29,22 +32,23 @@ class Explanation:
     """What a system sees of a text in a picture.
 
     words: of the text, in order; by regions its noun phrases, where it has any.
-    maps: [W, h, w] float32 over what the system reads of the picture, row by row from the top left: by tokens the
-        cosine of the word with each place, by regions the heat the system locates it by, by attention its share of
+    maps: [W, h, w] float32 over what the system reads of the picture (`part`), row by row from the top left: by tokens
+        the cosine of the word with each place, by regions the heat the system locates it by, by attention its share of
         the match's gradient (never negative).
     how: one of `HOW`. score: how well the text fits the picture, as the system ranks pictures in its last stage.
-    pixels: [3, H, W] uint8, what it reads of the picture.
+    picture: [3, H, W] uint8, the whole picture; part: x0, y0, x1, y1 in 0..1 of it, what the system reads of it.
     flow: [N, W] share of each word's flow that goes to each image token, columns of non-negative flows summing to 1;
         places: [N, h, w] where those tokens lie; both None but by tokens.
-    boxes: [W, 4] each word's best box (x0, y0, x1, y1 in 0..1), by regions where the system gives boxes.
-    located: what `System.locate` gave of the whole text, or None.
+    boxes: [W, 4] each word's best box (x0, y0, x1, y1 in 0..1 of the whole picture), by regions where the system gives
+        boxes. located: what `System.locate` gave of the whole text, its boxes of the whole picture too; or None.
     """
 
     words: list[str]
     maps: Tensor
     how: str
     score: float
-    pixels: Tensor
+    picture: Tensor
+    part: Box = WHOLE
     flow: Tensor | None = None
     places: Tensor | None = None
     boxes: Tensor | None = None
@@ -52,17 +56,21 @@ class Explanation:
 
 
 class WordMaps(NamedTuple):
-    """words of a text, and maps [W, h, w] float32 in 0..1 of where each is: 1 at its best place, 0 at its worst."""
+    """words of a text, and maps [W, h, w] float32 in 0..1 of where each is: 1 at its best place, 0 at its worst.
+
+    part: x0, y0, x1, y1 in 0..1 of the whole picture, the part the maps lie over: what the system reads of it.
+    """
 
     words: list[str]
     maps: Tensor
+    part: Box
 
 
 def word_maps(predictor: Predictor, image: Picture, text: str, language: str | None = None) -> WordMaps:
     """`explain`, with every word's map scaled to 0..1 by itself; a map without a best place is all 0."""
     seen = explain(predictor, image, text, language)
     low, high = seen.maps.amin((1, 2), keepdim=True), seen.maps.amax((1, 2), keepdim=True)
-    return WordMaps(seen.words, (seen.maps - low) / (high - low).clamp(min=1e-12))
+    return WordMaps(seen.words, (seen.maps - low) / (high - low).clamp(min=1e-12), seen.part)
 
 
 def explain(
@@ -86,14 +94,24 @@ def explain(
     if chosen is None or not can[chosen]:
         why = {"tokens": "it has no tokens to match", "regions": "it locates nothing"}
         raise system.lacks("explain", why.get(chosen or "", "it looks at no places"))
-    pictures, texts, words = _inputs(predictor, image, text, language)
+    whole, pictures, texts, words = _inputs(predictor, image, text, language)
     if chosen == "regions":
         words = _pieces(predictor, text, "phrase") or words
-    explanation = ways[chosen](predictor, pictures, texts, words)
-    if not system.can("locate"):
-        return explanation
-    with torch.no_grad():
-        return replace(explanation, located=system.locate(pictures, texts))
+    explanation = ways[chosen](predictor, whole, pictures, texts, words)
+    if system.can("locate"):
+        with torch.no_grad():
+            explanation = replace(explanation, located=system.locate(pictures, texts))
+    return _on_whole(explanation, predictor.fit.part(*whole.shape[1:]))
+
+
+def _on_whole(explanation: Explanation, part: Box) -> Explanation:
+    """The explanation with its boxes in the whole picture, of which the system read a part."""
+    located, boxes, of = explanation.located, explanation.boxes, torch.tensor([part])
+    if part != WHOLE and boxes is not None:
+        boxes = on_whole(boxes, of)
+    if part != WHOLE and located is not None and located.boxes is not None:
+        located = replace(located, boxes=on_whole(located.boxes[0], of.to(located.boxes))[None])
+    return replace(explanation, part=part, boxes=boxes, located=located)
 
 
 class _Word(NamedTuple):
@@ -104,19 +122,17 @@ class _Word(NamedTuple):
     end: int
 
 
-def _inputs(predictor: Predictor, image: Picture, text: str, language: str | None) -> tuple[Images, Texts, list[_Word]]:
+def _inputs(
+    predictor: Predictor, image: Picture, text: str, language: str | None
+) -> tuple[Tensor, Images, Texts, list[_Word]]:
+    """The whole picture [3, H, W], what the system reads of it, the text and its words."""
     try:
-        pixels = predictor.pixels(image)
+        whole = load(image)
+        pixels = predictor.pixels(whole)
     except BrokenImage as error:
         raise UserError(f"the picture cannot be read: {error}") from None
     texts = predictor.tokens([text], language)
-    return Images(pixels[None]).to(predictor.device), texts, _words(predictor, text)
-
-
-def _shown(pictures: Images) -> Tensor:
-    """[3, side, side] uint8: the one picture that is explained."""
-    assert pictures.pixels is not None
-    return pictures.pixels[0]
+    return whole.cpu(), Images(pixels[None]).to(predictor.device), texts, _words(predictor, text)
 
 
 def _words(predictor: Predictor, text: str) -> list[_Word]:
@@ -142,7 +158,7 @@ def _pieces(predictor: Predictor, text: str, kind: str) -> list[_Word]:
 
 
 @torch.no_grad()
-def _by_tokens(predictor: Predictor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
+def _by_tokens(predictor: Predictor, whole: Tensor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
     """Cosine of each word's tokens with each place, and the flow by which the text chooses among pictures."""
     system = predictor.system
     image, sentence = predictor.encode(pictures), predictor.encode(texts)
@@ -166,7 +182,7 @@ def _by_tokens(predictor: Predictor, pictures: Images, texts: Texts, words: list
     sent = torch.stack(flows, 1)
     sent = sent / sent.abs().sum(0).clamp(min=1e-12)
     score = float(predictor.first(image, sentence).t2i[0, 0])
-    return Explanation(drawn, maps.cpu(), "tokens", score, _shown(pictures).cpu(), sent.cpu(), places.cpu())
+    return Explanation(drawn, maps.cpu(), "tokens", score, whole, flow=sent.cpu(), places=places.cpu())
 
 
 def _real(sentence: Encoded) -> Tensor:
@@ -181,7 +197,7 @@ def _real(sentence: Encoded) -> Tensor:
 
 
 @torch.no_grad()
-def _by_regions(predictor: Predictor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
+def _by_regions(predictor: Predictor, whole: Tensor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
     """Heat and best box of each phrase, read by itself as `tuwen eval --task grounding` reads it.
 
     words: phrases, where the text has any.
@@ -194,14 +210,16 @@ def _by_regions(predictor: Predictor, pictures: Images, texts: Texts, words: lis
     boxes = None if located.boxes is None else located.boxes[:, 0].float().cpu()
     image, sentence = predictor.encode(pictures), predictor.encode(texts)
     score = float(predictor.final(image, sentence, predictor.first(image, sentence).t2i[:, 0]))
-    maps, pixels = located.heat.float().cpu(), _shown(pictures).cpu()
-    return Explanation([word.text for word in words], maps, "regions", score, pixels, boxes=boxes)
+    maps = located.heat.float().cpu()
+    return Explanation([word.text for word in words], maps, "regions", score, whole, boxes=boxes)
 
 
 # ---- by cross-attention
 
 
-def _by_attention(predictor: Predictor, pictures: Images, texts: Texts, words: list[_Word]) -> Explanation:
+def _by_attention(
+    predictor: Predictor, whole: Tensor, pictures: Images, texts: Texts, words: list[_Word]
+) -> Explanation:
     """Grad-CAM of the match's log-odds on cross-attention from words to places (Selvaraju 2017; ALBEF, section 6.1).
 
     A place's share is its attention weight times the weight's gradient where that is positive, averaged over heads and,
@@ -224,7 +242,7 @@ def _by_attention(predictor: Predictor, pictures: Images, texts: Texts, words: l
     maps = torch.stack([on_grid(cam[word.start : word.end].mean(0)) for word in words])
     with torch.no_grad():
         score = float(predictor.rescored(match.float(), predictor.first(image, sentence).t2i[:, 0]))
-    return Explanation([word.text for word in words], maps.cpu(), "attention", score, _shown(pictures).cpu())
+    return Explanation([word.text for word in words], maps.cpu(), "attention", score, whole)
 
 
 def told_apart(texts: Texts, image: Encoded, vocabulary: Vocabulary, length: int) -> Texts:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tuwen.data.images import shrink
 from tuwen.explain.font import font_for
-from tuwen.explain.maps import Explanation
+from tuwen.explain.maps import Box, Explanation
 from tuwen.outputs import check_free
 
 MARK = "tuwen explain"  # in the file, so that it may be written again
@@ -25,12 +25,9 @@ DARK = 0.3  # brightness of what is coldest
 COLOURS = ("#e0862b", "#3f7fe0", "#1f9d6b", "#d1495b", "#b05fc9", "#2a9fb5", "#8a8f2a", "#94694f")
 
 
-def draw(explanation: Explanation, text: str, out: Path, image: Tensor | None = None) -> str:
-    """Writes the picture as PNG; gives the characters no font was found for, which are drawn as boxes.
-
-    image: [3, H, W] uint8, the same picture in another size or shape to lay the maps over; None: as the system read it.
-    """
-    pixels = shrink(explanation.pixels if image is None else image, 256).permute(1, 2, 0).numpy()
+def draw(explanation: Explanation, text: str, out: Path) -> str:
+    """Writes the picture as PNG; gives the characters no font was found for, which are drawn as boxes."""
+    pixels = shrink(explanation.picture, 256).permute(1, 2, 0).numpy()
     font, lacking = font_for(text + "".join(explanation.words))
     matched = explanation.flow is not None and explanation.places is not None
     panels = 1 + len(explanation.words)
@@ -56,7 +53,7 @@ def draw(explanation: Explanation, text: str, out: Path, image: Tensor | None = 
             _boxes(axis, None if boxes is None else boxes[0, :BOXES], pixels.shape, BEST)
             continue
         colour = COLOURS[(k - 1) % len(COLOURS)]
-        _heat(axis, explanation.maps[k - 1], pixels, colour)
+        _heat(axis, explanation.maps[k - 1], explanation.part, pixels, colour)
         if explanation.boxes is not None:
             _boxes(axis, explanation.boxes[k - 1 : k], pixels.shape, BEST)
         axis.set_title(explanation.words[k - 1], fontproperties=font, fontsize=11, color=colour)
@@ -76,12 +73,18 @@ def _show(axis: Axes, pixels: np.ndarray) -> None:
     axis.imshow(pixels, extent=(0, pixels.shape[1], pixels.shape[0], 0))
 
 
-def _heat(axis: Axes, heat: Tensor, pixels: np.ndarray, colour: str) -> None:
-    """The picture lit where the word is and dark elsewhere, a line round what is warmer than halfway."""
+def _heat(axis: Axes, heat: Tensor, part: Box, pixels: np.ndarray, colour: str) -> None:
+    """The picture lit where the word is and dark elsewhere, a line round what is warmer than halfway.
+
+    heat: [h, w] over a part of the picture; beside it nothing was read, and nothing is lit.
+    """
     height, width = pixels.shape[:2]
-    smooth = F.interpolate(heat[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
-    low, high = smooth.min(), smooth.max()
-    share = ((smooth - low) / (high - low) if high > low else np.zeros_like(smooth))[..., None]
+    left, top, right, bottom = (round(edge * side) for edge, side in zip(part, (width, height) * 2, strict=True))
+    smooth = F.interpolate(heat[None, None], (bottom - top, right - left), mode="bilinear", align_corners=False)
+    low, high = float(smooth.min()), float(smooth.max())
+    share = np.zeros((height, width, 1), np.float32)
+    if high > low:
+        share[top:bottom, left:right, 0] = ((smooth - low) / (high - low))[0, 0].numpy()
     grey = pixels.mean(2, keepdims=True) * DARK
     axis.imshow((grey + share * (pixels - grey)).round().astype(np.uint8), extent=(0, width, height, 0))
     if high > low:
@@ -110,7 +113,7 @@ def _matches(axis: Axes, explanation: Explanation, pixels: np.ndarray, font) -> 
     axis.imshow(pixels, extent=(width, 2 * width, height, 0))
     axis.set_xlim(-0.2 * width, 2 * width)
     axis.set_ylim(height, 0)
-    centres = _centres(explanation.places.numpy(), width, height)
+    centres = _centres(explanation.places.numpy(), explanation.part, width, height)
     for k, word in enumerate(explanation.words):
         colour, y = COLOURS[k % len(COLOURS)], (k + 0.5) * height / len(explanation.words)
         axis.text(0.3 * width, y, word, fontproperties=font, fontsize=11, color=colour, ha="right", va="center")
@@ -123,9 +126,10 @@ def _matches(axis: Axes, explanation: Explanation, pixels: np.ndarray, font) -> 
                 axis.plot(width + to[0], to[1], "o", color=colour, markersize=3 + 5 * shares[token])
 
 
-def _centres(places: np.ndarray, width: int, height: int) -> np.ndarray:
-    """[N, 2] the mean place (x, y) of each token, in pixels."""
+def _centres(places: np.ndarray, part: Box, width: int, height: int) -> np.ndarray:
+    """[N, 2] the mean place (x, y) of each token, in pixels of the whole picture."""
     _, rows, columns = places.shape
-    x = (np.arange(columns) + 0.5) * width / columns
-    y = (np.arange(rows) + 0.5) * height / rows
+    left, top, right, bottom = part
+    x = (left + (np.arange(columns) + 0.5) * (right - left) / columns) * width
+    y = (top + (np.arange(rows) + 0.5) * (bottom - top) / rows) * height
     return np.stack([places.sum(1) @ x, places.sum(2) @ y], 1)

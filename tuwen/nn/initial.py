@@ -10,7 +10,8 @@ def initialise(system: nn.Module, seed: int) -> None:
     """Draws every weight anew, each from a generator keyed by (seed, its name).
 
     Matrices: truncated normal with deviation 0.02 at 768 inputs (BERT, ViT), growing as 1/sqrt(inputs) for smaller
-    widths; of layers with a `gain` normal with gain / sqrt(inputs) (He et al. 2015). Embeddings, positions and class
+    widths; of layers with a `gain` normal with gain / sqrt(outputs) (He et al. 2015, so that gradients keep
+    their size). Embeddings, positions and class
     tokens: normal, 0.02; biases 0, as are layers with `zero_start`; norms 1. Scalars (temperatures) keep the value
     they were built with. Teachers then copy their students.
     """
@@ -51,7 +52,7 @@ def _draw(module: nn.Module, name: str, parameter: nn.Parameter, key: int) -> No
         deviation = 0.02 * (768 / inputs) ** 0.5 if matrix else 0.02
         values = torch.empty(parameter.shape)
         if matrix and hasattr(module, "gain"):
-            parameter.copy_(values.normal_(std=module.gain / inputs**0.5, generator=generator))
+            parameter.copy_(values.normal_(std=module.gain / len(parameter) ** 0.5, generator=generator))
             return
         nn.init.trunc_normal_(values, std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)
         parameter.copy_(values)

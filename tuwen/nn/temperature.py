@@ -33,9 +33,12 @@ def log_scale(scale: float = 1 / 0.07, most: float = 100.0) -> Temperature:
     return Temperature(math.log(scale), 0.0, math.log(most))
 
 
-@torch.no_grad()
 def clamp_temperatures(module: nn.Module) -> None:
-    """Brings every temperature of a module within its bounds, in place."""
+    """Brings every temperature of a module within its bounds, in place.
+
+    By `data`, which autograd does not watch: a second forward before the first one's backward (another thread's, or
+    another micro-batch's) changes no number, since the first has clamped already, and must not count as a change.
+    """
     for parameter in module.parameters():
         if isinstance(parameter, Temperature):
-            parameter.clamp_(parameter.least, parameter.most)
+            parameter.data.clamp_(parameter.least, parameter.most)

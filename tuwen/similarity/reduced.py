@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 
 class Mix(nn.Conv2d):
-    """A linear map of every place by itself, in groups, without bias; its start is Kaiming's (`tuwen.nn.initial`):
-    from smaller weights all new tokens would be the mean of all places."""
+    """A linear map of every place by itself, in groups, without bias; its start is Kaiming's by outputs, as in the
+    official code (mmcv's `kaiming_init`): from smaller weights all new tokens would be the mean of all places."""
 
     gain = 2**0.5
 
@@ -17,7 +17,7 @@ class TokenReduction(nn.Module):
     """Each of `tokens` new tokens is a weighted mean of all places, by weights it learns to read off them.
 
     A = softmax over places of W2 W1 LN(x), z = A Wf x, with W1 and Wf in `groups` groups, W2 to `tokens`, no biases and
-    nothing between W1 and W2 (Wukong card, section 3, from the official code), their start Kaiming's. x are projected
+    nothing between W1 and W2 (Wukong card, section 3, from the official code). x are projected
     tokens before they are scaled to length 1. The order of places changes nothing.
     """
 

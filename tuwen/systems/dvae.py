@@ -28,6 +28,7 @@ class DVAEConfig:
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     codes: CodesConfig = field(default_factory=CodesConfig)
+    not_built = ("image", "text")  # see `tuwen.nn.memory`
     uniform: float = 0.01
     coldest: float = 1 / 16
 

@@ -1,5 +1,6 @@
 """SLAN: regions picked and placed for each text, without a box ever seen in training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -100,9 +101,8 @@ class SLAN(System):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
-        self.locator = Locator(
-            config.image.width, config.text.width, config.embed, config.fusion.heads, config.regions, config.steps
-        )
+        heads = math.gcd(config.embed, config.fusion.heads)  # the fusion's, as far as they divide the narrower space
+        self.locator = Locator(config.image.width, config.text.width, config.embed, heads, config.regions, config.steps)
         self.region_to_fusion = nn.Linear(config.embed + 4, config.image.width)  # states and their boxes
         self.fusion = CrossEncoder(config.fusion, config.image.width)
         self.match_head = MatchHead(config.fusion.width)

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from tuwen.data.batch import Images, Texts
 from tuwen.data.corpus import Corpus
+from tuwen.data.fit import on_part, on_whole
 from tuwen.data.grounding import Phrase, phrases_of
+from tuwen.data.images import load
 from tuwen.data.loader import images_of
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor
@@ -44,7 +46,8 @@ def evaluate_grounding(
     """Percentages a language: `{"languages": {"zh": {"pointing", "iou", "iou50", "phrases", "centre", "whole"}}, ...}`.
 
     limit: at most so many pictures. Of a system that gives heat alone the overlap is that of its heat's tight box.
-    "proposals", where rows bring boxes: {"iou50", "any", "largest"}.
+    "proposals", where rows bring boxes: {"iou50", "any", "largest"}. All boxes are of the whole picture, also where a
+    tower reads its middle alone.
 
     Raises:
         UserError: the system cannot locate, the corpus knows no boxes, an unknown language, or no readable picture.
@@ -101,13 +104,16 @@ def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: 
             continue
         pictures = images.select(torch.tensor([readable.index(rows[k]) for k in chosen.tolist()], dtype=torch.int64))
         located = locate(predictor, pictures.to(predictor.device), texts.select(chosen.to(predictor.device)))
-        points.append(point_of(located).double().cpu())
-        boxes.append(box_of(located).double().cpu())
+        seen = None if pictures.seen is None else pictures.part(0).seen  # of a clip's frames, which are of one size
+        points.append(_on_whole(point_of(located), seen))
+        boxes.append(_on_whole(box_of(located), seen))
         right += [asked[places[k]].boxes for k in chosen.tolist()]
         if located.heat is not None:
             heat = located.heat.double().cpu()
             given = [_proposals(corpus, rows[k]) for k in chosen.tolist()]
-            chosen_boxes += [(boxes, best_proposal(of, boxes)) for of, boxes in zip(heat, given, strict=True)]
+            parts = [None] * len(heat) if seen is None else list(seen[:, None].double())
+            for own_heat, part, own in zip(heat, parts, given, strict=True):
+                chosen_boxes.append((own, best_proposal(own_heat, part, own)))
     if not right:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of the pictures can be read")
     figures = figures_of(torch.cat(points).numpy(), torch.cat(boxes).numpy(), right)
@@ -131,11 +137,14 @@ def _proposals(corpus: Corpus, row: int) -> np.ndarray:
     return np.array(corpus.record(row).columns.get("boxes") or [], dtype=np.float64).reshape(-1, 4)
 
 
-def best_proposal(heat: Tensor, boxes: np.ndarray) -> np.ndarray:
-    """[4] of boxes [n, 4] the one with the most heat [h, w] inside over the root of its area; cells count by share."""
+def best_proposal(heat: Tensor, part: Tensor | None, boxes: np.ndarray) -> np.ndarray:
+    """[4] of boxes [n, 4] the one with the most heat [h, w] inside over the root of its area; cells count by share.
+
+    part: [1, 4] of the picture that the heat lies over; None: all of it.
+    """
     if not len(boxes):
         return np.zeros(4)
-    edges = torch.from_numpy(boxes)
+    edges = torch.from_numpy(boxes) if part is None else on_part(torch.from_numpy(boxes), part)
     inside = []
     for low, high, cells in ((edges[:, 1], edges[:, 3], heat.shape[0]), (edges[:, 0], edges[:, 2], heat.shape[1])):
         place = torch.arange(cells, dtype=torch.float64)
@@ -159,6 +168,12 @@ def _among(chosen: Sequence[tuple[np.ndarray, np.ndarray]], right: list[np.ndarr
         every.append(np.mean(hits))
         largest.append(hits[int((boxes[:, 2:] - boxes[:, :2]).prod(1).argmax())])
     return {name: 100 * float(np.mean(x)) for name, x in (("iou50", own), ("any", every), ("largest", largest))}
+
+
+def _on_whole(places: Tensor, seen: Tensor | None) -> Tensor:
+    """Places in what the tower read of each picture, as places in the whole picture, where the right boxes are."""
+    places = places.double().cpu()
+    return places if seen is None else on_whole(places, seen.double())
 
 
 def point_of(located: Located) -> Tensor:
@@ -230,14 +245,15 @@ class Grounding(Task):
     verb = "ground"
 
     def use(self, predictor, head, pictures, texts, **how):
-        """A box (x0, y0, x1, y1 in 0 to 1) for each picture and phrase."""
+        """A box (x0, y0, x1, y1 in 0 to 1 of the whole picture) for each picture and phrase."""
         boxes: list[tuple[float, ...]] = []
         with predictor.evaluating():
             for start in range(0, len(texts), BATCH):
-                pixels = torch.stack([predictor.pixels(picture) for picture in pictures[start : start + BATCH]])
-                images = Images(pixels).to(predictor.device)
+                whole = [load(picture) for picture in pictures[start : start + BATCH]]
+                seen = torch.tensor([predictor.fit.part(*picture.shape[1:]) for picture in whole])
+                images = Images(torch.stack([predictor.pixels(picture) for picture in whole])).to(predictor.device)
                 located = locate(predictor, images, predictor.tokens(texts[start : start + BATCH]))
-                boxes += map(tuple, box_of(located).tolist())
+                boxes += map(tuple, _on_whole(box_of(located), seen).tolist())
         return boxes
 
     def measure(self, predictor, head, corpus, **options):

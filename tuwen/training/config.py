@@ -25,6 +25,9 @@ class TrainConfig:
     batch_size: pairs a step, over all processes and micro-batches.
     steps: optimizer steps in all; None: as many as `epochs` has.
     lr, min_lr: peak learning rate, reached after `warmup` (a share of all steps), and where the cosine ends.
+    warmup_from: learning rate the warm-up rises from.
+    decays: what weight_decay pulls towards 0: "maps" between features; "matrices": embeddings, positions and class
+        tokens too (ALBEF's code); "all": norms, biases and temperatures too (R2D2's).
     clip_norm: greatest norm of the gradient; None: not clipped.
     layer_decay: factor on the learning rate a layer further from a tower's output.
     rates: (regular expression, factor on the learning rate) pairs, matched from the start of a parameter's
@@ -53,7 +56,9 @@ class TrainConfig:
     lr: float = 5e-4
     min_lr: float = 0.0
     warmup: float = 0.05
+    warmup_from: float = 0.0
     weight_decay: float = 0.05
+    decays: Literal["maps", "matrices", "all"] = "maps"
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     clip_norm: float | None = 1.0
@@ -98,11 +103,12 @@ class TrainConfig:
         for name in ("warmup", "average", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        for name in ("min_lr", "weight_decay", "seed"):
+        for name in ("min_lr", "warmup_from", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name} must lie between 0 and 2^63, got {quoted(getattr(self, name), 40)}")
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        for name in ("min_lr", "warmup_from"):
+            if getattr(self, name) > self.lr:
+                raise ValueError(f"{name} {getattr(self, name)} is above lr {self.lr}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in 0 to 1 (1 excluded), got {self.betas}")
         if any(factor < 0 for _, factor in self.rates):

@@ -148,7 +148,7 @@ class _Trainer:
         refusals.refuse_uneven_shares(train, parallel.world())
         self.tokenizer = start.make_tokenizer(config, corpora.values()) if new else Tokenizer.load(run / TOKENIZER)
         self.languages = start.language_table(run, config, corpora, new)
-        self.system = start.build_system(config, self.tokenizer).to(place)
+        self.system = start.build_system(config, self.tokenizer, place).to(place)
         self.roles = roles.load_roles(config, self.system, self.tokenizer, self.languages, place)
         reads, needs = roles.asked(self.system, self.roles)
         self.compares = self.system.head is None and type(self.system).compares_rows(config.model)

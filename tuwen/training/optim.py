@@ -12,7 +12,7 @@ from tuwen.nn.transformer import Stack
 from tuwen.training.config import HEAD, TrainConfig
 
 # last part of the name of a parameter that stands for a place or a token, not for a map between features
-_NO_DECAY = re.compile(r"position|class_token|mask_token|token_type|query_token")
+_PLACES = re.compile(r"position|class_token|mask_token|token_type|query_token")
 # a tower's parts before its first layer
 _EMBEDDING = re.compile(r"(patch|word|position|class_token|pre_norm|embed)")
 
@@ -21,23 +21,25 @@ _EMBEDDING = re.compile(r"(patch|word|position|class_token|pre_norm|embed)")
 class Schedule:
     """Linear warm-up, then half a cosine down to `floor`, as a factor on the peak rate.
 
-    Step s of the `warmup` first gets (s + 1) / warmup; later ones floor + (1 - floor) (1 + cos(pi p)) / 2 with
-    p = (s - warmup) / (total - warmup).
+    Step s of the `warmup` first gets start + (1 - start) (s + 1) / warmup; later ones
+    floor + (1 - floor) (1 + cos(pi p)) / 2 with p = (s - warmup) / (total - warmup).
     """
 
     total: int
     warmup: int
     floor: float = 0.0
+    start: float = 0.0
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:
-            return (step + 1) / self.warmup
+            return self.start + (1 - self.start) * (step + 1) / self.warmup
         passed = (step - self.warmup) / max(1, self.total - self.warmup)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, passed)))
 
 
 def schedule(config: TrainConfig, total: int) -> Schedule:
-    return Schedule(total, round(config.warmup * total), config.min_lr / config.lr)
+    floor, start = config.min_lr / config.lr, config.warmup_from / config.lr
+    return Schedule(total, round(config.warmup * total), floor, start)
 
 
 def factors(system: nn.Module, config: TrainConfig) -> dict[str, float]:
@@ -67,7 +69,7 @@ def build_optimizer(system: nn.Module, config: TrainConfig) -> torch.optim.AdamW
         UserError: as `factors`, and if everything is frozen.
     """
     scale = factors(system, config)
-    plain = _undecayed(system)
+    plain = _undecayed(system, config.decays)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in system.named_parameters():
         if scale.get(name, 0.0) == 0.0:
@@ -109,12 +111,15 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise UserError(f"config field train.rates: {pattern!r} is no regular expression: {error}") from None
 
 
-def _undecayed(system: nn.Module) -> set[str]:
-    """Norms, biases and all of one dimension or none; embeddings, positions, class tokens."""
+def _undecayed(system: nn.Module, decays: str) -> set[str]:
+    """Names of norms, biases and all of one dimension or none, unless "all" decays; of embeddings, positions and class
+    tokens where "maps" alone do."""
     names = set()
     for module_name, module in system.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.dim() <= 1 or isinstance(module, nn.Embedding) or _NO_DECAY.search(name):
+            place = isinstance(module, nn.Embedding) or bool(_PLACES.search(name))
+            spared = decays == "maps" if place else parameter.dim() <= 1 and decays != "all"
+            if spared:
                 names.add(f"{module_name}.{name}" if module_name else name)
     return names
 

@@ -17,6 +17,7 @@ from tuwen.data.text import Tokenizer, read_dictionary
 from tuwen.errors import UserError, quoted
 from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.initial import copy_students, initialise
+from tuwen.nn.memory import refuse_beyond_memory
 from tuwen.nn.published.tokenizer import trimmed
 from tuwen.nn.towers import ImageTower, TextTower, fitted_positions
 from tuwen.nn.transformer import Block
@@ -143,9 +144,16 @@ def _reads_texts(config: RunConfig) -> bool:
     return not sources or any(weight > 0 for name, weight in sources.items() if name != "images")
 
 
-def build_system(config: RunConfig, tokenizer: Tokenizer) -> System:
-    """The system a config names, with the head of its task, weights yet to be set."""
+def build_system(config: RunConfig, tokenizer: Tokenizer, trained_on: torch.device | None = None) -> System:
+    """The system a config names, with the head of its task, weights yet to be set. trained_on: if not only used.
+
+    Raises:
+        UserError: it would not fit into the machine's memory.
+    """
     kind: Any = systems.find(config.system)
+    refuse_beyond_memory(config.model, tokenizer.vocabulary.size, torch.device("cpu"))
+    if trained_on is not None and all(factor > 0 for _, factor in config.train.rates):  # frozen weights have no moments
+        refuse_beyond_memory(config.model, tokenizer.vocabulary.size, trained_on, trained=True)
     system = kind(config.model, tokenizer.vocabulary)
     if config.task is not None:
         system.attach(tasks.of(config.task).head(system, tokenizer))

@@ -17,9 +17,14 @@ from tuwen.search.service.settings import RequestLimits
 
 
 async def app(scope, receive, send):
-    """Answers at once, or at /slow after two seconds."""
+    """Answers at once; at /slow after two seconds; at /long with eight megabytes in pieces."""
     if scope["path"] == "/slow":
         await asyncio.sleep(2)
+    if scope["path"] == "/long":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8000000")]})
+        for k in range(80):
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": k < 79})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -107,6 +112,48 @@ def test_requests_in_hand_are_not_closed_and_an_address_has_only_so_many():
             assert known.recv(15) == b"HTTP/1.1 200 OK"
         time.sleep(0.1)
         assert answers(port) == 200
+
+
+LONG = b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_an_answer_that_nobody_reads_is_given_up():
+    """A request that comes again and again on one connection, too: its answers wait for the first to be read."""
+    with served(address=2, header_seconds=30, write_seconds=0.5) as port, contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        deaf = [opened(port, stack, sends=LONG * count) for count in (1, 5)]
+        time.sleep(0.3)
+        assert is_closed(opened(port, stack, sends=LONG), 1)  # both are in hand and give no way
+        while answers_or_none(port) is None:
+            assert time.monotonic() - began < 10
+            time.sleep(0.1)
+        for known in deaf:
+            assert received(known) < 8_000_000
+
+
+def answers_or_none(port):
+    with contextlib.suppress(httpx.HTTPError):
+        return answers(port)
+    return None
+
+
+def received(known, pause=0.0) -> int:
+    """Bytes until the connection ends, or 8 MB and the head are there; a pause after each 100 kB."""
+    known.settimeout(5)
+    count = 0
+    with contextlib.suppress(OSError):
+        while (count < 8_000_000) and (part := known.recv(100_000)):
+            count += len(part)
+            time.sleep(pause)
+    return count
+
+
+def test_an_answer_that_is_read_slowly_comes_whole():
+    """It takes longer than may pass without anything read."""
+    with served(header_seconds=30, write_seconds=0.5) as port, contextlib.ExitStack() as stack:
+        known, began = opened(port, stack, sends=LONG), time.monotonic()
+        assert received(known, pause=0.01) >= 8_000_000
+        assert time.monotonic() - began > 0.5
 
 
 def test_a_kept_connection_serves_again_and_again():

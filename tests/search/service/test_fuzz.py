@@ -1,13 +1,21 @@
 """Requests made up at random: an answer or a refusal in a line, never a failure of the service."""
 
+import functools
 import json
 import random
 from collections import Counter
 
 import pytest
+from starlette.testclient import TestClient
 
-from tests.search.service.conftest import pictures
+from tests.fuzzing import ended, faults, in_children
+from tests.search.service.conftest import LOCAL, pictures
 from tests.search.service.test_hostile import BROKEN, ODD
+from tuwen.search.build import build_index
+from tuwen.search.index import Index
+from tuwen.search.query import Searcher
+from tuwen.search.service.app import create_app
+from tuwen.search.service.settings import Settings
 
 TEXTS = (
     "cat",
@@ -63,44 +71,47 @@ def ask(client, draw: random.Random):
             return client.post("/search", content=bytes(body), headers={"Content-Type": "application/json"})
 
 
-def outcomes(client, count: int, seed: int = 0) -> Counter:
-    """Requests by the status of the answer; whatever is wrong with one fails at once."""
-    counts = Counter()
-    for number in range(count):
-        answer = ask(client, random.Random(f"request {seed} {number}"))
-        counts[answer.status_code] += 1
-        place = f"{number}: {answer.status_code} {answer.text[:300]}"
-        assert answer.status_code < 500, place
-        assert "root:" not in answer.text, place  # of /etc/passwd
-        if answer.status_code >= 400:
-            detail = answer.json()["detail"]
-            assert len(detail) < 600, place
-            assert "\n" not in detail, place
-        if answer.status_code == 201:
-            for entry in answer.json()["entries"]:
-                client.delete("/pictures", params={"id": entry["id"]})
-    print(dict(counts))
-    return counts
+@functools.cache
+def client_of(index: str) -> TestClient:
+    """A service of an index that requests may change, one a process."""
+    client = TestClient(create_app(Searcher(Index.open(index)), Settings(), None), base_url=LOCAL)
+    return client.__enter__()
 
 
-@pytest.fixture
-def kept(run, tmp_path, serve):
-    """A service of an index that requests may change."""
-    from tuwen.search.build import build_index
-    from tuwen.search.query import Searcher
+def attempt(index: str, seed: str, number: int) -> str:
+    """One request: "read" where it is answered, "line" where it is refused; what is wrong with it raises."""
+    client = client_of(index)
+    answer = ask(client, random.Random(f"request {seed} {number}"))
+    place = f"{answer.status_code} {answer.text[:300]}"
+    assert answer.status_code < 500, place
+    assert "root:" not in answer.text, place  # of /etc/passwd
+    if answer.status_code == 201:
+        for entry in answer.json()["entries"]:
+            client.delete("/pictures", params={"id": entry["id"]})
+    detail = answer.json()["detail"] if answer.status_code >= 400 else ""
+    assert len(detail) < 600, place
+    return ended([detail] if detail else [])
 
-    return serve(Searcher(build_index(run, pictures(12), tmp_path / "index")))
+
+@pytest.fixture(scope="module")
+def index(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("asked") / "index"
+    build_index(run, pictures(12), folder)
+    return folder
 
 
-def test_requests_at_random(kept):
-    counts = outcomes(kept, 100)
-    assert counts[200] > 10
-    assert counts[422] > 10
-    assert kept.post("/search", json={"text": "cat", "top": 3}).json()["results"]
+def alive(index: str, number: int) -> str:
+    """The service that was asked before answers still."""
+    assert client_of(index).post("/search", json={"text": "cat", "top": 3}).json()["results"]
+    return "read"
 
 
-@pytest.mark.slow  # 3 minutes
-def test_requests_at_random_long(kept):
-    counts = outcomes(kept, 3000, seed=1)
-    assert counts[200] > 300
-    assert kept.post("/search", json={"text": "cat", "top": 3}).json()["results"]
+@pytest.mark.parametrize(
+    ("count", "seed"), [(100, 0), pytest.param(3000, 1, marks=pytest.mark.slow)], ids=["some", "many, 3 minutes"]
+)
+def test_requests_at_random(index, count, seed):
+    ends = in_children(range(count), attempt, index, seed)
+    assert faults(ends) == {}
+    counts = Counter(what for what, _ in ends.values())
+    assert min(counts["read"], counts["line"]) > count // 10
+    assert faults(in_children([0], alive, index)) == {}

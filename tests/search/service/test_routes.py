@@ -170,9 +170,10 @@ def test_words_are_mapped(client, searcher):
     assert answer.status_code == 200, answer.text
     from tuwen.explain import word_maps
 
-    words, maps = word_maps(searcher.predictor, searcher.index.picture("scene/0-2.jpg"), "a red bird")
+    words, maps, part = word_maps(searcher.predictor, searcher.index.picture("scene/0-2.jpg"), "a red bird")
     told = answer.json()["words"]
     assert [one["word"] for one in told] == list(words)
+    assert answer.json()["part"] == list(part) == [0, 0, 1, 1]
     torch.testing.assert_close(torch.tensor([one["map"] for one in told]), maps, atol=6e-4, rtol=0)
     assert client.post("/explain", json={"id": "none", "text": "a red bird"}).status_code == 404
 

@@ -40,8 +40,8 @@ function wordsOnDemand(made, id, text) {
     if (asked) return;
     asked = true;
     try {
-      const { words } = await explain(id, text);
-      made.querySelector(".words").append(...words.map(({ word, map }) => button(word, map, made)));
+      const { words, part } = await explain(id, text);
+      made.querySelector(".words").append(...words.map(({ word, map }) => button(word, map, part, made)));
     } catch (error) {
       made.querySelector(".words").title = error.message;
     }
@@ -52,11 +52,11 @@ function wordsOnDemand(made, id, text) {
   made.querySelector(".frame").addEventListener("pointerleave", () => { clearTimeout(timer); });
 }
 
-function button(word, map, made) {
+function button(word, map, part, made) {
   const one = document.createElement("button");
   one.type = "button";
   one.textContent = word;
-  const on = () => { clear(made); one.classList.add("shown"); draw(made, map); };
+  const on = () => { clear(made); one.classList.add("shown"); draw(made, map, part); };
   const off = () => { if (one.classList.contains("shown")) clear(made); };
   one.addEventListener("pointerenter", on);
   one.addEventListener("focus", on);
@@ -73,8 +73,8 @@ export function clear(made) {
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
 }
 
-// The map was made on the whole picture, so it is stretched to the picture's own size; style then crops both alike.
-function draw(made, map) {
+// The map lies over a part of the whole picture and is stretched to that part's size; style then crops both alike.
+function draw(made, map, [left, top, right, bottom]) {
   const small = document.createElement("canvas");
   [small.height, small.width] = [map.length, map[0].length];
   const pixels = new ImageData(small.width, small.height);
@@ -85,5 +85,6 @@ function draw(made, map) {
   [canvas.width, canvas.height] = [image.naturalWidth || 1, image.naturalHeight || 1];
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  const [width, height] = [canvas.width, canvas.height];
+  context.drawImage(small, left * width, top * height, (right - left) * width, (bottom - top) * height);
 }

@@ -1,4 +1,4 @@
-"""Connections: how many there are, and how long one may be silent, so that who sends nothing keeps nobody out."""
+"""Connections: how many there are, and how long one may be silent or leave its answer unread: it keeps nobody out."""
 
 import asyncio
 from collections import Counter
@@ -29,55 +29,71 @@ class _Crowd:
 
 
 def bounded(limits: RequestLimits) -> Any:
-    """uvicorn's protocol, with the limits on connections and on the time until a request's headers are in."""
-    crowd = _Crowd(limits)
+    """uvicorn's protocol, with the limits on connections and on the time for headers and for an answer to be read."""
+    return type("Bounded", (_Bounded,), {"crowd": _Crowd(limits)})
 
-    class Bounded(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
-        address, timer = "", None
 
-        def connection_made(self, transport):
-            super().connection_made(transport)
-            address = self.client[0] if self.client else "here"
-            if crowd.room_for(address):
-                self.address = address
-                crowd.addresses[address] += 1
-                self.wait()
-            else:
-                transport.abort()
+class _Bounded(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
+    """One connection of a crowd. timer: until a silent one is closed; unread: until one is that reads no answer."""
 
-        def data_received(self, data):
-            super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:  # a request is in hand
-                self.hush()
+    crowd: _Crowd
+    address, timer, unread = "", None, None
 
-        def on_response_complete(self):
-            super().on_response_complete()
-            if self.address and self.cycle.response_complete:  # unless the next request came with the last
-                self.wait()
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        address = self.client[0] if self.client else "here"
+        if self.crowd.room_for(address):
+            self.address = address
+            self.crowd.addresses[address] += 1
+            self.wait()
+        else:
+            transport.abort()
 
-        def connection_lost(self, exc):
-            super().connection_lost(exc)
-            self.leave()
-
-        def wait(self) -> None:
-            """From now on, until the headers of a request are in, the connection is silent."""
+    def data_received(self, data):
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:  # a request is in hand
             self.hush()
-            crowd.silent[self] = self.address
-            self.timer = asyncio.get_running_loop().call_later(limits.header_seconds, self.leave)
 
-        def hush(self) -> None:
-            crowd.silent.pop(self, None)
-            if self.timer is not None:
-                self.timer.cancel()
+    def on_response_complete(self):
+        super().on_response_complete()
+        if self.address and self.cycle.response_complete:  # unless the next request came with the last
+            self.wait()
 
-        def leave(self) -> bool:
-            """Closes the connection, where it is open still, and counts it no more."""
-            self.hush()
-            if self.address:
-                crowd.addresses[self.address] -= 1
-                crowd.addresses += Counter()  # keeps those above 0 alone
-                self.address = ""
-                self.transport.abort()
-            return True
+    def pause_writing(self):
+        super().pause_writing()  # the answer waits until the client reads
+        self.unread = asyncio.get_running_loop().call_later(self.crowd.limits.write_seconds, self.leave)
 
-    return Bounded
+    def resume_writing(self):
+        super().resume_writing()
+        self.read()
+
+    def connection_lost(self, exc):
+        super().connection_lost(exc)
+        self.leave()
+
+    def wait(self) -> None:
+        """From now on, until the headers of a request are in, the connection is silent."""
+        self.hush()
+        self.crowd.silent[self] = self.address
+        self.timer = asyncio.get_running_loop().call_later(self.crowd.limits.header_seconds, self.leave)
+
+    def hush(self) -> None:
+        self.crowd.silent.pop(self, None)
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def read(self) -> None:
+        """The client has read what waited for it."""
+        if self.unread is not None:
+            self.unread.cancel()
+
+    def leave(self) -> bool:
+        """Closes the connection, where it is open still, and counts it no more."""
+        self.hush()
+        self.read()
+        if self.address:
+            self.crowd.addresses[self.address] -= 1
+            self.crowd.addresses += Counter()  # keeps those above 0 alone
+            self.address = ""
+            self.transport.abort()
+        return True

@@ -99,8 +99,11 @@ class WordMap(BaseModel):
 class Explained(BaseModel):
     """A heat map for each word."""
 
-    model_config = example({"words": [{"word": "红色", "map": [[0.0, 0.2], [0.1, 1.0]]}]})
+    model_config = example({"words": [{"word": "红色", "map": [[0.0, 0.2], [0.1, 1.0]]}], "part": [0.0, 0.0, 1.0, 1.0]})
     words: Sequence[WordMap]
+    part: tuple[float, float, float, float] = Field(
+        description="left, top, right and bottom edge of the part of the picture that the maps lie over, 0 to 1"
+    )
 
 
 class PictureRecord(BaseModel):

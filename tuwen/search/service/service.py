@@ -121,10 +121,10 @@ class Service:
 
         with _known():
             picture = await self.pictures.alone(self.searcher.index.picture, id)
-        words, maps = await self.searches.alone(word_maps, self.searcher.predictor, picture, text)
+        words, maps, part = await self.searches.alone(word_maps, self.searcher.predictor, picture, text)
         rounded = [[[round(value, 3) for value in row] for row in grid] for grid in maps.float().tolist()]
         pairs = zip(words, rounded, strict=True)
-        return messages.Explained(words=[messages.WordMap(word=word, map=grid) for word, grid in pairs])
+        return messages.Explained(words=[messages.WordMap(word=word, map=grid) for word, grid in pairs], part=part)
 
     def thumbnail(self, id: str) -> bytes:
         with _known():

@@ -16,8 +16,9 @@ class RequestLimits:
     `tuwen.data.images`). pictures: in one form. filters: columns a search is filtered by. values: in one filter. texts:
     of one picture in one language. tags: in one of its columns. columns: of one picture. top: results. candidates:
     pictures re-ranked. deleted: ids in one request. header_seconds: until the headers are in. read_seconds: until the
-    body is in. refused_seconds: for the rest of a body that nobody reads. connections: open at once; address: of one
-    address. Beyond these two, one that has sent no request gives way to the new one.
+    body is in. write_seconds: until the client has read enough of an answer for more to be written. refused_seconds:
+    for the rest of a body that nobody reads. connections: open at once; address: of one address. Beyond these two, one
+    that has sent no request gives way to the new one.
     """
 
     text: int = 1000
@@ -37,6 +38,7 @@ class RequestLimits:
     deleted: int = 1000
     header_seconds: float = 10.0
     read_seconds: float = 30.0
+    write_seconds: float = 30.0
     refused_seconds: float = 2.0
     connections: int = 512
     address: int = 128

@@ -1,0 +1,44 @@
+"""A run's metrics.jsonl that someone edited: the report's curves show what can be shown of it, or say the line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tuwen.benchmark.report import _curves, _losses, _series, _validation
+from tuwen.errors import UserError
+from tuwen.training.log import read_metrics
+
+ODD = [None, 3, "many", [1], {}, {"first": None}, {"first": {"mean_recall": "high"}}, {"first": {"mean_recall": None}}]
+ODD += [{"first": {"mean_recall": [1]}}, {"first": {"mean_recall": True}}, {"first": {"mean_recall": float("nan")}}]
+ODD += [{"first": {"mean_recall": 1e999}}, {"first": {"mean_recall": 10**400}}, {"other": {"mean_recall": 1.0}}]
+
+
+def written(folder, records) -> None:
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_evaluations_that_are_none_are_left_out_of_the_curves(tmp_path):
+    right = {"en": {"first": {"mean_recall": 40.0}, "chance": {"mean_recall": 2.0}}}
+    records = [{"step": 1, "losses": {"contrast": 2.0}, "eval": right}]
+    records += [{"step": 2 + k, "eval": {"en": odd, "\x1b<b>": odd}} for k, odd in enumerate(ODD)]
+    records.append({"step": 99, "losses": {"contrast": None}, "eval": right})
+    written(tmp_path / "run", records)
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert _validation(records, "first") == {"en": {1: 40.0, 99: 40.0}}
+    steps, values = _series([_losses(records)])["contrast"]
+    assert steps.tolist() == [1, 99]
+    assert values.dtype == np.float64
+    assert values[0, 0] == 2.0
+    assert np.isnan(values[0, 1])
+    page = _curves({}, {"clip": [tmp_path / "run"]})
+    assert page.count("<svg") == 2
+    assert "\x1b" not in page
+
+
+@pytest.mark.parametrize("odd", [[], 3, "x", None])
+def test_an_evaluation_that_is_no_table_is_no_record(tmp_path, odd):
+    written(tmp_path / "run", [{"step": 1, "eval": {}}, {"step": 2, "eval": odd}])
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: no record"):
+        _curves({}, {"clip": [tmp_path / "run"]})
