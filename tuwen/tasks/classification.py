@@ -22,7 +22,7 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
 from tuwen.tasks.choosing import Choice
-from tuwen.tasks.encoding import picture_features
+from tuwen.tasks.encoding import picture_features, width_of
 from tuwen.tasks.heads import accuracy, label_loss
 from tuwen.tasks.task import Task, TaskConfig
 from tuwen.tasks.zero_shot import accuracies
@@ -42,7 +42,7 @@ class PictureClassifier(Head):
 
     def __init__(self, system: System, classes: int):
         super().__init__()
-        self.layer = nn.Linear(feature_width(system), classes)
+        self.layer = nn.Linear(width_of(system, lambda images: picture_features(system, images)), classes)
 
     def needs(self) -> Needs:
         return Needs(columns=("label",))
@@ -56,16 +56,6 @@ class PictureClassifier(Head):
         logits, labels = self.logits(system, batch.images), batch.columns["label"]
         assert isinstance(labels, Tensor)
         return Losses({"classes": label_loss(logits, labels)}, {}, {"accuracy": accuracy(logits.detach(), labels)})
-
-
-@torch.no_grad()
-def feature_width(system: System) -> int:
-    """W of `picture_features`, told by a blank picture."""
-    training, side = system.training, system.config.image.side
-    system.eval()
-    width = picture_features(system, Images(torch.zeros(1, 3, side, side, dtype=torch.uint8))).shape[1]
-    system.train(training)
-    return width
 
 
 def evaluate_classification(

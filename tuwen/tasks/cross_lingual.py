@@ -17,9 +17,17 @@ from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.tasks.encoding import measured
-from tuwen.tasks.likeness import chance_of, cosines, measure_likeness, sharing, words_alone
+from tuwen.tasks.likeness import (
+    HEADINGS,
+    chance_of,
+    cosines,
+    measure_likeness,
+    rows_of_likeness,
+    sharing,
+    words_alone,
+)
 from tuwen.tasks.task import Task
-from tuwen.tasks.text_retrieval import COLUMNS, Said
+from tuwen.tasks.text_retrieval import Said
 
 
 def evaluate_cross_lingual(
@@ -52,6 +60,7 @@ def evaluate_cross_lingual(
                 "vectors": measure_likeness(cosines(vectors[asked.language], vectors[known.language]), truth, False),
                 "words": measure_likeness(words_alone(asked.texts, known.texts), truth, False),
                 "chance": chance_of(truth, alone=False),
+                "languages": [asked.language, known.language],
                 "queries": int((np.diff(truth.start) > 0).sum()),
                 "captions": len(known.texts),
             }
@@ -75,10 +84,9 @@ class CrossLingual(Task):
         return evaluate_cross_lingual(predictor, corpus, **options)
 
     def table(self, measured):
-        names = (("vectors", measured["system"]), ("words", "words alone"), ("chance", "chance"))
         rows = [
-            (*pair.split("-", 1), name, *(f"{marks[key][column]:.1f}" for column in COLUMNS))
-            for pair, marks in measured["pairs"].items()
-            for key, name in names
+            (" against ".join(marks["languages"]), *row)
+            for marks in measured["pairs"].values()
+            for row in rows_of_likeness(measured["system"], marks)
         ]
-        return "percent", ("query", "captions", "by", "R@1", "R@5", "R@10", "mAP"), rows
+        return "percent", ("query against captions", *HEADINGS), rows

@@ -74,6 +74,16 @@ def picture_features(system: System, images: Images) -> Tensor:
     return pooled if images.owner is None else pooled[places_of(images.owner)].mean(1)
 
 
+@torch.no_grad()
+def width_of(system: System, of: Callable[[Images], Tensor]) -> int:
+    """The last size of what is made of a picture, told by a blank one."""
+    training, side = system.training, cast(Any, system).config.image.side
+    system.eval()
+    width = of(Images(torch.zeros(1, 3, side, side, dtype=torch.uint8))).shape[-1]
+    system.train(training)
+    return width
+
+
 @dataclass(frozen=True)
 class LookedAt:
     """Pictures as features [P, W] and as thumbnails [P, 192] in 0..1, 8 x 8 in colours; rows, broken: of the corpus."""

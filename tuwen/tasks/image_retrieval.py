@@ -17,10 +17,8 @@ from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor, vectors
 from tuwen.tasks.encoding import looked_at
-from tuwen.tasks.likeness import chance_of, cosines, measure_likeness, sharing
+from tuwen.tasks.likeness import HEADINGS, chance_of, cosines, measure_likeness, rows_of_likeness, sharing
 from tuwen.tasks.task import Task
-
-COLUMNS = ("r1", "r5", "r10", "map")
 
 
 def evaluate_image_retrieval(
@@ -85,7 +83,5 @@ class ImageRetrieval(Task):
         return evaluate_image_retrieval(predictor, corpus, **options)
 
     def table(self, measured):
-        names = (("vectors", measured["system"]), ("colours", "colours alone"), ("chance", "chance"))
-        rows = [(name, *(f"{measured[key][column]:.1f}" for column in COLUMNS)) for key, name in names]
         remark = f"{measured['queries']} of {measured['images']} pictures asked, alike: {measured['alike']}; percent"
-        return remark, ("by", "R@1", "R@5", "R@10", "mAP"), rows
+        return remark, HEADINGS, rows_of_likeness(measured["system"], measured)

@@ -4,7 +4,7 @@ Shape legend: Q queries, N items. A query may itself stand among the items; it i
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,9 @@ from torch import Tensor
 from tuwen.data.corpus import Relevance
 from tuwen.tasks import metrics
 from tuwen.tasks.text_metrics import caption_words
+
+COLUMNS = ("r1", "r5", "r10", "map")
+HEADINGS = ("by", "R@1", "R@5", "R@10", "mAP")
 
 
 def measure_likeness(
@@ -96,3 +99,9 @@ def words_alone(queries: Sequence[str], items: Sequence[str]) -> metrics.Rows:
         return lambda start, stop: torch.zeros(stop - start, len(items))
     asked = counter.transform(queries)
     return lambda start, stop: torch.from_numpy((asked[start:stop] @ known.T).toarray()).float()
+
+
+def rows_of_likeness(system: str, marks: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
+    """Rows of a table: what is compared, and its R@1, R@5, R@10 and mAP."""
+    names = {"vectors": system, "words": "words alone", "colours": "colours alone", "chance": "chance"}
+    return [(name, *(f"{marks[key][column]:.1f}" for column in COLUMNS)) for key, name in names.items() if key in marks]

@@ -27,7 +27,7 @@ from tuwen.nn.grad_cam import on_grid
 from tuwen.objectives.boxes import nearest_box_loss
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
-from tuwen.tasks.encoding import encoded_rows, measured
+from tuwen.tasks.encoding import encoded_rows, measured, width_of
 from tuwen.tasks.grounding import figures_of
 from tuwen.tasks.heads import read, width_read
 from tuwen.tasks.task import Task
@@ -42,7 +42,8 @@ class BoxHead(Head):
 
     def __init__(self, system: System):
         super().__init__()
-        width, shown = width_read(system, 1), tokens_width(system)
+        width = width_read(system, 1)
+        shown = width_of(system, lambda images: picture_tokens(system.encode_images(images)))
         self.query, self.key = nn.Linear(width, shown), nn.Linear(shown, shown)
         self.layers = nn.Sequential(
             nn.LayerNorm(width + shown + 2), nn.Linear(width + shown + 2, width), nn.GELU(), nn.Linear(width, 4)
@@ -83,16 +84,6 @@ def middle(shares: Tensor) -> Tensor:
     grid = on_grid(shares)
     steps = (torch.arange(grid.shape[-1], device=shares.device, dtype=shares.dtype) + 0.5) / grid.shape[-1]
     return torch.stack([grid.sum(1) @ steps, grid.sum(2) @ steps], 1)
-
-
-@torch.no_grad()
-def tokens_width(system: System) -> int:
-    """W of `picture_tokens`, told by a blank picture."""
-    training, side = system.training, system.config.image.side
-    system.eval()
-    width = picture_tokens(system.encode_images(Images(torch.zeros(1, 3, side, side, dtype=torch.uint8)))).shape[2]
-    system.train(training)
-    return width
 
 
 def evaluate_referring(

@@ -16,10 +16,16 @@ from tuwen.data.corpus import Corpus, Relevance, text_id
 from tuwen.errors import UserError
 from tuwen.predictor import FIRST, Predictor, vectors
 from tuwen.tasks.encoding import measured
-from tuwen.tasks.likeness import chance_of, cosines, measure_likeness, sharing, words_alone
+from tuwen.tasks.likeness import (
+    HEADINGS,
+    chance_of,
+    cosines,
+    measure_likeness,
+    rows_of_likeness,
+    sharing,
+    words_alone,
+)
 from tuwen.tasks.task import Task
-
-COLUMNS = ("r1", "r5", "r10", "map")
 
 
 class Said:
@@ -113,11 +119,7 @@ class TextRetrieval(Task):
         return evaluate_text_retrieval(predictor, corpus, **options)
 
     def table(self, measured):
-        names = (("vectors", measured["system"]), ("words", "words alone"), ("chance", "chance"))
-        rows = [
-            (language, name, *(f"{marks[key][column]:.1f}" for column in COLUMNS))
-            for language, marks in measured["languages"].items()
-            for key, name in names
-        ]
-        texts = ", ".join(f"{marks['queries']} {language}" for language, marks in measured["languages"].items())
-        return f"texts asked: {texts}; percent", ("language", "by", "R@1", "R@5", "R@10", "mAP"), rows
+        by_language = measured["languages"].items()
+        rows = [(name, *row) for name, marks in by_language for row in rows_of_likeness(measured["system"], marks)]
+        texts = ", ".join(f"{marks['queries']} {language}" for language, marks in by_language)
+        return f"texts asked: {texts}; percent", ("language", *HEADINGS), rows
