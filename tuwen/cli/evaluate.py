@@ -10,6 +10,7 @@ from tuwen import tasks
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive
+from tuwen.cli.suite import run_suite_of
 from tuwen.errors import UserError
 
 EXAMPLES = """\
@@ -27,8 +28,11 @@ FORMS = (".json", ".jsonl", ".csv")  # of files of predictions
 def add_to(commands) -> None:
     command = add_command(commands, "eval", run, "measure a run on a task", EXAMPLES)
     command.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train`")
-    command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
+    command.add_argument("--corpus", metavar="DIR", help=CORPUS)
     add_columns(command)
+    command.add_argument("--suite", help="a list of tasks instead: scenes, wukong, zero, or a .yaml file")
+    command.add_argument("--data", metavar="DIR", type=Path, default=Path("data"), help="where the suite's corpora lie")
+    command.add_argument("--page", metavar="FILE", type=Path, help="write the suite's table as a page too")
     command.add_argument(
         "--task", choices=tasks.task_names(), help="what to measure (default: the task a run has learnt)"
     )
@@ -51,6 +55,10 @@ def add_to(commands) -> None:
 
 
 def run(args) -> None:
+    if args.suite:
+        return run_suite_of(args, measure)
+    if not args.corpus:
+        args.parser.error("give --corpus, or --suite with --data")
     args.task = args.task or (None if args.fit_score else learnt(args.run_folder))
     if not (args.task or args.fit_score):
         args.parser.error("give --task, --fit-score, or both")
@@ -131,7 +139,11 @@ def measure(
     with bars():
         measured = chosen.measure(model.predictor, head, rows, **options)
         if predictions is not None:
-            write_predictions(predictions, chosen.predictions(model.predictor, head, rows))
+            from tuwen.benchmark.predictions import check_predictions
+
+            entries = list(chosen.predictions(model.predictor, head, rows))
+            write_predictions(predictions, entries)
+            check_predictions(entries, rows)
     unknown = [language for language in corpus.languages if language not in model.languages]
     if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
         what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"
