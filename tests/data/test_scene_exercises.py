@@ -170,6 +170,21 @@ def _named(kind: str, phrase: str, read: Reader, k: int) -> bool:
     return True
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_words(kind):
+    corpus = exercises(kind, count=240)
+    plurals = "|".join(thing.plural for thing in THINGS.values())
+    for row in range(0, 240, 2):
+        english, chinese = corpus.record(row).texts["en"][0], corpus.record(row + 1).texts["zh"][0]
+        assert not re.search(r"\ba (?:[aeio]|(?!unicorn)u)|\ban (?:[^aeiou]|unicorn)", english), english
+        assert not re.search(rf"\b(?:two|three|four|five) (?!(?:{plurals}|things|pictures)\b)", english), english
+        for _, measure in re.findall(
+            r"([一两三四五六七八九十])(.)(?!张图|样)", re.sub("两张图|其中一张|一张里|一共|只有一张", "", chinese)
+        ):
+            assert measure in {thing.measure for thing in THINGS.values()} | {"样"}, chinese
+        assert not re.search(r"[!-~]", re.sub(r"T恤|\d", "", chinese)), chinese
+
+
 # ---- whoever does not look
 
 

@@ -86,24 +86,7 @@ def test_claims_are_true_of_the_drawn_boxes(split):
         assert len(claims) == sum(map(len, record.texts.values()))
         assert 2 <= len(record.texts["en"]) <= 4
         assert all(read.true(claim) for claim in claims)
-        told = [(s["claim"], s["label"]) for s in record.columns["statements"] if len(s["rows"]) == 1]
-        told += [(e["claim"], e["label"] == "entailed") for e in record.columns["entailment"] if e["claim"]]
-        assert len(told) == 6
-        for claim, label in told:
-            assert read.true(claim) == holds(claim, record.columns["scene"]) == label
-
-
-def test_statements_on_two_scenes():
-    corpus = Scenes("val", count=120)
-    labels = []
-    for row in range(120):
-        for told in corpus.record(row).columns["statements"]:
-            if len(told["rows"]) == 2:
-                assert told["rows"][0] == row > told["rows"][1]
-                assert _pair(told["claim"], *(corpus.record(r).columns for r in told["rows"])) == told["label"]
-                labels.append(told["label"])
-    assert len(labels) == 2 * 119
-    assert sum(labels) == 119
+        assert all(holds(claim, record.columns["scene"]) for claim in claims)
 
 
 def _pair(claim, first, second) -> bool:
@@ -302,45 +285,12 @@ def test_noisy_captions_are_false_and_clicks_tell():
         noisy += wrong
         assert all(read.true(claim) != wrong for claim in record.columns["claims"])
         assert wrong or record.texts == clean.record(row).texts
-        assert record.columns["questions"] == clean.record(row).columns["questions"]
         for impressions, clicks in record.columns["clicks"]:
             assert 15 <= impressions <= 25
             rates[not wrong].append(clicks / impressions)
     assert abs(noisy / 600 - 0.3) < 0.06  # 3 standard deviations
     assert abs(np.mean(rates[True]) - 0.6) < 0.01
     assert abs(np.mean(rates[False]) - 0.1) < 0.01
-
-
-def test_questions_have_their_answers():
-    corpus = Scenes("train", count=400)
-    kinds = set()
-    for row in range(400):
-        columns = corpus.record(row).columns
-        read = Reader(columns)
-        for asked in columns["questions"]:
-            kinds.add(asked["kind"])
-            assert _answer(asked["kind"], asked["question"]["en"], read) == asked["answer"]["en"]
-            chinese = asked["answer"]["zh"]
-            translated = {"yes": "是", "no": "否", **{n: t.chinese for n, t in THINGS.items()}}
-            translated |= {name: colour[0] for name, colour in COLOURS.items()}
-            assert chinese == translated.get(asked["answer"]["en"], asked["answer"]["en"])
-    assert kinds == {"count", "color", "total", "presence", "place"}
-
-
-def _answer(kind: str, question: str, read: Reader) -> str:
-    plural = {thing.plural: thing.name for thing in THINGS.values()}
-    if kind == "count":
-        return str(read.number(plural[re.fullmatch(r"How many (.+) are there\?", question)[1]]))
-    if kind == "color":
-        return read.colour
-    if kind == "total":
-        return str(len(read.boxes))
-    if kind == "presence":
-        return "yes" if read.number(re.fullmatch(r"Is there an? (.+) in the picture\?", question)[1]) else "no"
-    words, thing = re.fullmatch(r"What is (.+) the (.+)\?", question).groups()
-    relation = {"to the left of": "left_of", "to the right of": "right_of"}.get(words, words)
-    (found,) = {other for other in read.things if other != thing and read.true({relation: [other, thing]})}
-    return found
 
 
 def test_words():

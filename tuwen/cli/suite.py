@@ -7,7 +7,7 @@ from tuwen.cli.output import only_json, print_json, print_line, print_table
 
 def run_suite_of(args, measure) -> None:
     """measure: as `evaluate.measure`."""
-    from tuwen.benchmark.suites import COLUMNS, unmeasured, read_suite, run_suite, table_of, write_suite_page
+    from tuwen.benchmark.suites import COLUMNS, read_suite, run_suite, table_of, unmeasured, write_suite_page
 
     suite = read_suite(args.suite)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data import draws
-from tuwen.data.corpora.scenes import drawings, exercises
+from tuwen.data.corpora.scenes import drawings
 from tuwen.data.corpora.scenes.asked import SceneExercises
 from tuwen.data.corpora.scenes.balanced import MAKERS
 from tuwen.data.corpora.scenes.kinds import OPEN_NAMES
@@ -68,8 +68,8 @@ class Scenes(Corpus):
     Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "objects", each's phrase and box; "cls",
         names by language of the one kind of thing shown, null where there are several; "scene"; "tags", names by
         language;
-        "claims", one a text in the texts' order over languages; "questions"; "statements", on this row or (with "rows")
-        on two; "entailment"; "parallel", aligned sentences; "noisy"; "held_out".
+        "claims", one a text in the texts' order over languages; "parallel", aligned sentences; "noisy"; "held_out".
+    What is asked of scenes has pictures of its own: `exercises`.
 
     Raises:
         UserError: an unknown split or language, or a number out of range.
@@ -194,23 +194,10 @@ class Scenes(Corpus):
             "scene": scene.as_json,
             "tags": lambda: _tags(scene, self.languages),
             "held_out": lambda: scene.held_out,
-            "questions": lambda: exercises.questions(Draws("questions", self.seed, self._index(row)), scene),
-            "statements": lambda: self._statements(row, scene),
-            "entailment": lambda: exercises.entailment(Draws("entailment", self.seed, self._index(row)), scene),
         }
 
     def _edges(self, scene: Scene) -> list[list[float]]:
         return [[edge / self.side for edge in box] for box in boxes(scene, self.side)]
-
-    def _statements(self, row: int, scene: Scene) -> list[dict]:
-        """Each with the rows it speaks of: this one, or this one (left) and an earlier one (right)."""
-        draw = Draws("statements", self.seed, self._index(row))
-        statements = [{"rows": [row], **statement} for statement in exercises.statements(draw, scene)]
-        if row > 0:
-            other = draw.below(row)
-            pairs = exercises.pair_statements(draw, scene, self.scene(other))
-            statements += [{"rows": [row, other], **statement} for statement in pairs]
-        return statements
 
     def _ambiguous(self, index: int, scene: Scene, texts: Mapping[str, list[str]]) -> dict[str, list[str]]:
         """The same texts with names that leave open which thing is meant; lists of names stay as they are."""
