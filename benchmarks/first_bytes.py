@@ -90,6 +90,12 @@ def described(run: Path) -> dict:
     return {"command": about.get("command"), "embed": config.embed, "nested": list(config.nested)}
 
 
+def forms(width: int) -> list[Code]:
+    """Those that vectors of `width` numbers have."""
+    fitting = [code for code in FORMS if code.bytes <= (width if code.kind == "int8" else width // 8)]
+    return list(dict.fromkeys([*fitting, Code("int8", width)]))
+
+
 # ---- scenes
 
 
@@ -136,7 +142,7 @@ def recall(options, run: Path, folder: Path) -> dict:
 
     table = [{"bytes": 4 * width, "vectors": "whole, float32", "alone": figures(truth)}]
     for turn, turning in (("as trained", torch.eye(width)), ("PCA", turned)):
-        for code in [*FORMS, Code("int8", width)]:
+        for code in forms(width):
             keys, wanted = code.pack(pictures @ turning), code.pack(queries @ turning)
             alone = shortlists(keys, wanted, 10)
             short = shortlists(keys, wanted, options.depth)
@@ -167,7 +173,7 @@ def million(options, run: Path, folder: Path) -> dict:
     record = recorded(every, folder / "index")
     bare = folder_size(folder / "index")
     table = [whole | {"megabytes_in_memory": megabytes(every.numel() * 4), "kept10": 100.0}]
-    for code in FORMS:
+    for code in forms(every.shape[1]):
         record.set_code(code)
         record.tidy()
         snapshot = record.snapshot(vectors=True)
@@ -252,7 +258,7 @@ def stages(options, run: Path, folder: Path) -> dict:
     texts, right = asked(corpus, options.queries)
     names = [{corpus.record(row).id for row in own} for own in right]
     location, table = options.corpus.format(options.pictures), []
-    for code in (None, *FORMS):
+    for code in (None, *forms(tuwen.load(run).predictor.config.embed)):
         form = {"first_bytes": code.bytes, "first_code": code.kind} if code else {"first_bytes": 0}
         index = build_index(run, location, folder / "index", split="test", progress=True, **form)
         searcher = Searcher(index)
