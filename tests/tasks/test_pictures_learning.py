@@ -34,14 +34,12 @@ def test_classes(tmp_path):
     assert marks["head"]["top1"] > marks["majority"]["top1"] + 10  # of 253 pictures, the interval is below 6
 
 
-@pytest.mark.parametrize("system", ["albef", "blip"])
-def test_boxes_hang_on_picture_and_phrase(system, tmp_path):
-    for marks in learnt("referring", system, 500, tmp_path)["languages"].values():
+def test_boxes_hang_on_picture_and_phrase(tmp_path):
+    for marks in learnt("referring", "albef", 500, tmp_path)["languages"].values():
         for blind in ("other_picture", "other_text", "centre", "whole"):
             assert marks["iou50"] - marks["interval"] > marks[blind]["iou50"], blind
 
 
-@pytest.mark.parametrize("system", ["albef", "ernie_unix2"])
-def test_captions_are_of_their_own_picture(system, tmp_path):
-    for marks in learnt("captioning", system, 400, tmp_path)["languages"].values():
+def test_captions_are_of_their_own_picture(tmp_path):
+    for marks in learnt("captioning", "albef", 400, tmp_path)["languages"].values():
         assert marks["cider_d"] > 2 * marks["shuffled"]["cider_d"]
