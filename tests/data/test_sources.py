@@ -244,6 +244,7 @@ class Mixing(toy.Toy):
             return super().losses(encoded, batch, progress)
         side = encoded[batch.source].pooled
         keep = {"images": side.detach(), "texts": side.detach(), "index": batch.index}
+        keep["gain"] = self.gains(batch.index)
         return Losses({"corner": (1 - side[:, 0]).mean()}, keep)
 
 

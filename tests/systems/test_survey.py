@@ -217,15 +217,15 @@ def test_a_system_declares_what_its_code_has(name):
 
 def test_a_task_that_needs_more_than_a_dual_encoder_has_is_refused_with_the_reason(capsys):
     """Check 8."""
-    with pytest.raises(UserError, match=r"clip cannot do captioning: .* needs generate.* cosine of two vectors"):
-        tasks.able("clip", "captioning")
+    with pytest.raises(UserError, match=r"clip cannot do translation: .* needs generate.* cosine of two vectors"):
+        tasks.able("clip", "translation")
     assert tasks.able("clip", "retrieval") is tasks.find_task("retrieval")
     assert tasks.able("mvptr", "grounding") is tasks.find_task("grounding")
-    with pytest.raises(UserError, match=r"albef cannot do grounding: .* systems that can: mvptr, slan"):
-        tasks.able("albef", "grounding")
-    assert cli.main(["systems", "clip", "--task", "captioning"]) == 1
+    with pytest.raises(UserError, match=r"clip cannot do grounding: .* systems that can: .*mvptr.*slan"):
+        tasks.able("clip", "grounding")
+    assert cli.main(["systems", "clip", "--task", "translation"]) == 1
     assert "systems that can: ernie_unix2" in capsys.readouterr().err
-    assert cli.main(["systems", "--task", "captioning", "--json"]) == 0
+    assert cli.main(["systems", "--task", "translation", "--json"]) == 0
     able = {found["name"] for found in json.loads(capsys.readouterr().out)["systems"]}
     assert able == {"ernie_unix2"}
 

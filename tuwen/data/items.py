@@ -33,6 +33,8 @@ class WithColumns(Wrapped):
         return self.base.image_ids()
 
     def _origin(self, row: int) -> tuple[Corpus, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
         return self.base, row
 
 

@@ -128,4 +128,6 @@ class Boxes(Wrapped):
         return self.base.image_ids()
 
     def _origin(self, row: int) -> tuple[Corpus, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
         return self.base, row
