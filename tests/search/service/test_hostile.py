@@ -100,10 +100,10 @@ def test_pictures_that_are_slow_to_decode_are_refused_at_once(client, searcher, 
     last = whole[whole.rindex(b"\xff\xda") : -2]
     scans = whole[:-2] + 1500 * last + b"\xff\xd9"
     assert len(scans) < 40_000
-    began = time.perf_counter()
+    began = time.process_time()
     answer = client.post("/search/image", files={"picture": scans})
     assert (answer.status_code, "more than 355 scans" in answer.json()["detail"]) == (413, True), answer.text
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert client.post("/search/image", files={"picture": whole}).status_code == 200
     client = serve(searcher, limits=RequestLimits(slow_pixels=1200))
     for size, status in (((40, 30), 200), ((41, 30), 413)):
