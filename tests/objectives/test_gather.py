@@ -21,7 +21,7 @@ from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.matching import hard_negatives
 
 IMAGE_ID, TEXT_ID = torch.tensor([1, 2, 1, 3]), torch.tensor([7, 8, 9, 8])
-SYSTEMS = ("clip", "albef", "r2d2", "prd2", "wukong", "tokenflow")
+SYSTEMS = ("clip", "albef", "r2d2", "prd2", "wukong", "tokenflow", "grit_vlp", "vlmae")
 TEMPERATURE = torch.tensor(0.2, dtype=torch.float64)
 
 
