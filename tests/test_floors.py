@@ -33,6 +33,7 @@ CLASHING = {"torchvision", "timm", "open_clip"}  # with the CPU build
 EXTRA = {"transformers": ROOT / "nn" / "backbones.py"}  # imported in one place alone, inside a function
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 NEVER = CLASHING | PICKLING
+COME_BY = {"found", "told", "held", "one", "kept", "wanted", "said", "got"}
 UNSAFE_CALLS = {("torch", "load"), ("jit", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load")}
 
 
@@ -176,6 +177,19 @@ def test_no_two_rooms_share_the_name_of_a_public_class_or_function():
         "load"
     ]  # `tuwen.load` of a run, and `tuwen.data.images.load` of a picture, which people call by that name
     assert {name: sorted(where) for name, where in rooms.items() if len(where) > 1} == {}
+
+
+def test_attributes_are_named_by_what_they_hold():
+    """Design, rule 7: `self.found = ...`, a field `kept: ...`, or a method `told` say how a thing was come by."""
+    wrong = []
+    for path in sources():
+        for node in ast.walk(tree_of(path)):
+            names = [node.attr] if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) else []
+            if isinstance(node, ast.ClassDef):
+                names += [n.target.id for n in node.body if isinstance(n, ast.AnnAssign)]
+                names += [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
+            wrong += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in names if name in COME_BY]
+    assert wrong == []
 
 
 def test_every_room_has_a_floor():

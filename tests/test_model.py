@@ -52,7 +52,7 @@ def test_vectors_are_the_system_s_own(model, pictures):
     by_hand = quarters @ model.system.image.weight.T + model.system.image.bias
     torch.testing.assert_close(found.images, by_hand / by_hand.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.texts.norm(dim=1), torch.ones(5))
-    assert found.kept == list(range(7))
+    assert found.positions == list(range(7))
     assert model.embed(texts=TEXTS).images is None
     assert model.embed(images=pictures).texts is None
 
@@ -115,7 +115,7 @@ def test_broken_pictures_are_named_or_skipped(model, pictures, tmp_path):
     with pytest.raises(UserError, match=r"images\[1\]: "):
         model.embed(images=[pictures[0], b"xx"])
     found = model.embed(images=[path, pictures[0], path, pictures[1]], skip_broken=True)
-    assert found.kept == [1, 3]
+    assert found.positions == [1, 3]
     assert torch.equal(found.images, model.embed(images=pictures[:2]).images)
     ranking = model.rank([path, *pictures], ["red"], skip_broken=True)[0]
     assert sorted(ranking.images) == list(range(1, 8))

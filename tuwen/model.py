@@ -35,12 +35,12 @@ LONG = 20  # batches from which on a progress bar is shown
 class Embedded:
     """Unit vectors, float32 on the CPU: images [I, D], texts [T, D]; None for what was not given.
 
-    kept: positions of the given pictures that `images` has a row for; all, unless broken ones were skipped.
+    positions: positions of the given pictures that `images` has a row for; all, unless broken ones were skipped.
     """
 
     images: Tensor | None
     texts: Tensor | None
-    kept: list[int]
+    positions: list[int]
 
 
 @dataclass(frozen=True)

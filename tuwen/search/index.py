@@ -151,9 +151,9 @@ class Index:
         Raises:
             KeyError: no such picture.
         """
-        return self.read(lambda now: self.told(now, np.array([now.find(id) for id in ids], dtype=np.int64)))
+        return self.read(lambda now: self.describe_at(now, np.array([now.find(id) for id in ids], dtype=np.int64)))
 
-    def told(self, snapshot: Snapshot, positions: np.ndarray) -> list[dict[str, Any]]:
+    def describe_at(self, snapshot: Snapshot, positions: np.ndarray) -> list[dict[str, Any]]:
         """`describe` by position."""
         fields = {name: field_of(name) for name in self.columns()}
         fields = {name: field for name, field in fields.items() if field in snapshot.dataset.schema.names}

@@ -86,7 +86,7 @@ class _Row:
     id: str
     state: str
     content: Content
-    told: dict[str, Any]  # image, texts, digest, metadata by kind
+    beside: dict[str, Any]  # image, texts, digest, metadata by kind
     pixels: Tensor | None = None  # [3, side, side] uint8
     thumbnail: bytes = b""
 
@@ -148,7 +148,7 @@ class Ingest:
         self.alias: dict[str, str] = {}  # entry -> another id that this run gave the same content
         self.pending = _Pending()
         self.waiting: list[tuple[_Row, Picture]] = []
-        self.said: list[Outcome] = []
+        self.outcomes: list[Outcome] = []
 
     def run(self, pictures: Iterable[Picture | Unreadable]) -> Iterator[list[Outcome]]:
         """Takes the pictures in; gives what became of them, once it is committed."""
@@ -180,7 +180,7 @@ class Ingest:
         name = picture.id or content.hash
         try:
             check_id(name)
-            beside = self._told(picture, content)
+            beside = self._metadata(picture, content)
         except (UserError, UnicodeError) as error:
             self._broken(name, BrokenImage(BAD_ROW, str(error)))
             return
@@ -200,7 +200,7 @@ class Ingest:
         elif had[1] != beside["digest"]:
             self._update(replace(row, state="updated"))
         else:
-            self.said.append(Outcome(name, "unchanged"))
+            self.outcomes.append(Outcome(name, "unchanged"))
             return
         self.known[name] = (content.hash, beside["digest"])
         self.owner[content.hash] = name
@@ -212,7 +212,7 @@ class Ingest:
     def _update(self, row: _Row) -> None:
         for other, _ in self.waiting:
             if other.id == row.id:  # the same picture once more before it was embedded
-                other.told, other.content = row.told, replace(other.content, source=row.content.source)
+                other.beside, other.content = row.beside, replace(other.content, source=row.content.source)
                 return
         self.pending.updates = [other for other in self.pending.updates if other.id != row.id] + [row]
 
@@ -225,14 +225,14 @@ class Ingest:
             self.gone.append(name)
             self.stale.discard(name)
             self.waiting = [(row, picture) for row, picture in self.waiting if row.id != name]
-        self.said.append(Outcome(holder, "duplicate"))
+        self.outcomes.append(Outcome(holder, "duplicate"))
 
     def _broken(self, name: str, error: Content | BrokenImage) -> None:
         if name in self.known:
             self.seen.add(name)  # what is there stays until the picture can be read again
-        self.said.append(Outcome(name, "broken", str(error)))
+        self.outcomes.append(Outcome(name, "broken", str(error)))
 
-    def _told(self, picture: Picture, content: Content) -> dict[str, Any]:
+    def _metadata(self, picture: Picture, content: Content) -> dict[str, Any]:
         """What stands beside a picture.
 
         Raises:
@@ -272,7 +272,7 @@ class Ingest:
             if row.id in self.stored:  # the entry of before stays
                 self.seen.add(row.id)
                 self.stale.update({row.id} if self._marks() else ())
-            self.said.append(Outcome(row.id, "broken", str(error)))
+            self.outcomes.append(Outcome(row.id, "broken", str(error)))
         if not rows:
             return
         pixels = torch.stack([row.pixels for row, _ in rows if row.pixels is not None])
@@ -322,7 +322,7 @@ class Ingest:
         if now.removed:
             self.record.delete(now.removed)
             self.stored.difference_update(now.removed)
-        outcomes, self.said = self.said, []
+        outcomes, self.outcomes = self.outcomes, []
         return outcomes + [Outcome(row.id, row.state) for row in (*now.rows, *now.updates)]
 
     def _table(self, now: _Pending) -> pa.Table:
@@ -351,11 +351,11 @@ class Ingest:
         columns: dict[str, Any] = {
             "id": [row.id for row in rows],
             "image": [row.content.source for row in rows],
-            "texts": [_json(row.told["texts"]) for row in rows],
-            "digest": [row.told["digest"] for row in rows],
+            "texts": [_json(row.beside["texts"]) for row in rows],
+            "digest": [row.beside["digest"] for row in rows],
         }
         for column, kind in self.kinds.items():
-            columns[field_of(column)] = pa.array([row.told["columns"].get(column) for row in rows], KINDS[kind])
+            columns[field_of(column)] = pa.array([row.beside["columns"].get(column) for row in rows], KINDS[kind])
         return columns
 
 

@@ -26,7 +26,7 @@ class LossProbe:
         self.predictor, self.layout = predictor, layout
         self.pictures: dict[str, Encoded] = {}  # by the id of the entry
         self.texts: list[str] = []
-        self.found: dict[str, float] = {}
+        self.loss: dict[str, float] = {}
 
     def watch(self, ids: Sequence[str], pictures: Sequence[Picture], encoded: Encoded) -> None:
         """Called with every batch of a build."""
@@ -62,13 +62,13 @@ class LossProbe:
             differences.append((of_exact - of_stored).abs())
             same.append(bool(of_exact.argmax() == of_stored.argmax()))
         off = torch.cat(differences)
-        self.found = {"pairs": len(off), "mean": float(off.mean()), "largest": float(off.max())}
-        self.found["best_kept"] = sum(same) / len(same)
-        return self.found
+        self.loss = {"pairs": len(off), "mean": float(off.mean()), "largest": float(off.max())}
+        self.loss["best_kept"] = sum(same) / len(same)
+        return self.loss
 
     def line(self) -> str:
         """The result for people."""
-        layout, loss = self.layout, self.found
+        layout, loss = self.layout, self.loss
         form = layout.precision + (f", {layout.budget} tokens" if layout.budget else "")
         form = "a JPEG, encoded again" if layout.budget == 0 else form
         return (

@@ -144,8 +144,8 @@ def measured_depth(snapshot: Snapshot, encode: Callable[[Sequence[str]], Tensor]
 def _own_queries(snapshot: Snapshot, encode: Callable[[Sequence[str]], Tensor]) -> tuple[Tensor, str]:
     """([SAMPLE, D] vectors to ask with, what they are of)."""
     places = np.linspace(0, len(snapshot) - 1, min(len(snapshot), 4 * SAMPLE)).round().astype(np.int64)
-    told = [json.loads(texts) for texts in snapshot.rows(places, ["texts"])["texts"]]
-    texts = [text for own in told for text in [t for several in own.values() for t in several][:1]]
+    rows = [json.loads(texts) for texts in snapshot.rows(places, ["texts"])["texts"]]
+    texts = [text for own in rows for text in [t for several in own.values() for t in several][:1]]
     if len(texts) < SAMPLE // 2:
         return _noised(snapshot), "pictures"
     spread = np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE)).round().astype(int)

@@ -300,7 +300,7 @@ class Searcher:
         final = pending.final.numpy() if len(pending.final) else np.full(len(pending.near), np.nan)
         done = ~np.isnan(final)
         order = np.lexsort((pending.near, -np.where(done, final, pending.first.numpy()), ~done))[:top]
-        rows = self.index.told(snapshot, pending.near[order])
+        rows = self.index.describe_at(snapshot, pending.near[order])
         results = [
             Result(**row, first=float(pending.first[k]), score=float(final[k] if done[k] else pending.first[k]))
             for k, row in zip(order.tolist(), rows, strict=True)

@@ -60,7 +60,7 @@ def own_texts(searcher: Searcher, count: int) -> tuple[list[str], list[list[int]
     texts_by_id: dict[int, str] = {}
     for start in range(0, len(snapshot), 10_000):
         positions = np.arange(start, min(start + 10_000, len(snapshot)))
-        for place, row in zip(positions.tolist(), searcher.index.told(snapshot, positions), strict=True):
+        for place, row in zip(positions.tolist(), searcher.index.describe_at(snapshot, positions), strict=True):
             for text in (text for texts in row["texts"].values() for text in texts):
                 owners.setdefault(text_id(text), []).append(place)
                 texts_by_id.setdefault(text_id(text), text)

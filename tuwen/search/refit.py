@@ -94,7 +94,7 @@ class OwnPictures:
             yield from self._read(self.places[start : start + CHUNK])
 
     def _read(self, places: np.ndarray) -> Iterator[Picture | Unreadable]:
-        for row in self.index.told(self.snapshot, places):
+        for row in self.index.describe_at(self.snapshot, places):
             if row["image"]:
                 yield Picture(row["image"], row["id"], row["texts"], row["columns"], row["image"])
             else:

@@ -306,11 +306,11 @@ class VLMAE(System):
                     features = tower.tokens(batch.images)
             else:
                 features = taught[0].states["last"]
-            told = self.teller(fused, texts.state_mask)
-            everywhere = told.new_ones(told.shape[:2], dtype=torch.bool)
+            rebuilt = self.teller(fused, texts.state_mask)
+            everywhere = rebuilt.new_ones(rebuilt.shape[:2], dtype=torch.bool)
             hidden = ~everywhere if hidden is None else hidden
             asked = {"all": everywhere, "masked": hidden, "visible": ~hidden}[ifr.positions]
-            terms["features"] = ifr.weight * masked_features(told, tower.grid(features), asked, ifr.distance)
+            terms["features"] = ifr.weight * masked_features(rebuilt, tower.grid(features), asked, ifr.distance)
         return terms
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:

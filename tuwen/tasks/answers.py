@@ -53,11 +53,11 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     """What an answer earns, 0 to 1: against ten people's, the mean over every nine of min(those who gave it / 3, 1);
     against another number of right answers, whether it is one of them.
     """
-    said = plain_answer(answer)
+    plain = plain_answer(answer)
     if len(given) != PEOPLE:
-        return float(said in {plain_answer(right) for right in given})
+        return float(plain in {plain_answer(right) for right in given})
     people = [without_punctuation(right) if len(set(given)) > 1 else right for right in given]
-    same = people.count(said)
+    same = people.count(plain)
     # leaving out one of those who gave it, or one of the others
     return (same * min((same - 1) / 3, 1.0) + (PEOPLE - same) * min(same / 3, 1.0)) / PEOPLE
 

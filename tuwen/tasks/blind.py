@@ -28,11 +28,11 @@ def beginnings_of(texts: Iterable[str], classes: Iterable[int]) -> dict[str, int
             counts[beginning][number] += 1
     common = {beginning: min(c, key=lambda k: (-c[k], k)) for beginning, c in counts.items()}
     known = [b for b in common if not b or counts[b].total() >= TIMES]
-    told: dict[str, int] = {}
+    answers: dict[str, int] = {}
     for beginning in sorted(known, key=lambda b: (len(b.split()), -counts[b].total(), b)):
-        if not beginning or common[beginning] != by_beginning(beginning, told):
-            told[beginning] = common[beginning]
-    return dict(list(told.items())[:MOST])
+        if not beginning or common[beginning] != by_beginning(beginning, answers):
+            answers[beginning] = common[beginning]
+    return dict(list(answers.items())[:MOST])
 
 
 def by_beginning(text: str, beginnings: Mapping[str, int]) -> int:

@@ -90,8 +90,8 @@ def measure_choices(
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of the pictures can be read")
     if baselines:
         marks["majority"] = [choices.earned(record, 0) for record in places]
-        told = [by_beginning(_text(record), choices.beginnings) for record in places]
-        marks["blind"] = [choices.earned(record, k) for record, k in zip(places, told, strict=True)]
+        guesses = [by_beginning(_text(record), choices.beginnings) for record in places]
+        marks["blind"] = [choices.earned(record, k) for record, k in zip(places, guesses, strict=True)]
     return {
         "system": predictor.name,
         "corpus": corpus.name,

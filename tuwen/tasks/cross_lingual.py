@@ -27,7 +27,7 @@ from tuwen.tasks.likeness import (
     words_alone,
 )
 from tuwen.tasks.task import Task
-from tuwen.tasks.text_retrieval import Said
+from tuwen.tasks.text_retrieval import LanguageTexts
 
 
 def evaluate_cross_lingual(
@@ -48,12 +48,12 @@ def evaluate_cross_lingual(
     began = time.monotonic()
     pairs = {}
     with predictor.evaluating():
-        said = [Said(corpus, language, limit) for language in measured(predictor, corpus, languages)]
-        said = [texts for texts in said if texts.texts]
-        if len(said) < 2:
+        sides = [LanguageTexts(corpus, language, limit) for language in measured(predictor, corpus, languages)]
+        sides = [texts for texts in sides if texts.texts]
+        if len(sides) < 2:
             raise UserError(f"corpus {corpus.name}: texts in two languages are needed; name them by --languages en zh")
-        vectors = {texts.language: texts.encode(predictor, batch_size) for texts in said}
-    for asked, known in permutations(said, 2):
+        vectors = {texts.language: texts.encode(predictor, batch_size) for texts in sides}
+    for asked, known in permutations(sides, 2):
         truth = sharing(asked.pictures, known.pictures)
         if len(truth.images):
             pairs[f"{asked.language}-{known.language}"] = {

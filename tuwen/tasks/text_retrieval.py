@@ -28,7 +28,7 @@ from tuwen.tasks.likeness import (
 from tuwen.tasks.task import Task
 
 
-class Said:
+class LanguageTexts:
     """The distinct texts of one language, and of each the identities of the pictures it was written for.
 
     limit: those of at most so many pictures.
@@ -82,12 +82,12 @@ def evaluate_text_retrieval(
     marks, lacking = {}, []
     with predictor.evaluating():
         for language in measured(predictor, corpus, languages):
-            said = Said(corpus, language, limit)
-            truth = sharing(said.pictures)
+            texts = LanguageTexts(corpus, language, limit)
+            truth = sharing(texts.pictures)
             if not len(truth.images):
                 lacking.append(language)
                 continue
-            marks[language] = _marks(said, said.encode(predictor, batch_size), truth)
+            marks[language] = _marks(texts, texts.encode(predictor, batch_size), truth)
     if not marks:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: in no language two texts are of one picture")
     return {
@@ -101,10 +101,10 @@ def evaluate_text_retrieval(
     }
 
 
-def _marks(said: Said, vector: Tensor, truth: Relevance) -> dict[str, Any]:
+def _marks(texts: LanguageTexts, vector: Tensor, truth: Relevance) -> dict[str, Any]:
     return {
         "vectors": measure_likeness(cosines(vector, vector), truth, alone=True),
-        "words": measure_likeness(words_alone(said.texts, said.texts), truth, alone=True),
+        "words": measure_likeness(words_alone(texts.texts, texts.texts), truth, alone=True),
         "chance": chance_of(truth, alone=True),
         "texts": len(truth),
         "queries": int((np.diff(truth.start) > 0).sum()),

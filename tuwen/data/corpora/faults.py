@@ -33,7 +33,7 @@ class Faults:
         if on_bad not in ("stop", "skip"):
             raise UserError(f"on_bad is {on_bad!r}; choose 'stop' (at the first fault) or 'skip' (and count)")
         self.stop = on_bad == "stop"
-        self.found: list[Fault] = []
+        self.listed: list[Fault] = []
         self.counts: Counter[str] = Counter()
 
     def add(self, fault: Fault) -> None:
@@ -41,7 +41,7 @@ class Faults:
             raise UserError(str(fault))
         self.counts[fault.reason] += 1
         if self.counts[fault.reason] <= KEPT:
-            self.found.append(fault)
+            self.listed.append(fault)
 
 
 class RowError(Exception):

@@ -156,7 +156,7 @@ class FileCorpus(Corpus):
         pictures = _Pictures(source, listing.by_hash and split != EVERY and split, faults, missing)
         self._source = source
         self._places, self._image_ids = pictures.read(chosen, progress)
-        self.faults = tuple(faults.found)
+        self.faults = tuple(faults.listed)
         self.skipped: Counter[str] = Counter(faults.counts)
         beside = source.root / "zeroshot.json"
         self.zero_shot = beside if beside.is_file() else None

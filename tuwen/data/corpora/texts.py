@@ -37,7 +37,7 @@ class TextLines(Corpus):
                     self._offsets.append(lines.start)
                     languages.add(language_by_script(text))
                     digest.update(text.strip().encode() + b"\n")
-        self.faults, self.skipped = tuple(faults.found), Counter(faults.counts)
+        self.faults, self.skipped = tuple(faults.listed), Counter(faults.counts)
         self.languages, self.fingerprint = tuple(sorted(languages)), digest.hexdigest()
         if not self._offsets:
             raise UserError(f"{self.file}: no text in it; write one a line")

@@ -139,7 +139,7 @@ def select_log(log: str | Path, out: str | Path, rule: Rule) -> tuple[int, int, 
         totals[0] += impressions
         totals[1] += clicks
     if not sums:
-        why = str(faults.found[0]) if faults.found else "write query, image, impressions, clicks"
+        why = str(faults.listed[0]) if faults.listed else "write query, image, impressions, clicks"
         raise UserError(f"{log}: no usable line; {why}")
     pairs = sorted(sums)
     table = np.array([sums[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)

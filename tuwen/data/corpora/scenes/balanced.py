@@ -184,12 +184,12 @@ def ask_what(draw: Draws, world: World) -> Group | None:
 
 
 def _crossed(
-    kind: str, pictures: Sequence[tuple[int, ...]], said: Sequence[tuple[Mapping[str, Any], Words]]
+    kind: str, pictures: Sequence[tuple[int, ...]], chosen: Sequence[tuple[Mapping[str, Any], Words]]
 ) -> list[Exercise]:
     """Each of two statements on each of two (pairs of) pictures; the first is true of the first alone."""
     return [
         Exercise(kind, shown, words, int(k == n), claim)
-        for n, (claim, words) in enumerate(said)
+        for n, (claim, words) in enumerate(chosen)
         for k, shown in enumerate(pictures)
     ]
 
@@ -199,14 +199,14 @@ def make_statements(draw: Draws, world: World) -> Group | None:
     second = changed(draw, first, world.common) if draw.chance(0.7) else world.scene(draw)
     if not world.allows(second) or len(second.objects) > world.most:
         return None
-    said: list[Sentence] = []
+    chosen: list[Sentence] = []
     for true, false in ((first, second), (second, first)):
         sentences = (sentence(draw, true, false) for _ in range(12))
-        said += islice((s for s in sentences if holds(s[0], true) and not holds(s[0], false)), 1)
-    if len(said) < 2:
+        chosen += islice((s for s in sentences if holds(s[0], true) and not holds(s[0], false)), 1)
+    if len(chosen) < 2:
         return None
-    kinds = [_kind_of(claim) for claim, _ in said]
-    exercises = _crossed("", ((0,), (1,)), said)
+    kinds = [_kind_of(claim) for claim, _ in chosen]
+    exercises = _crossed("", ((0,), (1,)), chosen)
     return Group((first, second), tuple(replace(e, kind=kinds[k // 2]) for k, e in enumerate(exercises)))
 
 
@@ -225,13 +225,13 @@ def make_pair_statements(draw: Draws, world: World) -> Group | None:
     if not all(world.allows(scene) and len(scene.objects) <= world.most for scene in pairs[1]):
         return None
     kind, maker = draw.choice(tuple(PAIR_MAKERS.items()))
-    said: list[Sentence] = []
+    chosen: list[Sentence] = []
     for true, false in (pairs, pairs[::-1]):
         made = (maker(draw, *true) for _ in range(12))
-        said += islice((s for s in made if holds_pair(s[0], *true) and not holds_pair(s[0], *false)), 1)
-    if len(said) < 2:
+        chosen += islice((s for s in made if holds_pair(s[0], *true) and not holds_pair(s[0], *false)), 1)
+    if len(chosen) < 2:
         return None
-    return Group((*pairs[0], *pairs[1]), tuple(_crossed(kind, ((0, 1), (2, 3)), said)))
+    return Group((*pairs[0], *pairs[1]), tuple(_crossed(kind, ((0, 1), (2, 3)), chosen)))
 
 
 # ---- entailment
