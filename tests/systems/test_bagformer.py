@@ -227,11 +227,13 @@ def test_a_bag_stands_for_its_tokens_and_no_others():
     """Row 0: [CLS], a token, a bag of two, a bag of three, two tokens, [SEP]."""
     for reduce in ("mean", "sum"):
         system, batch = build("bagformer", reduce=reduce).eval(), spelled(example())
-        places = system.text_places(batch.texts)
-        assert places.shape[:2] == system.encode_texts(batch.texts).tokens.shape[:2]
-        tokens = [row.nonzero()[:, 0].tolist() for row in places[0]]
-        assert tokens[:7] == [[0], [1], [2, 3], [4, 5, 6], [7], [8], []]
-        assert not any(tokens[7:])
+        length = batch.texts.ids.shape[1]
+        of_bag: list[list[int]] = [[] for _ in range(length + 1)]
+        for token, bag in enumerate(system.bags(batch.texts)[0].tolist()):
+            of_bag[bag].append(token)
+        assert of_bag[:7] == [[0], [1], [2, 3], [4, 5, 6], [7], [8], []]
+        assert not any(of_bag[7:length])
+        assert of_bag[length] == list(range(9, length)), "padding lies in none"
 
 
 @torch.no_grad()

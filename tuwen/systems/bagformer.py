@@ -174,12 +174,6 @@ class BagFormer(System):
         places = torch.cat([torch.full((count - cells, cells), 1 / cells), torch.eye(cells)])
         return places.view(1, count, side, side).expand(tokens.shape[0], -1, -1, -1).to(tokens.device)
 
-    def text_places(self, texts: Texts) -> Tensor:
-        """A bag stands for all of its tokens."""
-        ids, mask = self.encoders.text.padded(texts.ids, texts.mask)
-        bag = self.bags(replace(texts, ids=ids, mask=mask))[:, None, : texts.ids.shape[1]]
-        return (bag == torch.arange(ids.shape[1], device=bag.device)[:, None]) & texts.mask[:, None]
-
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(images, texts).float())[:, None]
 
