@@ -29,7 +29,7 @@ def assert_whole(index, reference, pictures):
 
 
 def test_killed_thrice(run, tmp_path):
-    pictures = table(tmp_path / "in", range(60))
+    pictures = table(tmp_path / "in", range(36))
     command = [sys.executable, "-m", "tests.search.killed", run, pictures, tmp_path / "out", "4", "3"]
     told = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
     attempts = [json.loads(line) for line in told.splitlines()]
@@ -38,8 +38,8 @@ def test_killed_thrice(run, tmp_path):
     done = [name for attempt in attempts for commit in attempt if commit != "finished" for name in commit]
     assert len(set(done)) == len(done)  # what was reported once was there ever after
     again = build_index(run, pictures, tmp_path / "out")
-    assert again.built.counts == {"unchanged": 60}
-    assert_whole(again, build_index(run, pictures, tmp_path / "never killed", batch_size=4), 60)
+    assert again.built.counts == {"unchanged": 36}
+    assert_whole(again, build_index(run, pictures, tmp_path / "never killed", batch_size=4), 36)
 
 
 @pytest.mark.slow  # about three minutes
