@@ -61,7 +61,7 @@ class AnswerRanker(Head):
     """
 
     answers: Tensor
-    said: Tensor
+    answer_mask: Tensor
 
     def __init__(self, decoder: AnswerDecoder, parts: Sequence[str] = (), alpha: float = 0.0):
         super().__init__()
@@ -71,7 +71,7 @@ class AnswerRanker(Head):
     def tell_answers(self, ids: Tensor, mask: Tensor) -> None:
         """ids [A, L] of the known answers, mask [A, L]."""
         self.register_buffer("answers", ids, persistent=False)
-        self.register_buffer("said", mask, persistent=False)
+        self.register_buffer("answer_mask", mask, persistent=False)
 
     def needs(self) -> Needs:
         return Needs(columns=("weight",))
@@ -88,7 +88,7 @@ class AnswerRanker(Head):
         weights = batch.columns["weight"]
         assert isinstance(weights, Tensor)
         row, answer = torch.nonzero(weights, as_tuple=True)
-        ids, follows = self.answers[answer], self.said[answer][:, 1:]
+        ids, follows = self.answers[answer], self.answer_mask[answer][:, 1:]
         logits = self.next_words(system, self.fused(system, batch), row, ids)
         loss = _said(logits, ids[:, 1:], follows)
         if self.momentum:
@@ -121,7 +121,7 @@ class AnswerRanker(Head):
         out = torch.full_like(first, NEVER)
         for part in torch.arange(len(row), device=row.device).split(CHUNK):
             answer = chosen.flatten()[part]
-            ids, follows = self.answers[answer], self.said[answer][:, 1:]
+            ids, follows = self.answers[answer], self.answer_mask[answer][:, 1:]
             out[row[part], answer] = -_said(self.next_words(system, fused, row[part], ids), ids[:, 1:], follows)
         return out
 
