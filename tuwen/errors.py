@@ -73,7 +73,7 @@ def refused(
 
 def is_panic(error: BaseException) -> bool:
     """Whether a library written in Rust panicked."""
-    return type(error).__name__ == "PanicException"
+    return type(error).__name__ in ("PanicException", "RustPanic")  # RustPanic: of what ran in a task of its own
 
 
 def _shown(character: str) -> str:
