@@ -59,7 +59,7 @@ def pairs_per_second(corpus: Path, out: Path, steps: int, threads: int, spins: s
 
 def measure(folder: Path, rounds: int, steps: int, threads: int) -> dict:
     corpus = folder / "scenes"
-    build = [sys.executable, "-m", "tuwen", "data", "build", "scenes:train=512,val=8,test=8", "--out", str(corpus)]
+    build = [sys.executable, "-m", "tuwen", "data", "build", "scenes:count=512,side=64", "--out", str(corpus)]
     subprocess.run(build, check=True, capture_output=True)
     speeds: dict[str, dict[str, list[float]]] = {place: {way: [] for way in SPINS} for place in ("alone", "beside")}
     for turn in range(rounds):

@@ -133,6 +133,13 @@ def test_similar(searcher):
         ({"a.b ‘图’": "' OR true --"}, lambda n: False),
         ({"a.b ‘图’": {"min": "it", "max": "it's"}}, lambda n: n % 2 == 1),
         ({"a.b ‘图’": {"min": "it't"}}, lambda n: n % 2 == 0),
+        ({"price": "10..12"}, lambda n: 10 <= n <= 12),
+        ({"price": "27.5 .."}, lambda n: n >= 28),
+        ({"price": "..2"}, lambda n: n <= 2),
+        ({"price": "5..-5"}, lambda n: False),
+        ({"a.b ‘图’": "2024-05-01..2024-05-31"}, lambda n: False),
+        ({"a.b ‘图’": "0001-01-01.."}, lambda n: True),  # letters come after digits: a range, no value
+        ({"a.b ‘图’": "a..z"}, lambda n: False),  # of texts that are no dates, a value like another
     ],
 )
 def test_filters(searcher, filters, right):
@@ -150,9 +157,14 @@ def test_filters(searcher, filters, right):
     ("filters", "message"),
     [
         ({"colour": "red"}, "no column 'colour'"),
-        ({"price": "cheap"}, "not a number"),
-        ({"price": {"above": 3}}, "give"),
-        ({"sale": {"min": 1}}, "not a number"),
+        ({"price": "cheap"}, r'not a number, which this column holds: write 20, .*"10\.\.20"'),
+        ({"price": {"above": 3}}, r'give 20, .*"\.\.20" or \{"min": 10, "max": 20\}'),
+        ({"price": ".."}, r'not a number.*"10\.\."'),
+        ({"price": "1..2..3"}, "not a number"),
+        ({"price": "nan.."}, "not a number"),
+        ({"price": ["1..2"]}, "not a number"),
+        ({"sale": {"min": 1}}, "no ranges: write true or false"),
+        ({"tags": {"min": "a"}}, 'no ranges: write "a", or'),
         ({"sale": "yes"}, "true or false"),
         ({"price": float("nan")}, "not a number"),
         ({"price": True}, "not a number"),

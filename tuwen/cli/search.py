@@ -317,7 +317,7 @@ def parse_where(words: list[str], columns: dict[str, str]) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise UserError(f"--where {word!r}: write name=value")
+            raise UserError(f"--where {word!r}: write name=value, name=a|b (one of them) or name=10..20")
         kind = columns.get(name, "text")
         if kind in ("number", "text") and ".." in value:
             ends = zip(("min", "max"), value.split("..", 1), strict=True)
@@ -337,4 +337,5 @@ def _parse(word: str, kind: str, value: str) -> Any:
     right = isinstance(parsed, bool) if kind == "flag" else isinstance(parsed, int | float)
     if right:
         return parsed
-    raise UserError(f"--where {word!r}: this column holds {'true or false' if kind == 'flag' else 'numbers'}")
+    forms = "numbers: write 20, 10|20 (one of them), 10..20, 10.. or ..20"
+    raise UserError(f"--where {word!r}: this column holds {'true or false' if kind == 'flag' else forms}")

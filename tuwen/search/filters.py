@@ -1,8 +1,9 @@
 """Filters on metadata columns, as conditions of SQL (Lance) or of Milvus."""
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tuwen.errors import UserError, quoted
@@ -10,6 +11,13 @@ from tuwen.search.record import field_of, literal
 
 Filters = Mapping[str, Any]
 _BOUNDS = {"min": ">=", "max": "<="}
+_DATE = re.compile(r"\d{4}-\d\d(-\d\d)?")
+FORMS = {  # how a filter is written, by the kind of its column
+    "number": '20, [10, 20] (one of them), "10..20", "10..", "..20" or {"min": 10, "max": 20}',
+    "text": '"a", ["a", "b"] (one of them), {"min": "a", "max": "b"}, or of dates "2024-05-01..2024-05-31"',
+    "flag": "true or false",
+    "tags": '"a", or ["a", "b"] (one of them)',
+}
 
 
 def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
@@ -17,22 +25,18 @@ def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
 
     filters: column -> the value it must equal (of tags: must contain), a list of values of which one will do, or
         {"min": a, "max": b} of numbers, or of texts in the order of their letters (so dates as 2024-05-01), either end
-        left out at will. columns: kinds by name, as `Index.columns`.
+        left out at will; "10..20", "10.." and "..20" are the same range, of numbers and of dates.
+    columns: kinds by name, as `Index.columns`.
 
     Raises:
-        UserError: no such column, or a value that its kind cannot have.
+        UserError: no such column, or a value that its kind cannot have; it says the right form.
     """
     conditions = []
-    for name, filter_value in (filters or {}).items():
-        kind = _kind(name, columns)
+    for name, kind, bounds, values in _read(filters, columns):
         field = f"`{field_of(name)}`"
-        if isinstance(filter_value, Mapping):
-            conditions += [f"{field} {sign} {_sql(bound)}" for sign, bound in _bounds(name, kind, filter_value)]
+        conditions += [f"{field} {sign} {_sql(bound)}" for sign, bound in bounds]
+        if values is None:
             continue
-        values = [
-            _value(name, kind, value)
-            for value in (filter_value if isinstance(filter_value, list | tuple) else [filter_value])
-        ]
         # a chain of OR is parsed by recursion: some thousand values took minutes, and ended the process
         listed = ", ".join(map(_sql, values))
         listing = f"array_has_any({field}, [{listed}])" if kind == "tags" else f"{field} IN ({listed})"
@@ -47,22 +51,41 @@ def milvus(filters: Filters | None, columns: Mapping[str, str]) -> str:
         UserError: as `sql`.
     """
     conditions = []
-    for name, filter_value in (filters or {}).items():
-        kind = _kind(name, columns)
+    for name, kind, bounds, values in _read(filters, columns):
         field = f'columns["{field_of(name)}"]'
-        if isinstance(filter_value, Mapping):
-            bounds = _bounds(name, kind, filter_value)
-            conditions += [f"{field} {sign} {json.dumps(bound, ensure_ascii=False)}" for sign, bound in bounds]
+        conditions += [f"{field} {sign} {json.dumps(bound, ensure_ascii=False)}" for sign, bound in bounds]
+        if values is None:
             continue
-        values = [
-            _value(name, kind, value)
-            for value in (filter_value if isinstance(filter_value, list | tuple) else [filter_value])
-        ]
         if kind == "tags":
             conditions.append(f"json_contains_any({field}, {json.dumps(values, ensure_ascii=False)})")
         else:
             conditions.append(f"{field} in {json.dumps(values, ensure_ascii=False)}")
     return " and ".join(conditions)
+
+
+def _read(filters: Filters | None, columns: Mapping[str, str]) -> Iterator[tuple[str, str, list[tuple], list | None]]:
+    """(name, kind, bounds with signs, values of which one will do: None where there are bounds) of every filter."""
+    for name, asked in (filters or {}).items():
+        kind = _kind(name, columns)
+        ends = _range(kind, asked) if isinstance(asked, str) else asked
+        if isinstance(ends, Mapping):
+            yield name, kind, _bounds(name, kind, ends), None
+        else:
+            values = asked if isinstance(asked, list | tuple) else [asked]
+            yield name, kind, [], [_value(name, kind, value) for value in values]
+
+
+def _range(kind: str, text: str) -> dict[str, str | float] | None:
+    """The ends of "10..20", "10.." or "..20", where a column of the kind can mean nothing else by it."""
+    low, dots, high = text.partition("..")
+    ends = {end: bound.strip() for end, bound in (("min", low), ("max", high)) if bound.strip()}
+    if not dots or not ends:
+        return None
+    if kind == "text":
+        return dict(ends) if all(map(_DATE.fullmatch, ends.values())) else None
+    if kind == "number" and all(map(_is_number, ends.values())):
+        return {end: float(bound) for end, bound in ends.items()}
+    return None
 
 
 def _kind(name: str, columns: Mapping[str, str]) -> str:
@@ -77,11 +100,9 @@ def _sql(value: str | float | bool) -> str:
 
 def _bounds(name: str, kind: str, bounds: Mapping) -> list[tuple[str, str | float | bool]]:
     if kind not in ("number", "text"):
-        raise UserError(f"column {name!r} is {kind}, not a number or text: filter it by values, not by min and max")
+        raise UserError(f"column {name!r} is {kind}, not a number or text, and has no ranges: write {FORMS[kind]}")
     if not bounds or set(bounds) - set(_BOUNDS):
-        raise UserError(
-            f'filter {quoted(name, 80)}: give {{"min": a}}, {{"max": b}} or both, not {quoted(dict(bounds))}'
-        )
+        raise UserError(f"filter {quoted(name, 80)}: {quoted(dict(bounds), 80)} is no range: give {FORMS[kind]}")
     if kind == "text" and any(_is_number(bound) for bound in bounds.values()):  # "9" comes after "10"
         raise UserError(f"column {name!r} is text, not a number: it has an order of letters, as of 2024-05-31")
     return [(_BOUNDS[end], _value(name, kind, bound)) for end, bound in bounds.items()]
@@ -105,4 +126,5 @@ def _value(name: str, kind: str, value: Any) -> str | float | bool:
     if kind in ("text", "tags") and isinstance(value, str):
         return value
     right = {"number": "a number", "flag": "true or false"}.get(kind, "a string")
-    raise UserError(f"filter {quoted(name, 80)}: {quoted(value, 80)} is not {right}, which this column holds")
+    form = "" if kind == "flag" else f": write {FORMS[kind]}"
+    raise UserError(f"filter {quoted(name, 80)}: {quoted(value, 80)} is not {right}, which this column holds{form}")

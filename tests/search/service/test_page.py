@@ -220,6 +220,12 @@ def test_filters_and_similar_pictures(page):
     for end in ("min", "max"):
         page.one(f"#filters input[name='price {end}']").clear()
     page.until(lambda: len(page.all(".card")) == 20)
+    page.one("#filters input[name='price min']").send_keys("3..6\n")
+    page.until(lambda: len(page.all(".card")) == 4)
+    assert page.one("#filters input[name='price max']").get_attribute("value") == "6"
+    for end in ("min", "max"):
+        page.one(f"#filters input[name='price {end}']").clear()
+    page.until(lambda: len(page.all(".card")) == 20)
     before = page.one(".caption").get_attribute("title")
     page.one(".similar").click()
     page.until(lambda: "Pictures like" in page.one("#status").text and page.all(".card"))

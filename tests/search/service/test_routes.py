@@ -66,6 +66,8 @@ def test_a_picture_and_a_picture_with_a_text(client, searcher):
         ({"shelf": ["a", "b"], "new": True}, lambda row: row["shelf"] in "ab" and row["new"]),
         ({"price": {"min": 5, "max": 9}}, lambda row: 5 <= row["price"] <= 9),
         ({"price": {"max": 2.5}}, lambda row: row["price"] <= 2.5),
+        ({"price": "5..9"}, lambda row: 5 <= row["price"] <= 9),
+        ({"price": "20.."}, lambda row: row["price"] >= 20),
         ({"tags": "t1"}, lambda row: "t1" in row["tags"]),
         ({"shelf": "a' OR '1'='1"}, lambda row: False),
     ],
@@ -76,6 +78,23 @@ def test_filters(client, filters, meets):
     form = {"filters": json.dumps(filters), "top": "50"}
     answer = client.post("/search/image", files={"picture": pictures()[0].image}, data=form)
     assert {one["id"] for one in answer.json()["results"]} == {one["id"] for one in results}
+    asked = {"id": "scene/0-0.jpg", "filters": json.dumps(filters), "top": 50}
+    alike = {one["id"] for one in client.get("/similar", params=asked).json()["results"]}
+    assert alike == {one["id"] for one in results} - {"scene/0-0.jpg"}
+
+
+@pytest.mark.parametrize("price", ["cheap", {"above": 3}, {}, [[1]], None])
+def test_a_refused_filter_says_the_right_form(client, price):
+    filters = {"price": price}
+    form = {"filters": json.dumps(filters)}
+    for answer in (
+        client.post("/search", json={"text": "cat", "filters": filters}),
+        client.post("/search/image", files={"picture": pictures()[0].image}, data=form),
+        client.get("/similar", params={"id": "scene/0-0.jpg"} | form),
+    ):
+        assert answer.status_code == 422
+        assert all(word in answer.json()["detail"] for word in ("price", '"10..20"', '{"min": 10, "max": 20}'))
+    assert client.get("/similar", params={"id": "scene/0-0.jpg", "filters": "{"}).json()["detail"].endswith("no JSON")
 
 
 def test_similar(client, searcher):

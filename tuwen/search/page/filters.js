@@ -28,18 +28,35 @@ function list(name, { values }, chosen, changed) {
   return [select];
 }
 
+// The range that the texts of the two ends stand for: {min, max} as far as they are given, null where one is no number.
+// "10..20" in either field is both ends, as on the command line.
+export function rangeOf(texts) {
+  const [low, high] = (texts.find((text) => text.includes("..")) ?? texts.join("..")).split("..");
+  const range = {};
+  for (const [end, text] of [["min", low], ["max", high]]) {
+    if (!text.trim()) continue;
+    range[end] = Number(text);
+    if (!Number.isFinite(range[end])) return null;
+  }
+  return range;
+}
+
 function ends(name, column, chosen, changed) {
   const inputs = ["min", "max"].map((end) => {
     const input = document.createElement("input");
-    Object.assign(input, { type: "number", step: "any", name: `${name} ${end}`, placeholder: column[end] ?? "" });
+    Object.assign(input, { inputMode: "decimal", name: `${name} ${end}`, placeholder: column[end] ?? "", title: said("range") });
     input.setAttribute("aria-label", `${name} ${end}`);
     input.value = chosen[name]?.[end] ?? "";
     return input;
   });
   for (const input of inputs) {
     input.addEventListener("change", () => {
-      const [min, max] = inputs.map((one) => one.valueAsNumber);
-      const range = { ...(!Number.isNaN(min) && { min }), ...(!Number.isNaN(max) && { max }) };
+      const range = rangeOf(inputs.map((field) => field.value));
+      input.setCustomValidity(range ? "" : said("range"));
+      if (!range) return input.reportValidity();
+      inputs[0].value = range.min ?? "";
+      inputs[1].value = range.max ?? "";
+      for (const field of inputs) field.setCustomValidity("");
       if (Object.keys(range).length) chosen[name] = range;
       else delete chosen[name];
       changed();

@@ -49,7 +49,7 @@ const json = (value) => ({ method: "POST", headers: { "Content-Type": "applicati
 
 // A search: { text, picture (a File), like (an id), filters, top }.
 export function request({ text, picture, like, filters, top }) {
-  if (like) return [`similar?${new URLSearchParams({ id: like, top })}`, {}];
+  if (like) return [`similar?${new URLSearchParams({ id: like, top, filters: JSON.stringify(filters) })}`, {}];
   if (!picture) return ["search", json({ text, top, filters })];
   const body = new FormData();
   body.append("picture", picture);
@@ -69,7 +69,7 @@ export function curl({ text, picture, like, filters, top }) {
   if (like) {
     parts.push("-G");
     to("similar");
-    parts.push(`--data-urlencode ${quoted(`id=${like}`)}`, `-d top=${top}`);
+    parts.push(`--data-urlencode ${quoted(`id=${like}`)}`, `-d top=${top}`, `--data-urlencode ${quoted(`filters=${JSON.stringify(filters)}`)}`);
   } else if (picture) {
     to("search/image");
     parts.push(`-F ${quoted(`picture=@"${picture.name.replaceAll(/["\\]/g, "\\$&")}"`)}`);

@@ -3,7 +3,7 @@
 const WORDS = {
   en: {
     placeholder: "Describe what you look for, or drop a picture", choose: "Search by a picture", forget: "Remove the picture",
-    search: "Search", filters: "Filters", any: "any", key: "API key", use: "Use", more: "More", copy: "Copy", copied: "Copied",
+    search: "Search", filters: "Filters", any: "any", range: "A number, or a range: 10..20, 10.. or ..20", key: "API key", use: "Use", more: "More", copy: "Copy", copied: "Copied",
     curl: "The same search with curl", drop: "Drop the picture here", words: "Where the words matched",
     first: "first", score: "final", similar: "Similar", other: "中文",
     ready: (n) => `${n.toLocaleString("en")} pictures`,
@@ -17,7 +17,7 @@ const WORDS = {
   },
   zh: {
     placeholder: "描述要找的图片，或拖入一张图片", choose: "以图搜图", forget: "移除图片",
-    search: "搜索", filters: "筛选", any: "不限", key: "API 密钥", use: "使用", more: "更多", copy: "复制", copied: "已复制",
+    search: "搜索", filters: "筛选", any: "不限", range: "一个数，或范围：10..20、10.. 或 ..20", key: "API 密钥", use: "使用", more: "更多", copy: "复制", copied: "已复制",
     curl: "用 curl 进行同样的搜索", drop: "把图片放在这里", words: "各词在图中匹配的位置",
     first: "初排", score: "精排", similar: "相似图片", other: "English",
     ready: (n) => `共 ${n.toLocaleString("zh")} 张图片`,

@@ -24,10 +24,12 @@ class Range(BaseModel):
 Filters = Annotated[
     dict[str, Value | Annotated[list[Value], Field(max_length=RequestLimits.values)] | Range],
     Field(
-        description="only pictures whose column has this value, one of these, or lies in the range",
+        description='only pictures whose column has this value, one of these, or lies in the range: "10..20", "10..", '
+        '"..20" or {"min": 10, "max": 20}',
         max_length=RequestLimits.filters,
     ),
 ]
+FILTER = f'give a value, a list of at most {RequestLimits.values} values, "10..20" or {{"min": 10, "max": 20}}'
 Id = Annotated[str, Field(min_length=1, max_length=RequestLimits.id, description="of a picture, as the index names it")]
 Text = Annotated[str, Field(min_length=1, description="in any language the model knows")]
 Top = Annotated[int | None, Field(ge=1, le=RequestLimits.top, description="results wanted")]
@@ -48,7 +50,7 @@ def example(value: Any) -> ConfigDict:
 class TextSearch(BaseModel):
     """A search by text."""
 
-    model_config = example({"text": "一只红色的鸟", "top": 5, "filters": {"category": "bird"}})
+    model_config = example({"text": "一只红色的鸟", "top": 5, "filters": {"category": "bird", "price": "10..20"}})
     text: Text
     top: Top = None
     candidates: Candidates = None

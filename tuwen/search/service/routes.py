@@ -43,6 +43,7 @@ def guarded(scope: str) -> APIRouter:
 Here = Annotated[Service, Depends(service_of)]
 Id = Annotated[str, Query(min_length=1, max_length=RequestLimits.id, examples=["birds/17.jpg"])]
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
+FILTERS, EXAMPLES = "as in /search, as JSON", ['{"category": "bird", "price": "10..20"}']
 public, read, write = APIRouter(), guarded("read"), guarded("write")
 
 
@@ -94,7 +95,7 @@ async def search_image(
     top: Annotated[messages.Top, Form()] = None,
     candidates: Annotated[messages.Candidates, Form()] = None,
     budget_ms: Annotated[messages.Budget, Form()] = None,
-    filters: Annotated[str, Form(description="as in /search, as JSON", examples=['{"category": "bird"}'])] = "{}",
+    filters: Annotated[str, Form(description=FILTERS, examples=EXAMPLES)] = "{}",
 ) -> messages.Found:
     """Pictures like the one that is sent, or like it and for a text."""
     query_text = service.text(request, text) if text else None
@@ -106,10 +107,14 @@ async def search_image(
 
 @read.get("/similar", responses=problems(404, 422, 429))
 async def similar(
-    request: Request, service: Here, id: Id, top: Annotated[messages.Top, Query()] = None
+    request: Request,
+    service: Here,
+    id: Id,
+    top: Annotated[messages.Top, Query()] = None,
+    filters: Annotated[str, Query(description=FILTERS, examples=EXAMPLES)] = "{}",
 ) -> messages.Found:
     """Pictures like one of the index."""
-    return await service.similar(request, id, top)
+    return await service.similar(request, id, top, _plain(_parsed(messages.Filters, filters, "filters")))
 
 
 @read.post("/explain", responses=problems(400, 404, 408, 413, 422, 429))
@@ -169,14 +174,22 @@ def _parsed(kind: Any, text: str, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(json.loads(text))
     except (ValueError, RecursionError) as error:
-        detail = first_problem(error.errors()) if isinstance(error, ValidationError) else "is no JSON"
-        raise HTTPException(422, f"{where}: {detail}") from None
+        raise HTTPException(422, _detail(error, where)) from None
+
+
+def _detail(error: Exception, where: str) -> str:
+    if not isinstance(error, ValidationError):
+        return f"{where}: is no JSON"
+    return first_problem([first | {"loc": (where, *first["loc"])} for first in error.errors()[:1]])
 
 
 def first_problem(errors: Any) -> str:
-    """One line about what validation found first, without the value."""
+    """One line about what validation found first, without the value; about a filter, how it is written."""
     first = errors[0]
-    place = ".".join(str(part)[:64] for part in first["loc"] if part not in ("body", "query"))
+    parts = [str(part)[:64] for part in first["loc"] if part not in ("body", "query")]
+    if parts[:1] == ["filters"] and len(parts) > 1:
+        return f"filters.{parts[1]}: {messages.FILTER}"
+    place = ".".join(parts)
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 

@@ -17,7 +17,7 @@ from tuwen.data.corpus import BrokenImage, normalise
 from tuwen.data.images import decode
 from tuwen.data.jpeg import is_jpeg2000
 from tuwen.explain import word_maps
-from tuwen.search.filters import sql
+from tuwen.search.filters import Filters, sql
 from tuwen.search.query import Query, SearchAnswer, Searcher
 from tuwen.search.record import Busy
 from tuwen.search.service import log, messages
@@ -91,10 +91,11 @@ class Service:
             self.metrics.incomplete.inc()
         return self.answer(request, answer, start)
 
-    async def similar(self, request: Request, id: str, top: int | None) -> messages.Found:
+    async def similar(self, request: Request, id: str, top: int | None, filters: Filters) -> messages.Found:
         start = time.monotonic()
+        sql(filters, self.searcher.index.columns())  # a wrong filter is refused before it waits
         with _known():
-            answer = await self.searches.alone(self.searcher.similar, id, top or self.settings.top)
+            answer = await self.searches.alone(self.searcher.similar, id, top or self.settings.top, filters)
         return self.answer(request, answer, start)
 
     def answer(self, request: Request, answer: SearchAnswer, start: float) -> messages.Found:
