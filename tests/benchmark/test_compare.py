@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tuwen.benchmark import compare as module
 from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig, measure_run
-from tuwen.benchmark.report import write_report
+from tuwen.benchmark.report import page, write_report
 from tuwen.benchmark.table import print_comparison
 from tuwen.data.open import open_corpus
 from tuwen.data.text import Tokenizer
@@ -100,7 +100,7 @@ def test_towers_start_alike_within_a_seed_and_not_across(tmp_path):
         assert not torch.allclose(clip[name], other[name]), name
 
 
-def test_finished_runs_are_not_repeated(done, monkeypatch):
+def test_finished_runs_are_not_repeated(done, monkeypatch, capsys):
     out, before = done
 
     def refuse(*args, **options):
@@ -110,6 +110,11 @@ def test_finished_runs_are_not_repeated(done, monkeypatch):
         monkeypatch.setattr(loop, name, refuse)
     monkeypatch.setattr("tuwen.benchmark.measure.retrieve", refuse)
     assert compare(["clip", "albef"], CORPUS, out, **OPTIONS) == before
+    assert capsys.readouterr().err == ""
+    compare(["clip", "albef"], CORPUS, out, **OPTIONS | {"quiet": False})
+    runs = ("clip-seed0", "albef-seed0", "clip-seed1", "albef-seed1")
+    lines = [f"run {number} of 4: {run}, finished before" for number, run in enumerate(runs, 1)]
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("run ")] == lines
 
 
 def test_a_missing_run_alone_is_trained(done, monkeypatch, tmp_path):
@@ -181,6 +186,37 @@ def test_the_table_shows_spread_chance_fidelity_and_sign(done):
     for wanted in ("clip (", "albef (", "re-ranked", "chance", "±", "pairs per second", "differences in points"):
         assert wanted in text
     assert re.search(r"albef re-ranked +clip first +[+-]\d", text)
+
+
+def with_recalls(comparison, levels):
+    """The comparison with all recalls of a system's seeds at the given levels."""
+    changed = json.loads(json.dumps(comparison))
+    for name, seeds in levels.items():
+        for seed, level in zip(changed["systems"][name]["seeds"], seeds, strict=True):
+            for stages in seed["languages"].values():
+                for stage in ("first", "reranked"):
+                    for way in metrics.DIRECTIONS if stage in stages else ():
+                        stages[stage][way] = dict.fromkeys(stages[stage][way], level)
+                        stages[stage]["mean_recall"] = level
+    return changed
+
+
+@pytest.mark.parametrize(("clip", "bold"), [((60, 60.1), True), ((60, 90), False)])
+def test_bold_is_only_what_leads_by_more_than_the_seeds_differ(done, clip, bold):
+    comparison = with_recalls(done[1], {"clip": clip, "albef": (50, 50)})
+    text = page(comparison, {"clip": [], "albef": []})
+    assert text.count(' best"') == (2 * 7 if bold else 0)  # languages, six recalls and their mean
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system="standard")
+    print_comparison(comparison, console)
+    means = [line for line in console.file.getvalue().splitlines() if line.startswith("clip (") and "first" in line]
+    assert [("\x1b[1m" in line) for line in means] == [bold, bold]
+
+
+def test_the_title_says_on_what_it_was_measured_and_watched(done):
+    assert done[1]["watched"] == "val"
+    text = page(done[1], {"clip": [done[0] / "clip-seed0"], "albef": [done[0] / "albef-seed0"]})
+    assert f"<h1>Comparison of clip and albef on {done[1]['corpus']}, split test</h1>" in text
+    assert "en: mean recall on val, first stage, %" in text
 
 
 class Page(HTMLParser):

@@ -42,3 +42,16 @@ def test_an_evaluation_that_is_no_table_is_no_record(tmp_path, odd):
     written(tmp_path / "run", [{"step": 1, "eval": {}}, {"step": 2, "eval": odd}])
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: no record"):
         _curves({}, {"clip": [tmp_path / "run"]})
+
+
+def test_one_point_is_no_curve(tmp_path):
+    right = {"en": {"first": {"mean_recall": 40.0}, "chance": {"mean_recall": 2.0}}}
+    written(tmp_path / "run", [{"step": 1, "losses": {"contrast": 2.0}}, {"step": 2, "eval": right}])
+    assert _curves({}, {"clip": [tmp_path / "run"]}) == ""
+    written(
+        tmp_path / "other", [{"step": k, "losses": {"contrast": 2.0}} for k in (1, 2)] + [{"step": 3, "eval": right}]
+    )
+    page = _curves({}, {"clip": [tmp_path / "other"]})
+    assert page.count("<svg") == 1
+    assert "losses" in page
+    assert "mean recall" not in page

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tuwen.benchmark.statistics import differences, gain_interval, mean_and_spread
+from tuwen.benchmark.statistics import clearly_best, differences, gain_interval, mean_and_spread
 from tuwen.tasks.metrics import DIRECTIONS, NO_ANSWER
 
 
@@ -53,3 +53,25 @@ def test_queries_without_an_answer_are_in_no_interval_and_one_direction_is_enoug
     first = torch.tensor([5, 5, NO_ANSWER, NO_ANSWER])
     ranks = {"zh.first.text_to_image": first, "zh.reranked.text_to_image": torch.tensor([0, 0, NO_ANSWER, NO_ANSWER])}
     assert gain_interval(ranks, "zh") == (pytest.approx(200 / 3), pytest.approx(200 / 3))
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        # leads of 5, 6, 7: 6 ± 4.303 * 1 / sqrt(3) = 2.48; above 0
+        ([[10, 20, 30], [15, 26, 37]], [False, True]),
+        # leads of 1, 6, 11: 6 ± 4.303 * 5 / sqrt(3) = 12.4; holds 0
+        ([[10, 20, 30], [11, 26, 41]], [False, False]),
+        # two seeds, leads of 5 and 6: 5.5 ± 12.706 * 0.707 / sqrt(2) = 6.35; holds 0
+        ([[10, 20], [15, 26]], [False, False]),
+        # ahead of the one, not of the other
+        ([[10, 20, 30], [15, 26, 37], [15.1, 25, 36]], [False, False, False]),
+        # a re-ranking of weight 0 is its first stage
+        ([[15, 26, 37], [10, 20, 30], [15, 26, 37]], [True, False, True]),
+        ([[10], [90]], [False, False]),
+        ([[10, 20, 30]], [False]),
+        ([[10, 20], [10, 20]], [False, False]),
+    ],
+)
+def test_best_is_what_leads_every_other_by_more_than_its_interval(rows, best):
+    assert clearly_best(rows) == best

@@ -7,6 +7,7 @@ Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was s
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,13 +92,14 @@ def compare(
     first = next(iter(configs.values()))
     pairs = open_corpus(corpus, "train", first.data.on_bad)
     gallery = open_corpus(corpus, measure.split, first.data.on_bad)
-    evaluate = _validator(gallery, str(corpus), validation, first.data.on_bad) if validation else None
+    watched = open_corpus(corpus, "val", first.data.on_bad) if "val" in splits_of(str(corpus)) else gallery
+    evaluate = _validator(watched, validation) if validation else None
     _share_tokenizer(out, configs, pairs)
     if how.towers:
         _train_towers(out, configs, how.towers, pairs, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
-    for run, config in configs.items():
-        _train_once(run, config, pairs, evaluate, quiet)
+    for number, (run, config) in enumerate(configs.items(), 1):
+        _train_once(run, config, pairs, evaluate, quiet, f"run {number} of {len(configs)}")
         result = _measure(run, gallery, measure, quiet)
         results_of[arms[run]].append({"seed": config.train.seed, **result, **_cost(run, result)})
     comparison = {
@@ -106,6 +108,7 @@ def compare(
         "corpus": gallery.name,
         "location": str(corpus),
         "split": gallery.split,
+        "watched": watched.split,
         "size": size,
         "steps": next(iter(results_of.values()))[0]["steps"],
         "batch_size": first.train.batch_size,
@@ -193,7 +196,7 @@ def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: 
             shared = {name: getattr(config.model, name) for name in ("image", "text", "embed")}
             model = replace(RunConfig.of("clip", config.size, config.corpus).model, **shared)
             own = override(replace(config, system="clip", model=model), {"train.steps": steps})
-            _train_once(runs[seed], own, pairs, None, quiet)
+            _train_once(runs[seed], own, pairs, None, quiet, "towers")
         configs[path] = override(config, {"init": str(runs[seed])})
 
 
@@ -204,13 +207,19 @@ def _measure(run: Path, gallery: Corpus, measure: MeasureConfig, quiet: bool) ->
         return measure_run(run, gallery, measure)
 
 
-def _train_once(run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Evaluate | None, quiet: bool) -> None:
-    """Trains a run, goes on with it, or leaves it as it is when it is finished."""
-    if not holds_run(run):
+def _train_once(
+    run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Evaluate | None, quiet: bool, place: str
+) -> None:
+    """Trains a run, goes on with it, or leaves it as it is when it is finished; a line says which, and its place."""
+    begun = holds_run(run)
+    if begun:
+        _check_same(run, config, pairs)
+    done = begun and finished(run)
+    if not quiet:
+        print(f"{place}: {run.name}{', finished before' if done else ', goes on' if begun else ''}", file=sys.stderr)
+    if not begun:
         loop.train(config, run, evaluate=evaluate, corpus=pairs, quiet=quiet)
-        return
-    _check_same(run, config, pairs)
-    if not finished(run):
+    elif not done:
         loop.resume(run, evaluate=evaluate, corpus=pairs, quiet=quiet)
 
 
@@ -246,12 +255,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _validator(gallery: Corpus, location: str, pictures: int, on_bad: str) -> loop.Evaluate:
-    """Called while training: first-stage recalls by language on some pictures of "val", or else of the gallery."""
-    validated = open_corpus(location, "val", on_bad) if "val" in splits_of(location) else gallery
+def _validator(watched: Corpus, pictures: int) -> loop.Evaluate:
+    """Called while training: first-stage recalls by language on some pictures."""
 
     def evaluate(trained: loop.Trained, step: int) -> dict:
-        languages = retrieve(trained.predictor, validated, limit=pictures, rerank=False).json["languages"]
+        languages = retrieve(trained.predictor, watched, limit=pictures, rerank=False).json["languages"]
         return {
             language: {stage: recalls[stage] for stage in (*STAGES, "chance") if stage in recalls}
             for language, recalls in languages.items()

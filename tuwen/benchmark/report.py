@@ -12,7 +12,7 @@ from tuwen import systems
 from tuwen.benchmark import report_plots, report_samples, report_stages
 from tuwen.benchmark.compare import RESULT, summary
 from tuwen.benchmark.report_pieces import table, title
-from tuwen.benchmark.statistics import STAGES, last_stage
+from tuwen.benchmark.statistics import STAGES, clearly_best, last_stage
 from tuwen.benchmark.table import figure, reranked_by
 from tuwen.errors import UserError
 from tuwen.run import CONFIG, METRICS, PROVENANCE, RECALLS, REPORT, SAMPLES, holds_run, provenance, read_json
@@ -60,6 +60,7 @@ def page(comparison: dict[str, Any], runs: Runs) -> str:
     """The whole page. comparison: as `compare` gives it; one of a single run may lack "languages"."""
     names = list(comparison["systems"])
     title = f"Comparison of {_listed(names)}" if len(names) > 1 else f"Run of {names[0]}"
+    title += f" on {comparison['corpus']}, split {comparison['split']}" if comparison["split"] else ""
     parts = [_head(title, comparison, runs), _recall(comparison), _differences(comparison)]
     parts += [report_stages.section(comparison["systems"], runs), _curves(comparison, runs), _cost(comparison)]
     parts += [report_stages.equal_seconds(runs), _samples(comparison, runs), _origin(runs)]
@@ -137,7 +138,9 @@ def _recall(comparison: dict[str, Any]) -> str:
         return title("Recall", "召回率") + '<p class="note">Not measured yet 尚未评测: <code>tuwen eval</code>.</p>'
     note = (
         "A query counts as found at K when any right answer is among the first K. Mean is that of all recalls shown. "
-        "Chance is the expected recall of a random order. ± is the standard deviation over seeds."
+        "Chance is the expected recall of a random order. ± is the standard deviation over seeds. "
+        "Bold leads every other row by more than seeds differ (95 % interval of paired seeds above 0); one seed has no "
+        "best."
     )
     fidelity = {system["fidelity"] for system in by_system.values()}
     note += " " + "; ".join(f"“{key}”: {FIDELITY[key]}" for key in FIDELITY if key in fidelity) + "."
@@ -153,14 +156,13 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
     paths = [(way, f"r{k}") for way in ways for k in CUTOFFS]
     rows = [(name, stage) for name in by_system for stage in STAGES if stage in by_system[name]["languages"][language]]
     figures = {row: _figures(by_system[row[0]]["languages"][language][row[1]], paths) for row in rows}
-    best = [max(column) for column in zip(*figures.values(), strict=True)]
+    marks = _marks(by_system, language, rows, paths)
     body = ""
     for row in rows:
         name, stage = row
         spread = by_system[name]["spread"]
-        spreads = _figures(spread["languages"][language][stage], paths) if spread else [None] * len(best)
-        marks = [len(rows) > 1 and value == top for value, top in zip(figures[row], best, strict=True)]
-        cells = "".join(map(_cell, figures[row], spreads, marks, _edges(paths)))
+        spreads = _figures(spread["languages"][language][stage], paths) if spread else [None] * len(figures[row])
+        cells = "".join(map(_cell, figures[row], spreads, marks[row], _edges(paths)))
         stages = [of for of in STAGES if (name, of) in figures]
         head = _system(name, by_system[name], len(stages)) if stage == stages[0] else ""
         body += f"<tr>{head}<td class='stage'>{_stage(stage, by_system[name])}</td>{cells}</tr>"
@@ -184,6 +186,18 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
         f"<tr><th scope='col'>System 系统</th><th scope='col'>Stage 阶段</th>{columns}"
         f'<th class="number edge" scope="col">Mean 平均</th></tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def _marks(
+    by_system: dict[str, Any], language: str, rows: list[tuple[str, str]], paths: list[tuple[str, str]]
+) -> dict[tuple[str, str], list[bool]]:
+    """Of every row (system, stage) and column, whether it is the best as far as the seeds tell."""
+    seeds = {
+        (name, stage): [_figures(seed["languages"][language][stage], paths) for seed in by_system[name]["seeds"]]
+        for name, stage in rows
+    }
+    columns = [clearly_best([[seed[k] for seed in seeds[row]] for row in rows]) for k in range(len(paths) + 1)]
+    return {row: [column[place] for column in columns] for place, row in enumerate(rows)}
 
 
 def _differences(comparison: dict[str, Any]) -> str:
@@ -229,7 +243,8 @@ def _curves(comparison: dict[str, Any], runs: Runs) -> str:
     out = title("Learning curves", "学习曲线")
     if recalls:
         levels = {language: float(values[0, 0]) for language, (_, values) in chance.items()}
-        out += f"<figure class='plot'>{report_plots.recall_curves(recalls, levels)}</figure>"
+        split = comparison.get("watched", "validation")
+        out += f"<figure class='plot'>{report_plots.recall_curves(recalls, levels, split)}</figure>"
     if losses:
         queued = {name: step for name, seeds in records.items() if (step := _queue_start(seeds[0])) is not None}
         out += f"<figure class='plot'>{report_plots.loss_curves(losses, queued)}</figure>"
@@ -263,11 +278,13 @@ def _validation(records: list[dict], *stages: str) -> dict[str, dict[int, float]
 
 
 def _series(seeds: list[dict[str, dict[int, float]]]) -> dict[str, report_plots.Curve]:
-    """Curves by name at the steps that all seeds have; null, which stands for what JSON cannot hold, is NaN."""
+    """Curves by name at the steps that all seeds have, two at least; null, which stands for what JSON cannot hold, is
+    NaN.
+    """
     out = {}
     for name in seeds[0] if seeds else ():
         steps = sorted(set.intersection(*(set(seed.get(name, {})) for seed in seeds)))
-        if steps:
+        if len(steps) > 1:  # one point is no curve
             out[name] = (np.array(steps), np.array([[seed[name][step] for step in steps] for seed in seeds], float))
     return out
 

@@ -55,19 +55,19 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
     return svg(figure, "bars", "Mean recall of each system by language, with the chance level")
 
 
-def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float]) -> str:
-    """Validation recall while training. curves: language -> system -> curve; chance: mean recall by language."""
+def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float], split: str) -> str:
+    """Recall on a split while training. curves: language -> system -> curve; chance: mean recall by language."""
     figure, panels = _panels(len(curves), columns=2, height=2.9, width=10)
     for panel, (language, by_system) in zip(panels, curves.items(), strict=False):
         for k, (name, curve) in enumerate(by_system.items()):
             _draw(panel, curve, colour(k), name, marker="o")
         if language in chance:
             panel.axhline(chance[language], color=INK, linewidth=1, linestyle=(0, (3, 3)), label="chance")
-        panel.set_title(f"{language}: validation mean recall, first stage, %", fontsize=10.5, loc="left")
+        panel.set_title(f"{language}: mean recall on {split}, first stage, %", fontsize=10.5, loc="left")
         panel.set_xlabel("step", fontsize=9)
         panel.set_ylim(bottom=0)
         panel.legend(frameon=False, fontsize=9)
-    return svg(figure, "recall", "Validation mean recall by training step")
+    return svg(figure, "recall", f"Mean recall on {split} by training step")
 
 
 def loss_curves(curves: dict[str, dict[str, Curve]], queued: dict[str, int]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 
 from tuwen.data import draws
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS, NO_ANSWER
@@ -48,6 +49,24 @@ def gain_interval(ranks: Mapping[str, torch.Tensor], language: str) -> tuple[flo
         means.append(gain[(uniform * len(gain)).astype(np.int64)].mean(1))
     low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
     return float(low), float(high)
+
+
+def clearly_best(rows: Sequence[Sequence[float]]) -> list[bool]:
+    """Which rows are the best by more than chance of the seed: their lead over every other has a 95 % interval above 0.
+
+    rows: a figure of each row by seed [R][S], the seeds in one order; the interval is Student's, of the paired seeds.
+    Rows that are equal in every seed (a first stage and its re-ranking of weight 0) are best together. One seed has no
+    interval, and one row nothing to be better than: neither has a best.
+    """
+    seeds = len(rows[0])
+    top = max(rows, key=statistics.fmean)
+    others = [row for row in rows if list(row) != list(top)]
+    if seeds < 2 or not others:
+        return [False] * len(rows)
+    quantile = float(stdtrit(seeds - 1, 0.975))
+    leads = [[a - b for a, b in zip(top, row, strict=True)] for row in others]
+    ahead = all(statistics.fmean(lead) > quantile * statistics.stdev(lead) / seeds**0.5 for lead in leads)
+    return [ahead and list(row) == list(top) for row in rows]
 
 
 def last_stage(language: Mapping[str, Any]) -> str:

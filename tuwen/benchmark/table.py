@@ -4,8 +4,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from tuwen.benchmark.statistics import STAGES
+from tuwen.benchmark.statistics import STAGES, clearly_best
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
 
 WIDTH = 130  # columns where the output is no terminal
@@ -15,7 +16,8 @@ HEADS = {"image_to_text": "text", "text_to_image": "image"}  # what is found
 def print_comparison(comparison: dict[str, Any], console: Console | None = None) -> None:
     """Recalls per language and stage with their chance level, differences with their sign, and cost.
 
-    comparison: what `compare` gives. Figures are percent, rounded to 0.1, with the standard deviation over seeds.
+    comparison: what `compare` gives. Figures are percent, rounded to 0.1, with the standard deviation over seeds; a
+    mean recall is bold where it is the best as far as the seeds tell.
     """
     console = console or Console(highlight=False)
     if not console.is_terminal:
@@ -50,14 +52,17 @@ def _recalls(comparison: dict[str, Any], language: str) -> Table:
     for way in ways:
         for k in CUTOFFS:
             table.add_column(f"{HEADS[way]} R@{k}", justify="right", no_wrap=True)
-    table.add_column("mean", justify="right", no_wrap=True, style="bold")
-    for name, system in systems.items():
-        for stage in STAGES:
-            if stage in system["languages"][language]:
-                spread = system["spread"] and system["spread"]["languages"][language][stage]
-                cells = _cells(system["languages"][language][stage], spread, ways)
-                table.add_row(called(name, system), "first" if stage == "first" else reranked_by(system), *cells)
-        table.add_section()
+    table.add_column("mean", justify="right", no_wrap=True)
+    rows = [(name, stage) for name in systems for stage in STAGES if stage in systems[name]["languages"][language]]
+    means = [
+        [seed["languages"][language][stage]["mean_recall"] for seed in systems[name]["seeds"]] for name, stage in rows
+    ]
+    for (name, stage), best in zip(rows, clearly_best(means), strict=True):
+        system = systems[name]
+        spread = system["spread"] and system["spread"]["languages"][language][stage]
+        *cells, mean = _cells(system["languages"][language][stage], spread, ways)
+        called_stage = "first" if stage == "first" else reranked_by(system)
+        table.add_row(called(name, system), called_stage, *cells, Text(mean, "bold" if best else ""))
     table.add_row("chance", "", *_cells(first["languages"][language]["chance"], None, ways), style="dim")
     return table
 
