@@ -7,6 +7,7 @@ import pytest
 
 from tests.tasks.stub import Pairs
 from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.exercises import exercises_of
 from tuwen.data.grounding import FILE, phrases_of
 from tuwen.data.open import open_corpus
 from tuwen.data.shards import write_shards
@@ -42,7 +43,7 @@ def test_a_column_of_objects_and_phrases_a_language():
     }
 
 
-def table(folder, lines: list[str]):
+def table(folder, lines: list[str], on_bad: str = "stop"):
     scenes = Scenes("test", 3, side=32)
     (folder / "images").mkdir()
     rows = []
@@ -53,7 +54,7 @@ def table(folder, lines: list[str]):
         rows.append({"id": f"p{k}", "image": f"images/{k}.png", "texts": {}, "split": "test"})
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / FILE).write_text("\n".join(lines))
-    return open_corpus(folder, "test")
+    return open_corpus(folder, "test", on_bad)
 
 
 def test_a_file_beside_the_table_is_joined_by_id(tmp_path):
@@ -83,3 +84,30 @@ def test_a_file_beside_the_table_is_joined_by_id(tmp_path):
 def test_faults_are_told_with_their_place(tmp_path, line, message):
     with pytest.raises(UserError, match=message):
         phrases_of(table(tmp_path, [line]))
+
+
+def test_what_is_wrong_is_left_out_and_counted_where_faults_are_skipped(tmp_path):
+    """As BCCD's two boxes without a size, which refused its 205 pictures of training."""
+    box, none = [0.1, 0.2, 0.3, 0.4], [0.7875, 0.7021, 0.7875, 0.7021]
+    objects = [{"phrase": "cell", "box": none}, {"phrase": "cell", "box": box}, {"box": box}]
+    lines = [json.dumps({"id": "p0", "objects": objects}), "{", json.dumps({"id": "p2", "objects": [objects[0]]})]
+    corpus = table(tmp_path, lines, "skip")
+    (phrase,) = phrases_of(corpus)
+    assert (phrase.row, phrase.boxes.tolist()) == (0, [box])
+    rows = exercises_of(corpus, "phrases")
+    assert (len(rows), rows.record(0).columns["boxes"]) == (1, [box])
+    assert rows.skipped == {"no box": 2, "no phrase": 1, "no boxes": 1}
+    places = [(fault.file.name, fault.line, fault.reason) for fault in rows.faults]
+    assert sorted(places) == [(FILE, 1, "no box"), (FILE, 1, "no phrase"), (FILE, 2, "no boxes"), (FILE, 3, "no box")]
+    with pytest.raises(UserError, match=f"{FILE}:2: not a JSON object"):
+        exercises_of(open_corpus(tmp_path, "test"), "phrases")
+
+
+def test_faults_of_a_column_are_skipped_in_built_copies_too(tmp_path):
+    objects = [{"phrase": "cell", "box": [0.5, 0.5, 0.5, 0.5]}, {"phrase": "cell", "box": [0, 0, 1, 1]}]
+    pairs = Pairs([{"en": ["1"]}, {"en": ["2"]}], columns=[{"objects": objects}, {"objects": "none"}])
+    write_shards({"test": pairs}, tmp_path / "built")
+    rows = exercises_of(open_corpus(tmp_path / "built", "test", "skip"), "phrases")
+    assert (len(rows), rows.skipped) == (1, {"no box": 1, "no boxes": 1})
+    with pytest.raises(UserError, match="is none"):
+        exercises_of(open_corpus(tmp_path / "built", "test"), "phrases")

@@ -32,6 +32,7 @@ ATTRIBUTES = {
     "frames": 2,
     "pictures": 3,
     "truth": "scenes",
+    "on_bad": "skip",
     "skipped": {"missing": 2},
     "faults": (Fault(Path("a.jsonl"), 3, "missing", "put it there"),),
     "split_rule": "the rows",

@@ -58,7 +58,7 @@ def focus(args) -> None:
         from tuwen.training.parallel import device
 
         model = load(args.run_folder, device=str(device("auto")))
-        figures = measure_focus(model.predictor, open_corpus(args.focus, args.split), limit=args.limit)
+        figures = measure_focus(model.predictor, open_corpus(args.focus, args.split, "skip"), limit=args.limit)
     if args.json:
         print_json(figures)
         return

@@ -68,6 +68,7 @@ class Corpus:
     weights: tuple[float, ...] | None = None
     pictures: int = 1  # separate pictures a row: two views of a chest, the two that a statement is about
     truth: str = "identity"  # which rule `relevance` follows, for built copies: one of `shards.TRUTHS`
+    on_bad: str = "stop"  # at what is wrong with rows, or with what lies beside them: "stop", or "skip" and count
     skipped: Mapping[str, int] = MappingProxyType({})  # rows that reading left out, by reason
     faults: Sequence[Fault] = ()  # what is wrong with them, each with its file and line
     split_rule: str = ""  # where the split comes from

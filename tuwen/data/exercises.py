@@ -12,6 +12,7 @@ import numpy as np
 
 from tuwen.data.corpora.asked import COLUMNS, kind_of
 from tuwen.data.corpora.asked_lines import FILES
+from tuwen.data.corpora.faults import Faults
 from tuwen.data.corpus import Corpus, Record
 from tuwen.data.grounding import phrases_of
 from tuwen.data.open import open_corpus
@@ -54,7 +55,9 @@ class PhraseRows(Wrapped):
 
     def __init__(self, base: Corpus):
         super().__init__([base])
-        self.base, self.phrases = base, phrases_of(base)
+        faults = Faults(base.on_bad)
+        self.base, self.phrases = base, phrases_of(base, faults=faults)
+        self.skipped, self.faults = self.skipped + faults.counts, (*self.faults, *faults.listed)
         self.languages = tuple(sorted({phrase.language for phrase in self.phrases}))
         parts = [(phrase.row, phrase.text, phrase.language, phrase.boxes.tolist()) for phrase in self.phrases]
         digest = hashlib.blake2b(f"{base.fingerprint}\x1f{parts}".encode(), digest_size=16)

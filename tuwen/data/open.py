@@ -46,19 +46,24 @@ def open_corpus(
         "columns:主图=image,品名=title:TABLE", a table whose columns are to be called otherwise;
         "NAME:DIR", a public corpus as it was downloaded (`tuwen data list`); or "mix:A=2;B=1", of any of these with
         their weights.
-    on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`).
+    on_bad: for tables and folders, "stop" at the first faulty row or "skip" and count them (`skipped`); so too for
+        boxes of phrases, when these are asked for.
     missing: is told of rows whose pictures are not there. progress: whether to show a bar while pictures are read.
 
     Raises:
         UserError: nothing there that is a corpus, no such split, or what the corpus itself finds wrong.
     """
+    corpus: Corpus
     if reader := _reader_of(location):
-        return reader.open(str(location), split, on_bad)
-    if (Path(location) / _SHARDS).is_file():
-        return open_shards(location, split)
-    if _is_text(location):
-        return TextLines(location, split, on_bad)
-    return files.FileCorpus(source_of(location), split, on_bad, missing, progress)
+        corpus = reader.open(str(location), split, on_bad)
+    elif (Path(location) / _SHARDS).is_file():
+        corpus = open_shards(location, split)
+    elif _is_text(location):
+        corpus = TextLines(location, split, on_bad)
+    else:
+        corpus = files.FileCorpus(source_of(location), split, on_bad, missing, progress)
+    corpus.on_bad = on_bad
+    return corpus
 
 
 def splits_of(location: str | Path) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Wrapped(Corpus):
         self.languages = tuple(dict.fromkeys(language for corpus in wrapped for language in corpus.languages))
         self.notice = _joined(corpus.notice for corpus in wrapped)
         self.split_rule = _joined(corpus.split_rule for corpus in wrapped)
+        self.on_bad = wrapped[0].on_bad
         self.skipped = sum((Counter(corpus.skipped) for corpus in wrapped), Counter())
         self.faults = tuple(fault for corpus in wrapped for fault in corpus.faults)
         # numbers of classes mean what they meant only where all have the same

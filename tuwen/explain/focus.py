@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.batch import Texts
+from tuwen.data.corpora.faults import Faults
 from tuwen.data.corpus import Corpus, normalise
 from tuwen.data.grounding import Phrase, phrases_of
 from tuwen.errors import UserError
@@ -41,7 +42,8 @@ def measure_focus(predictor: Predictor, corpus: Corpus, *, limit: int | None = 1
     system = predictor.system
     if not system.can("fuse"):
         raise system.lacks("focus", "it has no cross encoder to look into")
-    every = phrases_of(corpus, limit)
+    wrong = Faults(corpus.on_bad)
+    every = phrases_of(corpus, limit, wrong)
     figures, broken = {}, Counter[str]()
     with predictor.evaluating():
         for language in predictor.languages:
@@ -52,7 +54,7 @@ def measure_focus(predictor: Predictor, corpus: Corpus, *, limit: int | None = 1
     if not figures:
         raise UserError(f"corpus {corpus.name}: no picture has boxes, phrases and a text in a language the run knows")
     about = {"system": predictor.name, "corpus": corpus.name, "split": corpus.split, "alpha": alpha}
-    return {**about, "languages": figures, "broken": dict(broken)}
+    return {**about, "languages": figures, "broken": dict(broken + wrong.counts)}
 
 
 def _rows(corpus: Corpus, every: Sequence[Phrase], language: str) -> dict[int, tuple[str, list[Phrase]]]:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tuwen.data.batch import Images, Texts
+from tuwen.data.corpora.faults import Faults
 from tuwen.data.corpus import Corpus
 from tuwen.data.fit import on_part, on_whole
 from tuwen.data.grounding import Phrase, phrases_of
@@ -55,7 +56,8 @@ def evaluate_grounding(
     began = time.monotonic()
     if not (predictor.system.can("locate") or predictor.system.can("match_heat")):
         raise predictor.system.lacks("locate", "it has no way to point into a picture")
-    every = phrases_of(corpus, limit)
+    wrong = Faults(corpus.on_bad)
+    every = phrases_of(corpus, limit, wrong)
     figures, broken = {}, Counter[str]()
     with predictor.evaluating():
         for language in _languages(predictor, corpus, every, languages):
@@ -70,7 +72,7 @@ def evaluate_grounding(
         "languages": figures,
         "images": len({phrase.row for phrase in every}) - sum(broken.values()),
         "protocol": "any box; pointing by the most heat or the best box's centre",
-        "broken": dict(broken),
+        "broken": dict(broken + wrong.counts),
         "seconds": time.monotonic() - began,
     }
 

@@ -136,7 +136,7 @@ def evaluate_referring(
         "languages": marks,
         "images": len(pictures),
         "protocol": "any box; pointing by the box's centre",
-        "broken": dict(broken),
+        "broken": dict(broken + Counter(corpus.skipped)),
         "seconds": time.monotonic() - began,
     }
 

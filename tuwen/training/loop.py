@@ -377,6 +377,9 @@ class _Trainer:
     def _tell_data(self) -> None:
         """Says, and lists in skipped.json, which rows could not be used; says how many texts were cut."""
         skipped, texts, cut = self.loader.skipped, self.loader.texts, self.loader.truncated
+        if left_out := self.corpus.skipped:
+            counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            self.line.say(f"left out when the corpus was read: {counts}")
         if self.alike:
             self.line.say(f"{self.alike} of the batches held no wrong pair to learn from")
         if cut:
