@@ -5,6 +5,7 @@ their own (`Corpus.exercises`); a table has a file beside it; phrases are those 
 """
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +58,7 @@ class PhraseRows(Wrapped):
         super().__init__([base])
         faults = Faults(base.on_bad)
         self.base, self.phrases = base, phrases_of(base, faults=faults)
-        self.skipped, self.faults = self.skipped + faults.counts, (*self.faults, *faults.listed)
+        self.skipped, self.faults = Counter(self.skipped) + faults.counts, (*self.faults, *faults.listed)
         self.languages = tuple(sorted({phrase.language for phrase in self.phrases}))
         parts = [(phrase.row, phrase.text, phrase.language, phrase.boxes.tolist()) for phrase in self.phrases]
         digest = hashlib.blake2b(f"{base.fingerprint}\x1f{parts}".encode(), digest_size=16)
