@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,10 +95,7 @@ def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig) -> Retrieval:
 
 def _write_samples(run: Path, corpus: Corpus, answers: list[Answer]) -> None:
     """samples.json: the corpus's notice, and per query its best pictures with score, right or wrong, and own text."""
-    folder = run / THUMBNAILS
-    folder.mkdir(exist_ok=True)
-    for row in sorted({row for answer in answers for row in answer.rows}):
-        (folder / f"{row}.jpg").write_bytes(encode_jpeg(shrink(corpus.image(row), THUMBNAIL), 85))
+    write_thumbnails(run / THUMBNAILS, corpus, {row for answer in answers for row in answer.rows})
     queries = [
         {
             "text": answer.text,
@@ -107,7 +105,7 @@ def _write_samples(run: Path, corpus: Corpus, answers: list[Answer]) -> None:
                     "picture": f"{THUMBNAILS}/{row}.jpg",
                     "score": score,
                     "right": right,
-                    "shows": _shows(corpus, row, answer),
+                    "shows": shows(corpus, row, answer.language),
                 }
                 for row, score, right in zip(answer.rows, answer.scores, answer.right, strict=True)
             ],
@@ -118,8 +116,15 @@ def _write_samples(run: Path, corpus: Corpus, answers: list[Answer]) -> None:
     checkpoint.write(run / SAMPLES, json.dumps(samples, ensure_ascii=False, indent=1) + "\n")
 
 
-def _shows(corpus: Corpus, row: int, answer: Answer) -> str:
-    """What a picture shows, by its own first text, in the query's language where it has one."""
+def write_thumbnails(folder: Path, corpus: Corpus, rows: Iterable[int]) -> None:
+    """FOLDER/ROW.jpg of each row's picture."""
+    folder.mkdir(exist_ok=True)
+    for row in sorted(rows):
+        (folder / f"{row}.jpg").write_bytes(encode_jpeg(shrink(corpus.image(row), THUMBNAIL), 85))
+
+
+def shows(corpus: Corpus, row: int, language: str) -> str:
+    """What a picture shows, by its own first text, in the given language where it has one."""
     texts = corpus.record(row).texts
-    spoken = texts.get(answer.language) or next((own for own in texts.values() if own), ())
+    spoken = texts.get(language) or next((own for own in texts.values() if own), ())
     return next(iter(spoken), "")

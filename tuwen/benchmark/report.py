@@ -11,9 +11,10 @@ import numpy as np
 from tuwen import systems
 from tuwen.benchmark import report_plots, report_samples, report_stages
 from tuwen.benchmark.compare import RESULT, summary
-from tuwen.benchmark.report_pieces import table, title
+from tuwen.benchmark.paired import FEWEST_SEEDS
+from tuwen.benchmark.report_pieces import document, table, title
 from tuwen.benchmark.statistics import STAGES, clearly_best, last_stage
-from tuwen.benchmark.table import figure, reranked_by
+from tuwen.benchmark.table import figure, over_seeds, reranked_by
 from tuwen.errors import UserError
 from tuwen.run import CONFIG, METRICS, PROVENANCE, RECALLS, REPORT, SAMPLES, holds_run, provenance, read_json
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
@@ -21,7 +22,6 @@ from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
 from tuwen.training.log import read_metrics
 
-STYLE = Path(__file__).with_name("report.css")
 FIDELITY = {
     "code": "followed from the official code",
     "paper": "followed from the paper",
@@ -64,12 +64,7 @@ def page(comparison: dict[str, Any], runs: Runs) -> str:
     parts = [_head(title, comparison, runs), _recall(comparison), _differences(comparison)]
     parts += [report_stages.section(comparison["systems"], runs), _curves(comparison, runs), _cost(comparison)]
     parts += [report_stages.equal_seconds(runs), _samples(comparison, runs), _origin(runs)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} · tuwen 图文</title><style>{STYLE.read_text(encoding='utf-8')}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return document(title, "".join(parts))
 
 
 def _of_run(run: Path) -> tuple[dict[str, Any], Runs]:
@@ -208,6 +203,8 @@ def _differences(comparison: dict[str, Any]) -> str:
         "System 系统",
         "over 相对于",
         "Mean recall 平均召回",
+        "95 %",
+        "p (Holm)",
         "image → text R@1",
         "text → image R@1",
     )
@@ -217,14 +214,18 @@ def _differences(comparison: dict[str, Any]) -> str:
             escape(difference["of"].replace("reranked", "re-ranked")),
             escape(difference["over"].replace("reranked", "re-ranked")),
             _spread(difference["mean_recall"], difference["spread"], sign=True),
+            *over_seeds(difference),
             *(_spread(difference.get(way), None, sign=True) for way in DIRECTIONS),
         ]
         for difference in comparison["differences"]
     ]
     seeds = len(next(iter(comparison["systems"].values()))["seeds"])
     note = f"In points; each seed against the same seed of the other, {seeds} in all."
-    if seeds < 3:
-        note += " Fewer than three seeds cannot tell a small difference from chance."
+    if seeds < FEWEST_SEEDS:
+        note += " Fewer than three seeds cannot tell a small difference from chance, and have no interval here; "
+        note += "<code>tuwen compare --runs A B</code> gives that of queries alone."
+    else:
+        note += " 95 %: of other seeds on these queries, by t; p after Holm over this table."
     return title("Differences", "差异") + f'<p class="note">{note}</p>' + table(heads, rows, texts=3)
 
 

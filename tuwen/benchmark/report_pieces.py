@@ -1,6 +1,20 @@
 """Pieces of the report's page."""
 
 from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+STYLE = Path(__file__).with_name("report.css")
+
+
+def document(heading: str, body: str) -> str:
+    """A whole page that needs nothing else; body: HTML."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(heading)} · tuwen 图文</title><style>{STYLE.read_text(encoding='utf-8')}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
+    )
 
 
 def title(english: str, chinese: str) -> str:

@@ -63,7 +63,7 @@ def _answer(place: int, result: dict[str, Any], language: str) -> str:
     mark = "<strong>✓ right</strong>" if result["right"] else f"<span>{place}</span>"
     score = f"{result['score']:.3f}".replace("-", "−")
     return (
-        f'<figure class="answer {right}"><img alt="{alt}" lang="{language}" src="{_data(result["file"])}">'
+        f'<figure class="answer {right}"><img alt="{alt}" lang="{language}" src="{picture_data(result["file"])}">'
         f"<div>{mark}<span>{score}</span></div></figure>"
     )
 
@@ -72,7 +72,7 @@ def _stage(stage: str) -> str:
     return "re-ranked 重排" if stage == "reranked" else "first stage 初排"
 
 
-def _data(file: Path) -> str:
+def picture_data(file: Path) -> str:
     """A picture as a data address; an empty one where the file is gone."""
     content = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
     return f"data:image/jpeg;base64,{content}"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
+from tuwen.benchmark.paired import holm, seeds_interval
 from tuwen.data import draws
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS, NO_ANSWER
 
@@ -80,7 +81,7 @@ def differences(results_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
     results_of: system -> retrieval JSON of each seed, the seeds in one order. Both sides are taken at their last stage.
     Gives `{"language", "of", "over", "mean_recall", "image_to_text", "text_to_image", "spread"}`: differences in
     points of mean recall and of R@1 either way, averaged over paired seeds, with the standard deviation of the mean
-    recall's (None for one seed).
+    recall's (None for one seed), and its "interval", "p" and, over all rows, "p_holm" (None below three seeds).
     """
     names = list(results_of)
     out = []
@@ -92,6 +93,9 @@ def differences(results_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
         for earlier, later in combinations(names, 2):
             sides = [(name, at[name], last_stage(at[name][0])) for name in (later, earlier)]
             out.append(_difference(language, *sides))
+    judged = [row for row in out if row["p"] is not None]
+    for row, p in zip(judged, holm([row["p"] for row in judged]), strict=True):
+        row["p_holm"] = p
     return out
 
 
@@ -107,4 +111,6 @@ def _difference(language: str, of: tuple[str, list, str], over: tuple[str, list,
         "mean_recall": statistics.fmean(mean_recall),
         **{way: statistics.fmean(a[way]["r1"] - b[way]["r1"] for a, b in pairs) for way in ways},
         "spread": statistics.stdev(mean_recall) if len(mean_recall) > 1 else None,
+        **seeds_interval(mean_recall),
+        "p_holm": None,
     }

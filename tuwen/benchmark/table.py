@@ -86,7 +86,7 @@ def _differences(comparison: dict[str, Any]) -> Table:
     table = _table(f"differences in points, over {seeds} paired seed{'s' * (seeds > 1)}")
     for head in ("language", "of", "over"):
         table.add_column(head)
-    for head in ("mean recall", "text R@1", "image R@1"):
+    for head in ("mean recall", "95 %", "p Holm", "text R@1", "image R@1"):
         table.add_column(head, justify="right", no_wrap=True)
     for difference in comparison["differences"]:
         table.add_row(
@@ -94,9 +94,17 @@ def _differences(comparison: dict[str, Any]) -> Table:
             difference["of"].replace("reranked", "re-ranked"),
             difference["over"].replace("reranked", "re-ranked"),
             figure(difference["mean_recall"], difference["spread"], sign=True),
+            *over_seeds(difference),
             *(figure(difference.get(way), sign=True) for way in DIRECTIONS),
         )
     return table
+
+
+def over_seeds(difference: dict[str, Any]) -> list[str]:
+    """The interval and p (after Holm) of a difference over seeds; "-" for fewer than three, or as written before."""
+    if not difference.get("interval"):
+        return ["-", "-"]
+    return ["{:+.1f} … {:+.1f}".format(*difference["interval"]), f"{difference['p_holm']:.3f}"]
 
 
 def _cost(comparison: dict[str, Any]) -> Table:

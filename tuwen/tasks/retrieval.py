@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.batch import Batch
-from tuwen.data.corpus import Corpus, Gallery, Relevance
+from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
@@ -45,7 +45,9 @@ class Side:
     batch_size: int
     budget: int
     rerank: bool = True
+    shown: int = 0  # items a query that `ranks` keeps in `best`
     seconds: list[float] = field(default_factory=list)  # that the second stage took, block by block
+    best: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (items, scores) [Q, shown], block by block
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -136,17 +138,27 @@ class Side:
             ranked = metrics.block_ranks(first, *pairs)
             if "first" in out:
                 out["first"][start:stop] = ranked
+            final = first
             if "reranked" in out:
                 began = time.monotonic()
-                out["reranked"][start:stop] = self.final_rank(first, start, pairs, ranked)
+                final = self.reranked(first, start) if self.reads_match else first
+                out["reranked"][start:stop] = self.final_rank(final, pairs, ranked)
                 self.seconds.append(time.monotonic() - began)
+            if self.shown:
+                items = metrics.top(final, self.shown)
+                self.best.append((items, final.gather(1, items)))
         return out
 
-    def final_rank(self, first: Tensor, start: int, pairs: tuple[Tensor, Tensor], first_rank: Tensor) -> Tensor:
-        """[Q] int64 rank of each query's best relevant item by the final score; pairs: the relevant ones."""
+    def top(self) -> tuple[Tensor, Tensor]:
+        """(items, scores), [Q, shown] each, of the queries that `ranks` went through."""
+        items, scores = zip(*self.best, strict=True)
+        return torch.cat(items), torch.cat(scores)
+
+    def final_rank(self, final: Tensor, pairs: tuple[Tensor, Tensor], first_rank: Tensor) -> Tensor:
+        """[Q] int64 rank of each query's best relevant item by the final scores [Q, N]; pairs: the relevant ones."""
         if not self.reads_match:
             return first_rank
-        rank = metrics.block_ranks(self.reranked(first, start), *pairs)
+        rank = metrics.block_ranks(final, *pairs)
         return torch.where(rank >= self.depth, MISSED if self.predictor.weight is None else first_rank, rank)
 
 
@@ -162,6 +174,19 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The queries of one language, and what came out best: texts [T], corpus rows of the pictures [I], right pairs.
+
+    best: direction -> (items [Q, N] int64 positions, scores [Q, N]) of each query's best by the last stage there is.
+    """
+
+    texts: list[Caption]
+    rows: np.ndarray
+    truth: Relevance
+    best: dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """What an evaluation found.
 
@@ -169,11 +194,13 @@ class Retrieval:
     ranks: language -> stage -> direction -> [Q] int64, a rank a query (0 is best; NO_ANSWER, MISSED), for paired
         statistics between systems on the same corpus.
     answers: the best pictures for the texts asked for.
+    asked: language -> its queries with the best items of each, where these were asked for.
     """
 
     json: dict
     ranks: dict[str, dict[str, dict[str, np.ndarray]]]
     answers: list[Answer] = field(default_factory=list)
+    asked: dict[str, Asked] = field(default_factory=dict)
 
 
 def evaluate_retrieval(predictor: Predictor, corpus: Corpus, **options) -> dict:
@@ -192,6 +219,7 @@ def retrieve(
     directions: Sequence[str] = DIRECTIONS,
     rerank: bool = True,
     samples: int = 0,
+    shown: int = 0,
     budget: int = metrics.BUDGET,
 ) -> Retrieval:
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
@@ -200,7 +228,7 @@ def retrieve(
     measured (default: all of the corpus that the run knows). limit: at most so many pictures. directions:
     "image_to_text", "text_to_image"; mean recall is the mean of their recalls (three for MUGE, text to image alone).
     rerank: no spares the matching where there is a first stage. samples: texts a language whose best five pictures are
-    kept. budget: scores held at once.
+    kept. shown: best items of every query that are kept. budget: scores held at once.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
@@ -211,7 +239,7 @@ def retrieve(
     galleries = {language: corpus.gallery(language, limit) for language in measured(predictor, corpus, languages)}
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     out: dict = {"languages": {}}
-    ranks, answers, seconds, queries = {}, [], 0.0, 0
+    ranks, answers, asked, seconds, queries = {}, [], {}, 0.0, 0
     with predictor.evaluating():
         pictures = encode_pictures(predictor, corpus, rows, batch_size)
         for language, gallery in galleries.items():
@@ -219,7 +247,8 @@ def retrieve(
                 raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {language!r} to search by")
             texts = encode_captions(predictor, gallery.texts, batch_size)
             images, truth, rows_shown = pictures_of(gallery, pictures)
-            sides = {way: Side(predictor, images, texts, way, top_k, batch_size, budget, rerank) for way in DIRECTIONS}
+            how = top_k, batch_size, budget, rerank, shown
+            sides = {way: Side(predictor, images, texts, way, *how) for way in DIRECTIONS}
             truths = {"image_to_text": truth.transpose(), "text_to_image": truth}
             by_way = {way: sides[way].ranks(truths[way]) for way in directions}
             stages = sides[directions[0]].stages
@@ -228,12 +257,14 @@ def retrieve(
             seconds += sum(sum(sides[way].seconds) for way in directions)
             queries += sum(len(truths[way]) for way in directions)
             answers += _answers(sides["text_to_image"], gallery, truth, rows_shown, samples)
+            if shown:
+                asked[language] = Asked(gallery.texts, rows_shown, truth, {way: sides[way].top() for way in directions})
     out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
     out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
     about = _described(out, predictor, corpus, pictures, top_k)
     if rerank and predictor.system.matches():
         about["second_stage"] = {**predictor.score_rule(), "ms_a_query": round(1000 * seconds / max(1, queries), 3)}
-    return Retrieval(about, ranks, answers)
+    return Retrieval(about, ranks, answers, asked)
 
 
 def _check(top_k: int, directions: Sequence[str]) -> None:
