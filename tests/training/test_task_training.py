@@ -198,3 +198,13 @@ def test_a_task_starts_from_every_fusion_system_s_pre_training(name, tmp_path):
         assert len(same) > 0.5 * len(before)
         for key in same:
             torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6, msg=key)
+
+
+def test_a_tokenizer_of_questions_knows_their_answers(tmp_path):
+    """Answers that no question says ("yes", "no", "1", "2", 灰色, 黄色) were all the one unknown word to a decoder."""
+    changes = {"train.steps": 1, "train.batch_size": 8, "data.workers": 0, "train.threads": 1, "tokenizer.size": 400}
+    corpus = "scenes:count=64,things=12,objects=2,whole=true,side=32"
+    config = RunConfig.of("albef", "tiny", corpus, changes=changes, task="vqa")
+    model = tuwen.load(loop.train(config, tmp_path / "run", quiet=True))
+    ids, _ = model.tokenizer.encode(model.config.task.answers, 12)
+    assert len({tuple(row) for row in ids.tolist()}) == len(ids) > 20

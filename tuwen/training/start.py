@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +126,9 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
     elif source := words_of(config):
         tokenizer = Tokenizer.load(_of_run(source, TOKENIZER))
     elif _reads_texts(config):
-        tokenizer = Tokenizer.train(_texts(corpora), settings.kind, settings.size, settings.lowercase)
+        answers = getattr(config.task, "answers", ())  # said by a decoder: unknown words would all be one answer
+        texts = chain(_texts(corpora), answers)
+        tokenizer = Tokenizer.train(texts, settings.kind, settings.size, settings.lowercase)
     else:
         tokenizer = Tokenizer.train(["no text"], settings.kind, settings.size, settings.lowercase)
     if settings.dictionary:
