@@ -66,13 +66,7 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
     Raises:
         UserError: if the folder holds no run, no weights yet, or damaged ones.
     """
-    folder = Path(run)
-    for name in (CONFIG, TOKENIZER, PROVENANCE, WEIGHTS):
-        if not (folder / name).exists():
-            raise UserError(
-                f"{folder}: no {name} there; give the folder of a run of `tuwen train` that has a checkpoint"
-            )
-    config = RunConfig.read(folder)
+    folder, config = Path(run), config_of(run)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     system = build_system(config, tokenizer).for_use()
     checkpoint.load_weights(folder / WEIGHTS, system)
@@ -84,6 +78,21 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
     system = system.to(device).eval()
     weight = _weight(folder, config, "imported" in origin)
     return Model(Predictor(system, tokenizer, tuple(languages), config.model, other, weight), config)
+
+
+def config_of(run: str | os.PathLike) -> RunConfig:
+    """The config of a run that has all that `load` reads.
+
+    Raises:
+        UserError: if the folder holds no run, or no weights yet.
+    """
+    folder = Path(run)
+    for name in (CONFIG, TOKENIZER, PROVENANCE, WEIGHTS):
+        if not (folder / name).exists():
+            raise UserError(
+                f"{folder}: no {name} there; give the folder of a run of `tuwen train` that has a checkpoint"
+            )
+    return RunConfig.read(folder)
 
 
 def _weight(folder: Path, config: RunConfig, imported: bool) -> float | None:

@@ -1,9 +1,15 @@
 """An index brought up to date by a table with odd cells."""
 
+import pytest
+
 from tests.search.common import picture
+from tuwen import model
 from tuwen.cli import main
 from tuwen.data.images import encode_jpeg
+from tuwen.errors import UserError
+from tuwen.search.build import build_index
 from tuwen.search.index import Index
+from tuwen.search.pictures import Picture
 
 
 def test_one_odd_cell_leaves_out_one_row_of_an_update(run, tmp_path, capsys):
@@ -30,3 +36,26 @@ def test_one_odd_cell_leaves_out_one_row_of_an_update(run, tmp_path, capsys):
     assert written("a", "b", "c", "d", "e", 6) == 1
     assert "nothing pruned: 4 of 5 rows are broken" in capsys.readouterr().out
     assert len(Index.open(tmp_path / "x.index", run)) == 6
+
+
+def test_an_update_without_new_pictures_loads_no_model(run, tmp_path, monkeypatch):
+    """Texts that changed and pictures that go need none either; one new picture loads it, once."""
+    shown = [Picture(encode_jpeg(picture(n)), id=str(n), texts={"en": ["red"]}) for n in range(5)]
+    build_index(run, shown, tmp_path / "x")
+    loads = []
+    load = model.load
+    monkeypatch.setattr(model, "load", lambda *words: loads.append(words) or load(*words))
+    assert build_index(run, shown, tmp_path / "x").built.counts == {"unchanged": 5}
+    told = [Picture(shown[0].image, id="0", texts={"en": ["blue"]}), *shown[1:4]]
+    assert build_index(run, told, tmp_path / "x", prune=True).built.counts == {
+        "updated": 1,
+        "unchanged": 3,
+        "removed": 1,
+    }
+    assert loads == []
+    assert build_index(run, shown, tmp_path / "x").built.counts == {"updated": 1, "unchanged": 3, "added": 1}
+    assert len(loads) == 1
+    monkeypatch.setattr("tuwen.search.index.weights_mark", lambda folder: "another")
+    with pytest.raises(UserError, match="built with other weights"):
+        build_index(run, shown, tmp_path / "x")  # nothing is new, but the run is another
+    assert len(loads) == 1

@@ -81,7 +81,8 @@ def build_index(
     record = opened or IndexRecord.create(out, about, schema)
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
-    probe = LossProbe(index.predictor, index.layout)
+    index.check_fit()
+    probe = LossProbe(lambda: index.predictor, index.layout)
     if first_bytes is not None:
         _settle(index, record, code)
     say(_size_line(index, len(source) if isinstance(source, Sized) else None))
@@ -266,7 +267,7 @@ def take_in(
     counts: Counter[str] = Counter()
     broken = []
     with record.writing(), _bar(progress) as bar:
-        ingest = Ingest(record, probe.predictor, index.layout, batch_size, probe.watch)
+        ingest = Ingest(record, probe.load, index.run_fit, index.layout, batch_size, probe.watch)
         task = bar.add_task("pictures", total=len(source) if isinstance(source, Sized) else None)
         for outcomes in ingest.run(source):
             counts.update(outcome.state for outcome in outcomes)

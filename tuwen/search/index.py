@@ -185,20 +185,28 @@ class Index:
         """What encodes queries as the pictures were.
 
         Raises:
-            UserError: as `loaded`, or the run reads pictures in another way than the index was built with.
+            UserError: as `check_fit`, or damaged weights.
         """
-        fit = self.loaded.fit
-        if fit == self.fit:
-            return self.loaded
+        self.check_fit()
+        return self.loaded
+
+    def check_fit(self) -> None:
+        """Refuses a run that is not the one whose pictures these are; loads nothing of its weights.
+
+        Raises:
+            UserError: as `run_fit`, or the run reads pictures in another way than the index was built with.
+        """
+        if self.run_fit == self.fit:
+            return
         run = f"{self.run} " if self._run else ""
         raise UserError(
-            f"{self.path}: its pictures are {self.fit}, but {self.run} reads them {fit}; embed them again in place "
-            f"with `tuwen index {run}--refit --out {self.path}`"
+            f"{self.path}: its pictures are {self.fit}, but {self.run} reads them {self.run_fit}; embed them again in "
+            f"place with `tuwen index {run}--refit --out {self.path}`"
         )
 
     @cached_property
-    def loaded(self) -> Predictor:
-        """The run's predictor.
+    def run_fit(self) -> Fit:
+        """How the run fits pictures now.
 
         Raises:
             UserError: the run is gone, or has other weights than those the index was built with.
@@ -206,9 +214,21 @@ class Index:
         run = self.run
         if self._run is None and not run.is_dir():
             raise UserError(f"{self.path}: its run {run} is not there any more; say where it is now with --run RUN")
-        predictor = models.load(run, self._device).predictor
+        config = models.config_of(run)
         if weights_mark(run) != self.about["weights"]:
             raise UserError(f"{self.path}: built with other weights than {run} has now; build an index anew with them")
+        return config.model.image.fit
+
+    @cached_property
+    def loaded(self) -> Predictor:
+        """The run's predictor, loaded when it is first needed: an update that brings nothing new needs none.
+
+        Raises:
+            UserError: as `run_fit`, or damaged weights.
+        """
+        fit = self.run_fit  # another run is refused before it is loaded
+        predictor = models.load(self.run, self._device).predictor
+        assert predictor.fit == fit
         return predictor
 
     @cached_property
@@ -261,8 +281,9 @@ class Index:
         Raises:
             UserError: another process or thread is writing.
         """
+        self.check_fit()
         with self._record.writing():
-            ingest = Ingest(self._record, self.predictor, self.layout, batch_size)
+            ingest = Ingest(self._record, lambda: self.predictor, self.fit, self.layout, batch_size)
             outcomes = [outcome for part in ingest.run(pictures) for outcome in part]
             if self.milvus is not None:
                 self.milvus.put(

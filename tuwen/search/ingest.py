@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tuwen.data.batch import Images
 from tuwen.data.corpus import BrokenImage
+from tuwen.data.fit import Fit
 from tuwen.data.images import encode_jpeg, load, shrink
 from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
@@ -120,20 +121,22 @@ def schema_of(layout: Layout, width: int, keep_pixels: bool) -> pa.Schema:
 class Ingest:
     """One run of adding pictures. The caller holds `IndexRecord.writing`.
 
+    load: gives the predictor, whose fit is `fit`; asked only where a picture has to be embedded.
     watch: called with (ids, pictures, encoded) of every batch, before anything is cut or rounded.
     """
 
     def __init__(
         self,
         record: IndexRecord,
-        predictor: Predictor,
+        load: Callable[[], Predictor],
+        fit: Fit,
         layout: Layout,
         batch_size: int,
         watch: Callable[[list[str], list[Picture], Encoded], None] | None = None,
     ):
-        self.record, self.predictor, self.layout, self.batch_size = record, predictor, layout, batch_size
+        self.record, self.load, self.layout, self.batch_size = record, load, layout, batch_size
         self.watch = watch
-        self.fit = str(predictor.fit)
+        self.fit, self.side = str(fit), fit.side
         self.keep_pixels = "pixels" in record.table.schema.names
         self.kinds = metadata_columns(record.table.schema)
         self.no_columns: set[str] = set()
@@ -262,8 +265,10 @@ class Ingest:
     def _embed(self, pool: ThreadPoolExecutor, count: int) -> None:
         """The first `count` waiting pictures through the image tower."""
         batch, self.waiting = self.waiting[:count], self.waiting[count:]
-        rows = []
-        for (row, picture), error in zip(batch, pool.map(lambda item: self._decode(item[0]), batch), strict=True):
+        predictor, rows = self.load(), []  # loaded before the threads begin
+        for (row, picture), error in zip(
+            batch, pool.map(lambda item: self._decode(item[0], predictor), batch), strict=True
+        ):
             if error is None:
                 rows.append((row, picture))
                 continue
@@ -276,7 +281,7 @@ class Ingest:
         if not rows:
             return
         pixels = torch.stack([row.pixels for row, _ in rows if row.pixels is not None])
-        encoded = self.predictor.pictures([Images(pixels)])
+        encoded = predictor.pictures([Images(pixels)])
         if self.watch is not None:
             self.watch([row.id for row, _ in rows], [picture for _, picture in rows], encoded)
         matrix = vectors(encoded)
@@ -285,16 +290,14 @@ class Ingest:
         for name, data in self.layout.write(encoded).items():
             self.pending.parts.setdefault(name, []).extend(data)
             self.pending.bytes += sum(map(len, data))
-        self.pending.bytes += sum(
-            len(row.thumbnail) + (self.predictor.fit.side**2 if self.keep_pixels else 0) for row, _ in rows
-        )
+        self.pending.bytes += sum(len(row.thumbnail) + (self.side**2 if self.keep_pixels else 0) for row, _ in rows)
 
-    def _decode(self, row: _Row) -> BrokenImage | None:
+    def _decode(self, row: _Row, predictor: Predictor) -> BrokenImage | None:
         try:
             image = load(row.content.data)
         except BrokenImage as error:
             return error
-        row.pixels = self.predictor.pixels(image)
+        row.pixels = predictor.pixels(image)
         row.thumbnail = encode_jpeg(shrink(image, THUMBNAIL), 85)
         row.content = replace(row.content, data=b"")
         return None

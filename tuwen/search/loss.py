@@ -1,7 +1,7 @@
 """What keeping less costs: how far final scores from the kept parts of pictures are off."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,15 +22,16 @@ SECONDS = 15.0  # most time a comparison takes
 class LossProbe:
     """Looks at the first pictures of a build, whole, and then compares scores with what the record keeps of them."""
 
-    def __init__(self, predictor: Predictor, layout: Layout):
-        self.predictor, self.layout = predictor, layout
+    def __init__(self, load: Callable[[], Predictor], layout: Layout):
+        """load: gives the predictor, once there are pictures to look at."""
+        self.load, self.layout = load, layout
         self.pictures: dict[str, Encoded] = {}  # by the id of the entry
         self.texts: list[str] = []
         self.loss: dict[str, float] = {}
 
     def watch(self, ids: Sequence[str], pictures: Sequence[Picture], encoded: Encoded) -> None:
         """Called with every batch of a build."""
-        system = self.predictor.system
+        system = self.load().system
         again = self.layout.budget == 0 and (system.matches() or system.can("scores"))
         if not self.layout.parts and not again:
             return
@@ -49,7 +50,7 @@ class LossProbe:
         exact = Encoded.cat([self.pictures[name] for name in places])
         positions = np.array(list(places.values()))
         stored = index.encoded(index.snapshot, positions)
-        if stored.pooled is not None and not self.predictor.system.can(
+        if stored.pooled is not None and not self.load().system.can(
             "scores"
         ):  # the first stage's score is the record's
             stored = replace(stored, pooled=index.vectors(index.snapshot, positions))
@@ -78,6 +79,6 @@ class LossProbe:
 
     def _scores(self, pictures: Encoded, text: str) -> Tensor:
         """[I] final scores of the pictures."""
-        asked = self.predictor.texts([text])
-        first = self.predictor.first(pictures, asked).t2i[:, 0]
-        return self.predictor.final(pictures, asked.select(torch.zeros(len(pictures), dtype=torch.int64)), first)
+        asked = self.load().texts([text])
+        first = self.load().first(pictures, asked).t2i[:, 0]
+        return self.load().final(pictures, asked.select(torch.zeros(len(pictures), dtype=torch.int64)), first)

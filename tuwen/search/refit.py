@@ -53,15 +53,15 @@ def refit(
     if record is None:
         raise UserError(f"{out}: no index there")
     index = Index(record, run, device, token)
-    probe = LossProbe(index.loaded, index.layout)
-    if index.fit == index.loaded.fit:
+    probe = LossProbe(lambda: index.loaded, index.layout)
+    if index.fit == index.run_fit:
         say(f"its pictures are {index.fit} already, as {index.run} reads them")
         _drop(record)
         index.built = Built({}, [], {}, len(index), index.size(), time.monotonic() - began)
         return index
     _begin(record)
     source = OwnPictures(index, record) if pictures is None else open_pictures(pictures, split, prefix, progress)
-    say(f"{index.path}: {index.fit} until now; {len(source):,} pictures to be {index.loaded.fit}")
+    say(f"{index.path}: {index.fit} until now; {len(source):,} pictures to be {index.run_fit}")
     counts, broken, ingest = take_in(index, record, source, batch_size, probe, progress)
     left = sorted(ingest.stale)
     if left and not prune:
@@ -84,7 +84,7 @@ class OwnPictures:
     def __init__(self, index: Index, record: IndexRecord):
         self.index, self.snapshot = index, record.snapshot(False)
         fits = self.snapshot.dataset.to_table(columns=[FIT])[FIT].to_pylist()
-        self.places = np.flatnonzero([fit != str(index.loaded.fit) for fit in fits])
+        self.places = np.flatnonzero([fit != str(index.run_fit) for fit in fits])
 
     def __len__(self) -> int:
         return len(self.places)
@@ -116,7 +116,7 @@ def _complete(index: Index, record: IndexRecord, left: list[str]) -> None:
         if index.milvus is not None:  # its entries do not say their fit
             index.milvus.remove(left)
             index.milvus.put(record.snapshot(False), record.dataset().to_table(columns=["id"])["id"].to_pylist())
-        record.tell({"fit": asdict(index.loaded.fit)})
+        record.tell({"fit": asdict(index.run_fit)})
     _drop(record)
 
 
