@@ -241,7 +241,7 @@ def random_index(predictor: Predictor, folder: Path, count: int, budget: int | N
         schema = record.table.schema
         record.append(pa.table({name: columns[name] for name in schema.names}, schema=schema))
     index = Index(record)
-    index.__dict__["predictor"] = predictor
+    index.__dict__ |= {"loaded": predictor, "run_fit": index.fit}  # there is no run to load
     return index
 
 
