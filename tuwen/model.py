@@ -66,7 +66,7 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
     Raises:
         UserError: if the folder holds no run, no weights yet, or damaged ones.
     """
-    folder, config = Path(run), config_of(run)
+    folder, config = Path(run), usable_config(run)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     system = build_system(config, tokenizer).for_use()
     checkpoint.load_weights(folder / WEIGHTS, system)
@@ -80,7 +80,7 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
     return Model(Predictor(system, tokenizer, tuple(languages), config.model, other, weight), config)
 
 
-def config_of(run: str | os.PathLike) -> RunConfig:
+def usable_config(run: str | os.PathLike) -> RunConfig:
     """The config of a run that has all that `load` reads.
 
     Raises:

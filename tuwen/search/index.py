@@ -214,7 +214,7 @@ class Index:
         run = self.run
         if self._run is None and not run.is_dir():
             raise UserError(f"{self.path}: its run {run} is not there any more; say where it is now with --run RUN")
-        config = models.config_of(run)
+        config = models.usable_config(run)
         if weights_mark(run) != self.about["weights"]:
             raise UserError(f"{self.path}: built with other weights than {run} has now; build an index anew with them")
         return config.model.image.fit
