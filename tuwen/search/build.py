@@ -81,7 +81,6 @@ def build_index(
     record = opened or IndexRecord.create(out, about, schema)
     index = Index(record, run, device, token)
     _check_settings(index, tokens, token_budget, milvus)
-    index.check_fit()
     probe = LossProbe(lambda: index.predictor, index.layout)
     if first_bytes is not None:
         _settle(index, record, code)
@@ -224,6 +223,7 @@ def _check_settings(index: Index, tokens: str | None, budget: int | None, milvus
     if budget not in (None, layout.budget):
         own = "all" if layout.budget is None else layout.budget
         raise UserError(f"{index.path}: keeps {own} tokens a picture, not {budget}; choose another --out")
+    index.check_fit()
 
 
 def _size_line(index: Index, count: int | None) -> str:
