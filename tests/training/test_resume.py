@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,9 +15,10 @@ from tests.children import Child
 from tests.training import toy
 from tuwen.data import grouping as grouping_functions
 from tuwen.data.subset import MixedCorpus
+from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.systems.system import Needs
-from tuwen.training import checkpoint, loop
+from tuwen.training import checkpoint, loop, optim
 from tuwen.training.grouping import Grouping
 from tuwen.training.log import read_metrics
 from tuwen.training.signals import Interrupted
@@ -80,6 +82,27 @@ def test_the_state_has_a_teacher_a_queue_and_moments(whole):
     assert not weights.keys() & own.keys()
     moments = checkpoint.load_tensors(whole / "state/step-00000013/optimizer.safetensors")
     assert moments["exp_avg_sq.image.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "says"),
+    [
+        ("xxp_avg.image.weight", None, "there are exp_avg, exp_avg_sq, step"),
+        ("exp_avg.image.weight", torch.tensor(0.0), r"is \[\], not"),
+        ("step.image.weight", torch.zeros(3), r"is \[3\], not \[\]"),
+    ],
+)
+def test_moments_of_another_name_or_shape_are_refused_in_a_line(whole, tmp_path, name, tensor, says):
+    """Three kinds there were, whatever they were called: the first step after it ended in a traceback."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = run / "state/step-00000013/optimizer.safetensors"
+    tensors = checkpoint.load_tensors(path)
+    old = tensors.pop("exp_avg.image.weight" if tensor is None else name)
+    checkpoint.save_tensors(path, tensors | {name: old if tensor is None else tensor})
+    system = toy.Toy(toy.config().model, Tokenizer.load(run / "tokenizer.json").vocabulary)
+    with pytest.raises(UserError, match=says):
+        checkpoint.load_checkpoint(run, system, optim.build_optimizer(system, toy.config().train))
 
 
 @pytest.mark.parametrize("step", random.Random(1).sample(range(1, 13), 3))

@@ -306,6 +306,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors | {name: tensors[first] for name, first in ties.items()}
 
 
+_KINDS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, a parameter
+
+
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors by the names of their parameters: "exp_avg.image.class_token"."""
     return {
@@ -329,10 +332,15 @@ def _unflatten(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, 
         kind, _, name = full.partition(".")
         if name not in place:
             raise UserError(f"{path}: has a parameter {quoted(name)} that this system does not train")
-        if tensor.shape not in (shapes[name], torch.Size([])):
-            raise UserError(f"{path}: {full} is {list(tensor.shape)}, not {list(shapes[name])}")
+        if kind not in _KINDS:
+            raise UserError(f"{path}: has {quoted(full)}, and of a parameter there are {', '.join(_KINDS)}")
+        shape = torch.Size([]) if kind == "step" else shapes[name]
+        if tensor.shape != shape:
+            raise UserError(f"{path}: {full} is {list(tensor.shape)}, not {list(shape)}")
         state.setdefault(place[name], {})[kind] = tensor
-    if lacking := [name for name in named if len(state.get(place[name], "all")) < 3]:  # none: it had no gradient yet
+    if lacking := [
+        name for name in named if len(state.get(place[name], _KINDS)) < len(_KINDS)
+    ]:  # none: it had no gradient yet
         raise UserError(f"{path}: lacks moments of {lacking[0]} ({len(lacking)} parameters); restore the file")
     refuse_broken_checkpoint(tensors, path)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
