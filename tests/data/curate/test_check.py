@@ -162,3 +162,13 @@ def test_contact_sheet_draws_by_seed(folder):
     assert len(set(pages)) > 2
     with pytest.raises(UserError, match="cannot be written"):
         contact_sheet(corpus, folder)
+
+
+def test_pictures_of_rare_endings_are_named(tmp_path):
+    for place, name in enumerate(("a.jpg", "b.jpe", "c")):
+        Image.new("RGB", (80, 80), (90 * place, 9, 200)).save(tmp_path / name, "JPEG")
+        (tmp_path / name).with_suffix(".txt").write_text(f"thing {place}")
+    findings = check(tmp_path, quiet=True)
+    assert not findings
+    assert findings.remarkable["rare ending"] == 2
+    assert "b.jpe: read, though its ending is .jpe" in printed(findings).replace("\n", "")

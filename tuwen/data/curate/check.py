@@ -29,6 +29,7 @@ KINDS = (
     *("leak", "duplicate picture", "similar picture", "similar picture in another split"),
     *("picture in another corpus", "similar picture in another corpus", "similar text", "other language"),
     *("truncated text", "small picture", "extreme picture", "grey picture", "empty picture"),
+    "rare ending",
 )  # what may be found of rows that can be used
 SHOWN = 30  # faults printed; the JSON has them all
 LEAK = "its picture is in split {split} too ({place}); keep it in one split"
@@ -77,6 +78,7 @@ class Findings:
         if self.remarks:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.remarkable.items())
             parts.append(Text(f"{counted(self.remarks, 'remark')}: {counts}", style="yellow"))
+            parts += [Text(remark.message) for remark in self.remarks if remark.reason == "rare ending"][:SHOWN]
         if not self.faults:
             return Group(*parts, Text("no faults", style="green"))
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())

@@ -1,6 +1,7 @@
 """One split of a corpus read row by row: its faults, what is remarkable in it, and, as numbers, what stands in it."""
 
 import hashlib
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ class Finding:
     row: int = -1
     text: str = ""
     other: tuple[str, int] | None = None
+
+
+RARE = ("", ".jpe")  # endings of pictures that are read here, and not by many other programs
 
 
 @dataclass
@@ -120,6 +124,10 @@ class SplitReader:
         if first != row and not self._named_alike(first, row):
             what = f"the very picture of {self.place(first)}"
             yield self.finding(row, "duplicate picture", what, other=(self.label, first))
+        ending = os.path.splitext(self.corpus.path(row))[1].lower()
+        if self.corpus.path(row) and ending in RARE:
+            what = f"read, though its ending is {ending or 'none'}: {one_line(self.corpus.path(row), 120)}"
+            yield self.finding(row, "rare ending", what)
         if min(height, width) < self.limits.side:
             yield self.finding(row, "small picture", f"{width} x {height} pixels")
         if max(height, width) > self.limits.aspect * min(height, width):
