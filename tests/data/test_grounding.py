@@ -87,7 +87,7 @@ def test_faults_are_told_with_their_place(tmp_path, line, message):
 
 
 def test_what_is_wrong_is_left_out_and_counted_where_faults_are_skipped(tmp_path):
-    """As BCCD's two boxes without a size, which refused its 205 pictures of training."""
+    """As the box without a size in each of BCCD's two splits, which refused the whole of it."""
     box, none = [0.1, 0.2, 0.3, 0.4], [0.7875, 0.7021, 0.7875, 0.7021]
     objects = [{"phrase": "cell", "box": none}, {"phrase": "cell", "box": box}, {"box": box}]
     lines = [json.dumps({"id": "p0", "objects": objects}), "{", json.dumps({"id": "p2", "objects": [objects[0]]})]
