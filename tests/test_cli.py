@@ -71,6 +71,7 @@ def test_every_command_helps_with_examples(command, capsys):
         ("train clip --corpus x --out y --steps 0", "'0' is not a whole number of at least 1"),
         ("train clip --corpus x --out y --step 3", "did you mean --steps"),
         ("eval run --task retrieval", "--corpus"),
+        ("index run photos --out i --first-code int9", "did you mean int8? (`"),
         ("data", "ACTION"),
         ("compare --corpus x --out y", "SYSTEM"),
     ],

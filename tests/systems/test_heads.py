@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from tests.systems.common import PROGRESS, build, example, shaken
+from tests.systems.common import PROGRESS, VOCABULARY, build, example, shaken
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.systems.system import Progress
 from tuwen.tasks.heads import Classifier, head_of
@@ -166,3 +167,65 @@ def test_softened_targets_are_the_momentum_copies():
         hard = -own[torch.arange(6), labels].mean()
         by_hand = 0.6 * hard - 0.4 * (soft * own).sum(1).mean()
         assert loss == pytest.approx(float(by_hand), abs=1e-6)
+
+
+@torch.no_grad()
+def test_blip_s_answers_are_those_of_transformers():
+    """Its decoder, random and small: the same logits of every word."""
+    transformers = pytest.importorskip("transformers")
+    system, batch = ranker("blip").float(), example()
+    mine, text = system.head.decoder, system.config.text
+    first = mine.stack.blocks[0]
+    config = transformers.models.blip.configuration_blip.BlipTextConfig(
+        hidden_size=text.width,
+        intermediate_size=first.feed_forward[0].out_features,
+        encoder_hidden_size=text.width,
+        vocab_size=VOCABULARY.size,
+        num_hidden_layers=len(mine.stack.blocks),
+        num_attention_heads=first.attention.heads,
+        max_position_embeddings=text.length,
+        layer_norm_eps=text.eps,
+        is_decoder=True,
+    )
+    theirs = transformers.models.blip.modeling_blip_text.BlipTextLMHeadModel(config).eval()
+    theirs.load_state_dict(transformers_names(mine))
+    fused = system.fuse([system.encode_images(batch.images)], system.encode_texts(batch.texts))
+    assert not fused.mask.all(), "questions of several lengths"
+    ids = ANSWERS[[1, 2, 1, 2, 1, 2]]
+    logits = mine(ids, fused.states, fused.mask)
+    for row, words in enumerate(fused.mask):  # each without its padding: 5.23 passes over the mask it is given
+        memory = fused.states[row : row + 1, words]
+        own = theirs(ids[row : row + 1], encoder_hidden_states=memory, is_decoder=True).logits
+        torch.testing.assert_close(logits[row : row + 1], own, atol=1e-5, rtol=1e-5)
+
+
+def transformers_names(decoder) -> dict[str, torch.Tensor]:
+    """A decoder's weights as `BlipTextLMHeadModel` calls them."""
+    embeddings, head = "bert.embeddings", "cls.predictions"
+    parts: dict[str, nn.Module] = {
+        f"{embeddings}.word_embeddings": decoder.words,
+        f"{embeddings}.LayerNorm": decoder.embedding_norm,
+        f"{head}.transform.dense": decoder.word_head.dense,
+        f"{head}.transform.LayerNorm": decoder.word_head.norm,
+    }
+    tensors = {
+        f"{embeddings}.position_embeddings.weight": decoder.positions,
+        f"{head}.decoder.weight": decoder.words.weight,
+        f"{head}.decoder.bias": decoder.word_head.bias,
+        f"{head}.bias": decoder.word_head.bias,
+    }
+    for place, block in enumerate(decoder.stack.blocks):
+        layer = f"bert.encoder.layer.{place}"
+        for name, own, norm in (
+            ("attention", block.attention, block.attention_norm),
+            ("crossattention", block.cross, block.cross_norm),
+        ):
+            parts |= {f"{layer}.{name}.output.dense": own.out, f"{layer}.{name}.output.LayerNorm": norm}
+            packed = [own.query_key_value] if name == "attention" else [own.query, own.key_value]
+            for kind in ("weight", "bias"):
+                rows = torch.cat([getattr(part, kind) for part in packed]).chunk(3)
+                names = (f"{layer}.{name}.self.{k}.{kind}" for k in ("query", "key", "value"))
+                tensors |= dict(zip(names, rows, strict=True))
+        parts |= {f"{layer}.intermediate.dense": block.feed_forward[0], f"{layer}.output.dense": block.feed_forward[2]}
+        parts[f"{layer}.output.LayerNorm"] = block.feed_forward_norm
+    return tensors | {f"{name}.{k}": x for name, part in parts.items() for k, x in part.state_dict().items()}

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
             known = [name for name in self._option_string_actions if name.startswith("--")]
         elif wrong := re.search(r"invalid choice: '([^']*)'", message):
             choices = [action.choices for action in self._actions if action.choices is not None]
-            known = [str(choice) for group in choices for choice in group]
+            known = list(dict.fromkeys(str(choice) for group in choices for choice in group))
         else:
             return ""
         return " or ".join(difflib.get_close_matches(wrong[1], known, n=2))

@@ -49,7 +49,9 @@ MAX_SCANS = 500
 MAX_FULL_SCANS = 16  # over a picture of as many pixels as may be; over a smaller one, more
 _NAMES = "jpg jpeg jpe jfif png gif webp bmp tif tiff avif jp2 ppm pgm"
 with suppress(ImportError):  # phones' pictures, by an extra: pip install 'tuwen[heic]'
-    __import__("pillow_heif").register_heif_opener()
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
     _NAMES += " heic heif"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a folder of pictures is read from
 

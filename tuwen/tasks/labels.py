@@ -11,7 +11,8 @@ from tuwen.predictor import Predictor
 from tuwen.systems.system import Head
 from tuwen.tasks import choosing
 from tuwen.tasks.blind import Blind, beginnings_of
-from tuwen.tasks.task import TaskConfig
+from tuwen.tasks.heads import head_of
+from tuwen.tasks.task import Task, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,29 @@ class LabelConfig(TaskConfig):
 
 
 Config = TypeVar("Config", bound=LabelConfig)
+
+
+class LabelTask(Task):
+    """A task of choosing a row's label: its head, its measure, its table. What is left to say is what its rows are."""
+
+    metric, verb, learnt = "accuracy", "judge", True
+    Config = LabelConfig
+
+    def head(self, system, tokenizer):
+        return head_of(system, self, len(self.config.labels), "class")
+
+    def measure(self, predictor, head, corpus, **options):
+        return choosing.measure_choices(self.name(), choices_of(self.config), predictor, head, corpus, **options)
+
+    def validate(self, predictor, head, corpus):
+        return {"score": self.measure(predictor, head, corpus, limit=choosing.WATCHED, baselines=False)["accuracy"]}
+
+    def table(self, measured):
+        return choosing.table_of_choices(measured, measured["system"])
+
+    def use(self, predictor, head, pictures, texts, **how):
+        """A `Choice` a row: one of the labels, and its probability."""
+        return choosing.use_choices(choices_of(self.config), predictor, head, pictures, texts, self.pictures)
 
 
 def label_of(value: Any) -> str | None:

@@ -15,10 +15,7 @@ from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.exercises import exercises_of
 from tuwen.data.subset import Wrapped
 from tuwen.errors import UserError
-from tuwen.tasks import choosing
-from tuwen.tasks.heads import head_of
-from tuwen.tasks.labels import LabelConfig, choices_of, numbered, predicted, prepared
-from tuwen.tasks.task import Task
+from tuwen.tasks.labels import LabelConfig, LabelTask, numbered, predicted, prepared
 
 BOXES = 3  # of an NLVR picture
 
@@ -34,10 +31,10 @@ class TwoPicturesConfig(LabelConfig):
             raise ValueError(f"pictures must lie between 0 and {BOXES}, got {self.pictures}")
 
 
-class TwoPictures(Task):
-    what, metric = "is a statement about two pictures true", "accuracy"
+class TwoPictures(LabelTask):
+    what = "is a statement about two pictures true"
     why, needs, pictures = "pictures and statement are read together", ("fuse", "encode_images encode_texts"), 2
-    file, verb, learnt = FILES["statements"], "judge", True
+    file = FILES["statements"]
     Config = TwoPicturesConfig
 
     def __init__(self, config=None):
@@ -59,22 +56,6 @@ class TwoPictures(Task):
                 f"head's about {self.pictures}"
             )
         return numbered(self.config, rows)
-
-    def head(self, system, tokenizer):
-        return head_of(system, self, len(self.config.labels), "class")
-
-    def measure(self, predictor, head, corpus, **options):
-        return choosing.measure_choices("two_pictures", choices_of(self.config), predictor, head, corpus, **options)
-
-    def validate(self, predictor, head, corpus):
-        return {"score": self.measure(predictor, head, corpus, limit=choosing.WATCHED, baselines=False)["accuracy"]}
-
-    def table(self, measured):
-        return choosing.table_of_choices(measured, measured["system"])
-
-    def use(self, predictor, head, pictures, texts, **how):
-        """A `Choice` a row: "true" or "false", and its probability. pictures: several a row (`Boxes` cuts NLVR's)."""
-        return choosing.use_choices(choices_of(self.config), predictor, head, pictures, texts, self.pictures)
 
     def predictions(self, predictor, head, corpus) -> Iterator[dict[str, Any]]:
         """As NLVR2's server takes them: an identifier, True or False."""
