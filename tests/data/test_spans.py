@@ -9,11 +9,12 @@ import torch
 
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import all_texts, normalise, text_id
+from tuwen.data.lexicons.files import read_dictionary
 from tuwen.data.loader import DataConfig, Loader
 from tuwen.data.needs import check_needs, check_reads
 from tuwen.data.order import Order
 from tuwen.data.spans import KINDS, backward_maximum_matching, entities, find_spans, phrases, span_id, words
-from tuwen.data.text import Tokenizer, read_dictionary
+from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.systems.system import Needs, Reads
 

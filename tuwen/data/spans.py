@@ -5,12 +5,12 @@ English by textblob's lexicon and rules. What is found in a text depends on that
 
 - "word": every token but the special ones lies in exactly one, in order; punctuation marks are words too.
 - "phrase": noun phrases: a number above one, adjectives, nouns ("two large red apples", "很大的闹钟").
-- "entity": entries of the tokenizer's dictionary, by backward maximum matching over tokens; for a tokenizer without
-  one, runs of nouns ("alarm clock").
+- "entity": mentions of the tokenizer's lexicon (`Lexicon.mentions`), whose `id` is the entity's row; without one,
+  entries of its dictionary, by backward maximum matching over tokens; without either, runs of nouns ("alarm clock").
 """
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from tuwen.data import draws
 from tuwen.data.batch import Spans
 from tuwen.data.chinese import has_han, segment, tagged
 from tuwen.data.corpus import normalise
+from tuwen.data.lexicons.lexicon import inside_word
 from tuwen.data.text import Tokenizer
 
 KINDS = ("word", "phrase", "entity")
@@ -91,8 +92,8 @@ def backward_maximum_matching(
 def find_spans(texts: Sequence[str], tokenizer: Tokenizer, length: int, kinds: Sequence[str]) -> Spans | None:
     """The spans of the kinds asked for in texts as `tokenizer.encode(texts, length)` gives them; None: no kinds.
 
-    Spans come by text, then kind, then place; `id` is `span_id` of the words. Of a text that was cut, words keep the
-    tokens left; phrases and entities that are not whole are left out.
+    Spans come by text, then kind, then place; `id` is `span_id` of the words, or a row of the lexicon. Of a text cut
+    short, words keep the tokens left; phrases and entities that are not whole are left out.
     """
     if not kinds:
         return None
@@ -100,11 +101,11 @@ def find_spans(texts: Sequence[str], tokenizer: Tokenizer, length: int, kinds: S
     for sequence, (text, places) in enumerate(zip(map(normalise, texts), tokenizer.places(texts), strict=True)):
         room = min(len(places), length - 2)
         for kind in kinds:
-            for start, end in _token_spans(text, places, tokenizer, kind):
+            for start, end, row in _token_spans(text, places, tokenizer, kind):
                 whole = end <= room or (kind == "word" and start < room)
                 if whole:
-                    phrase = text[places[start, 0] : places[end - 1, 1]]
-                    rows.append((sequence, start + 1, min(end, room) + 1, span_id(phrase), KINDS.index(kind)))
+                    identity = span_id(text[places[start, 0] : places[end - 1, 1]]) if row is None else row
+                    rows.append((sequence, start + 1, min(end, room) + 1, identity, KINDS.index(kind)))
     table = torch.from_numpy(np.array(rows, dtype=np.int64).reshape(-1, 5))
     return Spans(*(column.contiguous() for column in table.unbind(1)))
 
@@ -112,21 +113,29 @@ def find_spans(texts: Sequence[str], tokenizer: Tokenizer, length: int, kinds: S
 # ---- from characters to tokens
 
 
-def _token_spans(text: str, places: np.ndarray, tokenizer: Tokenizer, kind: str) -> list[tuple[int, int]]:
-    """(start, end) among the content tokens, which cover the characters `places` [n, 2]."""
+def _token_spans(text: str, places: np.ndarray, tokenizer: Tokenizer, kind: str) -> list[tuple[int, int, int | None]]:
+    """(start, end, row of the lexicon) among the content tokens, which cover the characters `places` [n, 2]."""
     if not len(places):
         return []
     if kind == "word":
-        return _word_tokens(text, places)
+        return [(*piece, None) for piece in _word_tokens(text, places)]
+    if kind == "entity" and tokenizer.lexicon is not None:
+        return _covering(tokenizer.lexicon.mentions(text), places)
     if kind == "entity" and tokenizer.entries:
-        starts = [not _inside_word(text, place) for place in places[:, 0].tolist()]
+        starts = [not inside_word(text, place) for place in places[:, 0].tolist()]
         pieces = backward_maximum_matching(tokenizer.ids([text])[0].tolist(), tokenizer.entries, starts)
-        return [piece for piece in pieces if piece[1] - piece[0] > 1]
+        return [(*piece, None) for piece in pieces if piece[1] - piece[0] > 1]
+    runs = phrases(text) if kind == "phrase" else entities(text)
+    return _covering([(*run, None) for run in runs], places)
+
+
+def _covering(runs: Iterable[tuple[int, int, int | None]], places: np.ndarray) -> list[tuple[int, int, int | None]]:
+    """Runs of characters as the tokens that have any of them."""
     spans = []
-    for start, end in phrases(text) if kind == "phrase" else entities(text):
+    for start, end, row in runs:
         covered = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < end))
         if len(covered):
-            spans.append((int(covered[0]), int(covered[-1]) + 1))
+            spans.append((int(covered[0]), int(covered[-1]) + 1, row))
     return spans
 
 
@@ -138,11 +147,6 @@ def _word_tokens(text: str, places: np.ndarray) -> list[tuple[int, int]]:
     label = np.where(places[:, 1] > places[:, 0], owner[places[:, 1] - 1], -1)
     begins = np.flatnonzero(np.diff(label, prepend=-2) | (label < 0))
     return list(zip(begins.tolist(), [*begins[1:].tolist(), len(label)], strict=True))
-
-
-def _inside_word(text: str, place: int) -> bool:
-    """Whether a token that starts at a character goes on with a word of letters."""
-    return place > 0 and text[place - 1 : place + 1].isalnum() and not has_han(text[place - 1 : place + 1])
 
 
 # ---- parts of speech

@@ -19,6 +19,8 @@ from torch import Tensor
 from tuwen.data.batch import Spans, Texts
 from tuwen.data.corpus import normalise
 from tuwen.data.given import json_of, text_of
+from tuwen.data.lexicons.files import read_dictionary, save_lexicon, saved_lexicon
+from tuwen.data.lexicons.lexicon import Lexicon
 from tuwen.data.tokenizer_bounds import MOST_WORDS, refuse_unbounded
 from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, wordpiece
 from tuwen.errors import UserError, quoted, refused
@@ -32,7 +34,8 @@ RULES = "tokenizer_rules.json"  # beside that of published weights, what tokeniz
 class Vocabulary:
     """What a system must know of a tokenizer: its size and the ids of its special tokens.
 
-    cls, mask: -1 where a published model's tokenizer has none.
+    cls, mask: -1 where a published model's tokenizer has none. lexicon: what entity spans are linked to, by row; None:
+    nothing is known of entities.
     """
 
     size: int
@@ -41,6 +44,7 @@ class Vocabulary:
     cls: int
     sep: int
     mask: int
+    lexicon: Lexicon | None = None
 
 
 class Tokenizer:
@@ -50,7 +54,7 @@ class Tokenizer:
     own normaliser, so that training and testing agree. The name of a special token inside a text is plain text.
 
     vocabulary: size and special ids.
-    dictionary: names of entities that spans look for (`tuwen.data.spans`).
+    dictionary: names of entities that spans look for (`tuwen.data.spans`). lexicon: entities that they are linked to.
     rules: of published weights, where they differ: special tokens by role ("pad", "unknown", "cls", "sep", "mask"; None
         for one that is not used); "normalise": false where texts go to the file's own normaliser as they are; "size":
         entries of the word embeddings where there are more than pieces.
@@ -58,7 +62,12 @@ class Tokenizer:
     """
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, source: str = "the tokenizer", dictionary: Sequence[str] = (), rules=None
+        self,
+        inner: tokenizers.Tokenizer,
+        source: str = "the tokenizer",
+        dictionary: Sequence[str] = (),
+        rules=None,
+        lexicon: Lexicon | None = None,
     ):
         """inner: is taken over and changed.
 
@@ -67,7 +76,7 @@ class Tokenizer:
         """
         self._source = source
         self.rules = _checked_rules(rules or {}, source)
-        self.vocabulary = _special_ids(inner, source, self.rules)
+        self.vocabulary = replace(_special_ids(inner, source, self.rules), lexicon=lexicon)
         names = {inner.id_to_token(i) for i in self._specials()}
         inner.add_special_tokens(sorted(names))
         cls, sep = self.vocabulary.cls, self.vocabulary.sep
@@ -110,7 +119,7 @@ class Tokenizer:
     def load(cls, path: str | Path, lowercase: bool | None = None) -> "Tokenizer":
         """A `tokenizer.json` of any kind, a BERT `vocab.txt`, or a folder that holds one of them.
 
-        A `dictionary.txt` beside it, as `save` writes, gives the dictionary.
+        A `dictionary.txt` beside it, as `save` writes, gives the dictionary, a `lexicon.tsv` the lexicon.
 
         lowercase: for a `vocab.txt`, which does not say; None: yes, unless the vocabulary has capitalised words.
 
@@ -126,38 +135,53 @@ class Tokenizer:
             tokenizer = cls._from_json(text, str(file), (), json_of(rules) if rules.is_file() else None)
         beside = file.parent / DICTIONARY
         tokenizer.dictionary = read_dictionary(beside) if beside.is_file() else ()
+        tokenizer.lexicon = saved_lexicon(file.parent)
         return tokenizer
 
     @classmethod
-    def _from_json(cls, text: str, source: str, dictionary: Sequence[str] = (), rules=None) -> "Tokenizer":
+    def _from_json(
+        cls, text: str, source: str, dictionary: Sequence[str] = (), rules=None, lexicon: Lexicon | None = None
+    ) -> "Tokenizer":
         """Raises:
         UserError: not the library's, or one that makes texts very much longer.
         """
         with refused(f"{source}: not a tokenizer.json of the tokenizers library"):
             refuse_unbounded(json.loads(text), source)
-            return cls(tokenizers.Tokenizer.from_str(text), source, dictionary, rules)
+            return cls(tokenizers.Tokenizer.from_str(text), source, dictionary, rules, lexicon)
 
     def save(self, path: str | Path) -> None:
         """Writes a `tokenizer.json` that gives the same ids in any program that uses `tokenizers`.
 
-        The dictionary, where there is one, goes into `dictionary.txt` beside it.
+        The dictionary, where there is one, goes into `dictionary.txt` beside it, the lexicon into `lexicon.tsv`.
         """
         Path(path).write_text(self.to_json(), encoding="utf-8")
         if self.rules:
             Path(path).with_name(RULES).write_text(json.dumps(self.rules, ensure_ascii=False), encoding="utf-8")
         if self.dictionary:
             Path(path).with_name(DICTIONARY).write_text("\n".join(self.dictionary) + "\n", encoding="utf-8")
+        if self.lexicon is not None:
+            save_lexicon(self.lexicon, Path(path).parent)
 
     def to_json(self) -> str:
         return self._inner.to_str(pretty=True)
 
     @property
     def digest(self) -> str:
-        """Equal for tokenizers that read every text alike."""
-        return hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
+        """Equal for tokenizers that read every text alike, its entities included."""
+        known = "" if self.lexicon is None else self.lexicon.digest
+        return hashlib.blake2b((self.to_json() + known).encode(), digest_size=16).hexdigest()
 
     def __reduce__(self):
-        return Tokenizer._from_json, (self._inner.to_str(), "the tokenizer", self.dictionary, self.rules)
+        state = self._inner.to_str(), "the tokenizer", self.dictionary, self.rules, self.lexicon
+        return Tokenizer._from_json, state
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        return self.vocabulary.lexicon
+
+    @lexicon.setter
+    def lexicon(self, lexicon: Lexicon | None) -> None:
+        self.vocabulary = replace(self.vocabulary, lexicon=lexicon)
 
     # ---- using
 
@@ -321,19 +345,6 @@ def _spaced(text: str) -> str:
 # ---- loading
 
 
-def read_dictionary(path: str | Path) -> tuple[str, ...]:
-    """The names in a text file, one a line; empty lines are passed over.
-
-    Raises:
-        UserError: no such file, not UTF-8, or no name in it.
-    """
-    lines = text_of(Path(path)).splitlines()
-    names = tuple(dict.fromkeys(name for name in map(normalise, lines) if name))
-    if not names:
-        raise UserError(f"{path}: no name in it; write one a line")
-    return names
-
-
 def _find_file(path: Path) -> Path:
     if path.is_dir():
         files = [path / name for name in (TOKENIZER, "vocab.txt") if (path / name).is_file()]
@@ -369,7 +380,8 @@ def _special_ids(inner: tokenizers.Tokenizer, source: str, rules: Mapping[str, A
     if missing:
         raise UserError(f"{source}: has no special token {', no '.join(missing)}; add it or use another tokenizer")
     size = max(max(inner.get_vocab(with_added_tokens=True).values()) + 1, int(rules.get("size", 0)))
-    return Vocabulary(size, **{role: int(i) for role, i in roles.items() if i is not None})
+    pad, unknown, cls, sep, mask = (roles[role] or 0 for role in ("pad", "unknown", "cls", "sep", "mask"))
+    return Vocabulary(size, pad, unknown, cls, sep, mask)
 
 
 def _from_pieces(lines: list[str], lowercase: bool | None) -> tokenizers.Tokenizer:

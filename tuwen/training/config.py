@@ -129,6 +129,8 @@ class TokenizerConfig:
     kind, size, lowercase: of one trained: "wordpiece" or "unigram", most entries, whether case is ignored.
     dictionary: a text file of names, one a line, that spans of kind "entity" are looked up in; None: that of the
         tokenizer's own folder, if any. Without one, entities are runs of nouns.
+    lexicon: entities that spans of kind "entity" are linked to, before any dictionary: scenes, findings, a folder or a
+        file of triples (`tuwen.data.lexicons.open`); None: that of the tokenizer's own folder, if any.
     """
 
     file: str | None = None
@@ -137,6 +139,7 @@ class TokenizerConfig:
     lowercase: bool = True
     trim: bool = False
     dictionary: str | None = None
+    lexicon: str | None = None
 
     def __post_init__(self):
         if not 1 <= self.size <= 2**24:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from tuwen import systems, tasks
 from tuwen.config import dump
 from tuwen.data.corpus import Corpus, all_texts
+from tuwen.data.lexicons.files import read_dictionary
+from tuwen.data.lexicons.open import open_lexicon
 from tuwen.data.sources import PAIRS, languages_of
-from tuwen.data.text import Tokenizer, read_dictionary
+from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
 from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.initial import copy_students, initialise
@@ -133,6 +135,8 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
         tokenizer = Tokenizer.train(["no text"], settings.kind, settings.size, settings.lowercase)
     if settings.dictionary:
         tokenizer.dictionary = read_dictionary(settings.dictionary)
+    if settings.lexicon:
+        tokenizer.lexicon = open_lexicon(settings.lexicon)
     return tokenizer
 
 

@@ -155,7 +155,9 @@ def trimmed(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
         token["id"] = places.setdefault(token["content"], len(places))
     state["post_processor"] = None
     rules = {name: value for name, value in tokenizer.rules.items() if name != "size"}
-    return Tokenizer._from_json(json.dumps(state), "the trimmed tokenizer", tokenizer.dictionary, rules)
+    return Tokenizer._from_json(
+        json.dumps(state), "the trimmed tokenizer", tokenizer.dictionary, rules, tokenizer.lexicon
+    )
 
 
 def rows_of(words: Tensor, before: Tokenizer, after: Tokenizer) -> Tensor:
