@@ -20,6 +20,7 @@ from tuwen.systems.survey import Axes
 from tuwen.systems.survey.axes import DATASETS, INTERACTIONS, OBJECTIVES, PARTS, VISION_ENCODERS
 from tuwen.systems.survey.table import TABLE
 
+BOTH = {"dual", "fusion"}  # of systems that read pictures and texts
 DUAL = Axes("bert", ("patch",), ("dot_product",), ("cmcl",), ("coco",))
 
 
@@ -146,7 +147,7 @@ def spanned(change: str = "") -> Batch:
     return dataclasses.replace(batch, images=images, texts=dataclasses.replace(batch.texts, ids=ids, spans=spans))
 
 
-@pytest.mark.parametrize("name", [name for name in systems.names() if systems.find(name).can("encode_texts")])
+@pytest.mark.parametrize("name", [name for name in systems.names() if systems.find(name).paper.axes.provides & BOTH])
 def test_vectors_of_one_side_do_not_depend_on_the_other_and_joint_states_do(name):
     """Check 5, on the training step's own encoding."""
     streams = {"streams": Streams(texts=0, parallel=0, both=0)} if name == "ernie_unix2" else {}

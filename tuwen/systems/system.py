@@ -186,6 +186,7 @@ class System(nn.Module):
     training_only: tuple[str, ...] = ()
     renamed: ClassVar[Mapping[str, str]] = {}  # parts -> what older runs have them as, where otherwise
     train_order: ClassVar[str] = "shuffled"  # what `train.order` is in pre-training, unless a run says otherwise
+    sees_alone: ClassVar[bool] = False  # pictures have vectors, and texts none: a picture tower of its own (DINO)
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
 

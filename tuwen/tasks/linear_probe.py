@@ -176,7 +176,7 @@ def best_strength(score: Callable[[float], float]) -> float:
 
 class LinearProbe(Task):
     what, metric = "classes of a picture, off frozen features", "accuracy"
-    why, needs = "an image tower is probed", ("encode_images encode_texts",)
+    why, needs = "an image tower is probed", ("encode_images encode_texts", "sees_alone")
     beside = ("train", "val")
 
     def measure(self, predictor, head, corpus, **options):
