@@ -1,4 +1,4 @@
-"""Systems that learn from one side alone: DINO's pictures, masked words of texts; and what other systems take of them."""
+"""Systems that learn from one side alone, DINO and masked words; and what other systems take of them."""
 
 import dataclasses
 import math

@@ -191,7 +191,9 @@ class DINO(System):
         return Losses({"self_distillation": loss}, {"logits": teacher.mean(0)}, metrics)
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
-        self.target["centre"].mean.lerp_(keep["logits"].mean(0).to(self.target["centre"].mean), 1 - self.config.centre_momentum)
+        self.target["centre"].mean.lerp_(
+            keep["logits"].mean(0).to(self.target["centre"].mean), 1 - self.config.centre_momentum
+        )
 
     @staticmethod
     def vector(tower: nn.Module, images: Images) -> Tensor:
