@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tests.systems.common import PROGRESS, build, example, shaken, units
 from tests.systems.test_cookie import twofold
 from tests.systems.test_ernie_unix2 import ONLY, bilingual
+from tests.systems.test_max_vl import reported
 from tests.systems.test_mvptr import PLACES, ROWS, phrased
 from tests.systems.test_simla import pictured
 from tests.systems.test_unchanged import batch_of
@@ -27,17 +28,18 @@ from tuwen.systems import wukong as wukong_room
 BATCHES = dict.fromkeys(("clip", "albef", "blip", "bridgetower", "r2d2", "prd2", "tokenflow", "wukong"), example)
 BATCHES |= {"slan": lambda: batch_of([0, 1, 2, 3]), "bagformer": lambda: batch_of([0, 1, 2, 3]), "cookie": twofold}
 BATCHES |= {"flava": lambda: coded(example()), "mvptr": phrased, "ernie_unix2": bilingual}
-BATCHES |= {"grit_vlp": example, "vlmae": example, "simla": pictured}
+BATCHES |= {"grit_vlp": example, "vlmae": example, "simla": pictured, "max_vl": reported}
 SETTINGS = {  # beside size tiny
     "tokenflow": {"whole": 0.5},
     "wukong": {"style": "clip", "embed": 16},
     "mvptr": {"places": PLACES, "phrases": 3, "rows": ROWS, "mask_share": 0.3},
     "vlmae": {"distil": True, "queue": 8},
     "simla": {"queue": 8},
+    "max_vl": {"queue": 8},
     "ernie_unix2": {"languages": 3, "streams": ONLY["pairs"]},
 }
 TERMS = {"cookie": ["across"], "ernie_unix2": ["image_text_contrast"], "grit_vlp": ["contrast", "consistency"]}
-SHARE = {"tokenflow": 0.5}  # of the contrast of whole vectors in the loss
+SHARE = {"tokenflow": 0.5, "max_vl": 0.4}  # of the contrast of whole vectors in the loss
 
 
 def coded(batch):

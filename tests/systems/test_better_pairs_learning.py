@@ -1,4 +1,4 @@
-"""GRIT-VLP, VLMAE and SIMLA learn on scenes, in Chinese and English."""
+"""GRIT-VLP, VLMAE, SIMLA and MAX-VL learn on scenes, in Chinese and English."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ STEPS = {"train.steps": 400, "train.warmup": 0.1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["grit_vlp", "simla"])
+@pytest.mark.parametrize("system", ["grit_vlp", "simla", "max_vl"])
 def test_it_finds_pictures_and_texts(system, tmp_path):
     """One and a half to two minutes each on a free core: mean recall, first stage, above four times that of chance.
 
