@@ -87,18 +87,18 @@ def slow_terms(system, batch, progress, masked, labels, draws) -> dict[str, torc
         real = report.mask[t]
         states = system.fusion(texts.states["last"][t : t + 1, real], None, images.states["last"][i : i + 1], None)
         logits.append(system.match_head(states[0, 0]))
-    told = []
+    logits_of_words = []
     for parts, seen in ((system, images), (teacher, image_keys)):
         read = parts.encoders.encode_texts(masked.ids, masked.mask).states["last"]
         states = parts.fusion(read, masked.mask, seen.states["last"], None)
-        told.append(parts.word_head(states, parts.encoders.text.words.weight))
+        logits_of_words.append(parts.word_head(states, parts.encoders.text.words.weight))
     return {
         "contrast": 2 * albef_slow.contrast(*rows, *ids, queue, temperature, alpha) / 5,
         "pictures": slow.within(images.pooled, keys["p"], right, temperature) / 5,
         "texts": slow.within(texts.pooled, keys["t"], right, temperature) / 5,
         "sentences": slow.sentences(images.pooled, spoken, *ids, temperature) / 5,
         "matching": 2 * albef_slow.matching(torch.stack(logits), [label for *_, label in every]),
-        "masked_words": albef_slow.masked_words(told[0], told[1].detach(), labels, alpha),
+        "masked_words": albef_slow.masked_words(logits_of_words[0], logits_of_words[1].detach(), labels, alpha),
     }
 
 
@@ -182,9 +182,9 @@ def test_sentence_contrast_by_hand_and_what_it_moves():
 
 def test_a_sentence_is_wrong_of_no_report_that_says_it_too():
     own = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]]).bool()
-    owner, said = torch.tensor([0, 0, 1, 2, 2, -1]), torch.tensor([5, 6, 6, 7, 8, 0])
+    owner, words = torch.tensor([0, 0, 1, 2, 2, -1]), torch.tensor([5, 6, 6, 7, 8, 0])
     same = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 1]]).bool()
-    wrong = wrong_sentences(own, same, owner, said)
+    wrong = wrong_sentences(own, same, owner, words)
     # row 0 says 6 as row 1 does; rows 1 and 2 are one picture; the last is padding
     assert wrong.int().tolist() == [[0, 0, 0, 1, 1, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]
 

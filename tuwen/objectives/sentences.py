@@ -28,12 +28,12 @@ def sentence_contrast(
     return (terms.sum(1) / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
 
 
-def wrong_sentences(own: Tensor, same: Tensor, owner: Tensor, said: Tensor) -> Tensor:
+def wrong_sentences(own: Tensor, same: Tensor, owner: Tensor, words: Tensor) -> Tensor:
     """[B, K] bool: real, of a row that is not the same, and said by none of a picture's own sentences.
 
     own: [B, K] bool. same: [B, N] bool of rows. owner: [K] int64, the row a sentence is of, -1 where it is padding.
-    said: [K] int64, equal where two sentences are word for word one ("No pneumothorax." is no negative of itself).
+    words: [K] int64, equal where two sentences are word for word one ("No pneumothorax." is no negative of itself).
     """
     of_same = same[:, owner.clamp(min=0)]
-    repeated = (own.to(torch.float32) @ (said[:, None] == said).to(torch.float32)) > 0
+    repeated = (own.to(torch.float32) @ (words[:, None] == words).to(torch.float32)) > 0
     return (owner >= 0) & ~of_same & ~repeated

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -142,9 +142,11 @@ class MAXVL(System):
 
     def report(self, batch: Batch, progress: Progress) -> Texts:
         """Section 4: the report with its sentences in an order of this epoch."""
-        sentences = batch.sentences
+        texts, sentences = batch.texts, batch.sentences
+        assert texts is not None
         if sentences is None or not self.config.shuffle:
-            return batch.texts
+            return texts
+        assert sentences.owner is not None
         place = places(sentences.owner, len(batch))
         order = progress.uniform(batch, int(place.max()) + 1, "sentences")[sentences.owner, place]
         return reordered(sentences, order, len(batch), self.vocabulary, self.config.text.length)
@@ -219,14 +221,16 @@ class MAXVL(System):
     def sentences(self, images: Encoded, batch: Batch) -> Tensor:
         """Section 4.3: every sentence of the report, as the teacher reads it alone, against those of other reports."""
         texts, rows = batch.sentences, len(batch)
+        assert texts is not None
+        assert texts.owner is not None
         with torch.no_grad():
             vectors = self.teacher.encoders.encode_texts(texts.ids, texts.mask, states=False).pooled
         every = gather_padded(vectors[None]).flatten(0, 1)
         owner = gather_padded((texts.owner + first_row(rows) + 1)[None]).flatten() - 1  # -1 on padding
-        said = gather_padded(identities(texts)[None]).flatten()
+        words = gather_padded(identities(texts)[None]).flatten()
         mine = torch.arange(rows, device=owner.device) + first_row(rows)
         own = mine[:, None] == owner
-        wrong = wrong_sentences(own, batch.same(), owner, said)
+        wrong = wrong_sentences(own, batch.same(), owner, words)
         return sentence_contrast(images.pooled, every, own, wrong, self.temperature)
 
     def matching(self, images, texts, taught_images, taught_texts, batch, progress):
@@ -246,7 +250,8 @@ class MAXVL(System):
 
     def near(self, taught_texts: Encoded) -> Tensor:
         """[B, B] bool: reports whose states, as the teacher's text tower pools them, are near-identical."""
-        states = self.teacher.encoders.text.pooled(taught_texts.states["last"], taught_texts.state_mask)
+        tower: Any = self.teacher.encoders.text
+        states = tower.pooled(taught_texts.states["last"], taught_texts.state_mask)
         if self.config.centred:
             states = states - states.mean(0)
         units = F.normalize(states, dim=1)
