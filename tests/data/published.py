@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tests.data import published_asked as asked
+from tests.data import published_medical as medical
 from tests.data.made import json_lines, picture, put
 
 
@@ -275,7 +276,9 @@ def tuxpaint(folder):
     put(folder, "animals/frog.dat", "a setting")
 
 
-MAKERS = asked.MAKERS | {
+MAKERS = {
+    **asked.MAKERS,
+    **medical.MAKERS,
     "aic-icc": aic_icc,
     "chinese-clip": chinese_clip,
     "chinese-clip-lmdb": chinese_clip_lmdb,

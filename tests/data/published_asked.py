@@ -93,6 +93,33 @@ def vqa_rad(folder):
         put(folder, f"VQA_RAD Image Folder/synpic{n}.jpg", picture(40 * n))
 
 
+def slake(folder):
+    for n, (file, split) in enumerate((("train", "train"), ("validate", "val"), ("test", "test"))):
+        shared = {"img_id": n, "img_name": f"xmlab{n}/source.jpg", "location": "Lung", "modality": "X-Ray"}
+        shared |= {"base_type": "vqa", "content_type": "Abnormality", "triple": ["vhead", "_", "_"]}
+        asked = [("en", f"Is there a dog in {split}?", "Yes", "CLOSED"), ("zh", "图中有什么？", "狗", "OPEN")]
+        entries = [
+            shared | {"question": words, "answer": answer, "q_lang": language, "answer_type": kind, "qid": 10 * n + k}
+            for k, (language, words, answer, kind) in enumerate(asked)
+        ]
+        put(folder, f"{file}.json", json.dumps(entries, ensure_ascii=False))
+        put(folder, f"imgs/xmlab{n}/source.jpg", picture(60 * n + 40))
+        put(folder, f"imgs/xmlab{n}/mask.png", picture(250, "PNG"))
+        put(folder, f"imgs/xmlab{n}/question.json", "[]")
+
+
+def vqa_med(folder):
+    for n, (split, place) in enumerate((("train", "Training"), ("val", "Validation"))):
+        top, line = f"ImageClef-2019-VQA-Med-{place}", f"synpic4{n}|what organ has the dog?|dog, {n}"
+        plane = f"synpic4{n}|in what plane is it?|axial"
+        put(folder, f"{top}/All_QA_Pairs_{split}.txt", f"{line}\n{plane}\n")
+        put(folder, f"{top}/QAPairsByCategory/C3_Organ_{split}.txt", f"{line}\n")
+        put(folder, f"{top}/{split.capitalize()}_images/synpic4{n}.jpg", picture(60 * n + 40))
+    put(folder, "VQAMed2019_Test_Questions.txt", "synpic49|is it a dog?\n")
+    put(folder, "VQAMed2019_Test_Questions_w_Ref_Answers.txt", "synpic49|abnormality|is it a dog?|yes\n")
+    put(folder, "VQAMed2019_Test_Images/synpic49.jpg", picture(200))
+
+
 def nlvr(folder):
     for n, split in enumerate(("train", "dev", "test")):
         boxes = [[{"y_loc": 80, "type": "triangle", "color": "#0099ff", "x_loc": 80, "size": 20}], [], []]
@@ -232,7 +259,9 @@ MAKERS = {
     "refcoco": refcoco,
     "refcoco-plus": refcoco_plus,
     "refcocog": refcocog,
+    "slake": slake,
     "snli-ve": snli_ve,
+    "vqa-med-2019": vqa_med,
     "vqa-rad": vqa_rad,
     "vqa-v2": vqa_v2,
     "xgqa": xgqa,

@@ -164,6 +164,7 @@ def test_links_that_lead_out_or_round(name, tmp_path):
 
 NAMED = {  # what an annotation calls its first picture
     "aic-icc": "1a.jpg",
+    "chexpert": "CheXpert-v1.0-small/train/patient00000/study1/view1_frontal.jpg",
     "coco-captions": "COCO_train2014_000000000100.jpg",
     "coco-cn": "COCO_train2014_000000000101",
     "coco-karpathy": "1.jpg",
@@ -178,6 +179,16 @@ NAMED = {  # what an annotation calls its first picture
     "refcoco": "COCO_train2014_000000000000.jpg",
     "refcoco-plus": "COCO_train2014_000000000000.jpg",
     "snli-ve": "470.jpg",
+    "m5product": "600000",
+    "mimic-cxr": "02aa804e-bde0afdd-112c0b34-7bc16630-4e3840100",
+    "mimic-cxr-studies": "02aa804e-bde0afdd-112c0b34-7bc16630-4e3840101",
+    "open-i": "CXR1_1_IM-0001-4001",
+    "open-i-studies": "CXR1_1_IM-0001-4001",
+    "product1m": "559702826062",
+    "roco": "X-0.jpg",
+    "roco-v2": "ROCOv2_2023_train_000000",
+    "slake": "xmlab0/source.jpg",
+    "vqa-med-2019": "synpic40",
     "vqa-rad": "synpic1.jpg",
     "xgqa": "n20101",
     "xvnli": "471.jpg",
@@ -188,8 +199,8 @@ NAMED = {  # what an annotation calls its first picture
 def rename(name, folder, wanted):
     """The first picture called by another name, wherever the annotations name it."""
     for path in annotations(folder):
-        if path.suffix in (".json", ".jsonl", ".txt"):
-            told = json.dumps(wanted)[1:-1] if path.suffix != ".txt" else wanted.replace("\0", "")
+        if path.suffix in (".json", ".jsonl", ".txt", ".csv", ".xml"):
+            told = json.dumps(wanted)[1:-1] if path.suffix.startswith(".json") else wanted.replace("\0", "")
             path.write_text(path.read_text().replace(NAMED[name], told))
 
 

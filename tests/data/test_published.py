@@ -39,6 +39,10 @@ CLIP = {
     "test": [(120, {})],
 }
 STAMP = {"zh": ["东西。"], "zh-tw": ["東西"], "en-gb": ["Thing"]}
+REPORTS = [
+    {"en": [f"The lungs of study {n} are clear. No dog is seen.", f"No acute process in {n}."]} for n in range(3)
+]
+OPEN = {n: {"en": [f"No dog in {n}. XXXX.", f"Clear {n}."]} for n in (1, 6)}
 EXPECTED = {
     "aic-icc": {split: [(grey, {"zh": ["一个女人", "女人在走"]})] for split, grey in (("train", 70), ("val", 140))},
     "chinese-clip": CLIP,
@@ -78,6 +82,42 @@ EXPECTED = {
     "imagenet": {
         "train": [(30, {"en": ["tench", "Tinca tinca"]}), (60, {"en": ["goldfish"]})],
         "val": [(90, {"en": ["goldfish"]})],
+    },
+    "chexpert": {
+        split: [(grey, {}) for grey in greys]
+        for split, greys in (("train", (40, 80)), ("val", (120, 160)), ("test", (200,)))
+    },
+    "m5product": {
+        split: [(60 * n + 40, {"zh": [f"狗粮{n}"]})] for n, split in enumerate(("train", "query", "gallery"))
+    },
+    "mimic-cxr": {
+        "train": [(20, REPORTS[0]), (40, REPORTS[0]), (70, REPORTS[1])],
+        "val": [(120, REPORTS[2]), (140, REPORTS[2])],
+        "test": [(170, {"en": ["No dog in 3."]}), (190, {"en": ["No dog in 3."]})],
+    },
+    "mimic-cxr-studies": {
+        "train": [(40, REPORTS[0])],
+        "val": [(120, REPORTS[2])],
+        "test": [(170, {"en": ["No dog in 3."]})],
+    },
+    "open-i": {
+        "train": [(30, OPEN[1]), (40, OPEN[1]), (90, {"en": ["Clear 3."]})],
+        "test": [(180, OPEN[6]), (190, OPEN[6])],
+    },
+    "open-i-studies": {"train": [(30, OPEN[1])], "test": [(180, OPEN[6])]},
+    "product1m": {
+        "train": [(20, {"zh": ["韩国AHC黄金水乳套装"]})],
+        "val": [(60, {"zh": ["AHC黄金套盒正品"]})],
+        "test": [(100, {"zh": ["AHC黄金三件套装"]})],
+        "gallery": [(140, {"zh": ["AHC面霜"]}), (180, {"zh": ["AHC水"]})],
+    },
+    "roco": {
+        split: [(60 * n + 20, {"en": [f"A dog in {name}, 1."]}), (60 * n + 40, {"en": [f"Its lungs, {n}."]})]
+        for n, (split, name) in enumerate((("train", "train"), ("val", "validation"), ("test", "test")))
+    },
+    "roco-v2": {
+        split: [(60 * n + 40, {"en": [f"A dog, in {name}."]})]
+        for n, (split, name) in enumerate((("train", "train"), ("val", "valid"), ("test", "test")))
     },
     "multi30k-task1": {
         "train": [(40 * n, {"en": [f"dog {n}.jpg"], "de": [f"Hund {n}.jpg"]}) for n in (1, 2)],

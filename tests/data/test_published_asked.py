@@ -53,6 +53,21 @@ EXPECTED = {
         "train": [((40,), "en", "Are there dogs?", ["Yes"]), ((40,), "en", "How many are there?", ["2"])],
         "test": [((80,), "en", "Where?", ["left"])],
     },
+    "slake": {
+        split: [
+            ((60 * n + 40,), "en", f"Is there a dog in {split}?", ["Yes"]),
+            ((60 * n + 40,), "zh", "图中有什么？", ["狗"]),
+        ]
+        for n, split in enumerate(("train", "val", "test"))
+    },
+    "vqa-med-2019": {
+        split: [
+            ((60 * n + 40,), "en", "what organ has the dog?", [f"dog, {n}"]),
+            ((60 * n + 40,), "en", "in what plane is it?", ["axial"]),
+        ]
+        for n, split in enumerate(("train", "val"))
+    }
+    | {"test": [((200,), "en", "is it a dog?", ["yes"])]},
     "nlvr": {
         split: [((40 * n + 10 * k + 20,), "en", f"There is a dog in {name}.", int(n > 0)) for k in (0, 4)]
         for n, (split, name) in enumerate((("train", "train"), ("val", "dev"), ("test", "test")))
@@ -148,6 +163,14 @@ def test_columns_that_tell_rows_apart(tmp_path):
         "vqa-v2": {"question_id": 1000, "kind": "what is in", "answer_type": "other"},
         "gqa": {"question_id": "0201", "kind": "verify", "semantic": "rel", "full_answer": "Yes, it is."},
         "vqa-rad": {"kind": "PRES", "answer_type": "CLOSED", "organ": "HEAD"},
+        "slake": {
+            "question_id": 0,
+            "kind": "Abnormality",
+            "answer_type": "CLOSED",
+            "organ": "Lung",
+            "modality": "X-Ray",
+        },
+        "vqa-med-2019": {"kind": "organ"},
         "nlvr": {"group": "072"},
         "nlvr2": {"group": "10", "synset": "dog"},
         "refcoco": {"ref_id": 500},
@@ -209,6 +232,7 @@ SPOILT = {  # set: (file, lines of JSON, where the entry is, which keys become w
     ),
     "gqa": ("train_balanced_questions.json", ("0201",), ("question", "imageId", "answer")),
     "xgqa": ("zero_shot/testdev_balanced_questions_de.json", ("201",), ("question", "imageId", "answer")),
+    "slake": ("train.json", (0,), ("question", "qid", "img_name", "answer", "q_lang")),
     "vqa-rad": ("VQA_RAD Dataset Public.json", (0,), ("question", "qid", "image_name", "answer")),
     "nlvr": ("train/train.json", (), ("sentence", "identifier", "directory", "label")),
     "nlvr2": ("train.json", (), ("sentence", "identifier", "label")),

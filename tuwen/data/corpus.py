@@ -63,6 +63,7 @@ class Corpus:
     fingerprint: str
     class_names: Mapping[str, Sequence[str]] = MappingProxyType({})  # by language, where "cls" numbers known classes
     notice: str = ""  # licence or attribution that built copies must carry
+    private: bool = False  # whether its texts and names stand in nothing that was not asked for (`data.private`)
     frames: int = 1  # of the one clip a row is; 1: rows are no clips
     parts: "tuple[Corpus, ...]" = ()  # of a mixture, and the share of each
     weights: tuple[float, ...] | None = None

@@ -71,6 +71,7 @@ class Source:
     root: Path
     notice = ""  # licence or attribution that built copies must carry
     class_names: Mapping[str, Sequence[str]] = MappingProxyType({})  # as `Corpus.class_names`
+    private = False  # whether its texts and names are people's secrets, as those of patients
     untyped = False  # whether columns come as strings, numbers too, as of CSV
 
     def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
@@ -161,6 +162,7 @@ class FileCorpus(Corpus):
         beside = source.root / "zeroshot.json"
         self.zero_shot = beside if beside.is_file() else None
         self.name, self.notice, self.class_names = source.name, source.notice, dict(source.class_names)
+        self.private = source.private
         self.split, self.pictures = split, listing.pictures
         self.languages = tuple(sorted(listing.languages))
         self._numbers = listing.numbers

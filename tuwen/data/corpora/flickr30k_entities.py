@@ -7,18 +7,17 @@ place. A phrase without a box is no row; one of several boxes is right with any 
 """
 
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tuwen.data.corpora.asked import Asked, phrase
 from tuwen.data.corpora.asked_set import AskedSet, Entry
 from tuwen.data.corpora.faults import Fault, Faults, RowError
-from tuwen.data.corpora.lines import Lines, decoded
+from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.published import Format
-from tuwen.errors import UserError, quoted, reason_of
+from tuwen.data.corpora.xml_text import load_xml
+from tuwen.errors import quoted, reason_of
 
-LARGEST = 2**20  # bytes of an XML file
 _PHRASE = re.compile(r"\[/EN#(\d{1,12})((?:/[^\s/\]]{1,40}){1,20}) ([^\[\]]{1,2000})\]")
 
 
@@ -76,12 +75,8 @@ def boxes_of(path: Path) -> dict[str, list[list[float]]]:
     Raises:
         RowError: broken XML, or one with declarations of its own (a DOCTYPE), or a box outside the picture.
     """
+    root = load_xml(path)
     try:
-        data = path.read_bytes() if path.stat().st_size <= LARGEST else b""
-        text = decoded(data, path)
-        if not data or "<!" in text:
-            raise RowError("broken XML", f"over {LARGEST:,} bytes, empty, or with declarations; take the official file")
-        root = ET.fromstring(text)
         width, height = (int(root.findtext(f"size/{name}", "")) for name in ("width", "height"))
         boxes: dict[str, list[list[float]]] = {}
         for item in root.iter("object"):
@@ -95,9 +90,7 @@ def boxes_of(path: Path) -> dict[str, list[list[float]]]:
             for name in item.iter("name"):
                 boxes.setdefault((name.text or "").strip(), []).append(edges)
         return boxes
-    except UserError as error:
-        raise RowError("broken XML", str(error)) from None
-    except (ET.ParseError, ValueError, OSError, RecursionError) as error:
+    except ValueError as error:
         raise RowError("broken XML", f"no annotation ({reason_of(error, 80)}); take the official file") from None
 
 

@@ -1,18 +1,21 @@
 """Lines of a text file with their places; what cannot be read as text is a fault of its line."""
 
 import codecs
+import gzip
+import zlib
 from pathlib import Path
 
 from tuwen.data.corpora.faults import Fault, Faults
-from tuwen.errors import UserError
+from tuwen.errors import UserError, reason_of
 
+MOST_UNPACKED = 4 * 2**30  # bytes that a .gz may hold
 LONGEST = 16 * 2**20  # bytes; longer lines are a fault, so that a file without line ends does not fill the memory
 VOTES = 1000  # lines that tell a table's encoding
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Lines:
-    """Iterates over the lines of a file, line end included, from an offset on.
+    """Iterates over the lines of a file, line end included, from an offset on; a .gz is unpacked as it is read.
 
     A byte order mark is passed over. Lines too long, with NUL bytes or not UTF-8 go to `faults`.
     start, number: offset and number (from 1) of the line given last; of records of several lines see `begin`.
@@ -23,7 +26,8 @@ class Lines:
         """encoding: "UTF-8", or "GB18030", in which no line end is part of a character either."""
         self._path, self._faults, self._encoding = path, faults, encoding
         try:
-            self._file = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
+            self._packed = path.suffix == ".gz"
+            self._file = gzip.open(path) if self._packed else open(path, "rb")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}; see to its permissions") from None
         self._file.seek(offset)
@@ -41,7 +45,7 @@ class Lines:
         return self
 
     def __next__(self) -> str:
-        while raw := self._file.readline(LONGEST + 1):
+        while raw := self._line():
             self.start, self.number = self._next, self.number + 1
             self._next += len(raw)
             if len(raw) > LONGEST:
@@ -76,8 +80,19 @@ class Lines:
             _, self.number, self._next = self._first
             self._file.seek(self._next)
 
+    def _line(self, most: int = LONGEST + 1) -> bytes:
+        """The next bytes up to a line end; none at the end, and where a .gz breaks off or grows beyond all bounds."""
+        try:
+            if not self._packed or self._next < MOST_UNPACKED:
+                return self._file.readline(most)
+            what = f"over {MOST_UNPACKED // 2**30} GiB unpacked; no such file is published"
+        except (OSError, EOFError, zlib.error) as error:
+            what = f"breaks off after line {self.number} ({reason_of(error, 80)}); copy it again"
+        self._fault("truncated", what)
+        return b""
+
     def _pass_over_rest(self) -> None:
-        while rest := self._file.readline(LONGEST):
+        while rest := self._line(LONGEST):
             self._next += len(rest)
             if rest.endswith(b"\n"):
                 break

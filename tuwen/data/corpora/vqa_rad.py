@@ -2,7 +2,7 @@
 
 Layout (osf.io/89kps): `VQA_RAD Dataset Public.json`, a list of {qid, phrase_type, image_name, image_organ, question,
 question_type, answer, answer_type (OPEN or CLOSED), ...}; test is what phrase_type calls test_freeform or test_para.
-Its pictures are in both splits: a validation split is best drawn by picture.
+Its pictures are in both splits: a validation split is best drawn by picture. The corpus is private.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,6 +19,8 @@ FILE = "VQA_RAD Dataset Public.json"
 
 
 class VQARAD(AskedSet):
+    private = True
+
     def __init__(self, root: Path):
         super().__init__(root)
         self.annotation = self.needed(FILE)

@@ -6,7 +6,6 @@ is no 100 %), and the lower end of Wilson's interval (Wilson, JASA 1927) as the 
 ranked by it.
 """
 
-import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from tuwen.data.corpora.csv_rows import csv_rows
 from tuwen.data.corpora.faults import Fault, Faults, RowError, one_line
 from tuwen.data.corpora.json_text import objects
-from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.data.corpus import Corpus, all_texts, text_id
 from tuwen.data.shards import write_whole
@@ -219,27 +218,5 @@ def _json_rows(path: Path, faults: Faults) -> Iterator[tuple[dict[str, Any], int
 
 
 def _csv_rows(path: Path, faults: Faults) -> Iterator[tuple[dict[str, Any], int]]:
-    with Lines(path, faults) as lines:
-        reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        names: list[str] = []
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                faults.add(Fault(path, lines.number, "broken row", str(error)))
-                continue
-            if not names:
-                names = [cell.strip() for cell in cells]
-                lacking = {"query", "image", "impressions", "clicks"} - set(names)
-                if lacking:
-                    shown = one_line(", ".join(names), 120)
-                    raise UserError(
-                        f"{path}:1: no column {min(lacking)} among {shown}; the first row names the columns"
-                    )
-            elif len(cells) == len(names):
-                yield dict(zip(names, cells, strict=True)), lines.number
-            elif cells:
-                what = f"{len(cells)} cells under {len(names)} columns; quote queries that hold commas"
-                faults.add(Fault(path, lines.number, "broken row", what))
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    return csv_rows(path, ("clicks", "image", "impressions", "query"), faults, delimiter)
