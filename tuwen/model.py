@@ -28,6 +28,7 @@ from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
 from tuwen.training.start import build_system
 
+_OTHERS = ("config.json", "open_clip_config.json")  # by which weights of transformers and of open_clip are known
 LONG = 20  # batches from which on a progress bar is shown
 
 
@@ -87,6 +88,11 @@ def usable_config(run: str | os.PathLike) -> RunConfig:
         UserError: if the folder holds no run, or no weights yet.
     """
     folder = Path(run)
+    if folder.is_file() or (not (folder / CONFIG).exists() and any((folder / name).is_file() for name in _OTHERS)):
+        raise UserError(
+            f"{folder}: published weights, not a run yet; `tuwen import {folder} --out RUN` makes one, which then is "
+            "evaluated, tuned and indexed like any other"
+        )
     for name in (CONFIG, TOKENIZER, PROVENANCE, WEIGHTS):
         if not (folder / name).exists():
             raise UserError(

@@ -7,31 +7,39 @@ from tuwen.cli.parser import add_command
 
 IMPORTS = """\
   tuwen import OFA-Sys/chinese-clip-vit-base-patch16 --out runs/chinese-clip
+  tuwen import clip_cn_vit-b-16.pt --tokenizer vocab.txt --out runs/cn-clip
   tuwen import checkpoints/r2d2.pth --layout r2d2 --tokenizer vocab.txt --out runs/r2d2-released"""
 EXPORTS = """\
   tuwen export runs/photos --to hf --out exported/photos
+  tuwen export runs/photos --to open_clip --out exported/photos
   tuwen export runs/photos --to onnx --int8 --json"""
 
 
 def add_to(commands) -> None:
     into = add_command(commands, "import", run_import, "make a run folder of published weights", IMPORTS)
-    into.add_argument("source", metavar="DIR_OR_HUB_ID", help="folder of transformers, hub name, or a file (--layout)")
+    into.add_argument(
+        "source", metavar="DIR_OR_HUB_ID", help="folder of transformers or open_clip, a name on the hub, or a file"
+    )
     into.add_argument("--out", metavar="RUN", type=Path, required=True, help="folder of the run; must hold none yet")
-    into.add_argument("--layout", choices=("albef", "r2d2", "prd2"), help="the file is of that paper's own code")
-    into.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or vocab.txt of such a file")
+    layouts = ("albef", "r2d2", "prd2", "open_clip", "cn_clip")
+    into.add_argument("--layout", choices=layouts, help="the file is of that paper's or project's own code")
+    into.add_argument(
+        "--tokenizer", metavar="FILE", help="tokenizer.json, vocab.txt or bpe_simple_vocab_16e6.txt.gz of such a file"
+    )
     into.add_argument(
         "--prefix", metavar="TEXT", default="", help="what the names of its tensors begin with, taken off"
     )
     into.add_argument("--json", action="store_true", help="print one JSON object")
-    out = add_command(commands, "export", run_export, "write a run as transformers or ONNX read it", EXPORTS)
+    out = add_command(commands, "export", run_export, "write a run as others read it", EXPORTS)
     out.add_argument("run_folder", metavar="RUN", type=Path, help="folder written by `tuwen train` or `tuwen import`")
     out.add_argument(
         "--to",
-        choices=("hf", "onnx"),
+        choices=("hf", "open_clip", "cn_clip", "onnx"),
         required=True,
-        help="hf: transformers' layout with a model card; onnx: towers and re-ranker, which OpenVINO reads as well",
+        help="hf, open_clip, cn_clip: as transformers and those projects read it, with a model card; onnx: towers and "
+        "re-ranker, which OpenVINO reads as well",
     )
-    out.add_argument("--out", metavar="DIR", type=Path, help="folder to write, of hf; onnx goes into the run's own")
+    out.add_argument("--out", metavar="DIR", type=Path, help="folder to write; onnx goes into the run's own")
     out.add_argument("--int8", action="store_true", help="of onnx: also with 8-bit weights")
     out.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -50,11 +58,11 @@ def run_import(args) -> None:
 
 
 def run_export(args) -> None:
-    if args.to == "hf" and (args.int8 or not args.out):
-        args.parser.error("--to hf needs --out DIR, and has no --int8")
+    if args.to != "onnx" and (args.int8 or not args.out):
+        args.parser.error(f"--to {args.to} needs --out DIR, and has no --int8")
     if args.to == "onnx" and args.out:
         args.parser.error("--to onnx writes into the run's own folder; leave out --out")
-    (_to_transformers if args.to == "hf" else _to_onnx)(args)
+    {"hf": _to_transformers, "onnx": _to_onnx}.get(args.to, _to_openai)(args)
 
 
 def _to_transformers(args) -> None:
@@ -66,6 +74,17 @@ def _to_transformers(args) -> None:
             print_line(f"{architecture} written to {args.out}")
     if args.json:
         print_json({"architecture": architecture, "out": str(args.out)})
+
+
+def _to_openai(args) -> None:
+    from tuwen.exchange.openai_out import export_openai
+
+    with only_json(args.json):
+        load = export_openai(args.run_folder, args.out, args.to)
+        if not args.json:
+            print_line(f"written to {args.out}; it is read by {load}")
+    if args.json:
+        print_json({"out": str(args.out), "load": load})
 
 
 def _to_onnx(args) -> None:

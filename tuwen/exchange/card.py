@@ -7,7 +7,7 @@ from tuwen.model import Model
 from tuwen.run import RECALLS, read_json
 
 
-def card(run: Path, model: Model, origin: dict[str, Any], architecture: str) -> str:
+def card(run: Path, model: Model, origin: dict[str, Any], architecture: str, library: str = "transformers") -> str:
     """The text of README.md, of what the run folder holds alone; what is not known is said to be not known."""
     config = model.config
     corpus = origin["corpus"]
@@ -15,7 +15,7 @@ def card(run: Path, model: Model, origin: dict[str, Any], architecture: str) -> 
     imported = origin.get("imported")
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: zero-shot-image-classification",
         "license: other",
         "tags: [tuwen, image-text-retrieval]",
@@ -23,7 +23,7 @@ def card(run: Path, model: Model, origin: dict[str, Any], architecture: str) -> 
         "",
         f"# {run.name}",
         "",
-        f"A `{config.system}` of tuwen, as `{architecture}` of transformers.",
+        f"A `{config.system}` of tuwen, as `{architecture}` of {library}.",
         "",
         "## Training data",
         "",

@@ -1,6 +1,7 @@
 """`tuwen export --to hf`: a run as transformers reads it, where the architecture exists there, with a model card."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tuwen.exchange.card import card
 from tuwen.exchange.models import model_of
 from tuwen.model import Model, load
 from tuwen.nn.published.files import PILLOW
-from tuwen.nn.published.names import outward
+from tuwen.nn.published.names import NameEntry, outward
 from tuwen.nn.sizes import CLIP_MEAN, ImageTowerConfig, TextTowerConfig
 from tuwen.run import TOKENIZER, provenance
 from tuwen.training import checkpoint
@@ -35,9 +36,7 @@ def export_model(run: str | Path, out: str | Path) -> str:
     Raises:
         UserError: a system or a setting that no architecture of transformers has, or `out` holds files already.
     """
-    folder = Path(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty; choose another --out")
+    folder = empty_folder(out)
     model = load(run)
     origin = provenance(run)
     imported = origin.get("imported", {})
@@ -49,17 +48,40 @@ def export_model(run: str | Path, out: str | Path) -> str:
     if kind in SIGLIP:
         bias = float(imported.get("logit_bias", -10.0))
         tensors["logit_bias"] = ours["log_scale"].new_tensor([bias])
-    named = {mine for entry in published.entries for mine in entry.ours}
-    left = [name for name in ours if not _told(name, named) and not name.startswith(published.new)]
-    if left:
-        raise UserError(f"{run}: {_CLASSES[kind]} has no place for {', '.join(left[:4])} ({len(left)} tensors)")
+    refuse_left_over(ours, published.entries, run, _CLASSES[kind], published.new)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", settings | {"architectures": [_CLASSES[kind]]})
-    _write_json(folder / "preprocessor_config.json", _pictures(model.config.model.image, kind))
-    _tokenizer(model, folder, kind)
+    write_json(folder / "config.json", settings | {"architectures": [_CLASSES[kind]]})
+    write_json(folder / "preprocessor_config.json", _pictures(model.config.model.image, kind))
+    write_tokenizer(model, folder, kind)
     checkpoint.save_tensors(folder / "model.safetensors", tensors)
     checkpoint.write(folder / "README.md", card(Path(run), model, origin, _CLASSES[kind]))
     return _CLASSES[kind]
+
+
+def empty_folder(out: str | Path) -> Path:
+    """The folder of an export, not made yet.
+
+    Raises:
+        UserError: it holds files already.
+    """
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; choose another --out")
+    return folder
+
+
+def refuse_left_over(
+    ours: Mapping[str, Any], entries: list[NameEntry], run: str | Path, target: str, new: tuple[str, ...] = ()
+) -> None:
+    """Refuses an export that would leave out a tensor that use needs.
+
+    Raises:
+        UserError: naming them.
+    """
+    named = {mine for entry in entries for mine in entry.ours}
+    left = [name for name in ours if not _told(name, named) and not name.startswith(new)]
+    if left:
+        raise UserError(f"{run}: {target} has no place for {', '.join(left[:4])} ({len(left)} tensors)")
 
 
 def architecture_settings(model: Model, naflex: bool = False) -> dict[str, Any]:
@@ -87,7 +109,7 @@ def architecture_settings(model: Model, naflex: bool = False) -> dict[str, Any]:
         inner = {"vision_config": _vision(image), "text_config": _bert(text, words.size) | ids}
         inner["text_config"]["encoder_hidden_size"] = image.width
         return {"model_type": "blip", **inner, "image_text_hidden_size": config.embed, "projection_dim": config.embed}
-    kind = _architecture(image, text)
+    kind = two_tower_kind(image, text)
     seen = dict(image.backbone) if image.backbone else _vision(image)
     read = dict(text.backbone) if text.backbone else _bert(text, words.size)
     if kind == "vision-text-dual-encoder":
@@ -104,27 +126,45 @@ def architecture_settings(model: Model, naflex: bool = False) -> dict[str, Any]:
     return {"model_type": kind, "vision_config": seen, "text_config": read, "projection_dim": config.embed}
 
 
-def _architecture(image: ImageTowerConfig, text: TextTowerConfig) -> str:
+# what towers must be to be those of CLIP; sizes of `tuwen.nn.sizes` that are
+_CLIP_IMAGE = {"projection": "unbiased", "pre_norm": True, "patch_bias": False, "pool": "class", "final_norm": True}
+_CLIP_IMAGE |= {"pooler": False, "backbone": None}
+_CLIP_TEXT = {"projection": "unbiased", "pooler": False, "backbone": None}
+_CLIP_SIZES = "clip-small, clip-b32 (text as CLIP) or chinese-clip-small, chinese-clip-b16 (as BERT)"
+
+
+def two_tower_kind(image: ImageTowerConfig, text: TextTowerConfig) -> str:
+    """The model_type of a two-tower model of transformers with such towers.
+
+    Raises:
+        UserError: none has, with every setting to change.
+    """
     if image.pool == "map" and text.kind == "siglip" and image.projection == "none" and text.projection == "linear":
         return "siglip"
-    if (image.projection, text.projection) != ("unbiased", "unbiased"):
-        raise UserError(
-            "transformers' two-tower models project without bias: train with model.image.projection=unbiased and "
-            "model.text.projection=unbiased to export"
-        )
-    clip = image.pre_norm and not image.patch_bias and image.pool == "class" and image.final_norm
-    plain = clip and not image.pooler and not text.pooler and not image.backbone and not text.backbone
-    if plain and text.kind == "clip" and text.pool == "auto":
-        return "clip"
-    if plain and text.kind == "bert" and text.pool in ("auto", "first"):
-        return "altclip" if text.transform else "chinese_clip"
-    poolers = image.pooler or clip or image.backbone, text.pooler or text.backbone
-    if all(poolers) and image.final_norm and image.pool in ("class", "mean") and text.kind == "bert":
+    lacking = [*_other("image", image, _CLIP_IMAGE), *_other("text", text, _CLIP_TEXT)]
+    pools = ("auto", "first") if text.kind == "bert" else ("auto",)
+    lacking += [] if text.pool in pools else ["model.text.pool=auto"]
+    if not lacking and text.kind in ("clip", "bert"):
+        return "clip" if text.kind == "clip" else "altclip" if text.transform else "chinese_clip"
+    poolers = image.pooler or image.pre_norm or image.backbone, text.pooler or text.backbone
+    unbiased = (image.projection, text.projection) == ("unbiased", "unbiased")
+    if all(poolers) and unbiased and image.final_norm and image.pool in ("class", "mean") and text.kind == "bert":
         return "vision-text-dual-encoder"
+    if text.kind not in ("clip", "bert"):
+        lacking.append("model.text.kind=bert")
     raise UserError(
-        "no architecture of transformers is like these towers; those of CLIP (pre_norm, no patch_bias, pool class), "
-        "or towers with pooler, can be exported"
+        f"no architecture of transformers has these towers; train with --size {_CLIP_SIZES}, or with --set "
+        f"{' '.join(lacking)}"
     )
+
+
+def _other(side: str, tower: Any, expected: dict[str, Any]) -> list[str]:
+    """The settings of a tower that are other than expected, as --set takes them."""
+    return [
+        f"model.{side}.{name}={'null' if value is None else str(value).lower()}"
+        for name, value in expected.items()
+        if getattr(tower, name) != value
+    ]
 
 
 def _vit_kind(image: ImageTowerConfig) -> str:
@@ -204,7 +244,7 @@ def _pictures(image: ImageTowerConfig, kind: str) -> dict[str, Any]:
     } | values
 
 
-def _tokenizer(model: Model, folder: Path, kind: str) -> None:
+def write_tokenizer(model: Model, folder: Path, kind: str) -> None:
     model.tokenizer.save(folder / TOKENIZER)
     (folder / "tokenizer_rules.json").unlink(missing_ok=True)
     inner, words = model.tokenizer._inner, model.tokenizer.vocabulary
@@ -215,8 +255,8 @@ def _tokenizer(model: Model, folder: Path, kind: str) -> None:
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.model.text.length}
     if kind in SIGLIP:
         settings["model_input_names"] = ["input_ids"]  # padding is read as text, so no mask is given
-    _write_json(folder / "tokenizer_config.json", settings | {"padding_side": "right"})
+    write_json(folder / "tokenizer_config.json", settings | {"padding_side": "right"})
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     checkpoint.write(path, json.dumps(value, indent=2, ensure_ascii=False, default=list) + "\n")

@@ -12,6 +12,7 @@ from tuwen.config import dump
 from tuwen.data.given import json_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
+from tuwen.exchange import openai
 from tuwen.exchange.models import LAYOUTS, PublishedModel, known_kind, model_of, tower_settings
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.nn.published import vision
@@ -36,8 +37,8 @@ def import_model(
 ) -> Report:
     """Writes the run folder of a published model, and gives the report of its tensors.
 
-    where: a folder of transformers, a name on its hub, or with `layout` ("albef", "r2d2", "prd2") a file of that
-    paper's code or a folder with one. tokenizer: where such a file's tokenizer is (vocab.txt).
+    where: a folder of transformers or open_clip, a name on their hub, a file of open_clip or cn_clip, or with `layout`
+    ("albef", "r2d2", "prd2") a file of that paper's code or a folder with one. tokenizer: where such a file's is.
     prefix: with which the names of its tensors begin there, and not here.
 
     Raises:
@@ -46,16 +47,24 @@ def import_model(
     run = Path(out)
     if holds_run(run):
         raise UserError(f"{run}: holds a run already; choose another --out")
-    source = Path(where) if layout else located(where)
+    source = Path(where) if layout or Path(where).is_file() else located(where)
+    layout = layout or _layout_of(source)
+    file = _weights_file(source) if layout or source.is_file() else source
+    tensors = tensors_of(file)
+    layout = layout or openai.layout_of(tensors)
+    if layout is None and source.is_file():
+        raise UserError(
+            f"{where}: no checkpoint of open_clip or cn_clip; give its folder, or say what it is by --layout"
+        )
     settings = _layout_settings(source, layout) if layout else model_settings(source)
     kind = known_kind(settings["model_type"])
-    tensors = tensors_of(_weights_file(source) if layout else source)
+    prefix = prefix or ("module." if kind in openai.KINDS else "")  # both projects take it off themselves
     weights = {name.removeprefix(prefix): value for name, value in tensors.items()}
     refuse_wrapped(weights, where, "give --prefix " + prefix + "{}")
     words = _tokenizer(source, settings, tokenizer, weights)
     folder = source if source.is_dir() else source.parent
     with fitting(where, kind):
-        picture = picture_settings(folder, _side(settings, weights))
+        picture = _picture(folder, settings, weights)
         published = model_of(settings, weights, words.vocabulary, picture)
         make, config = _system(published, words, where)
         every = shapes(make)
@@ -118,9 +127,17 @@ def _fill(system, ours) -> None:
     copy_students(system)
 
 
+def _layout_of(source: Path) -> str | None:
+    """open_clip's, where a folder is of that project alone."""
+    alone = source.is_dir() and (source / openai.SETTINGS).is_file() and not (source / "model.safetensors").is_file()
+    return "open_clip" if alone else None
+
+
 def _weights_file(source: Path) -> Path:
     if source.is_file():
         return source
+    if (best := openai.weights_file(source)) is not None:
+        return best
     files = [path for end in ("safetensors", "pth", "pt", "bin") for path in sorted(source.glob(f"*.{end}"))]
     if len(files) != 1:
         raise UserError(f"{source}: {len(files)} files of weights there; name the one to import")
@@ -131,21 +148,32 @@ def _layout_settings(source: Path, layout: str) -> dict[str, Any]:
     if layout not in LAYOUTS:
         raise UserError(f"no layout {layout!r}; there is {', '.join(LAYOUTS)}")
     folder = source if source.is_dir() else source.parent
+    settings = openai.settings_of(folder, layout) if layout in openai.KINDS else {"model_type": layout}
     path = folder / "heads.json"  # {"image": 12, "text": 12}, where heads are not of width 64
     heads = json_of(path) if path.is_file() else {}
     if any(not isinstance(count, int) or not 1 <= count <= 1_024 for count in heads.values()):
         raise UserError(f"{path}: {quoted(heads)} are not numbers of heads")
-    return {"model_type": layout, "heads": heads}
+    return settings | {"heads": heads}
 
 
 def _tokenizer(source: Path, settings, given: str | None, weights) -> Tokenizer:
-    if given:
+    kind = settings["model_type"]
+    if given and kind not in openai.KINDS:
         return Tokenizer.load(given)
     folder = source if source.is_dir() else source.parent
     words = word_rows(weights, settings.get("text_config") or {})
     if not words:
-        raise UserError(f"{source}: no word embeddings there; these are not the weights of {settings['model_type']}")
+        raise UserError(f"{source}: no word embeddings there; these are not the weights of {kind}")
+    if kind in openai.KINDS:
+        return openai.tokenizer(folder, kind, words, given)
     return tokenizer_of(folder, words, settings["model_type"])
+
+
+def _picture(folder: Path, settings, weights) -> dict[str, Any]:
+    """Preprocessing fields of `ImageTowerConfig`."""
+    if settings["model_type"] in openai.KINDS:
+        return openai.pictures(settings, openai.side_of(weights), str(folder / openai.SETTINGS))
+    return picture_settings(folder, _side(settings, weights))
 
 
 def _side(settings, weights) -> int:

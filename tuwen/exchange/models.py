@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError, quoted
-from tuwen.exchange import foundation
+from tuwen.exchange import foundation, openai
 from tuwen.nn.published import bridgetower, flava, text, vision
 from tuwen.nn.published.names import NameEntry, both, prefixed, same, shaped
 from tuwen.nn.published.text import bert_layer
@@ -16,7 +16,7 @@ from tuwen.nn.published.towers import image_plan, text_plan
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 
 DUAL = ("clip", "chinese_clip", "altclip", "siglip", "siglip2", "vision-text-dual-encoder")
-LAYOUTS = ("albef", "r2d2", "prd2")  # files of the papers' own code
+LAYOUTS = ("albef", "r2d2", "prd2", *openai.KINDS)  # files of the papers' own code, and of other projects
 # what is left out on purpose, by how the name begins
 KNOWN = {
     "logit_bias": "the bias of SigLIP's loss, which no ranking reads; kept in the run's provenance",
@@ -178,8 +178,11 @@ def _blip(settings, picture) -> PublishedModel:
 
 
 def _layout(kind: str, settings, weights, picture) -> PublishedModel:
-    """ALBEF's and R2D2's released files. Heads are of width 64, which no tensor tells; `settings` may say otherwise."""
+    """Files of the projects' own code. Heads are of width 64, which no tensor tells; `settings` may say otherwise."""
     heads = settings.get("heads", {})
+    if kind in openai.KINDS:
+        config, entries, notes = openai.parts(settings, weights, heads, picture)
+        return PublishedModel("clip", config, entries, openai.KNOWN, notes=notes)
     if kind == "albef":
         return _albef(weights, heads, picture)
     return _r2d2(kind, weights, heads, picture)

@@ -184,6 +184,15 @@ def _clip(patch: int, embed: int, length: int = 77, **image: Any) -> Size:
     return Size(tower, text, CrossEncoderConfig(embed, heads=embed // 64), embed)
 
 
+def _chinese_clip(layers: int = 12, **image: Any) -> Size:
+    """Chinese-CLIP's towers (Yang et al. 2022): CLIP's of a squashed picture, and a BERT of 52 tokens at most."""
+    size = _clip(16, 512, **image)
+    width = size.image.width if layers < 12 else 768
+    text = TextTowerConfig(length=52, width=width, layers=layers, heads=width // 64, projection="unbiased")
+    return replace(size, image=replace(size.image, shorter_side=None), text=text)
+
+
+_SMALL: dict[str, Any] = {"width": 384, "heads": 6}
 _LARGE: dict[str, Any] = {"width": 1024, "layers": 24, "heads": 16}
 # Wukong's: CLIP's, the picture's locked, 32 words, one narrower space for all tokens (card, section 3)
 _WUKONG_B, _WUKONG_L = _clip(32, 512, 32, locked=True), _clip(14, 768, 32, locked=True, **_LARGE)
@@ -215,6 +224,10 @@ SIZES: dict[str, Size] = {
     "clip-b32": _clip(32, 512),
     "clip-b16": _clip(16, 512),
     "clip-l14": _clip(14, 768, **_LARGE),
+    "chinese-clip-b16": _chinese_clip(),
+    # of their architecture, so that what is trained goes out as theirs, and as large as "small"
+    "clip-small": replace(_clip(16, 384, **_SMALL), embed=256),
+    "chinese-clip-small": replace(_chinese_clip(6, **_SMALL), embed=256),
     "wukong-b32": replace(_WUKONG_B, embed=256),
     "wukong-l14": replace(_WUKONG_L, embed=256),
 }

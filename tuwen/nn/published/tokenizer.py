@@ -1,5 +1,6 @@
 """The tokenizer of published weights, as `tuwen.data.text.Tokenizer`; cut down to a corpus where asked."""
 
+import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import tokenizers
 import torch
-from tokenizers import normalizers
+from tokenizers import models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from tuwen.data.given import text_of
@@ -24,6 +25,8 @@ ROLES = {
     "sep": ("sep_token", "eos_token"),
     "mask": ("mask_token",),
 }
+_MOST_MERGES = 16 * 2**20  # characters; CLIP's list has 3 million
+_CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def tokenizer_of(folder: Path, words: int, kind: str = "") -> Tokenizer:
@@ -52,6 +55,10 @@ def _tokenizer_of(folder: Path, words: int, kind: str) -> Tokenizer:
     inner.no_padding()  # which may be to any length
     inner.no_truncation()
     rules: dict[str, Any] = {"normalise": False, "size": words}
+    if not settings and not (folder / "tokenizer.json").is_file() and (folder / "vocab.txt").is_file():
+        return Tokenizer(
+            inner, str(folder), (), rules
+        )  # BERT's plain list, whose special tokens have their usual names
     for role, names in ROLES.items():
         token = next((settings[name] for name in names if settings.get(name)), None)
         rules[role] = token["content"] if isinstance(token, dict) else token
@@ -67,6 +74,51 @@ def _tokenizer_of(folder: Path, words: int, kind: str) -> Tokenizer:
     if tokenizer.vocabulary.size > words:
         raise UserError(f"{folder}: the tokenizer has {tokenizer.vocabulary.size} pieces, the model {words} words")
     return tokenizer
+
+
+def pieces_of(path: Path, words: int) -> Tokenizer:
+    """The tokenizer of a BERT `vocab.txt` that published weights were trained with: texts go to it as they are.
+
+    words: rows of the model's word embeddings.
+
+    Raises:
+        UserError: as `Tokenizer.load`.
+    """
+    return Tokenizer(Tokenizer.load(path)._inner, str(path), (), {"normalise": False, "size": words})
+
+
+def byte_pairs(path: Path, words: int) -> Tokenizer:
+    """CLIP's tokenizer from the list of merges that OpenAI's code and open_clip come with, packed by gzip.
+
+    words: rows of the model's word embeddings, which say how many merges there are.
+
+    Raises:
+        UserError: not such a file.
+    """
+    with refused(f"{path}: not the merges of CLIP's tokenizer"), gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = file.read(_MOST_MERGES).split("\n")
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_byte_order)
+        specials = ["<|startoftext|>", "<|endoftext|>"]
+        count = words - 2 * len(letters) - len(specials)
+        if not 0 <= count < len(lines):
+            raise ValueError(f"{len(lines)} lines, and the model has {words} words")
+        merges = [(first, second) for first, second in (line.split() for line in lines[1 : count + 1])]
+        vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), *specials]
+        places = {piece: k for k, piece in enumerate(vocabulary)}
+        model = models.BPE(places, merges, unk_token=specials[1], end_of_word_suffix="</w>")
+        inner = tokenizers.Tokenizer(model)
+    inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " ")])
+    _lower_case(inner)
+    split = pre_tokenizers.Split(tokenizers.Regex(_CLIP_WORDS), "removed", invert=True)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    begin, end = specials
+    rules = {"cls": begin, "sep": end, "pad": end, "unknown": end, "mask": None, "normalise": False, "size": words}
+    return Tokenizer(inner, str(path), (), rules)
+
+
+def _byte_order(letter: str) -> tuple[bool, int]:
+    """CLIP counts bytes that are letters of their own first, then those that stand for another."""
+    return ord(letter) >= 256, ord(letter)
 
 
 def longest(folder: Path) -> float:

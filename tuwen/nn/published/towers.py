@@ -157,11 +157,12 @@ def located(where: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise UserError(f"{where}: no such folder, and the hub needs: pip install 'tuwen[hf]'") from None
-    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.model"]
     try:
-        folder = Path(snapshot_download(where, allow_patterns=patterns))
-        if not list(folder.glob("model*.safetensors")):
-            folder = Path(snapshot_download(where, allow_patterns=[*patterns, "pytorch_model*.bin"]))
+        for weights in ("model*.safetensors", "open_clip*.safetensors", "pytorch_model*.bin", "open_clip*.bin"):
+            folder = Path(snapshot_download(where, allow_patterns=[*patterns, weights]))
+            if list(folder.glob(weights)):
+                break
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{where}: no such folder, and the hub did not give it ({reason_of(error)})") from None
     return folder
