@@ -172,7 +172,7 @@ def _tokenizer(source: Path, settings, given: str | None, weights) -> Tokenizer:
 def _picture(folder: Path, settings, weights) -> dict[str, Any]:
     """Preprocessing fields of `ImageTowerConfig`."""
     if settings["model_type"] in openai.KINDS:
-        return openai.pictures(settings, openai.side_of(weights), str(folder / openai.SETTINGS))
+        return openai.pictures(settings, openai.picture_side(weights), str(folder / openai.SETTINGS))
     return picture_settings(folder, _side(settings, weights))
 
 

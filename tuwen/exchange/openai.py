@@ -89,7 +89,7 @@ def parts(
     width, _, patch, _ = weights["visual.conv1.weight"].shape
     activation: Any = "quick_gelu" if quick else "gelu"
     image = ImageTowerConfig(
-        side=side_of(weights),
+        side=picture_side(weights),
         patch=patch,
         width=width,
         layers=_count(weights, "visual.transformer.resblocks."),
@@ -149,7 +149,7 @@ def _chinese(weights, read, heads, activation) -> tuple[TextTowerConfig, list[Na
     return tower, [*entries, openai.turned("encoders.text_projection.weight", "text_projection")]
 
 
-def side_of(weights: Mapping[str, Tensor]) -> int:
+def picture_side(weights: Mapping[str, Tensor]) -> int:
     """Pixels that the picture tower reads.
 
     Raises:
