@@ -189,7 +189,8 @@ def _chinese_clip(layers: int = 12, **image: Any) -> Size:
     size = _clip(16, 512, **image)
     width = size.image.width if layers < 12 else 768
     text = TextTowerConfig(length=52, width=width, layers=layers, heads=width // 64, projection="unbiased")
-    return replace(size, image=replace(size.image, shorter_side=None), text=text)
+    fusion = CrossEncoderConfig(width, heads=width // 64)
+    return Size(replace(size.image, shorter_side=None), text, fusion, size.embed)
 
 
 _SMALL: dict[str, Any] = {"width": 384, "heads": 6}
