@@ -49,7 +49,10 @@ def add_to(commands) -> None:
     command.add_argument("--limit", metavar="N", type=positive, help="at most so many pictures")
     command.add_argument("--top-k", metavar="K", type=positive, help="candidates a query that are re-ranked")
     command.add_argument(
-        "--classes", metavar="FILE", type=Path, help="names and prompts of classes for --task zero_shot (zeroshot.json)"
+        "--classes",
+        metavar="FILE",
+        type=Path,
+        help="names and prompts of classes for --task zero_shot (zeroshot.json), or of findings for --task findings",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -70,7 +73,7 @@ def run(args) -> None:
             args.parser.error(f"--top-k has no meaning for --task {args.task}")
         options["top_k"] = args.top_k
     if args.classes:
-        if args.task != "zero_shot":
+        if args.task not in ("zero_shot", "findings"):
             args.parser.error(f"--classes has no meaning for --task {args.task}")
         options["classes"] = args.classes
     with only_json(args.json):

@@ -46,6 +46,8 @@ class DataNeeds(Protocol):
     def sources(self) -> Mapping[str, float]: ...
     @property
     def spans(self) -> tuple[str, ...]: ...
+    @property
+    def beside(self) -> tuple[str, ...]: ...
 
 
 def check_reads(corpus: Corpus, reads: DataReads, pictures: int = 1) -> None:
@@ -153,6 +155,7 @@ def further_texts(
 ) -> dict[str, tuple[str, int]]:
     """Texts that go beside the one drawn of a row, by name, in its language.
 
+    Of every column of `needs.beside` the text in the drawn one's place.
     "ambiguous": the text as a translator is given it, where the record has a column of that name beside its texts and
     parallel texts are asked for. "tags": names of what the picture shows, where they are asked for.
     """
@@ -161,6 +164,8 @@ def further_texts(
     place = list(record.texts[language]).index(text[0])
     if place < len(several):
         further["ambiguous"] = (several[place], text[1])
+    for name in needs.beside:
+        further[name] = (record.columns[name][language][place], text[1])
     if needs.tags:
         further["tags"] = (tags_of(record, language), text[1])
     return further

@@ -72,6 +72,7 @@ class Needs:
     columns: columns of the corpus, by name.
     sources: name -> weight; a step draws one source for the whole global batch (FLAVA). Empty: pairs only.
     spans: kinds that training alone reads (FLAVA masks whole words).
+    beside: columns that hold, by language, a further text for every text of a row (a faulty report).
     """
 
     views: Mapping[str, View] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Needs:
     columns: tuple[str, ...] = ()
     sources: Mapping[str, float] = field(default_factory=dict)
     spans: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -188,14 +188,14 @@ def _scores(
     image = torch.tensor([place[row] for row in pairs.rows[readable].tolist()], dtype=torch.int64)
     text = torch.from_numpy(pairs.texts[readable])
     parts = [
-        _score(predictor, pictures.encoded, texts, image[part], text[part])
+        pair_scores(predictor, pictures.encoded, texts, image[part], text[part])
         for part in torch.arange(len(image)).split(batch_size)
     ]
     return torch.cat(parts).numpy()
 
 
-def _score(predictor: Predictor, images: Encoded, texts: Encoded, image: Tensor, text: Tensor) -> Tensor:
-    """[N] score of pairs (image n, text n)."""
+def pair_scores(predictor: Predictor, images: Encoded, texts: Encoded, image: Tensor, text: Tensor) -> Tensor:
+    """[N] score of pairs (picture image[n], text text[n]): probability of a match, or the first stage's."""
     if predictor.system.matches():
         return predictor.match(images.select(image), texts.select(text)).sigmoid().mean(-1).cpu()
     scores = predictor.first(for_ranking(images).select(image), for_ranking(texts).select(text))
