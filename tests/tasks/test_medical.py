@@ -201,7 +201,9 @@ def test_the_head_is_taught_the_right_report_from_the_faulty_one():
     fused = system.fuse([system.encode_images(batch.images)], system.encode_texts(faulty))
     words = system.encoders.text.words.weight
     by_text = head.decoder.likelihood(batch.texts, fused.states, fused.mask, words)
-    assert float(loss) == pytest.approx(-float(by_text.sum() / batch.texts.mask[:, 1:].sum()), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(
+        -float(by_text.detach().sum() / batch.texts.mask[:, 1:].sum()), rel=1e-5
+    )
     # with other pictures another loss: they are read
     others = dataclasses.replace(batch, images=Images(batch.images.pixels.roll(1, 0)))
     assert float(head.losses(system, others, Progress(0, 1, 1, 8)).terms["reports"]) != float(loss)

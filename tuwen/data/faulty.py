@@ -8,7 +8,7 @@ import torch
 from tuwen.data import draws
 from tuwen.data.corpus import Caption, Corpus, Record, languages_and_texts, text_id
 from tuwen.data.edits import edited
-from tuwen.data.findings import names_of
+from tuwen.data.findings import findings_named
 from tuwen.data.items import WithColumns
 
 ERRORS = ("swapped", "name", "location", "extent", "negation")
@@ -41,7 +41,7 @@ class Errors:
         if kind == "swapped":
             wrong = self._swapped(row, record, language, numbers)
         else:
-            names = [name for name, label in (names_of(record, language) or {}).items() if label == 1]
+            names = [name for name, label in (findings_named(record, language) or {}).items() if label == 1]
             wrong = edited(kind, text, language, names, self._other_name(language, names, numbers[0]))
         return None if wrong is None or text_id(wrong) == text_id(text) else (text, wrong)
 
@@ -67,12 +67,12 @@ class Errors:
         """Findings there, where the row says so in a column of its own; tags do not count, captions tell of parts."""
         if "findings" not in record.columns and "finding" not in record.columns:
             return set()
-        return {name for name, label in (names_of(record, "en") or {}).items() if label == 1}
+        return {name for name, label in (findings_named(record, "en") or {}).items() if label == 1}
 
     def _other_name(self, language: str, names: Sequence[str], share: float) -> str | None:
         known: dict[str, list[str]] = self.__dict__["_known"]
         if language not in known:
-            rows = (names_of(self.corpus.record(row), language) or {} for row in range(len(self.corpus)))
+            rows = (findings_named(self.corpus.record(row), language) or {} for row in range(len(self.corpus)))
             known[language] = sorted({name for row in rows for name, label in row.items() if label == 1})
         others = [name for name in known[language] if name not in names]
         return others[int(share * len(others))] if others else None

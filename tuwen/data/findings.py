@@ -45,7 +45,7 @@ def findings_of(corpus: Corpus, language: str = "en") -> Findings:
     Raises:
         UserError: no column that names any.
     """
-    rows = [names_of(corpus.record(row), language) for row in range(len(corpus))]
+    rows = [findings_named(corpus.record(row), language) for row in range(len(corpus))]
     if all(row is None for row in rows):
         raise UserError(
             f'corpus {corpus.name}, split {corpus.split}: no row names findings; add a column "findings", as '
@@ -60,7 +60,7 @@ def findings_of(corpus: Corpus, language: str = "en") -> Findings:
     return Findings(names, np.array(labels, dtype=np.int64).reshape(len(rows), len(names)))
 
 
-def names_of(record: Record, language: str) -> dict[str, int] | None:
+def findings_named(record: Record, language: str) -> dict[str, int] | None:
     """Findings of a row by name; None for a row that nobody has labelled."""
     column = next((name for name in COLUMNS if name in record.columns), None)
     value: Any = None if column is None else record.columns[column]

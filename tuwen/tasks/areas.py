@@ -47,7 +47,7 @@ def interval(areas: np.ndarray) -> dict[str, Any]:
     return {"low": float(low), "high": float(high)}
 
 
-def precision(labels: np.ndarray, scores: np.ndarray) -> float:
+def ranked_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     """Average precision (area under precision over recall)."""
     return float(average_precision_score(labels, scores))
 

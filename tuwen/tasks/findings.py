@@ -19,7 +19,7 @@ from tuwen.data.findings import POSITIVE, UNCERTAIN, findings_of, prompts_of
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
-from tuwen.tasks.areas import area_with_interval, group_of, interval, precision, resampled_areas
+from tuwen.tasks.areas import area_with_interval, group_of, interval, ranked_precision, resampled_areas
 from tuwen.tasks.encoding import encode_pictures
 from tuwen.tasks.task import Task
 
@@ -87,7 +87,7 @@ def _marks(names: Sequence[str], labels: np.ndarray, scores: np.ndarray, groups:
         parts.append((labels[:, k], scores[:, k]))
         findings[name] = {
             **area_with_interval(own, score, [group for group, there in zip(groups, known, strict=True) if there]),
-            "precision": precision(own, score),
+            "precision": ranked_precision(own, score),
             "there": int(own.sum()),
             "rows": len(own),
         }
