@@ -26,9 +26,9 @@ from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.fit import Fit
 from tuwen.errors import UserError, quoted
 from tuwen.predictor import FIRST, Predictor, vectors
+from tuwen.search.columns import vector_column
 from tuwen.search.index import weights_mark
 from tuwen.search.pictures import Picture, Unreadable, open_pictures
-from tuwen.search.record import vector_column
 
 ROWS = 4096  # of a part, where the corpus has no shards
 

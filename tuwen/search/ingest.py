@@ -24,6 +24,7 @@ from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, vectors
 from tuwen.search.codes import CODE
+from tuwen.search.columns import vector_column
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import (
     Content,
@@ -36,7 +37,7 @@ from tuwen.search.pictures import (
     metadata_digest,
     plain,
 )
-from tuwen.search.record import KINDS, IndexRecord, field_of, metadata_columns, vector_column
+from tuwen.search.record import KINDS, IndexRecord, field_of, metadata_columns
 
 BAD_ROW = "bad row"  # the reason of what is left out for an id or a value, not for its picture
 WINDOW = 64  # pictures read ahead

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tuwen.search.codes import Code, code_scores, ranks, shortlists
-from tuwen.search.record import IndexRecord, Snapshot, as_matrix
+from tuwen.search.columns import as_matrix
+from tuwen.search.record import IndexRecord, Snapshot
 
 CHUNK = 65536  # vectors scored at once
 MARGIN = 32  # further ones kept, from which those of exactly equal rounding are told apart

@@ -27,6 +27,8 @@ from torch import Tensor
 
 from tuwen.errors import UserError, quoted, reason_of, refused
 from tuwen.search.codes import CODE, Code
+from tuwen.search.columns import as_matrix
+from tuwen.search.seal import LOCK, SEAL, seal, survives
 
 VERSION = 1
 COLUMN = "column_"
@@ -147,7 +149,7 @@ class IndexRecord:
             UserError: other things are there, or nothing can be written there.
         """
         folder = None if "://" in str(location) else Path(location)
-        own = {"about.lance", "pictures.lance", "lock"}
+        own = {"about.lance", "pictures.lance", LOCK, SEAL}
         if folder is not None and folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - own):
             raise UserError(f"{location} holds something else than an index; choose another place")
         try:
@@ -167,8 +169,11 @@ class IndexRecord:
         Raises:
             UserError: damaged, or written by another version of tuwen.
         """
-        if "://" not in str(location) and not Path(location).is_dir():
-            return None
+        if "://" not in str(location):
+            if not Path(location).is_dir():
+                return None
+            if not survives(Path(location)):
+                raise Unusable(f"{location}: damaged; build the index again")
         with unharmed(location, KeyError, IndexError):
             database = _connect(location)
             about_table, pictures = (_table(database, name) for name in ("about", "pictures"))
@@ -191,6 +196,8 @@ class IndexRecord:
             self.database.create_table("about", row)
         else:
             table.add(row, mode="overwrite")
+        if self.local is not None:
+            seal(self.local)
 
     @property
     def code(self) -> Code | None:
@@ -212,13 +219,14 @@ class IndexRecord:
             self.table = self.database.open_table("pictures")
             yield
             return
-        with open(self.local / "lock", "w") as file:
+        with open(self.local / LOCK, "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise Busy(f"{self.location}: is being written elsewhere; wait until that is done") from None
             self.table = self.database.open_table("pictures")  # the files of the one at hand may be gone
             yield
+            seal(self.local)
 
     def snapshot(self, vectors: bool, old: Snapshot | None = None) -> Snapshot:
         """The newest version. vectors: whether they are read, or in their place the codes, if there are such.
@@ -333,12 +341,6 @@ def check_text(value: str) -> str:
     return value
 
 
-def vector_column(vectors: Tensor) -> pa.Array:
-    """[B, D] float32 as Arrow's lists of fixed size."""
-    flat = pa.array(vectors.float().contiguous().view(-1).numpy())
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-
-
 def _coded(code: Code) -> Any:
     """What makes the column of codes out of that of vectors, for Lance."""
     import lance
@@ -391,9 +393,3 @@ def _matrix(dataset: Any, column: str, row_ids: np.ndarray, old: Snapshot | None
         out[begin : begin + len(batch)] = as_matrix(batch[column])
         begin += len(batch)
     return out
-
-
-def as_matrix(column: pa.Array | pa.ChunkedArray) -> Tensor:
-    """[B, D] of Arrow's lists of fixed size: float32 vectors, int8 or uint8 codes."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, column.type.list_size)
