@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,13 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import Engine
 from tuwen.nn.generation import Generation
-from tuwen.nn.published.languages import LANGUAGES
 from tuwen.predictor import FIRST, Picture, Predictor, vectors
 from tuwen.progress import bars, batches, track
 from tuwen.run import CONFIG, PROVENANCE, SCORE, TOKENIZER, WEIGHTS, provenance, read_json
 from tuwen.similarity.final import weight_named
 from tuwen.systems.system import System
-from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
-from tuwen.training.start import build_system
+from tuwen.training.loaded import predictor_of
 
 _OTHERS = ("config.json", "open_clip_config.json")  # by which weights of transformers and of open_clip are known
 LONG = 20  # batches from which on a progress bar is shown
@@ -68,17 +66,10 @@ def load(run: str | os.PathLike, device: str = "cpu", engine: str = "torch", int
         UserError: if the folder holds no run, no weights yet, or damaged ones.
     """
     folder, config = Path(run), usable_config(run)
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    system = build_system(config, tokenizer).for_use()
-    checkpoint.load_weights(folder / WEIGHTS, system)
-    origin = provenance(folder)
-    languages = origin["corpus"]["languages"]
-    if config.text_weights:  # what the text tower read before the run, it may be asked in
-        languages = [*languages, *(name for name in LANGUAGES if name not in languages)]
+    predictor = predictor_of(folder, config, device)
     other = None if engine == "torch" else Engine(folder, engine, int8)
-    system = system.to(device).eval()
-    weight = _weight(folder, config, "imported" in origin)
-    return Model(Predictor(system, tokenizer, tuple(languages), config.model, other, weight), config)
+    weight = _weight(folder, config, "imported" in provenance(folder))
+    return Model(replace(predictor, engine=other, weight=weight), config)
 
 
 def usable_config(run: str | os.PathLike) -> RunConfig:

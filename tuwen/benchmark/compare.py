@@ -7,7 +7,6 @@ Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was s
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,25 +16,22 @@ from tuwen import systems
 from tuwen.benchmark.measure import MeasureConfig, measure_run
 from tuwen.benchmark.score import settle_score
 from tuwen.benchmark.statistics import STAGES, differences, mean_and_spread
-from tuwen.config import override, read_yaml, to_dict
+from tuwen.config import override
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
 from tuwen.progress import bars
-from tuwen.run import CONFIG, SCORE, TOKENIZER, finished, holds_run, provenance
+from tuwen.run import SCORE, TOKENIZER, holds_run, provenance
 from tuwen.tasks.retrieval import retrieve
-from tuwen.training import checkpoint, loop, parallel, start
+from tuwen.training import checkpoint, loop, start
 from tuwen.training.config import RunConfig
+from tuwen.training.once import train_once
 from tuwen.training.towers import Published
 
 RESULT = "comparison.json"
 DRAWN = Published()  # no towers of others: all weights are drawn
 COSTS = ("seconds", "pairs_per_second", "measure_seconds")
-# settings that change no weight: a finished run may differ in them
-_FREE = {"corpus", "tokenizer.file", "data.workers"} | {
-    f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "checkpoint_minutes", "keep")
-}
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def compare(
         _train_towers(out, configs, how.towers, pairs, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
     for number, (run, config) in enumerate(configs.items(), 1):
-        _train_once(run, config, pairs, evaluate, quiet, f"run {number} of {len(configs)}")
+        train_once(run, config, pairs, evaluate, quiet, f"run {number} of {len(configs)}")
         result = _measure(run, gallery, measure, quiet)
         results_of[arms[run]].append({"seed": config.train.seed, **result, **_cost(run, result)})
     comparison = {
@@ -196,7 +192,7 @@ def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: 
             shared = {name: getattr(config.model, name) for name in ("image", "text", "embed")}
             model = replace(RunConfig.of("clip", config.size, config.corpus).model, **shared)
             own = override(replace(config, system="clip", model=model), {"train.steps": steps})
-            _train_once(runs[seed], own, pairs, None, quiet, "towers")
+            train_once(runs[seed], own, pairs, None, quiet, "towers")
         configs[path] = override(config, {"init": str(runs[seed])})
 
 
@@ -205,54 +201,6 @@ def _measure(run: Path, gallery: Corpus, measure: MeasureConfig, quiet: bool) ->
         settle_score(run, top_k=measure.top_k, quiet=quiet)
     with bars(not quiet):
         return measure_run(run, gallery, measure)
-
-
-def _train_once(
-    run: Path, config: RunConfig, pairs: Corpus, evaluate: loop.Evaluate | None, quiet: bool, place: str
-) -> None:
-    """Trains a run, goes on with it, or leaves it as it is when it is finished; a line says which, and its place."""
-    begun = holds_run(run)
-    if begun:
-        _check_same(run, config, pairs)
-    done = begun and finished(run)
-    if not quiet:
-        print(f"{place}: {run.name}{', finished before' if done else ', goes on' if begun else ''}", file=sys.stderr)
-    if not begun:
-        loop.train(config, run, evaluate=evaluate, corpus=pairs, quiet=quiet)
-    elif not done:
-        loop.resume(run, evaluate=evaluate, corpus=pairs, quiet=quiet)
-
-
-def _check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
-    """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
-    trained = _flat(read_yaml(run / CONFIG))
-    settled = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
-    asked = _flat(to_dict(settled))
-    for name in sorted(trained.keys() | asked.keys()):
-        if name not in _FREE and trained.get(name) != asked.get(name):
-            raise UserError(
-                f"{run}: was trained with {name}={trained.get(name)}, now {asked.get(name)} is asked for; "
-                "choose another --out, or remove that folder"
-            )
-    fingerprint = provenance(run)["corpus"]["fingerprint"]
-    if fingerprint != pairs.fingerprint:
-        raise UserError(f"{run}: was trained on another corpus than {pairs.name} is now; choose another --out")
-    shared, own = run.parent / TOKENIZER, run / TOKENIZER
-    if not _same_tokenizer(shared, own):
-        raise UserError(f"{run}: has another tokenizer than {shared}; choose another --out, or remove that folder")
-
-
-def _same_tokenizer(shared: Path, own: Path) -> bool:
-    """Whether a run's tokenizer is the shared one, of whose scores writing it again may have rounded the last digit."""
-    return own.read_bytes() == shared.read_bytes() or own.read_text("utf-8") == Tokenizer.load(shared).to_json()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted name."""
-    values: dict[str, Any] = {}
-    for name, value in tree.items():
-        values |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return values
 
 
 def _validator(watched: Corpus, pictures: int) -> loop.Evaluate:

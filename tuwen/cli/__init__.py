@@ -9,7 +9,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuwen.cli import compare, data, evaluate, exchange, explain, generate, knowledge, search, serve, systems, train
+from tuwen.cli import (
+    compare,
+    data,
+    evaluate,
+    exchange,
+    explain,
+    generate,
+    knowledge,
+    search,
+    serve,
+    stages,
+    systems,
+    train,
+)
 from tuwen.cli.parser import Parser, with_columns
 from tuwen.errors import UserError, printable
 
@@ -42,7 +55,9 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for group in (systems, data, knowledge, train, evaluate, explain, compare, search, serve, generate, exchange):
+    systems.add_to(commands)
+    stages.add_kinds(data.add_to(commands))
+    for group in (knowledge, train, stages, evaluate, explain, compare, search, serve, generate, exchange):
         group.add_to(commands)
     return root
 

@@ -37,7 +37,8 @@ SHOW = """\
   tuwen data show data/photos --out photos.html"""
 
 
-def add_to(commands) -> None:
+def add_to(commands):
+    """Gives the group's actions, so that stages add theirs."""
     summary = "list, build, check, clean and show corpora, select pairs by clicks"
     group = add_command(commands, "data", None, summary)
     actions = group.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
@@ -47,6 +48,7 @@ def add_to(commands) -> None:
     _add_clean(actions)
     _add_clicks(actions)
     _add_show(actions)
+    return actions
 
 
 def _add_list(actions) -> None:

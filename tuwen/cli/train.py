@@ -146,10 +146,8 @@ def run(args) -> None:
 def config_of(args):
     """The checked config of a new run: defaults of system, size and preset, then the recipe, then the command line.
 
-    A run that starts from another of the same system has that run's size and shapes, unless told otherwise; one that
-    learns a task from another has the preset "finetune".
+    Of one that starts from another run see `RunConfig.starting`.
     """
-    from tuwen.config import to_dict
     from tuwen.training.config import RunConfig, with_changes
     from tuwen.training.start import init_run
 
@@ -160,16 +158,13 @@ def config_of(args):
     if args.init is None and preset == "finetune" and not any(name.partition(".")[0] == "init" for name in changes):
         raise UserError("fine-tuning needs weights to start from: give --init RUN")
     task = args.task or changes.get("task.name") or dict(changes.get("task") or {}).get("name")
-    model: dict[str, Any] = {}
+    before = None
     if args.init:
         changes["init"] = args.init
         before = RunConfig.read(init_run(args.init)[0])
-        if before.system == args.system and size in (None, before.size):
-            size, model = before.size, {"model": to_dict(before.model)}
-        preset = preset or ("finetune" if task else None)
     if args.steps:
         changes["train.steps"] = args.steps
-    config = RunConfig.of(args.system, size or SIZE, args.corpus, preset or "pretrain", model, task)
+    config = RunConfig.starting(args.system, args.corpus, {}, size, preset, task, before)
     changes = {**published_towers(args).changes(config.model), **changes}
     return with_changes(config, {name: value for name, value in changes.items() if name not in NAMED})
 

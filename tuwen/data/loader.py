@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.beside import NOISE, WRITTEN, noise_of
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.features import ImageFeatures, padded, regions_of
 from tuwen.data.fit import WHOLE, Fit, fitted, part_of, side_of
@@ -53,6 +54,7 @@ class DataConfig:
     sources: corpora of pictures alone ("images") and of texts alone ("texts"), by location, for systems that mix them
         with pairs; what is not named is read from the pairs, one side of them.
     teachers: role -> folder of the frozen run that a system, or the head of its task, asks in it while it learns.
+    beside: tables of the rows, files or folders of stages, in the order in which they are laid over the corpus.
     workers: processes that prepare batches, 0: the training process itself; None: by the number of cores.
     on_bad: a row whose picture cannot be read or that has no text: "skip" takes another row, "stop" ends the run.
     """
@@ -66,6 +68,7 @@ class DataConfig:
     flip: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     teachers: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     workers: int | None = None
     on_bad: Literal["skip", "stop"] = "skip"
 
@@ -223,9 +226,18 @@ class Loader:
         regions = regions_of(record) if self.reads.features else None
         if self.source == "images":
             return Row(row, record.image_id, views, features, regions, [], {}, {})
-        columns = {name: numbers(record, name) for name in self.needs.columns}
         further = further_texts(record, self.needs, self.table, texts[0]) | further
+        texts[0] = self._written(record, texts[0], epoch, entry)
+        columns = {name: numbers(record, name, texts[0][0]) for name in self.needs.columns}
         return Row(row, record.image_id, views, features, regions, texts, further, columns)
+
+    def _written(self, record: Record, text: tuple[str, int], epoch: int, entry: int) -> tuple[str, int]:
+        """The text, or what was written for the picture in its language, as often as the text is likely wrong."""
+        instead = (record.columns.get(WRITTEN) or {}).get(self.table[text[1]])
+        if not instead or NOISE not in record.columns:
+            return text
+        draw = draws.generator(self.seed, epoch, entry, WRITTEN).random()
+        return (instead, text[1]) if draw < noise_of(record, text[0]) else text
 
     def _pictures(self, row: int, epoch: int, entry: int) -> tuple[dict[str, Tensor], Tensor | None]:
         """The row's pictures [F, 3, side, side] by view, or the features that stand for them.

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from tuwen.data.corpus import Corpus, Record
+from tuwen.data.beside import OfTexts
+from tuwen.data.corpus import Corpus, Record, text_id
 from tuwen.data.spans import KINDS
 from tuwen.data.views import View
 from tuwen.errors import UserError
@@ -188,12 +189,15 @@ def every_text(corpus: Corpus, languages: Sequence[str], needs: DataNeeds) -> np
     return np.stack([rows, places], axis=1)
 
 
-def numbers(record: Record, name: str) -> np.ndarray:
-    """A column's value as float32, int64 or bool."""
+def numbers(record: Record, name: str, text: str | None = None) -> np.ndarray:
+    """A column's value as float32, int64 or bool. text: whose value is meant, of a column that has one a text."""
     if name not in record.columns:
         raise UserError(f"row {record.id}: has no column {name!r}, which the system needs; add it to every row")
+    own = record.columns[name]
+    if isinstance(own, OfTexts):
+        own = list(own.values()) if text is None else own.get(text_id(text))
     try:
-        value = np.asarray(record.columns[name])
+        value = np.asarray(own)
     except ValueError:
         value = np.asarray(None)
     if value.dtype.kind not in "biuf":

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuwen.data.batch import Batch, Images
+from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import Corpus, normalise
 from tuwen.errors import UserError
 from tuwen.nn.decoder import CausalDecoder, Speaker
@@ -22,7 +22,7 @@ from tuwen.nn.generation import Generated, Generation, generate
 from tuwen.nn.sizes import CrossEncoderConfig
 from tuwen.objectives.next_word import next_word
 from tuwen.predictor import Predictor
-from tuwen.systems.system import Head, Losses, Progress, System
+from tuwen.systems.system import Head, Losses, Needs, Progress, System
 from tuwen.tasks.encoding import measured, picture_states
 from tuwen.tasks.task import Task, TaskConfig
 from tuwen.tasks.text_metrics import caption_scores
@@ -97,17 +97,22 @@ class CaptionHead(Head):
         super().__init__()
         self.decoder: CausalDecoder | None = None
         self.smoothing = config.smoothing
+        self.reads_tags = system.reads_tags
         if not system.can("generate"):
             text = system.config.text
             shape = CrossEncoderConfig(width=text.width, layers=config.layers, heads=text.heads, dropout=text.dropout)
             width = system.config.image.width
             self.decoder = CausalDecoder(shape, width, system.vocabulary.size, text.length, config.languages)
 
+    def needs(self) -> Needs:
+        return Needs(tags=self.reads_tags)
+
     def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
         assert batch.images is not None
         assert batch.texts is not None
         if self.decoder is None:
-            likelihood = system.likelihood(system.encode_images(batch.images), None, batch.texts)
+            prompt = cast(Texts, batch.columns["tags"]) if self.reads_tags else None
+            likelihood = system.likelihood(system.encode_images(batch.images), prompt, batch.texts)
             return Losses({"captions": -likelihood.sum() / batch.texts.mask[:, 1:].sum().clamp(min=1)})
         words = word_vectors(system)
         states, following = self.decoder.taught(batch.texts, picture_states(system, batch.images), None, words)
@@ -115,11 +120,20 @@ class CaptionHead(Head):
 
 
 def say(
-    system: System, head: CaptionHead | None, images: Images, language: Tensor, how: Generation, keys: Tensor
+    system: System,
+    head: CaptionHead | None,
+    images: Images,
+    language: Tensor,
+    how: Generation,
+    keys: Tensor,
+    tags: Texts | None = None,
 ) -> Generated:
-    """A caption a picture by the head's decoder, where it has one, or the system's; as `System.generate`."""
+    """A caption a picture by the head's decoder, where it has one, or the system's; as `System.generate`.
+
+    tags: names of what each picture shows, for a system that `reads_tags`.
+    """
     if head is None or head.decoder is None:
-        return system.generate(system.encode_images(images), None, language, how, keys)
+        return system.generate(system.encode_images(images), tags, language, how, keys)
     speaker = Speaker(head.decoder, word_vectors(system), language, picture_states(system, images), None)
     return generate(speaker, system.vocabulary, how, keys)
 

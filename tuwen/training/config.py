@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuwen import systems, tasks
-from tuwen.config import override, read_yaml
+from tuwen.config import override, read_yaml, to_dict
 from tuwen.data import grouping
 from tuwen.data.loader import DataConfig
 from tuwen.errors import UserError, quoted
@@ -156,6 +156,7 @@ TRAIN: dict[str, TrainConfig] = {
 TRAIN |= {name: TRAIN["large" if name.endswith("-l14") else "base"] for name in sizes.SIZES if name not in TRAIN}
 
 
+SIZE = "small"  # unless told
 HEAD = re.compile(r"head\.")  # weights of what is learnt for a task; some heads have none
 LEAST_STEPS = 20  # an epoch, of fine-tuning
 
@@ -260,6 +261,31 @@ class RunConfig:
             train = replace(train, order=chosen.train_order)
         config = cls(system, size, str(corpus), model, task=learnt, data=data, train=train)
         return with_changes(config, {"preset": preset, **(changes or {})})
+
+    @classmethod
+    def starting(
+        cls,
+        system: str,
+        corpus: str,
+        changes: Mapping[str, Any],
+        size: str | None = None,
+        preset: str | None = None,
+        task: str | None = None,
+        before: "RunConfig | None" = None,
+    ) -> "RunConfig":
+        """`of`, for a run that starts from another: one of the same system has that run's size and shapes, unless told
+        otherwise; one that learns a task from another has the preset "finetune". before: what the other one is.
+
+        Raises:
+            UserError: as `of`.
+        """
+        model: dict[str, Any] = {}
+        if before is not None and before.system == system and size in (None, before.size):
+            size, model = before.size, {"model": to_dict(before.model)}
+        if before is not None and task:
+            preset = preset or "finetune"
+        config = cls.of(system, size or SIZE, corpus, preset or "pretrain", model, task)
+        return with_changes(config, changes)
 
     @classmethod
     def read(cls, run: str | Path) -> "RunConfig":

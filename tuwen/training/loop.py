@@ -13,6 +13,7 @@ import torch
 
 from tuwen import tasks
 from tuwen.data.batch import Batch
+from tuwen.data.beside import laid_over
 from tuwen.data.corpus import Corpus
 from tuwen.data.loader import Loader
 from tuwen.data.open import open_corpus
@@ -62,7 +63,8 @@ def train(
     config = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
     sources = {name: _whole(place) for name, place in config.data.sources.items()}
     teachers = {role: _whole(place) for role, place in config.data.teachers.items()}
-    data = replace(config.data, sources=sources, teachers=teachers)
+    beside = tuple(map(_whole, config.data.beside))
+    data = replace(config.data, sources=sources, teachers=teachers, beside=beside)
     config = replace(config, corpus=_whole(config.corpus), data=data)
     return _run(run, config, evaluate, corpus, quiet, new=True)
 
@@ -114,6 +116,7 @@ def _run(
                 config, pairs, evaluate = rows.config, rows.train, evaluate or validation.by_task(rows)
             else:
                 pairs = open_corpus(config.corpus, data.split, data.on_bad) if corpus is None else corpus
+                pairs = laid_over(pairs, data.beside)
             others = {name: open_corpus(where, data.split, data.on_bad) for name, where in data.sources.items()}
         except UserError as error:
             if new:

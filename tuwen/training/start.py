@@ -127,7 +127,7 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
         tokenizer = trimmed(tokenizer, _texts(corpora)) if settings.trim else tokenizer
     elif source := words_of(config):
         tokenizer = Tokenizer.load(_of_run(source, TOKENIZER))
-    elif _reads_texts(config):
+    elif reads_texts(config):
         answers = getattr(config.task, "answers", ())  # said by a decoder: unknown words would all be one answer
         texts = chain(_texts(corpora), answers)
         tokenizer = Tokenizer.train(texts, settings.kind, settings.size, settings.lowercase)
@@ -145,7 +145,7 @@ def words_of(config: RunConfig) -> str | None:
     return config.init if config.init is None or isinstance(config.init, str) else config.init.get("text")
 
 
-def _reads_texts(config: RunConfig) -> bool:
+def reads_texts(config: RunConfig) -> bool:
     """Whether a run draws anything but pictures alone."""
     sources = systems.find(config.system).needs(config.model).sources
     return not sources or any(weight > 0 for name, weight in sources.items() if name != "images")

@@ -1,0 +1,77 @@
+"""Train a run, go on with it, or leave it as it is: what comparisons and recipes do with every run of theirs."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuwen.config import read_yaml, to_dict
+from tuwen.data.beside import laid_over
+from tuwen.data.corpus import Corpus
+from tuwen.data.text import Tokenizer
+from tuwen.errors import UserError
+from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
+from tuwen.training import loop, parallel
+from tuwen.training.config import RunConfig
+from tuwen.training.validation import Evaluate
+
+# settings that change no weight: a finished run may differ in them
+_FREE = {"corpus", "tokenizer.file", "data.workers"} | {
+    f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "checkpoint_minutes", "keep")
+}
+
+
+def train_once(
+    run: Path, config: RunConfig, pairs: Corpus | None, evaluate: Evaluate | None, quiet: bool, place: str
+) -> None:
+    """Trains a run, goes on with it, or leaves it as it is when it is finished; a line says which, and its place.
+
+    pairs: those that it is trained on, in place of those its config names; None: these, and whether a run that is there
+    is what is asked for, has been looked at.
+
+    Raises:
+        UserError: the folder holds a run with other settings, of another corpus, or with another tokenizer.
+    """
+    begun = holds_run(run)
+    if begun and pairs is not None:
+        check_same(run, config, pairs)
+    done = begun and finished(run)
+    if not quiet:
+        print(f"{place}: {run.name}{', finished before' if done else ', goes on' if begun else ''}", file=sys.stderr)
+    if not begun:
+        loop.train(config, run, evaluate=evaluate, corpus=pairs, quiet=quiet)
+    elif not done:
+        loop.resume(run, evaluate=evaluate, corpus=pairs, quiet=quiet)
+
+
+def check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
+    """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
+    trained = weighty(read_yaml(run / CONFIG))
+    settled = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
+    asked = weighty(to_dict(settled))
+    for name in sorted(trained.keys() | asked.keys()):
+        if trained.get(name) != asked.get(name):
+            raise UserError(
+                f"{run}: was trained with {name}={trained.get(name)}, now {asked.get(name)} is asked for; "
+                "choose another --out, or remove that folder"
+            )
+    fingerprint = provenance(run)["corpus"]["fingerprint"]
+    if fingerprint != laid_over(pairs, config.data.beside).fingerprint:
+        raise UserError(f"{run}: was trained on another corpus than {pairs.name} is now; choose another --out")
+    shared, own = Path(config.tokenizer.file or ""), run / TOKENIZER
+    if config.tokenizer.file and not same_tokenizer(shared, own):
+        raise UserError(f"{run}: has another tokenizer than {shared}; choose another --out, or remove that folder")
+
+
+def same_tokenizer(shared: Path, own: Path) -> bool:
+    """Whether a run's tokenizer is the shared one, of whose scores writing it again may have rounded the last digit."""
+    return own.read_bytes() == shared.read_bytes() or own.read_text("utf-8") == Tokenizer.load(shared).to_json()
+
+
+def weighty(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a config by dotted name, but for those that change no weight."""
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        values |= weighty(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return {name: value for name, value in values.items() if prefix or name not in _FREE}
