@@ -15,7 +15,7 @@ from tuwen.data.needs import tags_of
 from tuwen.errors import UserError
 from tuwen.nn.generation import Generation
 from tuwen.tasks.captioning import CaptionHead, say
-from tuwen.training.stages.work import Work, keyed
+from tuwen.training.stages.work import StageWork, keyed
 
 PART = 1024
 
@@ -34,7 +34,7 @@ class CaptionConfig:
             raise ValueError(f"batch must lie between 1 and {2**16}, got {self.batch}")
 
 
-def write_captions(work: Work) -> pa.Table:
+def write_captions(work: StageWork) -> pa.Table:
     """The table row id -> written: a text by language; none of a picture that cannot be read.
 
     Raises:
@@ -56,7 +56,7 @@ def write_captions(work: Work) -> pa.Table:
         return work.in_parts("captions", len(corpus), PART, make)
 
 
-def _captions(work: Work, rows: range, language: str) -> list[str | None]:
+def _captions(work: StageWork, rows: range, language: str) -> list[str | None]:
     predictor, corpus, config = work.asked, work.corpus, work.config
     head = predictor.system.head if isinstance(predictor.system.head, CaptionHead) else None
     captions: dict[int, str] = {}
@@ -71,7 +71,7 @@ def _captions(work: Work, rows: range, language: str) -> list[str | None]:
     return [captions.get(row) for row in rows]
 
 
-def _tags(work: Work, rows: list[int], language: str) -> Texts | None:
+def _tags(work: StageWork, rows: list[int], language: str) -> Texts | None:
     """The rows' names of what they show, for a system whose decoder reads them beside the picture."""
     if not cast(Any, work.asked.system).reads_tags:
         return None

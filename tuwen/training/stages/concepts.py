@@ -17,7 +17,7 @@ from tuwen.data.corpus import Record, languages_and_texts, normalise
 from tuwen.data.spans import entities
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.training.stages.work import Work, keyed, picture_vectors
+from tuwen.training.stages.work import StageWork, keyed, picture_vectors
 
 PROMPTS = {"en": "a photo of a {}", "zh": "一张{}的照片"}  # {} alone for other languages
 NAMES = "names.txt"  # in the stage's folder
@@ -41,7 +41,7 @@ class ConceptsConfig:
             raise ValueError(f"prompt {wrong[0]!r} must have one {{}} where the name stands")
 
 
-def retrieve_concepts(work: Work) -> pa.Table:
+def retrieve_concepts(work: StageWork) -> pa.Table:
     """The table row id -> tags: by language, the names nearest to the row's picture, the nearest first.
 
     Raises:
@@ -74,7 +74,7 @@ def retrieve_concepts(work: Work) -> pa.Table:
     return work.in_parts("concepts", len(corpus), PART, make)
 
 
-def nearest(work: Work, vectors: np.ndarray, names: Encoded, count: int) -> list[list[int]]:
+def nearest(work: StageWork, vectors: np.ndarray, names: Encoded, count: int) -> list[list[int]]:
     """The places of the `count` names that score highest for each picture [rows, D], the highest first, of equals the
     earlier; none where the picture could not be read."""
     readable = np.isfinite(vectors).all(1)
@@ -83,11 +83,11 @@ def nearest(work: Work, vectors: np.ndarray, names: Encoded, count: int) -> list
     return [row if there else [] for row, there in zip(order, readable.tolist(), strict=True)]
 
 
-def vocabulary(work: Work) -> dict[str, list[str]]:
+def vocabulary(work: StageWork) -> dict[str, list[str]]:
     """By language of the run, the names that the corpus uses often enough, the most frequent first, then by letters."""
     counts: dict[str, Counter[str]] = {}
     for row in range(len(work.corpus)):
-        for language, name in names_of(work.corpus.record(row)):
+        for language, name in nouns_of(work.corpus.record(row)):
             counts.setdefault(language, Counter())[name] += 1
     config, names = work.config, {}
     for language in work.asked.languages:
@@ -101,7 +101,7 @@ def vocabulary(work: Work) -> dict[str, list[str]]:
     return names
 
 
-def names_of(record: Record) -> list[tuple[str, str]]:
+def nouns_of(record: Record) -> list[tuple[str, str]]:
     """(language, name) of the nouns of a row's texts, in small letters, each name once a text."""
     found = []
     for language, text in languages_and_texts(record):

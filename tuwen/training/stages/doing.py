@@ -19,7 +19,7 @@ from tuwen.training.parallel import device
 from tuwen.training.stages.kinds import KINDS
 from tuwen.training.stages.recipe import Planned
 from tuwen.training.stages.record import is_training
-from tuwen.training.stages.work import Work, forget_parts
+from tuwen.training.stages.work import StageWork, forget_parts
 from tuwen.training.validation import Evaluate
 
 EvaluateOf = Callable[[RunConfig], Evaluate | None]  # what watches a run
@@ -67,7 +67,7 @@ def make_table(
             torch.set_num_threads(asked.train.threads)
     say: Callable[[str], None] = (lambda line: None) if quiet else _say
     with bars() if not quiet else contextlib.nullcontext():
-        table = KINDS[kind].make(Work(predictor, corpus, config, seed, folder, say))
+        table = KINDS[kind].make(StageWork(predictor, corpus, config, seed, folder, say))
     write_table(path, table, KINDS[kind].optional)
     forget_parts(folder)
     return path

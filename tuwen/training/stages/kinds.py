@@ -9,7 +9,7 @@ import pyarrow as pa
 from tuwen.training.stages.caption import CaptionConfig, write_captions
 from tuwen.training.stages.concepts import ConceptsConfig, retrieve_concepts
 from tuwen.training.stages.noise import NoiseConfig, estimate_noise
-from tuwen.training.stages.work import Work
+from tuwen.training.stages.work import StageWork
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Kind:
     """
 
     config: type
-    make: Callable[[Work], pa.Table]
+    make: Callable[[StageWork], pa.Table]
     asks: bool = True
     optional: bool = False
     few: Mapping[str, Any] = field(default_factory=dict)

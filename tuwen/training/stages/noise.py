@@ -22,7 +22,7 @@ from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import FIRST
 from tuwen.training.stages.mixture import two_normals
-from tuwen.training.stages.work import Work, keyed, picture_vectors
+from tuwen.training.stages.work import StageWork, keyed, picture_vectors
 
 LOSS = "loss"
 PART = 32  # batches
@@ -49,7 +49,7 @@ class _Pair:
     text: str
 
 
-def estimate_noise(work: Work) -> pa.Table:
+def estimate_noise(work: StageWork) -> pa.Table:
     """The table (row id, text id) -> noise in 0..1 and the loss it comes from; pictures that cannot be read have 1.
 
     Raises:
@@ -77,7 +77,7 @@ def estimate_noise(work: Work) -> pa.Table:
     )
 
 
-def noise_of_losses(work: Work, losses: np.ndarray, languages: Sequence[str]) -> np.ndarray:
+def noise_of_losses(work: StageWork, losses: np.ndarray, languages: Sequence[str]) -> np.ndarray:
     """[N] noise of losses [N], fitted by language; infinite losses, of pictures that cannot be read, have 1."""
     spoken, noise = np.array(languages), np.ones(len(losses))
     names = dict.fromkeys(languages)
@@ -99,7 +99,7 @@ def noise_of_losses(work: Work, losses: np.ndarray, languages: Sequence[str]) ->
     return noise
 
 
-def _pairs_of(work: Work) -> list[_Pair]:
+def _pairs_of(work: StageWork) -> list[_Pair]:
     """Every text of every row once, in the languages that the run knows."""
     pairs = []
     for row in range(len(work.corpus)):
@@ -115,7 +115,7 @@ def _batches(order: np.ndarray, places: range, size: int) -> list[np.ndarray]:
     return [np.take(order, range(start, start + size), mode="wrap") for start in starts]
 
 
-def _losses(work: Work, pairs: Sequence[_Pair], vectors: np.ndarray) -> np.ndarray:
+def _losses(work: StageWork, pairs: Sequence[_Pair], vectors: np.ndarray) -> np.ndarray:
     """[B] float64, infinite for pictures that cannot be read."""
     predictor, corpus = work.asked, work.corpus
     texts = predictor.texts([p.text for p in pairs], [p.language for p in pairs], fields=FIRST).pooled

@@ -22,7 +22,7 @@ BATCH = 64  # pictures encoded at a time
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWork:
     """One stage that is not training, ready to be done.
 
     predictor: of the run that it asks; None for a stage that asks none. corpus: with the tables beside it. config: the
@@ -78,7 +78,7 @@ def keyed(rows: list[str], texts: list[int] | None, **columns: Any) -> pa.Table:
     return pa.table({**keys, **columns})
 
 
-def picture_vectors(work: Work, size: int = 4096) -> np.ndarray:
+def picture_vectors(work: StageWork, size: int = 4096) -> np.ndarray:
     """[rows, D] float32: the corpus's pictures as unit vectors, NaN where one cannot be read.
 
     Raises:
