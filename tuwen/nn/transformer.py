@@ -77,21 +77,30 @@ def attend(
 class Attention(nn.Module):
     """Multi-head attention, of a sequence over itself or, with `memory_width`, over a memory.
 
+    inner: width of queries, keys and values over a memory; None: the sequence's.
     recorder: given queries, keys and attention of every call while `tuwen.nn.relations.recorded` looks into it.
     """
 
     recorder: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
-    def __init__(self, width: int, heads: int, memory_width: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        memory_width: int | None = None,
+        dropout: float = 0.0,
+        inner: int | None = None,
+    ):
         super().__init__()
-        assert width % heads == 0, f"width {width} does not divide by {heads} heads"
+        inner = width if inner is None else inner
+        assert inner % heads == 0, f"width {inner} does not divide by {heads} heads"
         self.heads, self.dropout, self.cross = heads, dropout, memory_width is not None
         if memory_width is None:
             self.query_key_value = nn.Linear(width, 3 * width)
         else:
-            self.query = nn.Linear(width, width)
-            self.key_value = nn.Linear(memory_width, 2 * width)
-        self.out = nn.Linear(width, width)
+            self.query = nn.Linear(width, inner)
+            self.key_value = nn.Linear(memory_width, 2 * inner)
+        self.out = nn.Linear(inner, width)
 
     def forward(
         self,

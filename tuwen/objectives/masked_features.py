@@ -12,14 +12,17 @@ from torch import Tensor
 Distance = Literal["smooth_l1", "cosine", "mse"]
 
 
-def masked_features(predicted: Tensor, features: Tensor, asked: Tensor, distance: Distance = "smooth_l1") -> Tensor:
+def masked_features(
+    predicted: Tensor, features: Tensor, asked: Tensor, distance: Distance = "smooth_l1", normed: bool = True
+) -> Tensor:
     """Mean distance over the patches asked [B, N] bool; no patch costs 0.
 
     predicted, features: [B, N, W]; the features are brought to mean 0 and variance 1 a patch (a norm without weights)
     and take no gradient, else all could agree on one constant. distance: smooth L1 and squared error are means over W,
-    "cosine" is 1 - cosine.
+    "cosine" is 1 - cosine. normed: False takes features as they are (those of a detector).
     """
-    right = F.layer_norm(features.detach().to(predicted.dtype), features.shape[-1:])
+    right = features.detach().to(predicted.dtype)
+    right = F.layer_norm(right, features.shape[-1:]) if normed else right
     each = DISTANCES[distance](predicted, right)
     return (each * asked).sum() / asked.sum().clamp(min=1)
 

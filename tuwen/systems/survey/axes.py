@@ -146,6 +146,7 @@ DATASETS: dict[str, Dataset] = {
     "ccnews_books": Dataset("CCNews and BookCorpus, texts alone"),
     "yfcc26m": Dataset("a filtered part of YFCC100M", pairs=26_000),
     "wukong": Dataset("Wukong", pairs=100_000),
+    "product1m": Dataset("Product1M, cosmetics of a shop"),
     "zero": Dataset("Zero, pairs by clicks", pairs=23_000),
     "parallel_texts": Dataset("sentence pairs of several languages"),
     "multilingual_pairs": Dataset("pairs in several languages"),
