@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import warnings
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -36,9 +35,10 @@ from PIL import (  # the plugins register the formats that pictures may have; no
 )
 from torch import Tensor
 
-from tuwen.data import jpeg
+from tuwen.data import dicom, jpeg
 from tuwen.data.corpus import BrokenImage
 from tuwen.data.given import POINTED, is_pointer
+from tuwen.data.png import check_png
 
 REASONS = ("missing", "not a file", "unreadable", "empty", "not a picture", "truncated", "damaged", "too large")
 
@@ -53,6 +53,8 @@ with suppress(ImportError):  # phones' pictures, by an extra: pip install 'tuwen
 
     register_heif_opener()
     _NAMES += " heic heif"
+if dicom.readable():  # medical pictures, by the extra `medical`
+    _NAMES += " dcm dicom"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a folder of pictures is read from
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO")
@@ -70,15 +72,18 @@ Resample = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
     """[3, H, W] uint8 RGB of an encoded picture, upright by its EXIF orientation.
 
-    Transparent pixels are composited on white, 16-bit grey is scaled to 8 bits, an animation gives its first frame.
+    Transparent pixels are composited on white, 16-bit grey is scaled to 8 bits, an animation gives its first frame,
+    a DICOM file what `dicom` says.
 
     Raises:
         BrokenImage: "empty", "not a picture", "truncated", "damaged", or "too large" (more than `max_pixels`, or
             scans of a JPEG that would take longer than so many pixels may), seen before anything is decoded.
     """
+    if dicom.is_dicom(data):
+        return dicom.decode_dicom(data, max_pixels)
     pixels = _decode_jpeg(data, max_pixels) if data[:3] == b"\xff\xd8\xff" else None
     if pixels is None:
-        image = _open(data, max_pixels)
+        image = opened(data, max_pixels)
         try:
             return from_pillow(image)
         except BrokenImage:
@@ -96,13 +101,15 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         BrokenImage: as `decode`.
     """
+    if dicom.is_dicom(data):
+        return dicom.dicom_size(data, max_pixels)
     size = None
     if data[:3] == b"\xff\xd8\xff":
         size = _jpeg_size(data, max_pixels)
         if data.rfind(b"\xff\xd9") < max(0, jpeg.first_scan(data)):
             raise BrokenImage("truncated", "the JPEG ends before its end marker")
     if size is None:
-        image = _open(data, max_pixels)
+        image = opened(data, max_pixels)
         size = image.height, image.width
     return size
 
@@ -315,8 +322,12 @@ def _refuse_too_large(height: int, width: int, max_pixels: int) -> None:
         raise BrokenImage("too large", f"{width} x {height} pixels; at most {max_pixels:,} are decoded")
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Pillow's view of the header."""
+def opened(data: bytes, max_pixels: int) -> Image.Image:
+    """Pillow's view of the header.
+
+    Raises:
+        BrokenImage: as `decode`.
+    """
     if not data:
         raise BrokenImage("empty", "no bytes")
     try:
@@ -329,7 +340,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if data[:3] == b"\xff\xd8\xff":
         _refuse_many_scans(data, image.height * image.width, max_pixels)
     if image.format == "PNG":
-        _check_png(data)
+        check_png(data)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(259) in (
         6,
         7,
@@ -338,20 +349,6 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         if jpeg.scan_headers(data) > MAX_FULL_SCANS * max(1, len(set(places))):
             raise BrokenImage("too large", f"a TIFF of JPEGs of more than {MAX_FULL_SCANS} scans; save it anew")
     return image
-
-
-def _check_png(data: bytes) -> None:
-    """Checks the sums of the chunks that pixels are made of, which Pillow does not."""
-    place = 8
-    while place + 12 <= len(data):
-        size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        end = place + 8 + size
-        if kind[:1].isupper() and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise BrokenImage("truncated" if end + 4 > len(data) else "damaged", f"wrong sum of PNG chunk {kind!r}")
-        if kind == b"IEND":
-            return
-        place = end + 4
-    raise BrokenImage("truncated", "the PNG ends before its end chunk")
 
 
 def _broken(error: Exception, data: bytes) -> BrokenImage:

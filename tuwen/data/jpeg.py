@@ -2,8 +2,11 @@
 
 import re
 
+from tuwen.data.dicom import is_dicom
+
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # none of these is inside a scan
 _SCAN = re.compile(rb"\xff\xda\x00[\x06-\x0c]")
+_CODE = b"\xff\x4f\xff\x51"  # a JPEG 2000 code stream
 _END = b"\xff\xd9"
 
 
@@ -43,5 +46,5 @@ def _length(data: bytes, place: int) -> int:
 
 
 def is_jpeg2000(data: bytes) -> bool:
-    """Whether the bytes begin as JPEG 2000 does, whose decoder is the slowest by far."""
-    return data.startswith((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"))
+    """Whether the bytes begin as JPEG 2000 does, whose decoder is the slowest by far, or are a DICOM file that may."""
+    return data.startswith((b"\x00\x00\x00\x0cjP  ", _CODE)) or (is_dicom(data) and _CODE in data)

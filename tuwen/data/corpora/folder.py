@@ -22,10 +22,11 @@ from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.errors import UserError
 
-_PICTURES_TOO = "heic heif jxl svg psd tga raw dng cr2 nef arw ico"
+_PICTURES_TOO = "heic heif dcm dicom jxl svg psd tga raw dng cr2 nef arw ico"
 UNREAD = (
     frozenset(f".{name}" for name in _PICTURES_TOO.split()) - images.EXTENSIONS
 )  # endings of pictures that are not read
+_EXTRAS = {".heic": "heic", ".heif": "heic", ".dcm": "medical", ".dicom": "medical"}
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".xls")
 COMPANIONS = ("vqa", "nlvr", "entailment", "grounding", "mmt")  # tables that are read by their own names
 NOTES = ("readme", "license", "licence", "notice", "source", "credits", "attribution", "copying", "requirements")
@@ -141,8 +142,11 @@ class FolderSource(Source):
     def _unseen(self, without_texts: bool) -> Iterator[Fault]:
         """What looks like pictures or their texts and is not read."""
         for path in self._unread:
-            phone = "pip install 'tuwen[heic]', or " if path.lower().endswith((".heic", ".heif")) else ""
-            what = f"no kind of picture that is read ({_ENDINGS}); {phone}save it as JPEG, or give it its right ending"
+            extra = _EXTRAS.get(os.path.splitext(path)[1].lower(), "")
+            install = f"pip install 'tuwen[{extra}]', or " if extra else ""
+            what = (
+                f"no kind of picture that is read ({_ENDINGS}); {install}save it as JPEG, or give it its right ending"
+            )
             yield Fault(self.root / path, 0, "unread format", what)
         for path in self._lone if not without_texts else ():
             yield Fault(
