@@ -56,8 +56,8 @@ def dicom_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     return int(header.Rows), int(header.Columns)
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> Tensor:
-    """[3, H, W] uint8 RGB.
+def decode_dicom(data: bytes, max_pixels: int, size_of: Callable[[bytes], tuple[int, int]]) -> Tensor:
+    """[3, H, W] uint8 RGB. size_of: (width, height) of a JPEG or JPEG 2000, within the bounds of such pictures.
 
     Raises:
         BrokenImage: "not a picture" (pydicom is not installed, a form that is not read), "truncated", "damaged",
@@ -67,7 +67,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values = _frame(header, max_pixels)
+            values = _frame(header, size_of)
             shown = values if header.PhotometricInterpretation in _COLOUR else _shown_grey(header, values)
     except BrokenImage:
         raise
@@ -119,12 +119,10 @@ def _check(header: Any, size: int, max_pixels: int) -> None:
         raise BrokenImage("truncated", "the DICOM file ends before its pixels do")
 
 
-def _frame(header: Any, max_pixels: int) -> np.ndarray:
+def _frame(header: Any, size_of: Callable[[bytes], tuple[int, int]]) -> np.ndarray:
     """The middle frame: whole numbers [H, W] of grey, or [3, H, W] uint8 RGB."""
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
-
-    from tuwen.data import images
 
     frames = int(header.get("NumberOfFrames") or 1)
     middle, syntax = (frames - 1) // 2, str(header.file_meta.TransferSyntaxUID)
@@ -134,7 +132,7 @@ def _frame(header: Any, max_pixels: int) -> np.ndarray:
             header.PixelData, middle, syntax = _planes(header, part), 0, _PLAIN[1]
             header.PlanarConfiguration = header.NumberOfFrames = 1
             header.file_meta.TransferSyntaxUID = syntax
-        elif images.opened(part, max_pixels).size != (int(header.Columns), int(header.Rows)):
+        elif size_of(part) != (int(header.Columns), int(header.Rows)):
             raise BrokenImage("damaged", "a DICOM file whose frames are not of the size its header says")
     elif len(header.PixelData) < _frame_bytes(header) * frames:
         raise BrokenImage("truncated", "the DICOM file ends before its pixels do")

@@ -80,10 +80,10 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
             scans of a JPEG that would take longer than so many pixels may), seen before anything is decoded.
     """
     if dicom.is_dicom(data):
-        return dicom.decode_dicom(data, max_pixels)
+        return dicom.decode_dicom(data, max_pixels, lambda frame: _open(frame, max_pixels).size)
     pixels = _decode_jpeg(data, max_pixels) if data[:3] == b"\xff\xd8\xff" else None
     if pixels is None:
-        image = opened(data, max_pixels)
+        image = _open(data, max_pixels)
         try:
             return from_pillow(image)
         except BrokenImage:
@@ -109,7 +109,7 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         if data.rfind(b"\xff\xd9") < max(0, jpeg.first_scan(data)):
             raise BrokenImage("truncated", "the JPEG ends before its end marker")
     if size is None:
-        image = opened(data, max_pixels)
+        image = _open(data, max_pixels)
         size = image.height, image.width
     return size
 
@@ -322,12 +322,8 @@ def _refuse_too_large(height: int, width: int, max_pixels: int) -> None:
         raise BrokenImage("too large", f"{width} x {height} pixels; at most {max_pixels:,} are decoded")
 
 
-def opened(data: bytes, max_pixels: int) -> Image.Image:
-    """Pillow's view of the header.
-
-    Raises:
-        BrokenImage: as `decode`.
-    """
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Pillow's view of the header."""
     if not data:
         raise BrokenImage("empty", "no bytes")
     try:
