@@ -41,7 +41,7 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def readable() -> bool:
+def reads_dicom() -> bool:
     """Whether pydicom is installed."""
     return importlib.util.find_spec("pydicom") is not None
 

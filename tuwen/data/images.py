@@ -53,7 +53,7 @@ with suppress(ImportError):  # phones' pictures, by an extra: pip install 'tuwen
 
     register_heif_opener()
     _NAMES += " heic heif"
-if dicom.readable():  # medical pictures, by the extra `medical`
+if dicom.reads_dicom():  # medical pictures, by the extra `medical`
     _NAMES += " dcm dicom"
 EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())  # of the files a folder of pictures is read from
 
