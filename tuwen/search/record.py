@@ -28,7 +28,7 @@ from torch import Tensor
 from tuwen.errors import UserError, quoted, reason_of, refused
 from tuwen.search.codes import CODE, Code
 from tuwen.search.columns import as_matrix
-from tuwen.search.seal import LOCK, SEAL, seal, survives
+from tuwen.search.seal import LOCK, SEAL, opens, seal
 
 VERSION = 1
 COLUMN = "column_"
@@ -169,13 +169,13 @@ class IndexRecord:
         Raises:
             UserError: damaged, or written by another version of tuwen.
         """
-        if "://" not in str(location):
-            if not Path(location).is_dir():
-                return None
-            if not survives(Path(location)):
-                raise Unusable(f"{location}: damaged; build the index again")
+        local = "://" not in str(location)
+        if local and not Path(location).is_dir():
+            return None
         with unharmed(location, KeyError, IndexError):
             database = _connect(location)
+            if local and not opens(Path(location)):
+                raise Unusable(f"{location}: damaged; build the index again")
             about_table, pictures = (_table(database, name) for name in ("about", "pictures"))
             if about_table is None and (pictures is None or pictures.count_rows() == 0):
                 return None

@@ -16,15 +16,16 @@ from pathlib import Path
 SEAL, LOCK = "seal", "lock"
 SECONDS, BYTES = 120, 8 << 30  # of time and memory; what takes more to open is no index
 
-# all that opening reads: both manifests, the row ids, and the first row with all its columns
 _OPEN = """
 import resource, sys, lancedb
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_DATA)[1]))
 database = lancedb.connect(sys.argv[1])
 for name in ("about", "pictures"):
-    dataset = database.open_table(name).to_lance()
-    dataset.to_table(columns=[], with_row_id=True)
-    dataset.to_table(limit=1)
+    try:
+        table = database.open_table(name)
+    except (ValueError, FileNotFoundError):  # not there, or never finished
+        continue
+    table.to_lance().to_table(columns=[], with_row_id=True)
 """
 
 
@@ -34,26 +35,23 @@ def seal(folder: Path, files: str | None = None) -> None:
         (folder / SEAL).write_text(files or digest(folder))
 
 
-def survives(folder: Path) -> bool:
-    """Whether opening an index leaves the process that does it alive; its files are sealed if so."""
+def opens(folder: Path) -> bool:
+    """Whether the tables of an index open, tried in another process unless its files are those of its seal."""
     files = digest(folder)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if (folder / SEAL).read_text() == files:
             return True
-    command = [sys.executable, "-I", "-c", _OPEN, str(folder.resolve()), str(BYTES)]
+    command = [sys.executable, "-P", "-c", _OPEN, str(folder.resolve()), str(BYTES)]
+    environment = {**os.environ, "RUST_BACKTRACE": "0"}  # printing one while memory is out can wait for ever
+    nothing = subprocess.DEVNULL
     try:
-        ended = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=SECONDS,
-            env={**os.environ, "RUST_BACKTRACE": "0"},  # printing one while memory is out can wait for ever
+        subprocess.run(
+            command, stdin=nothing, stdout=nothing, stderr=nothing, timeout=SECONDS, check=True, env=environment
         )
-    except subprocess.TimeoutExpired:
+    except subprocess.SubprocessError:  # its end of whatever kind, or no end
         return False
-    if ended.returncode == 0:
-        seal(folder, files)
-    return ended.returncode >= 0  # what it raises, the caller will meet and say
+    seal(folder, files)
+    return True
 
 
 def digest(folder: Path) -> str:

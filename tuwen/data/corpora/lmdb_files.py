@@ -59,7 +59,7 @@ class Lmdb:
 
     def _ask(self, question: str) -> None:
         if self._owner != os.getpid() or self._child is None:
-            words = [sys.executable, "-I", lmdb_child.__file__, str(self.data.parent)]
+            words = [sys.executable, "-P", lmdb_child.__file__, str(self.data.parent)]
             pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
             self._child = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=nothing)
             self._owner = os.getpid()
