@@ -8,7 +8,7 @@ state/                 checkpoints (`tuwen.training.checkpoint`), and first weig
 metrics.jsonl          losses and evaluations by step; tensorboard/ has the same
 skipped.json           rows that could not be used, and why
 score.json             the weight of the match in the final score, and how it was settled
-retrieval.json         measured recalls, with ranks.safetensors, samples.json and samples/
+retrieval.json         measured recalls, with ranks.safetensors, samples.json and samples/; TASK.json of other tasks
 report.html            the page about it all
 """
 
@@ -36,6 +36,16 @@ NAMES = (
     *(CONFIG, PROVENANCE, TOKENIZER, WEIGHTS, START, METRICS, SKIPPED, SCORE),
     *(RECALLS, RANKS, SAMPLES, REPORT),
 )
+
+
+def measured_name(task: str) -> str:
+    """What the file is called that holds what a run was measured to have on a task."""
+    return f"{task}.json"
+
+
+def marks_name(task: str) -> str:
+    """What the file beside it is called that holds what single rows earned."""
+    return f"{task}.marks.safetensors"
 
 
 def holds_run(folder: str | Path) -> bool:

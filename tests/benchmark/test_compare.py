@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
+from tuwen.benchmark import arms as arms_module
 from tuwen.benchmark import compare as module
 from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig, measure_run
@@ -123,7 +124,7 @@ def test_a_missing_run_alone_is_trained(done, monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr(loop, "train", lambda config, run, **options: trained.append(run.name))
     monkeypatch.setattr(module, "measure_run", lambda run, *rest, **options: json.loads((out / "clip-seed0" / "retrieval.json").read_text()))  # fmt: skip # noqa: E501
-    monkeypatch.setattr(module, "_cost", lambda run, result: {"run": run.name, "steps": 2, "seconds": 1.0, "pairs_per_second": 1.0, "measure_seconds": 1.0})  # fmt: skip # noqa: E501
+    monkeypatch.setattr(module, "_cost", lambda trained, result: {"run": trained.run.name, "steps": 2, "seconds": 1.0, "pairs_per_second": 1.0, "measure_seconds": 1.0})  # fmt: skip # noqa: E501
     monkeypatch.setattr(module, "settle_score", lambda run, **options: None)
     monkeypatch.setattr(module, "RESULT", "other.json")
     compare(["clip", "albef"], CORPUS, out, **OPTIONS | {"seeds": 3})
@@ -161,7 +162,7 @@ def test_mistakes_are_told_before_any_work(tmp_path):
 
 def test_settings_of_one_system_alone(tmp_path):
     arms = {"albef": {"model": {"momentum": 0.9}, "model.alpha": 0.1}}
-    configs = module._configs(["clip", "albef"], CORPUS, tmp_path, "tiny", 5, 1, CHANGES, arms)
+    configs = arms_module.arm_configs(["clip", "albef"], CORPUS, tmp_path, "tiny", 5, 1, CHANGES, arms)
     albef = configs[tmp_path / "albef-seed0"]
     assert (albef.model.momentum, albef.model.alpha) == (0.9, 0.1)
     assert [config.train.steps for config in configs.values()] == [5, 5]

@@ -7,8 +7,9 @@ import yaml
 
 from tests.data.published import MAKERS
 from tuwen import tasks
+from tuwen.benchmark import measure as measuring
 from tuwen.benchmark import suites
-from tuwen.cli import evaluate, main
+from tuwen.cli import main
 from tuwen.data.corpora.published import formats
 from tuwen.errors import UserError
 
@@ -139,7 +140,7 @@ def test_one_table_one_json_one_page(tmp_path, monkeypatch, capsys):
     """The command, with a task that gives a figure in place of a run."""
     own = written(tmp_path, entry("one"), entry("two", corpus="coco-cn"), entry("<b>three</b>", group="h"))
     fake = measured(0.5)
-    monkeypatch.setattr(evaluate, "measure", lambda run, *rest: fake(*rest))
+    monkeypatch.setattr(measuring, "measure_task", lambda run, *rest: fake(*rest))
     words = ["eval", "runs/x", "--suite", own, "--data", str(tmp_path), "--limit", "7"]
     assert main([*words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

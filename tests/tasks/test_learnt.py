@@ -4,7 +4,7 @@ import pytest
 
 import tuwen
 from tuwen import tasks
-from tuwen.cli.evaluate import measure
+from tuwen.benchmark.measure import measure_task as measure
 from tuwen.errors import UserError
 from tuwen.training.config import RunConfig
 from tuwen.training.log import read_metrics

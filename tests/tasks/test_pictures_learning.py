@@ -5,7 +5,7 @@ The figures stand in docs/tasks.md.
 
 import pytest
 
-from tuwen.cli.evaluate import measure
+from tuwen.benchmark.measure import measure_task as measure
 from tuwen.training.config import RunConfig
 from tuwen.training.loop import train
 

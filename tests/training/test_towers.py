@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.exchange.checkpoints import TEXT, VISION, randomised, saved
-from tuwen.benchmark import compare as module
+from tuwen.benchmark.arms import arm_configs
 from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.errors import UserError
@@ -93,7 +93,7 @@ def test_free_towers_are_trained(places, tmp_path):
 
 def test_every_arm_has_them_and_a_cross_encoder_the_width_of_the_texts(places, tmp_path):
     published = Published(*places, ("image",))
-    configs = module._configs(["clip", "r2d2"], CORPUS, tmp_path, "tiny", 2, 1, {}, {}, published)
+    configs = arm_configs(["clip", "r2d2"], CORPUS, tmp_path, "tiny", 2, 1, {}, {}, published)
     for config in configs.values():
         assert (config.image_weights, config.text_weights) == places
         assert (config.model.image.locked, config.model.text.locked) == (True, False)

@@ -6,16 +6,25 @@ Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was s
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tuwen import systems
-from tuwen.benchmark.measure import MeasureConfig, measure_run
+from tuwen import systems, tasks
+from tuwen.benchmark.arms import (
+    DRAWN,
+    ArmRun,
+    arm_configs,
+    arm_settings,
+    learnt_of,
+    train_arm,
+    validator,
+)
+from tuwen.benchmark.figures import figure_of
+from tuwen.benchmark.measure import MeasureConfig, measure_arm, measure_run
 from tuwen.benchmark.score import settle_score
-from tuwen.benchmark.statistics import STAGES, differences, mean_and_spread
+from tuwen.benchmark.statistics import STAGES, differences, figure_differences, mean_and_spread
 from tuwen.config import override
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
@@ -23,14 +32,12 @@ from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
 from tuwen.progress import bars
 from tuwen.run import SCORE, TOKENIZER, holds_run, provenance
-from tuwen.tasks.retrieval import retrieve
-from tuwen.training import checkpoint, loop, start
+from tuwen.training import checkpoint, start
 from tuwen.training.config import RunConfig
 from tuwen.training.once import train_once
 from tuwen.training.towers import Published
 
 RESULT = "comparison.json"
-DRAWN = Published()  # no towers of others: all weights are drawn
 COSTS = ("seconds", "pairs_per_second", "measure_seconds")
 
 
@@ -40,12 +47,14 @@ class CompareConfig:
 
     arms: a system's name -> settings by dotted or nested name for it alone ({"albef": {"model.queue": 1}}). towers:
     steps of a clip run trained first for each seed, in OUT/towers-seedK, from whose towers every system of that seed
-    starts, as published fusion systems start from trained encoders; 0: from the same drawn weights. measure: how runs
-    are measured.
+    starts, as published fusion systems start from trained encoders; 0: from the same drawn weights. learn: settings
+    ({"train.steps": 100}) of what every arm learns before it is measured on a task that must be learnt, or is to be.
+    measure: how runs are measured.
     """
 
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     towers: int = 0
+    learn: Mapping[str, Any] = field(default_factory=dict)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self):
@@ -82,89 +91,57 @@ def compare(
         Interrupted: after SIGTERM or Ctrl-C; the same call goes on.
     """
     out, how = Path(out), how or CompareConfig()
-    measure = how.measure
-    configs = _configs(names, str(corpus), out, size, steps, seeds, changes or {}, how.arms, published)
+    measure, location = how.measure, how.measure.corpus or str(corpus)
+    learnt = learnt_of(names, measure.task, how.learn)
+    configs = arm_configs(names, str(corpus), out, size, steps, seeds, changes or {}, how.arms, published)
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
     pairs = open_corpus(corpus, "train", first.data.on_bad)
-    gallery = open_corpus(corpus, measure.split, first.data.on_bad)
-    watched = open_corpus(corpus, "val", first.data.on_bad) if "val" in splits_of(str(corpus)) else gallery
-    evaluate = _validator(watched, validation) if validation else None
+    gallery = open_corpus(location, measure.split, first.data.on_bad) if measure.task == "retrieval" else None
+    watched = watched_of(str(corpus), location, measure, first.data.on_bad)
+    evaluate = validator(watched, validation) if validation else None
     _share_tokenizer(out, configs, pairs)
     if how.towers:
         _train_towers(out, configs, how.towers, pairs, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
     for number, (run, config) in enumerate(configs.items(), 1):
-        train_once(run, config, pairs, evaluate, quiet, f"run {number} of {len(configs)}")
-        result = _measure(run, gallery, measure, quiet)
-        results_of[arms[run]].append({"seed": config.train.seed, **result, **_cost(run, result)})
+        place = f"run {number} of {len(configs)}"
+        trained = train_arm(run, config, pairs, evaluate, learnt, quiet=quiet, place=place)
+        result = measured_arm(trained.run, gallery, location, measure, quiet)
+        results_of[arms[run]].append({"seed": config.train.seed, **result, **_cost(trained, result)})
+    any_result = results_of[names[0]][0]
+    shared = {"train": pairs.fingerprint} | ({gallery.split: gallery.fingerprint} if gallery else {})
     comparison = {
+        "task": measure.task,
+        "metric": metric_of(measure),
         "systems": {name: summary(name, results) for name, results in results_of.items()},
-        "differences": differences(results_of),
-        "corpus": gallery.name,
+        "differences": differences(results_of) if gallery else figure_differences(results_of),
+        "corpus": any_result["corpus"],
         "location": str(corpus),
-        "split": gallery.split,
+        "split": any_result["split"],
         "watched": watched.split,
         "size": size,
-        "steps": next(iter(results_of.values()))[0]["steps"],
+        "steps": any_result["steps"],
         "batch_size": first.train.batch_size,
-        "fingerprints": {"train": pairs.fingerprint, gallery.split: gallery.fingerprint},
+        "fingerprints": shared,
     }
     checkpoint.write(out / RESULT, json.dumps(comparison, ensure_ascii=False, indent=1) + "\n")
     return comparison
 
 
+def watched_of(corpus: str, location: str, measure: MeasureConfig, on_bad: str) -> Corpus:
+    """What runs are watched on while they train: "val" where there is one, else what they are measured on."""
+    if "val" in splits_of(corpus):
+        return open_corpus(corpus, "val", on_bad)
+    return open_corpus(location, measure.split, on_bad)
+
+
+def metric_of(measure: MeasureConfig) -> str:
+    """The path of the figure that counts."""
+    return measure.metric or tasks.find_task(measure.task).figure
+
+
 # ---- what is trained
-
-
-def _configs(
-    names: Sequence[str],
-    corpus: str,
-    out: Path,
-    size: str,
-    steps: int | None,
-    seeds: int,
-    changes: Mapping[str, Any],
-    arms: Mapping[str, Mapping[str, Any]],
-    published: Published = DRAWN,
-) -> dict[Path, RunConfig]:
-    """The config of every run by its folder, all checked before any work; systems take turns within a seed."""
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
-    if repeated or not names:
-        raise UserError(f"compare: {repeated[0]} is named twice" if repeated else "compare: name at least one system")
-    if unknown := sorted(arms.keys() - set(systems.names())):
-        raise UserError(f"config field compare.arms: no system called {quoted(unknown[0])}; `tuwen systems` lists them")
-    budget = {} if steps is None else {"train.steps": steps}
-    configs = {}
-    for turn in range(seeds):
-        for name in names:
-            system, settings = arm(name)
-            own = {**arms.get(system, {}), **settings, **budget}
-            config = RunConfig.of(system, size, corpus)
-            config = override(override(config, {**published.changes(config.model), **changes}), own)
-            seed = config.train.seed + turn
-            folder = re.sub(r"[^\w.=-]+", "-", name)
-            configs[out / f"{folder}-seed{seed}"] = override(config, {"train.seed": seed})
-    spent = {(config.train.batch_size, config.train.steps or config.train.epochs) for config in configs.values()}
-    if len(spent) > 1:
-        raise UserError("compare: systems differ in train.batch_size, steps or epochs; give all the same budget")
-    return configs
-
-
-def arm(name: str) -> tuple[str, dict[str, str]]:
-    """("wukong", {"model.style": "filip"}) of "wukong:model.style=filip,...": a system and what is set for this arm.
-
-    Raises:
-        UserError: if a setting is not NAME=VALUE.
-    """
-    system, _, listed = name.partition(":")
-    settings = {}
-    for setting in filter(None, listed.split(",")):
-        key, equals, value = setting.partition("=")
-        if not (key and equals):
-            raise UserError(f"compare: {name}: {setting!r} is not NAME=VALUE, as in {system}:model.embed=64")
-        settings[key] = value
-    return system, settings
 
 
 def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -> None:
@@ -196,55 +173,56 @@ def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: 
         configs[path] = override(config, {"init": str(runs[seed])})
 
 
-def _measure(run: Path, gallery: Corpus, measure: MeasureConfig, quiet: bool) -> dict:
-    if not (run / SCORE).exists():
-        settle_score(run, top_k=measure.top_k, quiet=quiet)
-    with bars(not quiet):
-        return measure_run(run, gallery, measure)
-
-
-def _validator(watched: Corpus, pictures: int) -> loop.Evaluate:
-    """Called while training: first-stage recalls by language on some pictures."""
-
-    def evaluate(trained: loop.Trained, step: int) -> dict:
-        languages = retrieve(trained.predictor, watched, limit=pictures, rerank=False).json["languages"]
-        return {
-            language: {stage: recalls[stage] for stage in (*STAGES, "chance") if stage in recalls}
-            for language, recalls in languages.items()
-        }
-
-    return evaluate
+def measured_arm(run: Path, gallery: Corpus | None, location: str, measure: MeasureConfig, quiet: bool) -> dict:
+    """What a finished run has on the task, with the "figure" that counts. gallery: of retrieval, opened."""
+    if gallery is None:
+        result = measure_arm(run, location, measure)
+    else:
+        if not (run / SCORE).exists():
+            settle_score(run, top_k=measure.top_k, quiet=quiet)
+        with bars(not quiet):
+            result = measure_run(run, gallery, measure)
+    return {**result, "figure": figure_of(result, metric_of(measure))}
 
 
 # ---- what was found
 
 
-def _cost(run: Path, result: dict) -> dict:
-    """What a finished run cost, from its provenance; the seconds of its measurement under a name of their own."""
-    done = provenance(run)["finished"]
+def _cost(trained: ArmRun, result: dict) -> dict:
+    """What a finished arm cost, from the provenance of its runs; the seconds of its measurement apart."""
+    done = [provenance(run)["finished"] for run in trained.parts]
+    seconds = sum(part["seconds"] for part in done)
+    pairs = sum(part["seconds"] * part["pairs_per_second"] for part in done)
     return {
-        "run": run.name,
-        "steps": done["step"],
-        "seconds": done["seconds"],
-        "pairs_per_second": done["pairs_per_second"],
+        "run": trained.run.name,
+        "steps": sum(part["step"] for part in done),
+        "seconds": seconds,
+        "pairs_per_second": pairs / seconds if len(done) > 1 and seconds else done[0]["pairs_per_second"],
         "measure_seconds": result["seconds"],
     }
 
 
 def summary(name: str, results: list[dict]) -> dict:
-    """A system's runs as one: recalls and cost averaged over seeds, with their spread."""
+    """A system's runs as one: recalls (where retrieval was measured), figure and cost averaged over seeds, with their
+    spread."""
     mean, spread = mean_and_spread([_varying(result) for result in results])
     first = results[0]
     about = {key: value for key, value in first.items() if key not in ("seed", "run", "steps")}
-    languages = {name: {**stages, **mean["languages"][name]} for name, stages in first["languages"].items()}
-    paper = systems.find(arm(name)[0]).paper
-    return {**about, **mean, "languages": languages, "fidelity": paper.fidelity, "spread": spread, "seeds": results}
+    if "languages" in mean:
+        mean["languages"] = {name: {**stages, **mean["languages"][name]} for name, stages in first["languages"].items()}
+    else:
+        about = {key: about[key] for key in ("system", "task")}
+    paper = systems.find(arm_settings(name)[0]).paper
+    return {**about, **mean, "fidelity": paper.fidelity, "spread": spread, "seeds": results}
 
 
 def _varying(result: dict) -> dict:
-    """What differs from seed to seed: recalls by language and stage, and cost."""
+    """What differs from seed to seed: recalls by language and stage, the figure that counts, and cost."""
+    numbers = {key: result[key] for key in ("figure", *COSTS) if key in result}
+    if result.get("task", "retrieval") != "retrieval":
+        return numbers
     languages = {
         language: {stage: stages[stage] for stage in STAGES if stage in stages}
         for language, stages in result["languages"].items()
     }
-    return {"languages": languages, **{key: result[key] for key in COSTS}}
+    return {"languages": languages, **numbers}

@@ -13,6 +13,7 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus
 from tuwen.errors import UserError, quoted
 from tuwen.model import load
+from tuwen.tasks.marks import picture_of
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS, NO_ANSWER
 from tuwen.tasks.retrieval import TOP_K, Asked, Retrieval, retrieve
 from tuwen.training.parallel import device
@@ -78,7 +79,7 @@ def judged(results: dict[str, Retrieval], corpus: Corpus) -> dict[str, Any]:
     for language in shared:
         _check_alike(language, results)
         ranks = [result.ranks[language][last_stage(result.ranks[language])] for result in (above, below)]
-        pictures = {way: picture_of(below.asked[language], way) for way in DIRECTIONS}
+        pictures = {way: picture_of(below.asked[language].truth, way) for way in DIRECTIONS}
         for what, gains, answered in _gains(ranks, pictures):
             row = {"language": language, "what": what, "of": upper, "over": lower, **paired_difference(gains)}
             only = [sum(int((sign * gain > 0).sum()) for gain, _ in gains) for sign in (1, -1)]
@@ -95,17 +96,6 @@ def judged(results: dict[str, Retrieval], corpus: Corpus) -> dict[str, Any]:
         "queries": queries,
         "notes": list(_notes(results, corpus)),
     }
-
-
-def picture_of(asked: Asked, way: str) -> np.ndarray:
-    """[Q] int64 the picture (position) that each query belongs to: itself, or a text's first; -1 for none."""
-    if way == "image_to_text":
-        return np.arange(len(asked.rows))
-    start = asked.truth.start
-    first = np.full(len(asked.truth), -1, dtype=np.int64)
-    has = np.diff(start) > 0
-    first[has] = asked.truth.images[start[:-1][has]]
-    return first
 
 
 def _gains(ranks: list[dict[str, np.ndarray]], pictures: dict[str, np.ndarray]) -> Iterator[tuple[str, list, int]]:

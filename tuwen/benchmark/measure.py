@@ -1,20 +1,29 @@
-"""A run folder measured on a split: retrieval.json, the ranks of every query, and answers to sample queries."""
+"""A run folder measured on a split: retrieval.json, the ranks of every query, answers to sample queries; any task."""
 
 import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import tuwen
+from tuwen import tasks
+from tuwen.benchmark.predictions import check_predictions, write_predictions
 from tuwen.data.corpus import Corpus
 from tuwen.data.images import encode_jpeg, shrink
-from tuwen.errors import UserError
-from tuwen.run import RANKS, RECALLS, SAMPLES, SCORE, THUMBNAILS, WEIGHTS, read_json
+from tuwen.data.open import open_corpus, splits_of
+from tuwen.errors import UserError, quoted
+from tuwen.model import Model
+from tuwen.progress import bars
+from tuwen.run import RANKS, RECALLS, SAMPLES, SCORE, THUMBNAILS, WEIGHTS, marks_name, measured_name, read_json
+from tuwen.systems.system import Head
+from tuwen.tasks.marks import Marks
 from tuwen.tasks.retrieval import TOP_K, Answer, Retrieval, retrieve
+from tuwen.tasks.task import Task
 from tuwen.training import checkpoint, parallel
 from tuwen.training.features import text_features
 
@@ -25,11 +34,15 @@ THUMBNAIL = 144  # pixels of the shorter side
 class MeasureConfig:
     """How runs are measured.
 
-    split: of the corpus. languages: those measured; none: all. limit: at most so many pictures; None: all. top_k:
-    candidates a query that are re-ranked. batch_size: pictures, texts or pairs at once. samples: texts a language whose
-    best five pictures are shown.
+    task: what is measured. corpus: where, if elsewhere than trained on. metric: the path of the figure that counts;
+    none: the task's own. split: of the corpus. languages: those measured; none: all. limit: at most so many pictures;
+    None: all. top_k: candidates a query that are re-ranked. batch_size: pictures, texts or pairs at once. samples:
+    texts a language whose best five pictures are shown.
     """
 
+    task: str = "retrieval"
+    corpus: str | None = None
+    metric: str = ""
     split: str = "test"
     languages: tuple[str, ...] = ()
     limit: int | None = None
@@ -38,6 +51,8 @@ class MeasureConfig:
     samples: int = 4
 
     def __post_init__(self):
+        if self.task not in tasks.task_names():
+            raise ValueError(f"task {quoted(self.task, 60)} is none; there are {', '.join(tasks.task_names())}")
         for name in ("limit", "top_k", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -47,18 +62,16 @@ class MeasureConfig:
 def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = None) -> dict:
     """The retrieval JSON of a run's weights on a corpus, also written into the run folder.
 
-    Files: retrieval.json; ranks.safetensors ("zh.reranked.text_to_image", [Q] int64 each: rank of every query's best
-    answer, as `tuwen.tasks.metrics`); samples.json with samples/ROW.jpg. What was measured already with these
-    settings on this corpus is read back.
+    Files: retrieval.json, whose "reads" say how often the run was measured anew; retrieval.marks.safetensors
+    (`read_marks`); ranks.safetensors ("zh.reranked.text_to_image", [Q] int64 each: rank of every query's best answer,
+    as `tuwen.tasks.metrics`); samples.json with samples/ROW.jpg. What was measured already with these settings on this
+    corpus is read back.
 
     Raises:
         UserError: no run there, or whatever `retrieve` raises.
     """
     run, config = Path(run), config or MeasureConfig()
-    if not (run / WEIGHTS).exists():
-        raise UserError(f"{run}: holds no {WEIGHTS}; train first, or go on with `tuwen train --resume {run}`")
-    stamp = (run / WEIGHTS).stat().st_mtime_ns
-    asked = {"fingerprint": corpus.fingerprint, "weights": stamp, **dataclasses.asdict(config)}
+    asked = {"fingerprint": corpus.fingerprint, "weights": weights_stamp(run), **dataclasses.asdict(config)}
     asked["score"] = read_json(run / SCORE).get("weight") if (run / SCORE).exists() else None
     asked["languages"] = list(config.languages)  # as JSON gives it back
     path = run / RECALLS
@@ -66,7 +79,8 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
         measured = read_json(path)
         if measured.pop("measured", None) == asked:
             return measured
-    retrieval = _retrieve(run, corpus, config)
+    marks = Marks()
+    retrieval = _retrieve(run, corpus, config, marks)
     ranks = {
         f"{language}.{stage}.{way}": torch.from_numpy(np.ascontiguousarray(rank))
         for language, stages in retrieval.ranks.items()
@@ -74,12 +88,36 @@ def measure_run(run: str | Path, corpus: Corpus, config: MeasureConfig | None = 
         for way, rank in ways.items()
     }
     checkpoint.save_tensors(run / RANKS, ranks)
+    save_marks(run, config.task, marks)
     _write_samples(run, corpus, retrieval.answers)
-    checkpoint.write(path, json.dumps({**retrieval.json, "measured": asked}, ensure_ascii=False, indent=1) + "\n")
-    return retrieval.json
+    return _keep_measured(path, retrieval.json, asked)
 
 
-def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig) -> Retrieval:
+def _keep_measured(path: Path, measured: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Writes what was measured by what settings, with how often the run was read for it ("reads"), which it gives."""
+    measured = {**measured, "reads": 1 + (read_json(path).get("reads", 1) if path.exists() else 0)}
+    checkpoint.write(path, json.dumps({**measured, "measured": asked}, ensure_ascii=False, indent=1) + "\n")
+    return measured
+
+
+def save_marks(run: Path, task: str, marks: Marks) -> None:
+    """RUN/TASK.marks.safetensors: "PART.values" and "PART.pictures" of every part of the figure."""
+    tensors = {f"{name}.{key}": value for name, part in marks.parts.items() for key, value in part._asdict().items()}
+    checkpoint.save_tensors(run / marks_name(task), {name: torch.from_numpy(value) for name, value in tensors.items()})
+
+
+def read_marks(run: Path, task: str) -> Marks | None:
+    """The marks of a measured run; None where none were written."""
+    path = run / marks_name(task)
+    if not path.exists():
+        return None
+    tensors, marks = checkpoint.load_tensors(path), Marks()
+    for name in sorted(name.removesuffix(".values") for name in tensors if name.endswith(".values")):
+        marks.add(name, tensors[f"{name}.values"].numpy(), tensors[f"{name}.pictures"].numpy())
+    return marks
+
+
+def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, marks: Marks) -> Retrieval:
     model = tuwen.load(run, device=str(parallel.device("auto")))
     text_features(model.system, model.tokenizer)
     return retrieve(
@@ -90,6 +128,7 @@ def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig) -> Retrieval:
         languages=config.languages or None,
         limit=config.limit,
         samples=config.samples,
+        marks=marks,
     )
 
 
@@ -128,3 +167,103 @@ def shows(corpus: Corpus, row: int, language: str) -> str:
     texts = corpus.record(row).texts
     spoken = texts.get(language) or next((own for own in texts.values() if own), ())
     return next(iter(spoken), "")
+
+
+# ---- any task
+
+
+class Ready(NamedTuple):
+    """A run's task ready to be measured: options: what is handed to its `measure` beside what is asked for."""
+
+    model: Model
+    task: Task
+    head: Head | None
+    rows: Corpus
+    options: dict[str, Any]
+
+
+def ready_for(run: str | Path, location: str, split: str | None, task: str) -> Ready:
+    """A run, the task as the run has it, and its rows of a corpus. split: None: test, or the one there is.
+
+    Raises:
+        UserError: a task that the run cannot do or has not learnt, or no such corpus or split.
+    """
+    location = tasks.rows_at(task, location)
+    model = tuwen.load(run, device=str(parallel.device("auto")))
+    own = model.config.task_name == task
+    chosen = tasks.able(model.config.system, task)(model.config.task if own else None)
+    if chosen.learnt and not own:
+        raise UserError(
+            f"{run}: has not learnt {task}; learn it with `tuwen train {model.config.system} --task {task} "
+            f"--init {run} --corpus CORPUS --out RUN`"
+        )
+    try:
+        corpus = open_corpus(location, split or "test", "skip")
+    except UserError:
+        splits = splits_of(location) if split is None else ()
+        if len(splits) != 1 or splits == ("test",):
+            raise
+        corpus = open_corpus(location, splits[0], "skip")
+    further = splits_of(location) if chosen.beside else ()
+    options = {name: open_corpus(location, name, "skip") for name in chosen.beside if name in further}
+    return Ready(model, chosen, model.system.head if own else None, chosen.rows(corpus, corpus.split), options)
+
+
+def measure_task(
+    run: str | Path,
+    location: str,
+    split: str | None,
+    task: str,
+    options: dict[str, Any],
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """The JSON of a task on a corpus, which may be any that the run can do and, where it must be learnt, has learnt.
+
+    split: as `ready_for`. options: of the task's measure. predictions: the file to write what is predicted to.
+
+    Raises:
+        UserError: as `ready_for`, or whatever measuring raises.
+    """
+    model, chosen, head, rows, further = ready_for(run, location, split, task)
+    with bars():
+        measured = chosen.measure(model.predictor, head, rows, **options, **further)
+        if predictions is not None:
+            entries = list(chosen.predictions(model.predictor, head, rows))
+            write_predictions(predictions, entries)
+            check_predictions(entries, rows)
+    unknown = [language for language in rows.languages if language not in model.languages]
+    if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
+        what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"
+        measured["note"] = "\n".join(filter(None, (measured.get("note"), what)))
+    return measured
+
+
+def measure_arm(run: Path, location: str, config: MeasureConfig) -> dict[str, Any]:
+    """What `measure_task` gives of a run by a comparison's settings, kept in the run's folder and read back.
+
+    Raises:
+        UserError: as `measure_task`.
+    """
+    options: dict[str, Any] = {"limit": config.limit} if config.limit else {}
+    options |= {"languages": list(config.languages)} if config.languages else {}
+    asked = {"corpus": location, "split": config.split, "weights": weights_stamp(run), **options}
+    path = run / measured_name(config.task)
+    if path.exists():
+        measured = read_json(path)
+        if measured.pop("measured", None) == asked:
+            return measured
+    marks = Marks()
+    measured = measure_task(run, location, config.split, config.task, {**options, "marks": marks})
+    save_marks(run, config.task, marks)
+    return _keep_measured(path, measured, asked)
+
+
+def weights_stamp(run: Path) -> int:
+    """When a run's weights were written.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not (run / WEIGHTS).exists():
+        raise UserError(f"{run}: holds no {WEIGHTS}; train first, or go on with `tuwen train --resume {run}`")
+    return (run / WEIGHTS).stat().st_mtime_ns

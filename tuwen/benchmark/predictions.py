@@ -152,3 +152,15 @@ def read_predictions(path: str | Path) -> Any:
         )
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as {path.suffix or 'JSON'} ({reason_of(error)})") from None
+
+
+def write_predictions(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """One entry a row: a JSON list, JSON lines, or comma-separated values without a first row of names."""
+    listed = list(entries)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            csv.writer(file).writerows(entry.values() for entry in listed)
+        elif path.suffix == ".jsonl":
+            file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in listed)
+        else:
+            json.dump(listed, file, ensure_ascii=False)

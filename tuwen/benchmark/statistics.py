@@ -93,10 +93,30 @@ def differences(results_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
         for earlier, later in combinations(names, 2):
             sides = [(name, at[name], last_stage(at[name][0])) for name in (later, earlier)]
             out.append(_difference(language, *sides))
-    judged = [row for row in out if row["p"] is not None]
+    return with_holm(out)
+
+
+def figure_differences(results_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """What each later system has over each earlier one in the one "figure" that counts, seed by seed.
+
+    results_of: system -> results of each seed, the seeds in one order. Gives `{"of", "over", "figure", "spread",
+    "interval", "p", "p_holm"}`: as `differences`.
+    """
+    out = []
+    for (earlier, lower), (later, upper) in combinations(results_of.items(), 2):
+        points = [a["figure"] - b["figure"] for a, b in zip(upper, lower, strict=True)]
+        spread = statistics.stdev(points) if len(points) > 1 else None
+        about = {"of": later, "over": earlier, "figure": statistics.fmean(points), "spread": spread}
+        out.append(about | seeds_interval(points) | {"p_holm": None})
+    return with_holm(out)
+
+
+def with_holm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a table with "p_holm" over those that have a p."""
+    judged = [row for row in rows if row["p"] is not None]
     for row, p in zip(judged, holm([row["p"] for row in judged]), strict=True):
         row["p_holm"] = p
-    return out
+    return rows
 
 
 def _difference(language: str, of: tuple[str, list, str], over: tuple[str, list, str]) -> dict[str, Any]:

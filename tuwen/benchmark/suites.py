@@ -8,8 +8,8 @@ A suite is YAML, one of ours (`tuwen/tasks/suites`) or a file of one's own:
          group: retrieval, set: {top_k: 64}}
 
 corpus is a public format read from DIR/folder (by default DIR/corpus), a folder DIR/folder, or one that is drawn
-(scenes). metric is the path of one figure in what the task gives, alternatives apart by |. What is not there is listed
-with where to ask for it, and a group's mean is taken only where all of the group was measured.
+(scenes). metric is the path of one figure in what the task gives (`tuwen.benchmark.figures`). What is not there is
+listed with where to ask for it, and a group's mean is taken only where all of the group was measured.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen import tasks
+from tuwen.benchmark.figures import figure_of
 from tuwen.config import read_yaml
 from tuwen.data.corpora.published import formats
 from tuwen.errors import UserError, quoted
@@ -128,21 +129,6 @@ def _measured(entry: SuiteEntry, folder: Path, measure: Measure) -> dict[str, An
     except UserError as error:
         return named | {"status": "left out", "value": None, "reason": str(error), "measured": None}
     return named | {"status": "measured", "value": value, "reason": "", "measured": measured}
-
-
-def figure_of(measured: Mapping[str, Any], metric: str) -> float:
-    """The figure at the first of the paths that there is.
-
-    Raises:
-        UserError: at none of them stands a number.
-    """
-    for path in metric.split("|"):
-        value: Any = measured
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    raise UserError(f"what was measured has no figure {metric}; it has {', '.join(map(str, measured))}")
 
 
 def group_means(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,5 @@
 """`tuwen eval`: one run measured on one task of one corpus."""
 
-import csv
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,6 @@ from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.cli.suite import run_suite_of
-from tuwen.errors import UserError
 
 EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
@@ -58,8 +54,10 @@ def add_to(commands) -> None:
 
 
 def run(args) -> None:
+    from tuwen.benchmark.measure import measure_task
+
     if args.suite:
-        return run_suite_of(args, measure)
+        return run_suite_of(args)
     if not args.corpus:
         args.parser.error("give --corpus, or --suite with --data")
     args.task = args.task or (None if args.fit_score else learnt(args.run_folder))
@@ -79,7 +77,7 @@ def run(args) -> None:
     with only_json(args.json):
         score = fit(args) if args.fit_score else None
         place = args.run_folder, args.corpus, args.split, args.task
-        measured = measure(*place, options, args.predictions) if args.task else None
+        measured = measure_task(*place, options, args.predictions) if args.task else None
     if args.json:
         print_json(measured or score or {})
     elif measured:
@@ -102,68 +100,6 @@ def learnt(run_folder: Path) -> str | None:
     from tuwen.training.config import RunConfig
 
     return RunConfig.read(run_folder).task_name if (run_folder / CONFIG).exists() else None
-
-
-def measure(
-    run_folder: Path,
-    location: str,
-    split: str | None,
-    task: str,
-    options: dict[str, Any],
-    predictions: Path | None = None,
-) -> dict[str, Any]:
-    """The JSON of a task on a corpus. split: None: test, or the one split of a corpus that is not split.
-    predictions: the file to write what is predicted to."""
-    from tuwen.data.open import open_corpus, splits_of
-    from tuwen.model import load
-    from tuwen.progress import bars
-    from tuwen.training.parallel import device
-
-    location = tasks.rows_at(task, location)
-    model = load(run_folder, device=str(device("auto")))
-    own = model.config.task_name == task
-    chosen = tasks.able(model.config.system, task)(model.config.task if own else None)
-    if chosen.learnt and not own:
-        raise UserError(
-            f"{run_folder}: has not learnt {task}; learn it with `tuwen train {model.config.system} --task {task} "
-            f"--init {run_folder} --corpus CORPUS --out RUN`"
-        )
-    try:
-        corpus = open_corpus(location, split or "test", "skip")
-    except UserError:
-        splits = splits_of(location) if split is None else ()
-        if len(splits) != 1 or splits == ("test",):
-            raise
-        corpus = open_corpus(location, splits[0], "skip")
-    further = splits_of(location) if chosen.beside else ()
-    options |= {name: open_corpus(location, name, "skip") for name in chosen.beside if name in further}
-    head = model.system.head if own else None
-    rows = chosen.rows(corpus, corpus.split)
-    with bars():
-        measured = chosen.measure(model.predictor, head, rows, **options)
-        if predictions is not None:
-            from tuwen.benchmark.predictions import check_predictions
-
-            entries = list(chosen.predictions(model.predictor, head, rows))
-            write_predictions(predictions, entries)
-            check_predictions(entries, rows)
-    unknown = [language for language in corpus.languages if language not in model.languages]
-    if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
-        what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"
-        measured["note"] = "\n".join(filter(None, (measured.get("note"), what)))
-    return measured
-
-
-def write_predictions(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """One entry a row: a JSON list, JSON lines, or comma-separated values without a first row of names."""
-    listed = list(entries)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
-            csv.writer(file).writerows(entry.values() for entry in listed)
-        elif path.suffix == ".jsonl":
-            file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in listed)
-        else:
-            json.dump(listed, file, ensure_ascii=False)
 
 
 def print_measured(measured: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 
 
-def run_suite_of(args, measure) -> None:
-    """measure: as `evaluate.measure`."""
+def run_suite_of(args) -> None:
+    from tuwen.benchmark.measure import measure_task
     from tuwen.benchmark.suites import COLUMNS, read_suite, run_suite, table_of, unmeasured, write_suite_page
 
     suite = read_suite(args.suite)
@@ -14,7 +14,7 @@ def run_suite_of(args, measure) -> None:
     def measured(location: str, split: str, task: str, options: dict[str, Any]) -> dict[str, Any]:
         if args.limit is not None:
             options["limit"] = args.limit
-        return measure(args.run_folder, location, split, task, options)
+        return measure_task(args.run_folder, location, split, task, options)
 
     with only_json(args.json):
         result = {"run": str(args.run_folder), **run_suite(suite, args.data, measured)}

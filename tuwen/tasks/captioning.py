@@ -196,6 +196,7 @@ def _same(text: str, references: Sequence[str]) -> bool:
 
 class Captioning(Task):
     what, metric = "a text for a picture", "CIDEr-D, BLEU"
+    figure = "languages.*.cider_d"
     why, needs = "words are produced one by one", ("generate", "encode_images encode_texts")
     Config = CaptioningConfig
     verb = "caption"

@@ -21,6 +21,7 @@ from tuwen.predictor import Predictor
 from tuwen.systems.system import Head
 from tuwen.tasks.blind import by_beginning
 from tuwen.tasks.encoding import encoded_rows, measured
+from tuwen.tasks.marks import Marks
 
 WATCHED = 1000  # rows that a validation during training looks at
 BATCH = 64
@@ -59,10 +60,11 @@ def measure_choices(
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     baselines: bool = True,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Accuracy in percent with half its 95% interval over rows, over all, by language and by kind; and of baselines:
     the commonest class, the commonest by how the text begins (blind to the picture), and the head given another row's
-    picture or text. limit: at most so many rows.
+    picture or text. limit: at most so many rows. marks: where what every row earns is told.
 
     Raises:
         UserError: an unknown language, no row in a language that the run knows, or no picture can be read.
@@ -76,7 +78,7 @@ def measure_choices(
     if not rows:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: no row in {', '.join(known)}")
     broken: Counter[str] = Counter()
-    marks: dict[str, list[float]] = defaultdict(list)
+    earned: dict[str, list[float]] = defaultdict(list)
     places: list[Record] = []
     with predictor.evaluating():
         for part in encoded_rows(predictor, corpus, rows, batch_size, broken, task):
@@ -85,20 +87,22 @@ def measure_choices(
             chosen = {"head": part, "other_picture": part.mixed("picture"), "other_text": part.mixed("text")}
             for name, given in chosen.items() if baselines else [("head", part)]:
                 best = choose(choices, head, predictor, given.images, given.texts, records)[0].tolist()
-                marks[name] += [choices.earned(record, k) for record, k in zip(records, best, strict=True)]
+                earned[name] += [choices.earned(record, k) for record, k in zip(records, best, strict=True)]
     if not places:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of the pictures can be read")
+    if marks is not None:
+        marks.add("all", 100 * np.array(earned["head"]), [record.image_id for record in places])
     if baselines:
-        marks["majority"] = [choices.earned(record, 0) for record in places]
+        earned["majority"] = [choices.earned(record, 0) for record in places]
         guesses = [by_beginning(_text(record), choices.beginnings) for record in places]
-        marks["blind"] = [choices.earned(record, k) for record, k in zip(places, guesses, strict=True)]
+        earned["blind"] = [choices.earned(record, k) for record, k in zip(places, guesses, strict=True)]
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": task,
-        **_accuracy(marks.pop("head"), places, choices),
-        "baselines": {name: _accuracy(own, places, choices) for name, own in marks.items()},
+        **_accuracy(earned.pop("head"), places, choices),
+        "baselines": {name: _accuracy(own, places, choices) for name, own in earned.items()},
         "classes": len(choices.names),
         "images": len({record.image_id for record in places}),
         "broken": dict(broken),

@@ -107,6 +107,7 @@ def evaluate_classification(
 
 class Classification(Task):
     what, metric = "classes of a picture, learnt", "accuracy"
+    figure = "head.top1"
     why, needs = "an image tower is trained", ("encode_images encode_texts", "sees_alone")
     verb, learnt = "classify", True
     Config = ClassificationConfig

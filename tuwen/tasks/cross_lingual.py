@@ -78,6 +78,7 @@ def evaluate_cross_lingual(
 
 class CrossLingual(Task):
     what, metric = "texts of another language", "recall at k, mAP"
+    figure = "pairs.*.vectors.map"
     why, needs = "each text has a vector", ("encode_texts",)
 
     def measure(self, predictor, head, corpus, **options):

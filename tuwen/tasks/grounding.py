@@ -243,6 +243,7 @@ def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 class Grounding(Task):
     what, metric = "where in a picture a phrase is", "pointing, IoU"
+    figure = "languages.*.pointing"
     why, needs = "a place is told for a phrase", ("locate", "match_heat")
     verb = "ground"
 

@@ -37,6 +37,7 @@ class LabelTask(Task):
     """A task of choosing a row's label: its head, its measure, its table. What is left to say is what its rows are."""
 
     metric, verb, learnt = "accuracy", "judge", True
+    figure = "accuracy"
     Config = LabelConfig
 
     def head(self, system, tokenizer):

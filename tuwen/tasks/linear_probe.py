@@ -176,6 +176,7 @@ def best_strength(score: Callable[[float], float]) -> float:
 
 class LinearProbe(Task):
     what, metric = "classes of a picture, off frozen features", "accuracy"
+    figure = "probe.top1"
     why, needs = "an image tower is probed", ("encode_images encode_texts", "sees_alone")
     beside = ("train", "val")
 

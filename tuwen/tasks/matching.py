@@ -233,6 +233,7 @@ class MatchingHead(Head):
 
 class Matching(Task):
     what, metric = "does this text belong to this picture", "ROC-AUC"
+    figure = "languages.*.auc"
     why, needs = "each pair has a score", ("match", "encode_images encode_texts")
 
     def rows(self, corpus, split):

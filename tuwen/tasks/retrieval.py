@@ -22,6 +22,7 @@ from tuwen.progress import track
 from tuwen.systems.system import Head, Losses, Progress, System
 from tuwen.tasks import metrics
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, restricted
+from tuwen.tasks.marks import Marks, identities, tell_ranks
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 from tuwen.tasks.task import Task
 
@@ -220,6 +221,7 @@ def retrieve(
     rerank: bool = True,
     samples: int = 0,
     shown: int = 0,
+    marks: Marks | None = None,
     budget: int = metrics.BUDGET,
 ) -> Retrieval:
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
@@ -228,7 +230,8 @@ def retrieve(
     measured (default: all of the corpus that the run knows). limit: at most so many pictures. directions:
     "image_to_text", "text_to_image"; mean recall is the mean of their recalls (three for MUGE, text to image alone).
     rerank: no spares the matching where there is a first stage. samples: texts a language whose best five pictures are
-    kept. shown: best items of every query that are kept. budget: scores held at once.
+    kept. shown: best items of every query that are kept. marks: where what every query earns is told. budget: scores
+    held at once.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
@@ -254,6 +257,8 @@ def retrieve(
             stages = sides[directions[0]].stages
             ranks[language] = {stage: {way: by_way[way][stage] for way in directions} for stage in stages}
             out["languages"][language] = _summary(ranks[language], truths, directions)
+            if marks is not None:
+                tell_ranks(marks, language, ranks[language][stages[-1]], truth, identities(corpus, rows_shown))
             seconds += sum(sum(sides[way].seconds) for way in directions)
             queries += sum(len(truths[way]) for way in directions)
             answers += _answers(sides["text_to_image"], gallery, truth, rows_shown, samples)
@@ -341,6 +346,7 @@ class RetrievalHead(Head):
 
 class ImageTextRetrieval(Task):
     what, metric = "texts of a picture, pictures of a text", "recall at k"
+    figure = "languages.*.reranked.mean_recall|languages.*.first.mean_recall"
     why, needs = "each pair has a score", ("encode_images encode_texts", "match")
 
     def head(self, system, tokenizer):

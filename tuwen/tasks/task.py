@@ -29,6 +29,8 @@ class Task:
     """A downstream task, named as its file. A task without a head is measured alone: nothing is learnt for it.
 
     what: in a line; why: what it needs its capabilities for; metric: the first of those it is measured by.
+    figure: where in what `measure` gives the number stands that systems are compared by, greater is better: keys apart
+        by dots, * for the mean over all keys there, alternatives apart by |.
     needs: alternatives, of which a system must have one: capabilities (`System.can`), several of them apart by a space.
     pictures: separate ones a row; a head is handed one `Encoded` each.
     beside: further splits that measuring reads, handed to `measure` by name where the corpus has them.
@@ -39,6 +41,7 @@ class Task:
     what: ClassVar[str]
     why: ClassVar[str]
     metric: ClassVar[str]
+    figure: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     pictures: ClassVar[int] = 1
     beside: ClassVar[tuple[str, ...]] = ()

@@ -113,6 +113,7 @@ def _marks(texts: LanguageTexts, vector: Tensor, truth: Relevance) -> dict[str, 
 
 class TextRetrieval(Task):
     what, metric = "texts that say the same", "recall at k, mAP"
+    figure = "languages.*.vectors.map"
     why, needs = "each text has a vector", ("encode_texts",)
 
     def measure(self, predictor, head, corpus, **options):

@@ -48,6 +48,7 @@ class VQAConfig(TaskConfig):
 
 class VQA(Task):
     what, metric = "an answer to a question about a picture", "VQA accuracy"
+    figure = "accuracy"
     why, needs = "picture and question are read together", ("fuse", "encode_images encode_texts")
     file, verb, learnt = FILES["questions"], "answer", True
     Config = VQAConfig
