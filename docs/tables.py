@@ -1,22 +1,36 @@
-"""Writes the tables of systems into the pages that show them, from the registry: `make docs`.
+"""Writes the tables of systems and of claims into the pages that show them: `make docs`.
 
-A page marks the place with `<!-- systems -->` and `<!-- /systems -->`. A test holds the pages equal to this.
+Systems come from the registry, claims from `tuwen/benchmark/claims` with what benchmarks/results/claims/*.json say of
+them. A page marks the place with `<!-- systems -->` and `<!-- /systems -->`, or `claims`. A test holds the pages equal
+to this.
 """
 
+import json
 import re
 from pathlib import Path
 
+from tuwen.benchmark.claim import claim_names, read_claim
 from tuwen.systems import find, names
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACE = re.compile(r"(<!-- systems -->\n).*?(<!-- /systems -->)", re.DOTALL)
+RESULTS = ROOT / "benchmarks" / "results" / "claims"
+PLACE = re.compile(r"(<!-- (systems|claims) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 HEADS = {
     "en": ("Name", "Paper", "Towers", "Interaction", "Objectives", "Fidelity"),
     "zh": ("名称", "论文", "编码器", "交互方式", "训练目标", "忠实程度"),
 }
 
 
-def table(language: str) -> str:
+CLAIM_HEADS = {
+    "en": ("Claim", "Arms: the first over the second", "The paper's own figure, at its scale", "Ours", "Verdict"),
+    "zh": ("论断", "两组：前者对后者", "论文自己的数字（论文的规模）", "我们的数字", "结论"),
+}
+VERDICTS = {"confirmed": "证实", "refuted": "不成立", "undetermined": "本规模下未定"}
+RUN_IT = {"en": "not run", "zh": "未运行"}
+COVERS = {"seeds and pictures": "种子与图片", "seeds alone": "仅种子"}
+
+
+def systems_table(language: str) -> str:
     """The Markdown table of all systems."""
     rows = [HEADS[language], ("---",) * len(HEADS[language])]
     for name in names():
@@ -25,7 +39,39 @@ def table(language: str) -> str:
         towers = f"{paper.image_encoder}; {paper.text_encoder}"
         objectives = ", ".join(paper.objectives)
         rows.append((f"`{name}`", f"{link}, {paper.venue}", towers, paper.interaction, objectives, paper.fidelity))
+    return _markdown(rows)
+
+
+def claims_table(language: str) -> str:
+    """The Markdown table of all claims: what each says, the paper's figure, what ours came to, with its interval."""
+    rows = [CLAIM_HEADS[language], ("---",) * 5]
+    for name in claim_names():
+        claim, path = read_claim(name), RESULTS / f"{name}.json"
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        about = f"**{name}** ({claim.card}). {claim.claim[language]}"
+        arms = ", ".join(f"`{arm}`" for arm in claim.arms)
+        rows.append((about, arms, claim.paper[language], *_ours(result, language)))
+    return _markdown(rows)
+
+
+def _ours(result: dict | None, language: str) -> tuple[str, str]:
+    """(figures with their interval, the verdict) of a claim that was run."""
+    if result is None:
+        return "–", RUN_IT[language]
+    interval = "" if result["interval"] is None else " ({:+.1f} … {:+.1f})".format(*result["interval"])
+    arms = " / ".join(f"{arm['mean']:.1f}" for arm in result["arms"].values())
+    figure = f"{result['difference']:+.1f}{interval}; {arms}"
+    seeds, covers, word = len(result["seeds"]), result["covers"], result["verdict"]
+    if language == "zh":
+        return f"{figure}；{seeds} 个种子，区间含{COVERS[covers]}", VERDICTS[word]
+    return f"{figure}; {seeds} seeds, interval of {covers}", f"{word}: {result['why']}"
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+TABLES = {"systems": systems_table, "claims": claims_table}
 
 
 def pages() -> dict[Path, str]:
@@ -35,8 +81,9 @@ def pages() -> dict[Path, str]:
         text = path.read_text(encoding="utf-8")
         language = "zh" if path.name.endswith(".zh.md") else "en"
         if PLACE.search(text):
-            fresh = table(language)
-            found[path] = PLACE.sub(lambda place, fresh=fresh: place[1] + fresh + place[2], text)
+            found[path] = PLACE.sub(
+                lambda place, language=language: place[1] + TABLES[place[2]](language) + place[3], text
+            )
     return found
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import tuwen
 from tuwen import cli, systems
-from tuwen.benchmark import compare
+from tuwen.benchmark import arms, compare
+from tuwen.benchmark.claim import claim_names
 from tuwen.cli.parser import Parser
 from tuwen.cli.train import changes_of, config_of
 from tuwen.config import dump, override
@@ -70,7 +71,7 @@ def test_shown_commands_parse_and_name_real_settings(where, words, capsys):
     args = cli.parser().parse_args(words)
     named = {"train": lambda: [args.system], "compare": lambda: args.systems}.get(args.command, list)()
     for name in filter(None, named):
-        system, own = compare.arm(name)
+        system, own = arms.arm_settings(name)
         RunConfig.of(system, args.size or "small", args.corpus, changes=settings_for(system, args.sets) | own)
 
 
@@ -116,11 +117,12 @@ def without_comments(text: str) -> list[str]:
 
 def test_tables_of_systems_are_the_registry():
     pages = runpy.run_path(str(ROOT / "docs" / "tables.py"))["pages"]()
-    assert {path.name for path in pages} == {"README.md", "README.zh.md", "systems.md", "systems.zh.md"}
+    of_claims = {"claims.md", "claims.zh.md"}
+    assert {path.name for path in pages} == {"README.md", "README.zh.md", "systems.md", "systems.zh.md"} | of_claims
     for path, text in pages.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: run `make docs`"
-        for name in systems.names():
-            assert f"| `{name}` |" in text
+        for name in claim_names() if path.name in of_claims else systems.names():
+            assert (f"| **{name}** (" if path.name in of_claims else f"| `{name}` |") in text
 
 
 def test_every_page_of_the_documentation_is_listed_in_the_readme():
@@ -152,7 +154,7 @@ def test_recipes_fit_the_systems_their_commands_name(path, tmp_path, monkeypatch
             changes, own = changes_of(args)
             how = override(compare.CompareConfig(), own)
             options = args.size, args.budget, args.seeds, changes, how.arms
-            compare._configs(args.systems, args.corpus, Path("runs"), *options)
+            arms.arm_configs(args.systems, args.corpus, Path("runs"), *options)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from tuwen.cli import (
+    claim,
     compare,
     data,
     evaluate,
@@ -37,6 +38,7 @@ examples:
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen explain runs/r2d2 photo.jpg "a red bird" --out words.png   where each word is in a picture
   tuwen compare clip albef r2d2 --corpus scenes --budget steps=500 --seeds 3 --out runs/compare
+  tuwen claim albef-teacher                            what a paper says, put to the test
   tuwen index runs/r2d2 photos --out photos.index      pictures made searchable
   tuwen search photos.index "a red bird"
   tuwen generate runs/unix2 cat.jpg --language zh      a caption, by a run with a decoder
@@ -57,7 +59,7 @@ def parser() -> Parser:
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     systems.add_to(commands)
     stages.add_kinds(data.add_to(commands))
-    for group in (knowledge, train, stages, evaluate, explain, compare, search, serve, generate, exchange):
+    for group in (knowledge, train, stages, evaluate, explain, compare, claim, search, serve, generate, exchange):
         group.add_to(commands)
     return root
 

@@ -48,7 +48,7 @@ class MVPTRConfig:
     regions: of a phrase, "top3" takes one of its three nearest at random while training (the official code), "max"
         the nearest (as printed).
     ground: "fused" compares fused phrases with fused regions (the code), which a sign of the pair in both may satisfy;
-        "single" compares them as the uni-modal stage gives them.
+        "single" compares them as the uni-modal stage gives them; "off" leaves the loss out (the control arm).
     negatives: "hardest" (the code) or "drawn" by softmax of `hardness` times the scores.
     hardness: of drawn negatives, 1 as VSC's whole scores, 0 any wrong row, None: self-paced, see `Pace`. While the
         contrast is unsure, what its whole scores draw looks to it like the right one: from scratch matching then has
@@ -79,7 +79,7 @@ class MVPTRConfig:
         choices = {
             "concepts": ("text", "tags"),
             "regions": ("top3", "max"),
-            "ground": ("fused", "single"),
+            "ground": ("fused", "single", "off"),
             "negatives": ("hardest", "drawn"),
         }
         for name, allowed in choices.items():
@@ -268,8 +268,9 @@ class MVPTR(System):
             "contrast": global_contrast(images.pooled, texts.pooled, batch.same(), temperature, self.config.nested),
             "masked_words": self.word_loss(self.word_head, joint[:, : labels.shape[1]], labels),
             "matching": matching,
-            "grounding": self.grounding(joint, images, texts, text, batch, progress),
         }
+        if self.config.ground != "off":
+            terms["grounding"] = self.grounding(joint, images, texts, text, batch, progress)
         metrics = {"temperature": temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
         return Losses(terms, {"matching_gain": gain.expand(len(batch))}, metrics)
 

@@ -33,6 +33,7 @@ from tuwen.teachers.queue import FeatureQueue
 class R2D2Config:
     """Every part of the method can be switched off for an ablation.
 
+    cross: ranking by "both" cross encoders, or by the text's queries alone: in the loss and in the score.
     feature_guided: "tokens" (all real positions), "cls", "similarity" (rows of batch similarities) or "off".
     """
 
@@ -42,6 +43,7 @@ class R2D2Config:
     embed: int = 768
     nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     ranking: bool = True
+    cross: Literal["both", "text"] = "both"
     masked_words: bool = True
     enhanced: bool = False  # one masked text for all of the student's losses, as published; off: a pass of its own
     target_guided: bool = True
@@ -113,10 +115,12 @@ class R2D2(System):
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
         self.temperature = Temperature()
         width = config.fusion.width
-        if config.ranking:
+        self.ranked_twice = config.ranking and config.cross == "both"
+        if self.ranked_twice:
             self.image_to_fusion = nn.Linear(config.image.width, width)
             self.image_queries = CrossEncoder(config.fusion, config.text.width)
             self.image_match_head = MatchHead(width)
+        if config.ranking:
             self.pace = Pace(config.hardness)
         if config.ranking or config.masked_words:
             self.text_queries = CrossEncoder(config.fusion, config.image.width)
@@ -238,9 +242,11 @@ class R2D2(System):
         matched_states = self.text_over_image(images, texts)
         wrong_first = self.text_over_image_first(pairs_images.select(wrong), pairs_texts.select(wrong))
         text_logits = self.text_match_head(torch.cat([matched_states[:, 0], wrong_first]))
-        image_logits = self.image_match_head(self.image_over_text(pairs_images, pairs_texts))
-        loss = (matching_loss(text_logits, pairs.labels, 2) + matching_loss(image_logits, pairs.labels, 2)) / 2
-        accuracy = matching_accuracy(text_logits + image_logits, pairs.labels)
+        logits = [text_logits]
+        if self.ranked_twice:
+            logits.append(self.image_match_head(self.image_over_text(pairs_images, pairs_texts)))
+        loss = torch.stack([matching_loss(one_way, pairs.labels, 2) for one_way in logits]).mean()
+        accuracy = matching_accuracy(torch.stack(logits).sum(0), pairs.labels)
         return loss, matched_states, accuracy, matching_gain(loss, pairs.labels, 2)
 
     def text_over_image(self, images: Encoded, texts: Encoded) -> Tensor:
@@ -274,12 +280,13 @@ class R2D2(System):
         return self.config.ranking
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
-        """[N, 2] log-odds by the text-query and by the image-query cross encoder."""
+        """[N, 2] log-odds by the text-query and by the image-query cross encoder; [N, 1] by the first alone."""
         if not self.config.ranking:
             raise self.lacks("match", "model.ranking is off in this run")
-        by_text = log_odds(self.text_match_head(self.text_over_image_first(images, texts)))
-        by_image = log_odds(self.image_match_head(self.image_over_text(images, texts)))
-        return torch.stack([by_text, by_image], 1).float()
+        by_query = [log_odds(self.text_match_head(self.text_over_image_first(images, texts)))]
+        if self.ranked_twice:
+            by_query.append(log_odds(self.image_match_head(self.image_over_text(images, texts))))
+        return torch.stack(by_query, 1).float()
 
     def rerank(self, match: Tensor, first: Tensor) -> Tensor:
         """Mean match probability plus cosine (section 6), in [-1, 2]."""

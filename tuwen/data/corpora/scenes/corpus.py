@@ -14,6 +14,7 @@ from tuwen.data.corpora.scenes.asked import SceneExercises
 from tuwen.data.corpora.scenes.balanced import MAKERS
 from tuwen.data.corpora.scenes.kinds import OPEN_NAMES
 from tuwen.data.corpora.scenes.language import captions, chinese_amount, one
+from tuwen.data.corpora.scenes.probes import clustered, focal, shortened, twin
 from tuwen.data.corpora.scenes.scene import SPAN, SPLITS, Draws, Scene, boxes, holds_pairs, make_scene, render
 from tuwen.data.corpora.scenes.things import COMMON, OTHER_LANGUAGES, THINGS, foreign_name
 from tuwen.data.corpora.scenes.truth import holds, relevance
@@ -21,6 +22,7 @@ from tuwen.data.corpus import Caption, Corpus, Record, Relevance
 from tuwen.errors import UserError
 
 VERSION = 2  # raise when the same (seed, index) gives another picture or text
+PLAIN = (("mentioned", 0), ("dropped", 0.0), ("clusters", 1), ("twins", False))
 COUNTS = {"train": 20000, "val": 500, "test": 500}
 _SEPARATORS = {"ja": "、", "ar": "، ", "fa": "، "}
 
@@ -64,6 +66,10 @@ class Scenes(Corpus):
     whole: captions name all that is there, so that hardly one is true of another scene of a batch.
     ambiguous: a column "ambiguous" too, the texts with words that leave open which thing is meant ("a bird", 鸟), as a
         translator is given them: the picture alone decides.
+    mentioned: kinds of things that captions tell of, the rest of the picture going unmentioned; 0: as they come.
+    dropped: share of the words (in Chinese, characters) that every text has lost.
+    clusters: rows that show the same things, one after the other, in other places on other ground.
+    twins: every second row is the one before with its things' places passed round, on another ground.
 
     Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "objects", each's phrase and box; "cls",
         names by language of the one kind of thing shown, null where there are several; "scene"; "tags", names by
@@ -92,6 +98,10 @@ class Scenes(Corpus):
         objects: int = 5,
         whole: bool = False,
         ambiguous: bool = False,
+        mentioned: int = 0,
+        dropped: float = 0.0,
+        clusters: int = 1,
+        twins: bool = False,
     ):
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; it has {', '.join(SPLITS)}")
@@ -108,7 +118,14 @@ class Scenes(Corpus):
             raise UserError(f"scenes: things={things} leave no two for {split} alone; give another number of things")
         if ambiguous and noise:
             raise UserError("scenes: ambiguous texts of wrong captions make no sense; leave out noise or ambiguous")
+        if not 0 <= mentioned <= 5 or not 0 <= dropped < 1 or not 1 <= clusters < SPAN:
+            raise UserError(
+                f"scenes: mentioned={mentioned}, dropped={dropped}, clusters={clusters}; mentioned must be 0 to 5, "
+                "dropped 0 to 1 (1 excluded), clusters 1 or more"
+            )
         self.things, self.objects, self.whole, self.ambiguous = things, objects, whole, ambiguous
+        self.mentioned, self.dropped, self.clusters, self.twins = mentioned, dropped, clusters, twins
+        probes = {"mentioned": mentioned, "dropped": dropped, "clusters": clusters, "twins": twins}
         self.languages = _languages(languages)
         parts = (
             VERSION,
@@ -124,6 +141,7 @@ class Scenes(Corpus):
             objects,
             whole,
             *(["ambiguous"] if ambiguous else []),
+            *(probe for probe in probes.items() if probe not in PLAIN),
         )
         self.fingerprint = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
@@ -132,7 +150,19 @@ class Scenes(Corpus):
 
     def scene(self, row: int) -> Scene:
         """What row's picture shows."""
-        return _scene(self.seed, self._index(row), self.things, self.objects)
+        index = self._index(row)
+        if self.twins and row % 2:
+            return twin(self._single(index - 1), self.seed, index)
+        return self._single(index)
+
+    def _single(self, index: int) -> Scene:
+        if self.clusters > 1:
+            return clustered(self.seed, index, self.clusters, self.things, self.objects)
+        return _scene(self.seed, index, self.things, self.objects)
+
+    def _told(self, index: int, scene: Scene) -> Scene:
+        """What captions tell of."""
+        return focal(scene, self.mentioned, self.seed, index) if self.mentioned else scene
 
     def image(self, row: int) -> Tensor:
         picture = torch.from_numpy(render(self.scene(row), self.side))
@@ -142,7 +172,7 @@ class Scenes(Corpus):
         index = self._index(row)
         scene = self.scene(row)
         noisy = self.noise > 0 and Draws("noise", self.seed, index).chance(self.noise)
-        sentences = captions(Draws("captions", self.seed, index), scene, self.whole)
+        sentences = captions(Draws("captions", self.seed, index), self._told(index, scene), self.whole)
         sentences = self._wrong(index, scene) if noisy else sentences
         texts: dict[str, list[str]] = {}
         claims = []
@@ -151,10 +181,18 @@ class Scenes(Corpus):
                 texts[language] = [words[language] for _, words in sentences]
                 claims += [claim for claim, _ in sentences]
             else:
-                shown = self._scene_of_names(index, scene) if noisy else scene
+                shown = self._told(index, self._scene_of_names(index, scene) if noisy else scene)
                 names = list(shown.counts())
                 texts[language] = [_SEPARATORS.get(language, ", ").join(foreign_name(n, language) for n in names)]
                 claims.append({"all": [{"count": [n, 1]} for n in names]})
+        if self.dropped:
+            texts = {
+                language: [
+                    shortened(text, language, self.dropped, self.seed, index, language, place)
+                    for place, text in enumerate(own)
+                ]
+                for language, own in texts.items()
+            }
         columns = self._columns(row, scene)
         columns["claims"] = lambda: claims
         columns["parallel"] = lambda: [words for _, words in sentences]
@@ -201,14 +239,14 @@ class Scenes(Corpus):
 
     def _ambiguous(self, index: int, scene: Scene, texts: Mapping[str, list[str]]) -> dict[str, list[str]]:
         """The same texts with names that leave open which thing is meant; lists of names stay as they are."""
-        sentences = captions(Draws("captions", self.seed, index), scene, self.whole, OPEN_NAMES)
+        sentences = captions(Draws("captions", self.seed, index), self._told(index, scene), self.whole, OPEN_NAMES)
         return {k: [words[k] for _, words in sentences] if k in ("en", "zh") else list(v) for k, v in texts.items()}
 
     def _wrong(self, index: int, scene: Scene):
         """Captions of the first other scene, in a drawn order, that are all false of this one."""
         draw = Draws("wrong captions", self.seed, index)
         while True:
-            sentences = captions(draw, self._other(draw, index), self.whole)
+            sentences = captions(draw, self._told(index, self._other(draw, index)), self.whole)
             if not any(holds(claim, scene) for claim, _ in sentences):
                 return sentences
 

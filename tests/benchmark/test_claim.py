@@ -1,0 +1,138 @@
+"""Claims: verdicts by hand, files that say what is wrong with them, and one tested from end to end."""
+
+import json
+
+import pytest
+import yaml
+
+from tuwen.benchmark import claim as module
+from tuwen.benchmark.claim import CONFIRMED, REFUTED, UNDETERMINED, claim_names, decide, read_claim, run_claim
+from tuwen.benchmark.crossed import Crossed
+from tuwen.cli import main
+from tuwen.data.open import open_corpus
+from tuwen.errors import UserError
+from tuwen.run import read_json
+from tuwen.training import loop
+
+SMALL = {
+    "card": "wukong",
+    "claim": {"en": "one vector finds less", "zh": "单个向量检索得更少"},
+    "paper": {"en": "none", "zh": "无"},
+    "arms": ["wukong", "wukong:model.style=clip"],
+    "corpus": "scenes:count=40,side=32",
+    "set": {"train.batch_size": 8, "train.threads": 1, "data.workers": 0},
+    "steps": 2,
+    "least": 1.0,
+    "seeds": 3,
+    "measure": {"limit": 12},
+}
+
+
+def written(folder, **changes):
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}, allow_unicode=True), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("direction", "difference", "interval", "word"),
+    [
+        ("more", 3.0, (1.0, 5.0), CONFIRMED),
+        ("more", 1.5, (0.5, 2.5), UNDETERMINED),  # above 0, but less than 2 was seen and 2 is not ruled out
+        ("more", 0.5, (0.1, 0.9), REFUTED),  # above 0, and below the least effect
+        ("more", 3.0, (-1.0, 7.0), UNDETERMINED),
+        ("more", 0.0, (-1.0, 1.0), REFUTED),
+        ("more", -3.0, (-5.0, -1.0), REFUTED),
+        ("less", -3.0, (-5.0, -1.0), CONFIRMED),
+        ("less", 3.0, (1.0, 5.0), REFUTED),
+        ("equal", 0.1, (-1.0, 1.2), CONFIRMED),
+        ("equal", 3.0, (2.5, 3.5), REFUTED),
+        ("equal", 1.0, (-1.0, 3.0), UNDETERMINED),
+        ("more", 3.0, None, UNDETERMINED),
+    ],
+)
+def test_verdicts_by_hand(direction, difference, interval, word):
+    assert decide(direction, 2.0, difference, interval)[0] == word
+
+
+def results(figures, chance=10.0):
+    chances = {"languages": {"en": {"chance": {"mean_recall": chance}}}}
+    return [{"figure": figure, **chances} for figure in figures]
+
+
+def test_a_verdict_says_what_would_decide_and_an_arm_that_learnt_nothing_decides_nothing(tmp_path):
+    claim = read_claim(written(tmp_path))
+    table = Crossed(1.0, 64 + 100 * 4.0, 64 + 3 * 4.0, 64.0, 3, 100)
+    verdict = module.judge_claim(claim, results([51, 52, 53]), results([50, 51, 52]), table)
+    assert (verdict.word, verdict.difference, verdict.covers) == (UNDETERMINED, 1.0, "seeds and pictures")
+    assert verdict.seeds_needed == table.seeds_for(1.0)
+    assert f"{verdict.seeds_needed} seeds would show 1" in verdict.why
+    by_seeds = module.judge_claim(claim, results([51.0, 52.1, 52.9]), results([50, 51, 52]))
+    assert (by_seeds.word, by_seeds.covers) == (CONFIRMED, "seeds alone")
+    low = module.judge_claim(claim, results([12, 13, 14]), results([10, 11, 12]))
+    assert low.word == UNDETERMINED
+    assert "neither arm learnt enough" in low.why
+
+
+def test_mistakes_in_a_claims_file_are_told(tmp_path):
+    for changes, message in (
+        ({"arms": ["wukong"]}, "arms are two that differ"),
+        ({"arms": ["wukong", "wukong"]}, "arms are two that differ"),
+        ({"claim": {"en": "x"}}, "claim is missing"),
+        ({"least": -1}, "least and towers"),
+        ({"direction": "equal", "least": 0}, "direction equal"),
+        ({"direction": "up"}, "direction"),
+        ({"steps_": 3}, "steps_"),
+        ({"measure": {"task": "dancing"}}, "dancing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_claim(written(tmp_path, **changes))
+    with pytest.raises(UserError, match="no claim 'none'; there are"):
+        read_claim("none")
+
+
+@pytest.mark.parametrize("name", claim_names())
+def test_every_claim_of_ours_can_be_begun(name):
+    """Its arms, settings and task exist, and its corpora can be opened."""
+    claim = read_claim(name)
+    module.check_claim(claim)
+    for location in {claim.corpus, claim.measure.corpus or claim.corpus}:
+        assert len(open_corpus(location, claim.measure.split))
+    assert claim.minutes <= 10
+    assert claim.least > 0
+
+
+def test_a_claim_from_end_to_end_and_again_without_training(tmp_path, monkeypatch, capsys):
+    path = written(tmp_path)
+    assert main(["claim", path, "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["claims"]
+    assert read_json(tmp_path / "results" / "small.json") == result
+    arms = {arm: part["figures"] for arm, part in result["arms"].items()}
+    gains = [a - b for a, b in zip(*arms.values(), strict=True)]
+    assert result["difference"] == pytest.approx(sum(gains) / 3)
+    assert result["covers"] == "seeds and pictures"
+    assert result["interval"][0] <= result["difference"] <= result["interval"][1]
+    assert result["origin"]["packages"]["torch"]
+    assert result["seeds"] == [0, 1, 2]
+
+    def refuse(*args, **options):
+        raise AssertionError("a finished run was trained or measured again")
+
+    for name in ("train", "resume"):
+        monkeypatch.setattr(loop, name, refuse)
+    monkeypatch.setattr("tuwen.benchmark.measure.retrieve", refuse)
+    again = run_claim(path, tmp_path / "runs" / "small", quiet=True)
+    changing = ("seconds_this_time",)
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in result.items() if k not in changing
+    }
+
+
+def test_without_a_name_the_claims_are_listed(capsys):
+    assert main(["claim"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in claim_names())
+    assert main(["claim", "--json"]) == 0
+    assert [claim["name"] for claim in json.loads(capsys.readouterr().out)["claims"]] == claim_names()
+    with pytest.raises(SystemExit):
+        main(["claim", "x", "--all"])
