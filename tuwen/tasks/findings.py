@@ -134,6 +134,7 @@ def _logits(predictor: Predictor, pictures: Encoded, texts: Encoded, batch_size:
 
 class ZeroShotFindings(Task):
     what, metric = "findings of a picture by pairs of prompts", "ROC-AUC"
+    figure = "languages.*.mean_auc"
     why, needs = "each pair has a score", ("match", "encode_images encode_texts")
 
     def measure(self, predictor, head, corpus, **options):

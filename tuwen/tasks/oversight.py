@@ -113,6 +113,7 @@ def _of_kind(
 
 class Oversight(Task):
     what, metric = "is a report of a picture right", "ROC-AUC"
+    figure = "languages.*.mean_auc"
     why, needs = "each pair has a score", ("match", "encode_images encode_texts")
 
     def measure(self, predictor, head, corpus, **options):
