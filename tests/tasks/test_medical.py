@@ -234,7 +234,7 @@ def test_a_report_is_mended_by_its_picture(tmp_path):
     changes |= {"model.image.pool": "max", "init": str(tmp_path / "base"), "task.layers": 1}
     config = RunConfig.of("max_vl", "tiny", SCENES + ",count=2000", changes=changes, task="correction")
     run = loop.train(config, tmp_path / "run", quiet=True)
-    from tuwen.cli.evaluate import measure
+    from tuwen.benchmark.measure import measure_task as measure
 
     measured = measure(run, SCENES + ",count=150", "val", "correction", {})
     print(measured)

@@ -130,14 +130,24 @@ def check_claim(claim: Claim) -> None:
         UserError: which, and why.
     """
     learnt_of(claim.arms, claim.measure.task, claim.learn)
-    arm_configs(claim.arms, claim.corpus, Path(), claim.size, claim.steps, 1, changes_of(claim), {}, published(claim))
+    arm_configs(
+        claim.arms,
+        claim.corpus,
+        Path(),
+        claim.size,
+        claim.steps,
+        1,
+        settings_of_claim(claim),
+        {},
+        towers_of_claim(claim),
+    )
 
 
-def changes_of(claim: Claim) -> dict[str, Any]:
+def settings_of_claim(claim: Claim) -> dict[str, Any]:
     return {"train.seed": 0, **claim.set}
 
 
-def published(claim: Claim) -> Published:
+def towers_of_claim(claim: Claim) -> Published:
     return Published(claim.image_weights, claim.text_weights)
 
 
@@ -157,8 +167,8 @@ def run_claim(name: str, out: str | Path, *, quiet: bool = False) -> dict[str, A
         size=claim.size,
         steps=claim.steps,
         seeds=claim.seeds,
-        published=published(claim),
-        changes=changes_of(claim),
+        published=towers_of_claim(claim),
+        changes=settings_of_claim(claim),
         how=how,
         validation=0,
         quiet=quiet,

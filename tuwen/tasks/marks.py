@@ -10,7 +10,7 @@ from tuwen.data.corpus import Corpus, Relevance
 from tuwen.tasks.metrics import CUTOFFS, NO_ANSWER
 
 
-class Part(NamedTuple):
+class MarkedPart(NamedTuple):
     """values: [R] float64 of rows. pictures: [R] int64 the identity of the picture each belongs to."""
 
     values: np.ndarray
@@ -25,16 +25,16 @@ class Marks:
     BLEU) the values are what leaving a row out changes, so scaled that their mean is the figure or near it.
     """
 
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, MarkedPart] = field(default_factory=dict)
 
     def add(self, name: str, values, pictures) -> None:
-        self.parts[name] = Part(np.asarray(values, dtype=np.float64), np.asarray(pictures, dtype=np.int64))
+        self.parts[name] = MarkedPart(np.asarray(values, dtype=np.float64), np.asarray(pictures, dtype=np.int64))
 
     def figure(self) -> float:
         return float(np.mean([part.values.mean() for part in self.parts.values()]))
 
 
-def identities(corpus: Corpus, rows: Iterable[int]) -> list[int]:
+def pictures_shown(corpus: Corpus, rows: Iterable[int]) -> list[int]:
     """The identities of the pictures of a corpus's rows."""
     return [corpus.record(int(row)).image_id for row in rows]
 

@@ -22,7 +22,7 @@ from tuwen.progress import track
 from tuwen.systems.system import Head, Losses, Progress, System
 from tuwen.tasks import metrics
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, restricted
-from tuwen.tasks.marks import Marks, identities, tell_ranks
+from tuwen.tasks.marks import Marks, pictures_shown, tell_ranks
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 from tuwen.tasks.task import Task
 
@@ -258,7 +258,7 @@ def retrieve(
             ranks[language] = {stage: {way: by_way[way][stage] for way in directions} for stage in stages}
             out["languages"][language] = _summary(ranks[language], truths, directions)
             if marks is not None:
-                tell_ranks(marks, language, ranks[language][stages[-1]], truth, identities(corpus, rows_shown))
+                tell_ranks(marks, language, ranks[language][stages[-1]], truth, pictures_shown(corpus, rows_shown))
             seconds += sum(sum(sides[way].seconds) for way in directions)
             queries += sum(len(truths[way]) for way in directions)
             answers += _answers(sides["text_to_image"], gallery, truth, rows_shown, samples)
