@@ -109,24 +109,23 @@ def compare(
         trained = train_arm(run, config, pairs, evaluate, learnt, quiet=quiet, place=place)
         result = measured_arm(trained.run, gallery, location, measure, quiet)
         results_of[arms[run]].append({"seed": config.train.seed, **result, **_cost(trained, result)})
-    any_result = results_of[names[0]][0]
-    shared = {"train": pairs.fingerprint} | ({gallery.split: gallery.fingerprint} if gallery else {})
-    comparison = {
+    fingerprints = {"train": pairs.fingerprint} | ({gallery.split: gallery.fingerprint} if gallery else {})
+    about = {"location": str(corpus), "watched": watched.split, "size": size, "batch_size": first.train.batch_size}
+    comparison = {**compared(results_of, measure), **about, "fingerprints": fingerprints}
+    checkpoint.write(out / RESULT, json.dumps(comparison, ensure_ascii=False, indent=1) + "\n")
+    return comparison
+
+
+def compared(results_of: Mapping[str, list[dict]], measure: MeasureConfig) -> dict[str, Any]:
+    """What the results of every arm, seed by seed, come to."""
+    first = next(iter(results_of.values()))[0]
+    return {
         "task": measure.task,
         "metric": metric_of(measure),
         "systems": {name: summary(name, results) for name, results in results_of.items()},
-        "differences": differences(results_of) if gallery else figure_differences(results_of),
-        "corpus": any_result["corpus"],
-        "location": str(corpus),
-        "split": any_result["split"],
-        "watched": watched.split,
-        "size": size,
-        "steps": any_result["steps"],
-        "batch_size": first.train.batch_size,
-        "fingerprints": shared,
+        "differences": (differences if measure.task == "retrieval" else figure_differences)(results_of),
+        **{key: first[key] for key in ("corpus", "split", "steps")},
     }
-    checkpoint.write(out / RESULT, json.dumps(comparison, ensure_ascii=False, indent=1) + "\n")
-    return comparison
 
 
 def watched_of(corpus: str, location: str, measure: MeasureConfig, on_bad: str) -> Corpus:

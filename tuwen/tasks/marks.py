@@ -1,6 +1,6 @@
 """What single rows add to a task's figure, told while it is measured: what paired statistics are computed from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,13 +40,19 @@ def pictures_shown(corpus: Corpus, rows: Iterable[int]) -> list[int]:
 
 
 def tell_ranks(
-    marks: Marks, language: str, ranks: Mapping[str, np.ndarray], truth: Relevance, pictures: Sequence[int]
+    marks: Marks | None, language: str, ranks: Mapping[str, np.ndarray], truth: Relevance, corpus: Corpus, rows
 ) -> None:
-    """What each query of a language adds to mean recall, by direction; those without an answer are left out."""
+    """What each query of a language adds to mean recall, by direction; those without an answer are left out.
+
+    marks: None: nobody asks. truth: pictures of each text. rows: of the corpus, of each picture.
+    """
+    if marks is None:
+        return
+    pictures = np.asarray(pictures_shown(corpus, rows), dtype=np.int64)
     for way, rank in ranks.items():
         asked = rank != NO_ANSWER
         hits = np.mean([rank[asked] < k for k in CUTOFFS], axis=0)
-        marks.add(f"{language}.{way}", 100 * hits, np.asarray(pictures)[picture_of(truth, way)[asked]])
+        marks.add(f"{language}.{way}", 100 * hits, pictures[picture_of(truth, way)[asked]])
 
 
 def picture_of(truth: Relevance, way: str) -> np.ndarray:

@@ -22,7 +22,7 @@ from tuwen.progress import track
 from tuwen.systems.system import Head, Losses, Progress, System
 from tuwen.tasks import metrics
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, restricted
-from tuwen.tasks.marks import Marks, pictures_shown, tell_ranks
+from tuwen.tasks.marks import Marks, tell_ranks
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 from tuwen.tasks.task import Task
 
@@ -230,8 +230,7 @@ def retrieve(
     measured (default: all of the corpus that the run knows). limit: at most so many pictures. directions:
     "image_to_text", "text_to_image"; mean recall is the mean of their recalls (three for MUGE, text to image alone).
     rerank: no spares the matching where there is a first stage. samples: texts a language whose best five pictures are
-    kept. shown: best items of every query that are kept. marks: where what every query earns is told. budget: scores
-    held at once.
+    kept. shown: best items of every query that are kept. marks: where queries' gains are told. budget: scores at once.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
@@ -257,8 +256,7 @@ def retrieve(
             stages = sides[directions[0]].stages
             ranks[language] = {stage: {way: by_way[way][stage] for way in directions} for stage in stages}
             out["languages"][language] = _summary(ranks[language], truths, directions)
-            if marks is not None:
-                tell_ranks(marks, language, ranks[language][stages[-1]], truth, pictures_shown(corpus, rows_shown))
+            tell_ranks(marks, language, ranks[language][stages[-1]], truth, corpus, rows_shown)
             seconds += sum(sum(sides[way].seconds) for way in directions)
             queries += sum(len(truths[way]) for way in directions)
             answers += _answers(sides["text_to_image"], gallery, truth, rows_shown, samples)
