@@ -5,9 +5,10 @@ from pathlib import Path
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import print_line
-from tuwen.cli.parser import add_columns, add_command
+from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.cli.train import evaluation, measure_finished, setting
 
+PAGE = "suspects.html"
 RUN = """\
   tuwen run recipes/nlip.yaml --corpus data/photos --out runs/nlip --also CLEAN=data/captions
   tuwen run recipes/nlip.yaml --corpus scenes:noise=0.4 --also CLEAN=scenes --out runs/small --size tiny"""
@@ -65,6 +66,9 @@ def add_kinds(actions) -> None:
         command.add_argument("--out", metavar="DIR", type=Path, required=True, help=out)
         command.add_argument("--split", default="train", help="whose rows (default train)")
         command.add_argument("--beside", metavar="TABLE", nargs="+", default=[], help="tables laid over the corpus")
+        if kind == "noise":
+            command.add_argument("--page", metavar="FILE", type=Path, help=f"of the suspects (default {PAGE} in --out)")
+            command.add_argument("--count", metavar="N", type=positive, default=60, help="suspects shown (default 60)")
         command.add_argument("--seed", metavar="S", type=int, default=0, help="of its draws (default 0)")
         command.add_argument(
             "--set", metavar="NAME=VALUE", dest="sets", type=setting, nargs="+", action="extend", default=[]
@@ -90,3 +94,15 @@ def run_kind(args) -> None:
     changes, beside = dict(args.sets), args.beside
     path = stage_alone(args.kind, args.run_folder, args.corpus, args.split, beside, changes, args.seed, args.out)
     print_line(f"table: {path}")
+    if args.kind == "noise":
+        print_line(f"page: {suspects_page(args, path)}")
+
+
+def suspects_page(args, table: Path) -> Path:
+    """The most suspect pairs, beside their table or where it is asked for."""
+    from tuwen.data.beside import Beside, SideTable
+    from tuwen.data.curate.suspects import write_suspects
+    from tuwen.data.open import open_corpus
+
+    corpus = Beside(open_corpus(args.corpus, args.split, "skip"), [SideTable.read(table)])
+    return write_suspects(corpus, args.page or args.out / PAGE, args.count)

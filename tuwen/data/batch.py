@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tuwen.data.gather import gather
 
+SOFTENING = 0.5  # NLIP's lambda (card, section 4.2)
+
 
 def _map(value, function: Callable[[Tensor], Tensor]):
     """A value with the function applied to every tensor in it: a mapping or one of the classes below holds further."""
@@ -207,6 +209,12 @@ class Batch:
         They are then never each other's negative. Works both ways: picture to text and text to picture.
         """
         return same_pair(self.image_id, self.text_id, gather(self.image_id), gather(self.text_id))
+
+    def softening(self) -> Tensor | None:
+        """[B] the share of a row's target in a contrast that is spread over all columns, half of how likely its text is
+        wrong, where the run softens what is noisy (`data.noise`); else None."""
+        noise = self.columns.get("noise")
+        return SOFTENING * noise if isinstance(noise, Tensor) else None
 
     def same_here(self) -> Tensor:
         """[B, B] bool: `same` among this process's rows alone."""

@@ -187,13 +187,16 @@ class Beside(Wrapped):
         return self.base, row
 
 
-def laid_over(corpus: Corpus, places: Sequence[str]) -> Corpus:
+def laid_over(corpus: Corpus, places: Sequence[str], noise: str | None = None) -> Corpus:
     """A corpus with the tables of these files or folders of stages beside it; the corpus itself where there are none.
 
+    noise: "drop" leaves out what is likely wrong, as `DataConfig.noise` says.
+
     Raises:
-        UserError: as `SideTable.read` and `Beside`.
+        UserError: as `SideTable.read`, `Beside` and `without_noisy`.
     """
-    return Beside(corpus, [SideTable.read(place) for place in places]) if places else corpus
+    whole = Beside(corpus, [SideTable.read(place) for place in places]) if places else corpus
+    return without_noisy(whole) if noise == "drop" else whole
 
 
 def noise_of(record: Record, text: str) -> float:
@@ -210,6 +213,18 @@ def noise_of(record: Record, text: str) -> float:
             "`tuwen data noise` beside the corpus (data.beside)"
         )
     return float(value)
+
+
+def trusted_text(record: Record, text: str, language: str, key: tuple[int, ...], weighs: bool) -> str | None:
+    """The text; or, as often as it is likely wrong, what was written for the picture in its language.
+
+    key: of the draw, (seed, epoch, entry). weighs: whether, where nothing was written, such a text is None instead.
+    """
+    written = (record.columns.get(WRITTEN) or {}).get(language)
+    if not (weighs or (written and NOISE in record.columns)):
+        return text
+    wrong = draws.generator(*key, NOISE).random() < noise_of(record, text)
+    return (written or None) if wrong else text
 
 
 def without_noisy(corpus: Corpus, above: float = 0.5) -> Subset:

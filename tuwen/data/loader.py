@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.batch import Batch, Images, Texts
-from tuwen.data.beside import NOISE, WRITTEN, noise_of
+from tuwen.data.beside import trusted_text
 from tuwen.data.corpus import BrokenImage, Corpus, Record, text_id
 from tuwen.data.features import ImageFeatures, padded, regions_of
 from tuwen.data.fit import WHOLE, Fit, fitted, part_of, side_of
@@ -55,6 +55,8 @@ class DataConfig:
         with pairs; what is not named is read from the pairs, one side of them.
     teachers: role -> folder of the frozen run that a system, or the head of its task, asks in it while it learns.
     beside: tables of the rows, files or folders of stages, in the order in which they are laid over the corpus.
+    noise: what a table's noise does: "weight" passes a text over in as many epochs as it is likely wrong; "soften"
+        spreads a share of its target in the contrast; "drop" leaves out texts that are likelier wrong than right.
     workers: processes that prepare batches, 0: the training process itself; None: by the number of cores.
     on_bad: a row whose picture cannot be read or that has no text: "skip" takes another row, "stop" ends the run.
     """
@@ -69,6 +71,7 @@ class DataConfig:
     sources: Mapping[str, str] = field(default_factory=dict)
     teachers: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    noise: Literal["weight", "soften", "drop"] | None = None
     workers: int | None = None
     on_bad: Literal["skip", "stop"] = "skip"
 
@@ -100,6 +103,10 @@ class Notes(NamedTuple):
 
 class _Unusable(Exception):
     """A row that cannot be trained on: the reason, and what exactly."""
+
+
+class _PassedOver(Exception):
+    """A row that is not taken this time."""
 
 
 class Loader:
@@ -200,9 +207,11 @@ class Loader:
             row, place = (entry, None) if self.every_text is None else self.every_text[entry].tolist()
             try:
                 return self._draw(row, place, epoch, entry)
-            except (BrokenImage, _Unusable) as error:
-                skipped[row] = str(error)
-                if self.config.on_bad == "stop":
+            except (BrokenImage, _Unusable, _PassedOver) as error:
+                why = str(error)
+                if not isinstance(error, _PassedOver):
+                    skipped[row] = why
+                if self.config.on_bad == "stop" and row in skipped:
                     raise UserError(
                         f"corpus {self.corpus.name}, split {self.corpus.split}, row {row} "
                         f"({self.corpus.record(row).id}): {error}; mend it, remove it, or set data.on_bad to skip"
@@ -210,7 +219,7 @@ class Loader:
             entry = int(generator.integers(self.order.rows))
         raise UserError(
             f"corpus {self.corpus.name}, split {self.corpus.split}: none of {_TRIES} rows drawn can be used, "
-            f"the last for this reason: {skipped[row]}; see `tuwen data check`"
+            f"the last for this reason: {why}; see `tuwen data check`"
         )
 
     def _draw(self, row: int, place: int | None, epoch: int, entry: int) -> Row:
@@ -222,22 +231,19 @@ class Loader:
             texts, further = self._draw_texts(record, place, draws.generator(self.seed, epoch, entry, "text"))
         if self.source == "texts":
             return Row(row, 0, {}, None, None, texts, {}, {})
+        if self.source == "pairs":
+            further = further_texts(record, self.needs, self.table, texts[0]) | further
+            weighs, key = self.config.noise == "weight", (self.seed, epoch, entry)
+            trusted = trusted_text(record, texts[0][0], self.table[texts[0][1]], key, weighs)
+            if trusted is None:
+                raise _PassedOver("its text is likely wrong (data.noise: weight)")
+            texts[0] = trusted, texts[0][1]
         views, features = self._pictures(row, epoch, entry)
         regions = regions_of(record) if self.reads.features else None
         if self.source == "images":
             return Row(row, record.image_id, views, features, regions, [], {}, {})
-        further = further_texts(record, self.needs, self.table, texts[0]) | further
-        texts[0] = self._written(record, texts[0], epoch, entry)
         columns = {name: numbers(record, name, texts[0][0]) for name in self.needs.columns}
         return Row(row, record.image_id, views, features, regions, texts, further, columns)
-
-    def _written(self, record: Record, text: tuple[str, int], epoch: int, entry: int) -> tuple[str, int]:
-        """The text, or what was written for the picture in its language, as often as the text is likely wrong."""
-        instead = (record.columns.get(WRITTEN) or {}).get(self.table[text[1]])
-        if not instead or NOISE not in record.columns:
-            return text
-        draw = draws.generator(self.seed, epoch, entry, WRITTEN).random()
-        return (instead, text[1]) if draw < noise_of(record, text[0]) else text
 
     def _pictures(self, row: int, epoch: int, entry: int) -> tuple[dict[str, Tensor], Tensor | None]:
         """The row's pictures [F, 3, side, side] by view, or the features that stand for them.

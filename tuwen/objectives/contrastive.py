@@ -21,6 +21,19 @@ def targets_of(same: Tensor) -> Tensor:
     return same / same.sum(1, keepdim=True).clamp(min=1)
 
 
+def smoothed(targets: Tensor, smoothing: Tensor | float | None, real: Tensor | None = None) -> Tensor:
+    """[B, N]: (1 - s_i) y_ij + s_i / N, rows that sum to one as before (label smoothing, a share of its own for a row).
+
+    smoothing: s, [B] or one for all; None: 0. real: [N] bool, the columns among which a share is spread; None: all.
+    """
+    if smoothing is None:
+        return targets
+    share = smoothing[:, None].to(targets.dtype) if isinstance(smoothing, Tensor) else smoothing
+    if real is None:
+        return (1 - share) * targets + share / targets.shape[1]
+    return (1 - share) * targets + share * real / real.sum()
+
+
 def logits_of(rows: Tensor, columns: Tensor, temperature: Tensor | float) -> Tensor:
     """[B, N] cosine over temperature from unit vectors [B, D] and [N, D], float32 at least.
 
@@ -81,30 +94,37 @@ def contrastive(
     same: Tensor,
     temperature: Tensor | float,
     same_texts: Tensor | None = None,
+    smoothing: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE both ways, every right pair a positive.
 
     image_rows, text_rows: [B, D] unit vectors of this process; image_columns, text_columns: [N, D] of all
     (gathered with gradient). same: [B, N] bool, of pictures with texts; same_texts: of texts with pictures, where texts
-    stand beside pictures they do not belong to (None: the same). Half the sum of picture-to-text and text-to-picture.
+    stand beside pictures they do not belong to (None: the same). smoothing: as of `smoothed`, of a row both ways.
+    Half the sum of picture-to-text and text-to-picture.
     """
-    targets = targets_of(same.to(image_rows.dtype))
-    text_targets = targets if same_texts is None else targets_of(same_texts.to(image_rows.dtype))
+    targets = smoothed(targets_of(same.to(image_rows.dtype)), smoothing)
+    own = None if same_texts is None else targets_of(same_texts.to(image_rows.dtype))
+    text_targets = targets if own is None else smoothed(own, smoothing)
     image_to_text = soft_cross_entropy(logits_of(image_rows, text_columns, temperature), targets)
     text_to_image = soft_cross_entropy(logits_of(text_rows, image_columns, temperature), text_targets)
     return (image_to_text + text_to_image) / 2
 
 
 def directional_contrastive(
-    image_logits: Tensor, text_logits: Tensor, same: Tensor, smoothing: float = 0.0, bound: float | None = None
+    image_logits: Tensor,
+    text_logits: Tensor,
+    same: Tensor,
+    smoothing: Tensor | float | None = None,
+    bound: float | None = None,
 ) -> Tensor:
     """Contrast where the two directions score differently (FILIP, Yao et al. 2022, eq. 2; Wukong card, section 4.2).
 
     image_logits: [B, N] of this process's pictures against all texts; text_logits: [B, N] of its texts against all
-    pictures. same: [B, N] bool. Half the sum of both cross entropies, targets (1 - smoothing) same/count + smoothing/N.
+    pictures. same: [B, N] bool. Half the sum of both cross entropies, targets `smoothed`.
     bound: logits are cut to -bound..bound first.
     """
-    targets = (1 - smoothing) * targets_of(same.to(image_logits.dtype)) + smoothing / same.shape[1]
+    targets = smoothed(targets_of(same.to(image_logits.dtype)), smoothing)
     if bound is not None:
         image_logits, text_logits = image_logits.clamp(-bound, bound), text_logits.clamp(-bound, bound)
     return (soft_cross_entropy(image_logits, targets) + soft_cross_entropy(text_logits, targets)) / 2
@@ -138,16 +158,18 @@ def distilled_contrastive(
     weights: Tensor | None = None,
     real: Tensor | None = None,
     nested: Sequence[int] = (),
+    smoothing: Tensor | None = None,
 ) -> Tensor:
     """Contrast with a momentum teacher's keys and softened targets (ALBEF section 4.1; R2D2's TgD, section 4.5).
 
     student, teacher: (pictures [B, D], texts [B, D]) of the same rows, unit vectors; keys: (pictures [N, D],
     texts [N, D]), the teacher's of batch and queue, no gradient. same: [B, N] bool by identity. Targets are
     alpha softmax(teacher) + (1 - alpha) same/count; weights [N] and real [N] as in `soft_cross_entropy`. nested: as in
-    `nested_mean`.
+    `nested_mean`. smoothing: [B], as of `smoothed`, of the hard targets.
     Gradient reaches the student's rows only, each tower's from its own query direction.
     """
     targets = targets_of((same if real is None else same & real).to(student[0].dtype))
+    targets = smoothed(targets, smoothing, real)
 
     def whole(images, texts, taught_images, taught_texts, image_keys, text_keys):
         loss = images.new_zeros(())

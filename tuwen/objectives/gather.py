@@ -10,15 +10,22 @@ from tuwen.objectives.contrastive import contrastive, nested_mean
 
 
 def global_contrast(
-    rows: Tensor, columns: Tensor, same: Tensor, temperature: Tensor | float, nested: Sequence[int] = ()
+    rows: Tensor,
+    columns: Tensor,
+    same: Tensor,
+    temperature: Tensor | float,
+    nested: Sequence[int] = (),
+    smoothing: Tensor | None = None,
 ) -> Tensor:
     """`contrastive` of this process's rows with those of all processes, gradient through every process's.
 
     rows, columns: [B, D] unit vectors of both sides, row b of one belonging to row b of the other; same: [B, N] bool,
-    `Batch.same`. nested: as in `nested_mean`.
+    `Batch.same`. nested: as in `nested_mean`. smoothing: [B], as of `smoothed`.
     """
     vectors = rows, columns, gather(rows), gather(columns)
-    return nested_mean(lambda a, b, c, d: contrastive(a, b, c, d, same, temperature), vectors, nested)
+    return nested_mean(
+        lambda a, b, c, d: contrastive(a, b, c, d, same, temperature, smoothing=smoothing), vectors, nested
+    )
 
 
 def gather_tokens(encoded: Encoded) -> Encoded:

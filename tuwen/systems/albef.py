@@ -83,6 +83,7 @@ class ALBEF(System):
         ),
     )
     Config = ALBEFConfig
+    softens = True
     training_only = ("teacher", "queue", "pace")
     index_fields = ("pooled", "states.last")
 
@@ -148,6 +149,7 @@ class ALBEF(System):
             progress.ramp(self.config.alpha),
             real=keys.real,
             nested=self.config.nested,
+            smoothing=batch.softening(),
         )
 
     def matching(self, images, texts, taught_images, taught_texts, batch, progress):

@@ -73,6 +73,7 @@ class BLIP(System):
         ),
     )
     Config = BLIPConfig
+    softens = True
     index_fields = ("pooled", "states.last")
     training_only = ("pace",)
 
@@ -101,7 +102,9 @@ class BLIP(System):
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
-        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested)
+        contrast = global_contrast(
+            images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested, batch.softening()
+        )
         matching, accuracy, gain = self.matching(images, texts, batch, progress)
         metrics = {"temperature": self.temperature.detach(), "matching_accuracy": accuracy, **self.pace.metrics()}
         keep = {"matching_gain": gain.expand(len(batch))}

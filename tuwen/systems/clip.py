@@ -50,6 +50,7 @@ class CLIP(System):
         ),
     )
     Config = CLIPConfig
+    softens = True
 
     @classmethod
     def reads(cls, config: CLIPConfig) -> Reads:
@@ -64,7 +65,7 @@ class CLIP(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"].pooled, encoded["texts"].pooled
         temperature = (-self.log_scale).exp()
-        contrast = global_contrast(images, texts, batch.same(), temperature, self.config.nested)
+        contrast = global_contrast(images, texts, batch.same(), temperature, self.config.nested, batch.softening())
         return Losses({"contrast": contrast}, metrics={"temperature": temperature.detach()})
 
     def encode_images(self, images: Images) -> Encoded:

@@ -81,6 +81,7 @@ class GRITVLP(System):
         ),
     )
     Config = GRITVLPConfig
+    softens = True
     train_order = "grouped"
     index_fields = ("pooled", "states.last")
     training_only = ("pace",)
@@ -118,7 +119,7 @@ class GRITVLP(System):
 
         def right(*vectors) -> Tensor:
             from_pictures, from_words = logits(*vectors)
-            return directional_contrastive(from_pictures, from_words, same)
+            return directional_contrastive(from_pictures, from_words, same, batch.softening())
 
         vectors = images.pooled, texts.pooled, gather(images.pooled.detach()), gather(texts.pooled.detach())
         contrast = nested_mean(right, vectors, self.config.nested)

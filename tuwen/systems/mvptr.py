@@ -151,6 +151,7 @@ class MVPTR(System):
         ),
     )
     Config = MVPTRConfig
+    softens = True
     index_fields = ("pooled", "states.last")
     training_only = ("pace",)
 
@@ -265,7 +266,9 @@ class MVPTR(System):
         matching, accuracy, gain = self.matching(images, texts, joint, batch, progress)
         terms = {
             "masked_concepts": self.word_loss(self.concept_head, images.states["concepts"], concepts),
-            "contrast": global_contrast(images.pooled, texts.pooled, batch.same(), temperature, self.config.nested),
+            "contrast": global_contrast(
+                images.pooled, texts.pooled, batch.same(), temperature, self.config.nested, batch.softening()
+            ),
             "masked_words": self.word_loss(self.word_head, joint[:, : labels.shape[1]], labels),
             "matching": matching,
         }
@@ -280,7 +283,9 @@ class MVPTR(System):
         temperature = (-self.log_scale).exp()
         joint = self.fused(images.states["last"], texts)
         matching, accuracy, gain = self.matching(images, texts, joint, batch, progress)
-        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), temperature, self.config.nested)
+        contrast = global_contrast(
+            images.pooled, texts.pooled, batch.same(), temperature, self.config.nested, batch.softening()
+        )
         keep, metrics = {"matching_gain": gain.expand(len(batch))}, {"matching_accuracy": accuracy}
         return Losses({"contrast": contrast, "matching": matching}, keep, {**metrics, **self.pace.metrics()})
 

@@ -73,6 +73,7 @@ class PRD2(System):
         ),
     )
     Config = PRD2Config
+    softens = True
     training_only = ("teacher", "queue")
 
     def __init__(self, config: PRD2Config, vocabulary: Vocabulary):
@@ -115,6 +116,7 @@ class PRD2(System):
                 self.config.queue_decay ** keys.age.to(images.pooled.dtype),
                 keys.real,
                 self.config.nested,
+                batch.softening(),
             )
         }
         if self.config.feature_guided != "off" and texts.states:

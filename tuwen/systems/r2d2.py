@@ -102,6 +102,7 @@ class R2D2(System):
         ),
     )
     Config = R2D2Config
+    softens = True
     training_only = ("teacher", "queue", "pace")
     index_fields = ("pooled", "states.last")
 
@@ -168,7 +169,7 @@ class R2D2(System):
             keep |= {"image_id": batch.image_id, "text_id": batch.text_id}
         else:
             terms["contrast"] = global_contrast(
-                images.pooled, texts.pooled, batch.same(), self.temperature, config.nested
+                images.pooled, texts.pooled, batch.same(), self.temperature, config.nested, batch.softening()
             )
         matched_states = None
         if config.ranking:
@@ -193,7 +194,9 @@ class R2D2(System):
         """Section 6: GCPR and FGR, without distillation, queue and masked words. (The code freezes the image tower too:
         `train.rates`.)"""
         images, texts = encoded["images"], encoded["texts"]
-        contrast = global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested)
+        contrast = global_contrast(
+            images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested, batch.softening()
+        )
         if not self.config.ranking:
             return Losses({"contrast": contrast})
         matching, _, accuracy, gain = self.ranking(images, texts, batch, progress)
@@ -215,6 +218,7 @@ class R2D2(System):
             self.config.queue_decay ** keys.age.to(images.pooled.dtype),
             keys.real,
             self.config.nested,
+            batch.softening(),
         )
 
     def ranking(

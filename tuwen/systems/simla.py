@@ -118,6 +118,7 @@ class SIMLA(System):
         ),
     )
     Config = SIMLAConfig
+    softens = True
     index_fields = ("pooled", "states.last")
     training_only = ("teacher", "queue", "pace", "codes")
 
@@ -233,6 +234,7 @@ class SIMLA(System):
             progress.ramp(self.config.alpha),
             real=keys.real,
             nested=self.config.nested,
+            smoothing=batch.softening(),
         )
 
     def matching(self, images, texts, taught_images, taught_texts, batch, progress):

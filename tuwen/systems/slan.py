@@ -89,6 +89,7 @@ class SLAN(System):
         ),
     )
     Config = SLANConfig
+    softens = True
     training_only = ("teacher", "pace")
     index_fields = ("pooled", "states.last", "states.words")
     fuses = 1
@@ -117,7 +118,9 @@ class SLAN(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts, rows = encoded["images"], encoded["texts"], len(batch)
         same = batch.same()
-        contrast = global_contrast(images.pooled, texts.pooled, same, self.temperature, self.config.nested)
+        contrast = global_contrast(
+            images.pooled, texts.pooled, same, self.temperature, self.config.nested, batch.softening()
+        )
         candidates = self.locator.candidates(self.patches(images))
         words = self.locator.words(texts.states["last"])
         significance = self.filter_contrast(candidates, words, texts.states["words"], same)

@@ -191,6 +191,7 @@ class System(nn.Module):
     sees_alone: ClassVar[bool] = False  # pictures have vectors, and texts none: a picture tower of its own (DINO)
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
+    softens: ClassVar[bool] = False  # whether its contrast heeds `Batch.softening`
     reads_tags: ClassVar[bool] = False  # whether its decoder's prompt is names of what the picture shows
 
     config: Any

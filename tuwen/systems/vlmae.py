@@ -146,6 +146,7 @@ class VLMAE(System):
         ),
     )
     Config = VLMAEConfig
+    softens = True
     training_only = ("teacher", "queue", "pace", "painter", "teller")
     index_fields = ("pooled", "states.last")
 
@@ -238,7 +239,9 @@ class VLMAE(System):
     def contrast(self, images, texts, taught, batch, progress):
         """ALBEF's, section 4.1, or without a teacher's targets and queue the plain one."""
         if not self.config.distil:
-            return global_contrast(images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested)
+            return global_contrast(
+                images.pooled, texts.pooled, batch.same(), self.temperature, self.config.nested, batch.softening()
+            )
         taught_images, taught_texts = (encoded.pooled for encoded in taught)
         queued = self.queue.read(progress.past(self.config.queue_from))
         keys = queued.behind(taught_images, taught_texts, batch.image_id, batch.text_id)
@@ -251,6 +254,7 @@ class VLMAE(System):
             progress.ramp(self.config.alpha),
             real=keys.real,
             nested=self.config.nested,
+            smoothing=batch.softening(),
         )
 
     def matching(self, images, texts, taught, batch, progress):

@@ -116,7 +116,7 @@ def _run(
                 config, pairs, evaluate = rows.config, rows.train, evaluate or validation.by_task(rows)
             else:
                 pairs = open_corpus(config.corpus, data.split, data.on_bad) if corpus is None else corpus
-                pairs = laid_over(pairs, data.beside)
+                pairs = laid_over(pairs, data.beside, data.noise)
             others = {name: open_corpus(where, data.split, data.on_bad) for name, where in data.sources.items()}
         except UserError as error:
             if new:
@@ -154,6 +154,7 @@ class _Trainer:
         self.system = start.build_system(config, self.tokenizer, place).to(place)
         self.roles = roles.load_roles(config, self.system, self.tokenizer, self.languages, place)
         reads, needs = roles.asked(self.system, self.roles)
+        needs = refusals.with_noise(config, self.system, needs)
         self.compares = self.system.head is None and type(self.system).compares_rows(config.model)
         if self.compares and new:
             refusals.refuse_micro_batches(train, config.system)

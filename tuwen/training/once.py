@@ -57,7 +57,7 @@ def check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
                 "choose another --out, or remove that folder"
             )
     fingerprint = provenance(run)["corpus"]["fingerprint"]
-    if fingerprint != laid_over(pairs, config.data.beside).fingerprint:
+    if fingerprint != laid_over(pairs, config.data.beside, config.data.noise).fingerprint:
         raise UserError(f"{run}: was trained on another corpus than {pairs.name} is now; choose another --out")
     shared, own = Path(config.tokenizer.file or ""), run / TOKENIZER
     if config.tokenizer.file and not same_tokenizer(shared, own):

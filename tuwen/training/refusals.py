@@ -1,10 +1,14 @@
 """Batches that could not teach a system what its losses compare: refused before step 0, or told when they come."""
 
+from dataclasses import replace
+
 from tuwen.data.batch import Batch
+from tuwen.data.beside import NOISE
 from tuwen.data.corpus import Corpus, all_texts
 from tuwen.errors import UserError
+from tuwen.systems.system import Needs, System
 from tuwen.training import parallel
-from tuwen.training.config import TrainConfig
+from tuwen.training.config import RunConfig, TrainConfig
 
 FEW_STEPS = 50
 
@@ -26,6 +30,22 @@ def few_steps(train: TrainConfig, total: int) -> tuple[str, ...]:
     if train.steps is not None or total >= FEW_STEPS:
         return ()
     return (f"only {total} steps in all; a smaller train.batch_size or more train.epochs gives more",)
+
+
+def with_noise(config: RunConfig, system: System, needs: Needs) -> Needs:
+    """What is asked of the data, with the noise of texts where the contrast softens by it.
+
+    Raises:
+        UserError: a system whose contrast does not, or a head in its place.
+    """
+    if config.data.noise != "soften":
+        return needs
+    if not system.softens or system.head is not None:
+        raise UserError(
+            f"config field data.noise: {config.system} has no contrast here whose targets could be softened; set it to "
+            "weight or drop"
+        )
+    return replace(needs, columns=tuple(dict.fromkeys((*needs.columns, NOISE))))
 
 
 def refuse_micro_batches(train: TrainConfig, name: str) -> None:

@@ -52,7 +52,7 @@ def task_rows(config: RunConfig, corpus: Corpus | None = None, new: bool = True)
     location, on_bad = tasks.rows_at(config.task.name, config.corpus), config.data.on_bad
     splits = () if corpus is not None else splits_of(location)
     pairs = open_corpus(location, config.data.split, on_bad) if corpus is None else corpus
-    pairs = laid_over(pairs, config.data.beside)
+    pairs = laid_over(pairs, config.data.beside, config.data.noise)
     name = next((name for name in NAMES if name in splits and name != config.data.split), None)
     watched = None if name is None else open_corpus(location, name, on_bad)
     if watched is None and config.train.choose == "best":

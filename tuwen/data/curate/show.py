@@ -1,6 +1,7 @@
 """A contact sheet: pictures of a corpus with their texts, as one HTML page that needs no other file."""
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -36,16 +37,25 @@ def contact_sheet(corpus: Corpus, out: str | Path, count: int = 48, seed: int = 
         UserError: the page cannot be written.
     """
     rows = draws.generator("contact sheet", seed).permutation(len(corpus))[:count]
-    figures = "\n".join(_figure(corpus, int(row)) for row in sorted(rows))
+    figures = [_figure(corpus, int(row)) for row in sorted(rows)]
     spoken = ", ".join(corpus.languages) or "no texts"
-    title = f"{corpus.name}, {corpus.split}"
     summary = f"{len(rows)} of {len(corpus):,} rows · {spoken} · {corpus.notice}".rstrip(" ·")
+    return write_sheet(out, f"{corpus.name}, {corpus.split}", summary, figures)
+
+
+def write_sheet(out: str | Path, title: str, summary: str, figures: Sequence[str]) -> Path:
+    """A page of figures, each HTML of its own; returns its path.
+
+    Raises:
+        UserError: the page cannot be written.
+    """
+    body = "\n".join(figures)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head>
 <body><header><h1>{escape(title)}</h1><p>{escape(summary)}</p></header>
 <main>
-{figures}
+{body}
 </main></body></html>
 """
     path = check_free(out, PAGE_MARK)
