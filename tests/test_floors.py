@@ -19,6 +19,7 @@ FLOORS = {
     "similarity": 2,
     "systems": 3,
     "predictor": 4,
+    "encoder": 4,
     "tasks": 5,
     "explain": 5,
     "training": 6,

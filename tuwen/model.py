@@ -2,7 +2,12 @@
 
 import os
 from collections.abc import Iterator, Sequence
+<<<<<<< HEAD
 from dataclasses import dataclass, replace
+=======
+from dataclasses import dataclass
+from functools import cached_property
+>>>>>>> bdc03b4 (An export names special tokens by their roles: a vocabulary may have a lexicon)
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tuwen import tasks
+from tuwen import encoder, tasks
 from tuwen.data.batch import Images
 from tuwen.data.corpus import BrokenImage
 from tuwen.data.text import Tokenizer
@@ -149,6 +154,48 @@ class Model:
         if texts is not None:
             sentences = self._vectors(self._texts(texts, language, batch_size, FIRST))
         return Embedded(pictures, sentences, readable)
+
+    # ---- as evaluators of other projects ask
+
+    def encode(self, inputs: Any, batch_size: int = 64, convert_to_tensor: bool = False, **how: Any) -> Any:
+        """Vectors [N, D] float32 of texts and Pillow images, as sentence-transformers and mteb ask for them.
+
+        inputs: see `tuwen.encoder.encoded`. how: truncate_dim, the rest is for other models.
+
+        Raises:
+            UserError: rows that are neither texts nor pictures, or a system that has no first-stage vectors.
+        """
+
+        def embed(images: Any, texts: Any) -> tuple[Tensor | None, Tensor | None]:
+            both = self.embed(images, texts, batch_size=batch_size)
+            return both.images, both.texts
+
+        vectors = encoder.encoded(embed, inputs, how.get("truncate_dim"))
+        return vectors if convert_to_tensor else vectors.numpy()
+
+    encode_query = encode_document = encode
+    similarity_fn_name = "cosine"
+
+    def similarity(self, first: Any, second: Any) -> Tensor:
+        """Cosines [N, M]."""
+        return encoder.cosines(first, second)
+
+    def similarity_pairwise(self, first: Any, second: Any) -> Tensor:
+        """Cosines [N] of rows and rows."""
+        return encoder.cosines(first, second, pairwise=True)
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """mteb's description of the run."""
+        config: Any = self.config.model
+        return encoder.mteb_meta(self.system, f"tuwen/{self.config.system}", config.embed, config.text.length)
+
+    @cached_property
+    def model_card_data(self) -> "encoder.Card":
+        """What sentence-transformers' evaluators measured on this model."""
+        return encoder.Card()
+
+    # ---- two stages
 
     def rank(
         self,

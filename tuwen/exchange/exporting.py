@@ -12,6 +12,7 @@ from tuwen.exchange.models import model_of
 from tuwen.model import Model, load
 from tuwen.nn.published.files import PILLOW
 from tuwen.nn.published.names import NameEntry, outward
+from tuwen.nn.published.tokenizer import ROLES
 from tuwen.nn.sizes import CLIP_MEAN, ImageTowerConfig, TextTowerConfig
 from tuwen.run import TOKENIZER, provenance
 from tuwen.training import checkpoint
@@ -248,7 +249,7 @@ def write_tokenizer(model: Model, folder: Path, kind: str) -> None:
     model.tokenizer.save(folder / TOKENIZER)
     (folder / "tokenizer_rules.json").unlink(missing_ok=True)
     inner, words = model.tokenizer._inner, model.tokenizer.vocabulary
-    names = {role: inner.id_to_token(i) for role, i in vars(words).items() if role != "size" and i >= 0}
+    names = {role: inner.id_to_token(i) for role in ROLES if (i := getattr(words, role)) >= 0}
     keys = {"pad": ["pad_token"], "unknown": ["unk_token"], "sep": ["sep_token", "eos_token"], "mask": ["mask_token"]}
     keys["cls"] = ["cls_token", "bos_token"]
     settings: dict[str, Any] = {key: names[role] for role, those in keys.items() if role in names for key in those}
