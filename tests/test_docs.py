@@ -199,7 +199,9 @@ def test_the_examples_of_contributing_work(workshop, capsys):
 
 
 def test_the_examples_of_python_work(workshop, capsys):
-    load, make, train = blocks(ROOT / "docs" / "python.md", "python")
+    load, make, _, train = blocks(
+        ROOT / "docs" / "python.md", "python"
+    )  # the third, other people's evaluators, is tests/test_encoder.py
     space = {"tuwen": tuwen}
     exec(compile(train.replace("count=500", "count=40"), "python.md", "exec"), space)
     assert set(eval(capsys.readouterr().out.splitlines()[-1])) >= {"r1", "r5", "r10"}
