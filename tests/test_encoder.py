@@ -8,7 +8,7 @@ from PIL import Image
 
 import tuwen
 from tuwen import cli
-from tuwen.encoder import cosines, encoded
+from tuwen.encoder import cosines, row_vectors
 from tuwen.errors import UserError
 
 THEIRS = pytest.mark.slow  # importing the packages takes a minute or two on a busy machine
@@ -36,16 +36,16 @@ def test_rows_of_any_kind_keep_their_order():
 
     rows = [{"text": "1"}, "2", {"image": 3}, {"image": 4, "text": "5"}, "6"]
     expected = [[1, 1], [2, 1], [3, 1], [9, 2], [6, 1]]
-    assert encoded(embed, rows).tolist() == expected
-    assert encoded(embed, rows, 1).tolist() == [row[:1] for row in expected]
-    assert encoded(embed, iter([{"text": ["1", "2"], "label": [0, 1]}, {"image": [3]}])).tolist() == [
+    assert row_vectors(embed, rows).tolist() == expected
+    assert row_vectors(embed, rows, 1).tolist() == [row[:1] for row in expected]
+    assert row_vectors(embed, iter([{"text": ["1", "2"], "label": [0, 1]}, {"image": [3]}])).tolist() == [
         [1, 1],
         [2, 1],
         [3, 1],
     ]
-    assert encoded(embed, "7").tolist() == [7, 1]
+    assert row_vectors(embed, "7").tolist() == [7, 1]
     with pytest.raises(UserError, match=r"rows of .'audio'. have neither image nor text"):
-        encoded(embed, [{"audio": 1}])
+        row_vectors(embed, [{"audio": 1}])
 
 
 def test_cosines_by_hand():
@@ -163,3 +163,22 @@ def about(kind: str, name: str, score: str, way: str) -> dict:
     told = {"dataset": {"path": "local", "revision": "1"}, "description": "made here", "eval_langs": ["eng-Latn"]}
     told |= {"type": kind, "name": name, "main_score": score, "category": way, "eval_splits": ["test"]}
     return dict.fromkeys(empty) | told | {"modalities": ["image", "text"], "prompt": "Find it."}
+
+
+@THEIRS
+@pytest.mark.parametrize("size", ["clip-small", "chinese-clip-small"])
+def test_sentence_transformers_loads_an_exported_run(size, tmp_path):
+    package = pytest.importorskip("sentence_transformers")
+    few = "model.image.side=32 model.image.layers=1 model.text.layers=1 train.batch_size=8 data.workers=0"
+    few += " model.image.shorter_side=32" if size == "clip-small" else ""
+    words = f"train clip --corpus scenes:count=24,side=32 --out {tmp_path / 'run'} --size {size} --steps 1 --set {few}"
+    assert cli.main(words.split()) == 0
+    assert cli.main(["export", str(tmp_path / "run"), "--to", "hf", "--out", str(tmp_path / "out")]) == 0
+    theirs, own = (
+        package.SentenceTransformer(str(tmp_path / "out")),
+        tuwen.load(tmp_path / "run").embed(colours(3), TEXTS),
+    )
+    texts = torch.from_numpy(theirs.encode(TEXTS, normalize_embeddings=True))
+    torch.testing.assert_close(texts, own.texts, rtol=1e-5, atol=1e-5)
+    pictures = torch.from_numpy(theirs.encode(colours(3), normalize_embeddings=True))
+    torch.testing.assert_close(pictures, own.images, rtol=0, atol=1e-3)  # they resize with torchvision's or Pillow's

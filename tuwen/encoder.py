@@ -15,7 +15,7 @@ Embed = Callable[[Sequence[Any] | None, Sequence[str] | None], tuple[Tensor | No
 SIDES = ("image", "text")
 
 
-def encoded(embed: Embed, inputs: Any, truncate: int | None = None) -> Tensor:
+def row_vectors(embed: Embed, inputs: Any, truncate: int | None = None) -> Tensor:
     """Vectors [N, D] of texts, pictures, rows of both, or mteb's batches of them; [D] of one alone.
 
     inputs: a text, a Pillow image, a mapping with "text" or "image" or both, a list of these, or an iterable of batches

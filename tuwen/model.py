@@ -2,12 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
-<<<<<<< HEAD
 from dataclasses import dataclass, replace
-=======
-from dataclasses import dataclass
 from functools import cached_property
->>>>>>> bdc03b4 (An export names special tokens by their roles: a vocabulary may have a lexicon)
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +156,7 @@ class Model:
     def encode(self, inputs: Any, batch_size: int = 64, convert_to_tensor: bool = False, **how: Any) -> Any:
         """Vectors [N, D] float32 of texts and Pillow images, as sentence-transformers and mteb ask for them.
 
-        inputs: see `tuwen.encoder.encoded`. how: truncate_dim, the rest is for other models.
+        inputs: see `tuwen.encoder.row_vectors`. how: truncate_dim, the rest is for other models.
 
         Raises:
             UserError: rows that are neither texts nor pictures, or a system that has no first-stage vectors.
@@ -170,7 +166,7 @@ class Model:
             both = self.embed(images, texts, batch_size=batch_size)
             return both.images, both.texts
 
-        vectors = encoder.encoded(embed, inputs, how.get("truncate_dim"))
+        vectors = encoder.row_vectors(embed, inputs, how.get("truncate_dim"))
         return vectors if convert_to_tensor else vectors.numpy()
 
     encode_query = encode_document = encode
