@@ -8,7 +8,7 @@ from PIL import Image
 
 import tuwen
 from tuwen import cli
-from tuwen.encoder import cosines, row_vectors
+from tuwen.encoder import cosine_scores, row_vectors
 from tuwen.errors import UserError
 
 THEIRS = pytest.mark.slow  # importing the packages takes a minute or two on a busy machine
@@ -50,8 +50,8 @@ def test_rows_of_any_kind_keep_their_order():
 
 def test_cosines_by_hand():
     a, b = [[3.0, 4.0], [0.0, 2.0]], np.array([[4.0, 3.0], [1.0, 0.0]])
-    torch.testing.assert_close(cosines(a, b), torch.tensor([[0.96, 0.6], [0.6, 0.0]]))
-    torch.testing.assert_close(cosines(a, b, pairwise=True), torch.tensor([0.96, 0.0]))
+    torch.testing.assert_close(cosine_scores(a, b), torch.tensor([[0.96, 0.6], [0.6, 0.0]]))
+    torch.testing.assert_close(cosine_scores(a, b, pairwise=True), torch.tensor([0.96, 0.0]))
 
 
 def test_encode_gives_what_embed_gives(model):

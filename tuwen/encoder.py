@@ -55,7 +55,7 @@ def _batch(embed: Embed, batch: Mapping[str, Sequence[Any]]) -> Tensor:
     return torch.stack(vectors).sum(0)
 
 
-def cosines(first: Any, second: Any, pairwise: bool = False) -> Tensor:
+def cosine_scores(first: Any, second: Any, pairwise: bool = False) -> Tensor:
     """Cosines [N, M] of vectors [N, D] and [M, D] (a single vector is one row), or [N] of each with its own."""
     a, b = (F.normalize(torch.atleast_2d(torch.as_tensor(part).float()), dim=-1) for part in (first, second))
     return (a * b).sum(-1) if pairwise else a @ b.T

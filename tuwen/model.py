@@ -174,11 +174,11 @@ class Model:
 
     def similarity(self, first: Any, second: Any) -> Tensor:
         """Cosines [N, M]."""
-        return encoder.cosines(first, second)
+        return encoder.cosine_scores(first, second)
 
     def similarity_pairwise(self, first: Any, second: Any) -> Tensor:
         """Cosines [N] of rows and rows."""
-        return encoder.cosines(first, second, pairwise=True)
+        return encoder.cosine_scores(first, second, pairwise=True)
 
     @property
     def mteb_model_meta(self) -> Any:
