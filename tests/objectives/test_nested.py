@@ -77,8 +77,10 @@ def test_the_distilled_loss_too():
     assert torch.allclose(loss(vectors, nested=(3,)), (loss(vectors) + short) / 2)
 
 
-def test_every_system_that_ranks_is_here():
-    assert set(BATCHES) == {name for name in systems.names() if "retrieval" in tasks.of_system(systems.find(name))}
+def test_every_system_that_ranks_by_vectors_is_here():
+    """ARL has none: it matches every pair."""
+    ranking = {name for name in systems.names() if "retrieval" in tasks.of_system(systems.find(name))}
+    assert set(BATCHES) == ranking - {"arl"}
 
 
 def slow_contrast(images, texts, same, temperature, widths):

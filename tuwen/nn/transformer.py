@@ -213,10 +213,27 @@ class Block(nn.Module):
         caches: of self-attention and of cross-attention, see `Attention.forward`.
         only: [B] int64, the one position a row whose output is asked for; gives [B, 1, D].
         """
+        return self.fed(self.attended(x, mask, memory, memory_mask, causal, caches, only))
+
+    def attended(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        causal: bool = False,
+        caches: tuple[Cache, Cache] | None = None,
+        only: Tensor | None = None,
+    ) -> Tensor:
+        """`forward` without its feed-forward."""
         own, other = caches or (None, None)
         x = self._residual(x, self.attention_norm, lambda y: self.attention(y, None, mask, causal, own, only), only)
         if memory is not None:
             x = self._residual(x, self.cross_norm, lambda y: self.cross(y, memory, memory_mask, False, other))
+        return x
+
+    def fed(self, x: Tensor) -> Tensor:
+        """The feed-forward alone, with its residual."""
         return self._residual(x, self.feed_forward_norm, self.feed_forward)
 
     def _residual(self, x: Tensor, norm: nn.LayerNorm, function, only: Tensor | None = None) -> Tensor:

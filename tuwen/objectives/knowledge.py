@@ -1,4 +1,5 @@
-"""Knowledge graphs: TransE (Bordes et al. 2013, equation 1; its L1 form in OpenKE, ARL's card section 3).
+"""Knowledge graphs: TransE (Bordes et al. 2013, equation 1; its L1 form in OpenKE, ARL's card section 3), and entities
+told from a picture or a text.
 
 Shape legend: B edges, K corrupted copies of each, D width.
 """
@@ -21,3 +22,12 @@ def transe_loss(right: Tensor, corrupted: Tensor, real: Tensor, margin: float) -
     """
     loss = (margin + right[:, None] - corrupted).relu()
     return (loss * real).sum() / real.sum().clamp(min=1)
+
+
+def entity_alignment(queries: Tensor, entities: Tensor, mentioned: Tensor) -> Tensor:
+    """Mean over rows and entities of the binary cross entropy of query . entity (ARL's Align, its card section 4).
+
+    queries: [B, D], of pictures or texts; entities: [N, D]; mentioned: [B, N] bool, those of the row's text.
+    """
+    logits = queries @ entities.T
+    return F.binary_cross_entropy_with_logits(logits, mentioned.to(logits.dtype))
