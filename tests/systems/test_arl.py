@@ -163,7 +163,7 @@ def test_a_mention_matrix_has_ones_at_its_tokens_and_slots_have_no_order():
     torch.testing.assert_close(system.match(images, plain), system.match(images, other), rtol=0, atol=1e-12)
     # only tokens of a mention are added to: with one layer and no text attention the others do not know of it
     layer = system.fusion.text_layers[0]
-    x, _ = system.fusion.entered(images, plain)
+    x = system.fusion.entered_texts(plain)
     added = plain.states["mentions"].transpose(1, 2) @ layer.to_text(plain.states["entities"])
     assert (added[0].abs().sum(-1) > 0).nonzero()[:, 0].tolist() == [1, 2, 4, 6, 7]
     assert x.shape == added.shape
@@ -195,7 +195,7 @@ def test_without_what_is_added_the_layer_still_has_its_own_output_layer():
         layer.to_text.weight.zero_()
         layer.to_text.bias.zero_()
     texts, images = system.encode_texts(batch.texts), system.encode_images(batch.images)
-    x, y = system.fusion.entered(images, texts)
+    x, y = system.fusion.entered_texts(texts), system.fusion.entered_images(images)
     states, mask = texts.states, texts.state_mask
     ours, _ = layer(x, mask, y, states["entities"], states["mentions"] > 0)
     plain = layer.text.attended(x, mask, y)

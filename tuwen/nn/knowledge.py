@@ -5,6 +5,7 @@ Shape legend: B rows, L text tokens, I image tokens, N entities, S slots of enti
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,15 +48,16 @@ class EntityEncoder(nn.Module):
 
     edges: Tensor
 
-    def __init__(self, entities: int, edges: Tensor, width: int, heads: int = 8, dropout: float = 0.2):
+    def __init__(self, entities: int, edges: np.ndarray, width: int, heads: int = 8, dropout: float = 0.2):
         """edges: [E, 2] int64 (head, tail); of whatever kind, each counts once."""
         super().__init__()
         self.vectors = nn.Embedding(entities, width)
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         hidden = max(1, width // 4)
         self.first, self.second = GraphAttention(width, hidden, heads), GraphAttention(heads * hidden, width, 1)
-        itself = torch.arange(entities)[:, None].expand(-1, 2)
-        self.register_buffer("edges", torch.cat([itself, edges]).unique(dim=0), persistent=False)
+        itself = np.arange(entities)[:, None].repeat(2, 1)
+        every = np.unique(np.concatenate([itself, edges]), axis=0)
+        self.register_buffer("edges", torch.from_numpy(every), persistent=False)
 
     def forward(self) -> Tensor:
         """[N, K]."""
@@ -139,14 +141,17 @@ class KnowledgeFusion(nn.Module):
         self.text_layers = nn.ModuleList(KnowledgeLayer(config, width, heads) for _ in range(config.layers))
         self.image_layers = nn.ModuleList(layer_of(config, config.width, config.heads) for _ in range(config.layers))
 
-    def entered(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
-        """(text [B, L, W], picture [B, I, W]) before the first layer: projected, with their type."""
-        text = self.text_input(texts.states["last"]) + self.types.weight[0]
-        return text, self.image_input(images.states["last"]) + self.types.weight[1]
+    def entered_texts(self, texts: Encoded) -> Tensor:
+        """[B, L, W] before the first layer: projected, with their type."""
+        return self.text_input(texts.states["last"]) + self.types.weight[0]
+
+    def entered_images(self, images: Encoded) -> Tensor:
+        """[B, I, W], as `entered_texts`."""
+        return self.image_input(images.states["last"]) + self.types.weight[1]
 
     def forward(self, images: Encoded, texts: Encoded, layers: int | None = None) -> tuple[Tensor, Tensor]:
         """Last states of text and picture, after so many layers (None: all)."""
-        x, y = self.entered(images, texts)
+        x, y = self.entered_texts(texts), self.entered_images(images)
         z, mentions, mask = texts.states["entities"], texts.states["mentions"] > 0, texts.state_mask
         assert mask is not None
         pairs: Sequence = list(zip(self.text_layers, self.image_layers, strict=True))[:layers]

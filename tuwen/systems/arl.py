@@ -1,8 +1,9 @@
 """ARL: entities of a knowledge graph told by both towers, reasoned with in the fusion, and hidden whole from texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from tuwen.nn.fusion import MatchHead, WordHead
 from tuwen.nn.knowledge import EntityEncoder, KnowledgeFusion, slots_of, without_hidden
 from tuwen.nn.patch_masking import hide_random
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig, size
-from tuwen.nn.towers import image_tower, text_tower
+from tuwen.nn.towers import image_tower, text_tower, unit
 from tuwen.objectives.knowledge import entity_alignment
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.masked_pixels import masked_pixels
@@ -92,7 +93,9 @@ class ARL(System):
     UMLS). Where ours differs, by choice: words are hidden with one probability each (theirs shuffles groups up to 15 of
     100 of the padded length, most of a short text); all mentions of a hidden entity leave the stream; a wrong picture
     is one of the batch that is wrong, where theirs may be the right one; the graph is read once a step; ranking,
-    fine-tuned or not, is by log-odds. It has no first stage: every pair is matched, as published.
+    fine-tuned or not, is by log-odds. The published model has no first stage and matches every pair; ours, so that one
+    can search with it, is the cosine of what both sides ask the entities with, which Align teaches (`--top-k` as large
+    as the gallery ranks as published).
     """
 
     paper = Paper(
@@ -104,13 +107,13 @@ class ARL(System):
         fidelity="code",
         image_encoder="ViT (published: CLIP's)",
         text_encoder="BERT (published: RoBERTa)",
-        interaction="co-attention of both streams, with entities as a third",
+        interaction="cosine of what asks the entities, then co-attention with entities as a third stream",
         objectives=("entity alignment", "masked entities and words", "masked pixels", "image-text matching"),
         decoder="pixels of patches",
         axes=Axes(
             text="roberta",
             vision=("patch",),
-            interaction=("dual_stream",),
+            interaction=("dot_product", "dual_stream"),
             objectives=("knowledge", "mlm", "mae", "itm"),
             data=("roco", "medicat", "mimic_cxr"),
             decoder="pixels",
@@ -118,8 +121,8 @@ class ARL(System):
         ),
     )
     Config = ARLConfig
-    training_only = ("painter", "word_head", "image_query", "text_query")
-    index_fields = ("states.last", "states.entities", "states.mentions")
+    training_only = ("painter", "word_head")
+    index_fields = ("pooled", "states.last", "states.entities", "states.mentions")
     fuses = 1
 
     @classmethod
@@ -132,7 +135,7 @@ class ARL(System):
         width, own = config.fusion.width, config.knowledge
         self.encoders = nn.ModuleDict({"image": image_tower(config.image), "text": text_tower(config.text, vocabulary)})
         lexicon = vocabulary.lexicon
-        edges = torch.zeros(0, 2, dtype=torch.int64) if lexicon is None else torch.from_numpy(lexicon.edges[:, [0, 2]])
+        edges = np.zeros((0, 2), dtype=np.int64) if lexicon is None else lexicon.edges[:, [0, 2]]
         self.count = 0 if lexicon is None else len(lexicon)
         self.entities = EntityEncoder(max(1, self.count), edges, own.width, dropout=own.dropout)
         self.fusion = KnowledgeFusion(config.fusion, config.image.width, config.text.width, own.width, own.heads)
@@ -185,11 +188,25 @@ class ARL(System):
         count = self.count if self.config.knowledge.reason else 0
         return slots_of(self.entity_spans(texts), texts, count, self.config.knowledge.slots)
 
+    def queries(self, images: Encoded | None, texts: Encoded | None) -> list[Tensor]:
+        """[B, K] each: what pictures, texts or both ask the entities with, from their first states."""
+        asked = []
+        if images is not None:
+            patches = self.fusion.entered_images(images)
+            asked.append(self.image_query(self.encoders["image"].pool(patches)))
+        if texts is not None:
+            asked.append(self.text_query(self.fusion.entered_texts(texts)[:, 0]))
+        return asked
+
     def encode_images(self, images: Images) -> Encoded:
-        return Encoded(states={"last": self.encoders["image"].tokens(images)})
+        """pooled [B, K] unit vectors, states "last" of the tower."""
+        encoded = Encoded(states={"last": self.encoders["image"].tokens(images)})
+        return replace(encoded, pooled=unit(self.queries(encoded, None)[0]))
 
     def encode_texts(self, texts: Texts) -> Encoded:
-        return self.read(texts, self.slots(texts), self.entities())
+        """pooled [B, K] unit vectors, states as `read` gives them."""
+        encoded = self.read(texts, self.slots(texts), self.entities())
+        return replace(encoded, pooled=unit(self.queries(None, encoded)[0]))
 
     # ---- the losses, each of a forward pass of its own
 
@@ -214,9 +231,7 @@ class ARL(System):
         if spans is not None:
             known = spans.id < self.count
             mentioned[spans.sequence[known], spans.id[known]] = True
-        words, patches = self.fusion.entered(images, texts)
-        seen = self.image_query(self.encoders["image"].pool(patches))
-        read = self.text_query(words[:, 0])
+        seen, read = self.queries(images, texts)
         loss = entity_alignment(seen, entities, mentioned) + entity_alignment(read, entities, mentioned)
         best = (seen.detach() @ entities.detach().T).argmax(1)
         right = mentioned.gather(1, best[:, None])[:, 0]
@@ -283,6 +298,9 @@ class ARL(System):
         return log_odds(self.match_logits(images, texts).float())[:, None]
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
+        """pooled [B, 2 W] of one picture and its text; states of the text."""
+        if len(images) > 1:
+            raise self.lacks("fuse", f"it reads one picture a text, not {len(images)}")
         pooled, states = self.fused(images[0], texts)
         return Fused(pooled, states, texts.state_mask)
 
