@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import tuwen
-from tuwen.cli.evaluate import measure
+from tuwen.benchmark.measure import measure_task
 from tuwen.data.open import open_corpus
 from tuwen.run import finished
 from tuwen.tasks.findings import evaluate_findings
@@ -112,7 +112,7 @@ def questions(options) -> dict[str, Any]:
     marks = {}
     for arm, (system, changes) in arms.items():
         folder = run(options, "vqa-" + arm.replace(", ", "-").replace(" ", "-"), system, data, "vqa", **changes)
-        marks[arm] = measure(folder, data, "test", "vqa", {})
+        marks[arm] = measure_task(folder, data, "test", "vqa", {})
     return marks
 
 
