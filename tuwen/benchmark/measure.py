@@ -228,7 +228,7 @@ def measure_task(
     with bars():
         measured = chosen.measure(model.predictor, head, rows, **options, **further)
         if predictions is not None:
-            entries = list(chosen.predictions(model.predictor, head, rows))
+            entries = list(chosen.predictions(model.predictor, head, rows, **further))
             write_predictions(predictions, entries)
             check_predictions(entries, rows)
     unknown = [language for language in rows.languages if language not in model.languages]

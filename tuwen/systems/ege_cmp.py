@@ -101,8 +101,8 @@ class Towers(nn.Module):
         features = config.regions == "features"
         self.image = RegionTower(config.image, config.feature_width) if features else image_tower(config.image)
         self.text = text_tower(config.text, vocabulary)
-        self.image_pooler = nn.Linear(self.image.pooled_width, config.embed)
-        self.text_pooler = nn.Linear(self.text.pooled_width, config.embed)
+        self.image_pooler = _pooler(self.image.pooled_width, config.embed, config.image)
+        self.text_pooler = _pooler(self.text.pooled_width, config.embed, config.text)
 
 
 class EGECMP(System):
@@ -156,8 +156,8 @@ class EGECMP(System):
         self.config, self.vocabulary = config, vocabulary
         layers, embed = config.of_split(), config.embed
         fusion, self.encoders = layers.fusion, Towers(layers, vocabulary)
-        self.image_to_fusion = _widened(layers.image.width, fusion.width)
-        self.text_to_fusion = _widened(layers.text.width, fusion.width)
+        widths = ((x, fusion.width) for x in (layers.image.width, layers.text.width))
+        self.image_to_fusion, self.text_to_fusion = (nn.Identity() if a == b else nn.Linear(a, b) for a, b in widths)
         self.co_attention = CoAttention(fusion, layers.co_layers, config.inner)
         self.joint = Stack.of(fusion, "pre", final_norm=False)
         self.places = nn.Parameter(torch.zeros(2, max(config.text.length, 256), fusion.width))  # of first, of second
@@ -196,9 +196,8 @@ class EGECMP(System):
         return title, replace(entities, texts=words), labels, further
 
     def entities_of(self, texts: Texts) -> EntityTexts | None:
-        if not self.config.entities:
-            return None
-        return entity_texts(texts, self.vocabulary, self.config.most, self.config.text.length)
+        most, length = self.config.most, self.config.text.length
+        return entity_texts(texts, self.vocabulary, most, length) if self.config.entities else None
 
     def read(self, texts: Texts, entities: EntityTexts | None) -> Encoded:
         """t; states "last" [B, L, W] of the title and, of its entities, "entities" [B, A, W] with their mask, their
@@ -215,7 +214,7 @@ class EGECMP(System):
         """(states, unit vector, mask) of a sequence."""
         ids, mask = self.encoders.text.padded(texts.ids, texts.mask)
         states = self.encoders.text(ids, mask)
-        return states, unit(self.encoders.text_pooler(self.encoders.text.pooled(states, mask)).relu()), mask
+        return states, unit(self.encoders.text_pooler(self.encoders.text.pooled(states, mask))), mask
 
     def see(self, images: Images, hidden: Tensor | None = None) -> Encoded:
         """v; states "last" [B, N, W]; of hidden [B, K] regions the features are zeros."""
@@ -231,9 +230,8 @@ class EGECMP(System):
             if hidden is not None:  # a locked tower's features stand for regions
                 first = tokens.shape[1] - hidden.shape[1]
                 tokens = tokens.masked_fill(nn.functional.pad(hidden, (first, 0))[..., None], 0)
-        regions = isinstance(tower, RegionTower)
-        mask = tower.mask(images) if regions else torch.ones_like(tokens[..., 0], dtype=torch.bool)
-        pooled = unit(self.encoders.image_pooler(tower.pooled(tokens)).relu())
+        mask = tower.mask(images) if isinstance(tower, RegionTower) else torch.ones_like(tokens[..., 0]).bool()
+        pooled = unit(self.encoders.image_pooler(tower.pooled(tokens)))
         return Encoded(pooled, states={"last": tokens}, state_mask=mask)
 
     def hidden_regions(self, batch: Batch, progress: Progress, told: bool = False) -> Tensor | None:
@@ -286,12 +284,13 @@ class EGECMP(System):
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         images, texts = encoded["images"], encoded["texts"]
         _, entities, of_title, of_entities = self.hidden_words(batch, progress)
-        title, regions, words = self.together(images, texts)
         terms, keep = self.contrasts(images, texts, batch), {}
+        if self.config.masked_words or self.config.masked_regions:
+            title, regions, words = self.together(images, texts)
         if self.config.masked_words:
             terms["masked_words"] = self.word_loss(title, of_title)
-            if words is not None:
-                terms["masked_entities"] = self.word_loss(words, of_entities)
+        if self.config.masked_words and words is not None:
+            terms["masked_entities"] = self.word_loss(words, of_entities)
         if self.config.masked_regions:
             terms["masked_regions"] = self.region_loss(regions, batch, progress)
         if entities is not None and self.config.graph != "none":
@@ -338,7 +337,7 @@ class EGECMP(System):
     def entity_features(self, entities: EntityTexts, states: Tensor) -> Tensor:
         """[N, W] the mean of an entity's own tokens; of a locked text tower after the pooler, which alone can learn."""
         features = entities.features(states)
-        return self.encoders.text_pooler(features).relu() if self.config.text.locked else features
+        return self.encoders.text_pooler(features) if self.config.text.locked else features
 
     def rankings(self, ids: Tensor, features: Tensor, progress: Progress) -> tuple[Tensor, Tensor]:
         """Sections 4.5 and 4.6 among the distinct entities of this process's texts; 0 until there is a graph."""
@@ -394,5 +393,6 @@ class EGECMP(System):
         return Fused(title[:, 0], title, texts.state_mask)
 
 
-def _widened(width: int, fusion: int) -> nn.Module:
-    return nn.Identity() if width == fusion else nn.Linear(width, fusion)
+def _pooler(width: int, embed: int, tower: ImageTowerConfig | TextTowerConfig) -> nn.Module:
+    """ReLU(W h); of a locked tower nothing is left out inside, so it is done to h."""
+    return nn.Sequential(nn.Dropout(tower.dropout if tower.locked else 0.0), nn.Linear(width, embed), nn.ReLU())

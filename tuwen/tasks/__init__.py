@@ -11,7 +11,7 @@ from typing import Any
 from tuwen.errors import UserError, quoted
 
 _PARTS = (  # what tasks are built from
-    *("answers", "areas", "blind", "choosing", "encoding", "heads", "labels"),
+    *("answers", "areas", "blind", "choosing", "encoding", "heads", "instances", "labels"),
     *("likeness", "marks", "metrics", "task", "text_metrics"),
 )
 
