@@ -100,8 +100,10 @@ class Task:
         """(a remark above it, names of its columns, rows) of what was measured."""
         raise NotImplementedError
 
-    def predictions(self, predictor: Predictor, head: Head | None, corpus: Corpus) -> Iterator[dict[str, Any]]:
-        """One entry a row, as a scoring server takes them.
+    def predictions(
+        self, predictor: Predictor, head: Head | None, corpus: Corpus, **beside: Corpus
+    ) -> Iterator[dict[str, Any]]:
+        """One entry a row, as a scoring server takes them. beside: as for `measure`.
 
         Raises:
             UserError: if nobody scores this task by a file.
