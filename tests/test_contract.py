@@ -380,7 +380,7 @@ class Statement(Task):
         majority = max(labels.count(label) for label in set(labels))
         return {"accuracy": sum(right) / len(right), "majority": majority / len(labels)}
 
-    def predictions(self, predictor, head, corpus):
+    def predictions(self, predictor, head, corpus, **beside):
         for row in range(len(corpus)):
             pictures = [predictor.encode(Images(picture[None])) for picture in corpus.image(row)]
             logit = head.logits(predictor.system, pictures, Encoded(states={"last": torch.zeros(1, 1, 1)}))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tuwen.data.batch import Batch, Images, Texts
+from tuwen.data.batch import Batch, Images, Spans, Texts
 from tuwen.data.corpus import Corpus, normalise
 from tuwen.data.faulty import with_faults
 from tuwen.errors import UserError
@@ -77,8 +77,9 @@ def _width_of_states(system: System) -> int:
     """Of joint states, told by one blank row."""
     training, side = system.training, system.config.image.side
     system.eval()
-    ids = torch.full((1, 2), max(system.vocabulary.cls, 0))
-    blank = Texts(ids, ids >= 0, torch.zeros(1, dtype=torch.int64))
+    ids, none = torch.full((1, 2), max(system.vocabulary.cls, 0)), torch.zeros(0, dtype=torch.int64)
+    spans = Spans(none, none, none, none, none)
+    blank = Texts(ids, ids >= 0, torch.zeros(1, dtype=torch.int64), spans=spans)
     states = read_faulty(system, Images(torch.zeros(1, 3, side, side, dtype=torch.uint8)), blank).states
     system.train(training)
     return states.shape[-1]

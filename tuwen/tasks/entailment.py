@@ -20,6 +20,6 @@ class Entailment(LabelTask):
     def rows(self, corpus, split):
         return numbered(self.config, exercises_of(corpus, "entailment"))
 
-    def predictions(self, predictor, head, corpus) -> Iterator[dict[str, Any]]:
+    def predictions(self, predictor, head, corpus, **beside) -> Iterator[dict[str, Any]]:
         for record, label in predicted(self.config, predictor, head, corpus):
             yield {"id": record.id, "label": label}

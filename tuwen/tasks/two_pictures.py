@@ -57,7 +57,7 @@ class TwoPictures(LabelTask):
             )
         return numbered(self.config, rows)
 
-    def predictions(self, predictor, head, corpus) -> Iterator[dict[str, Any]]:
+    def predictions(self, predictor, head, corpus, **beside) -> Iterator[dict[str, Any]]:
         """As NLVR2's server takes them: an identifier, True or False."""
         for record, label in predicted(self.config, predictor, head, corpus):
             yield {"identifier": record.id, "prediction": label.capitalize()}

@@ -119,7 +119,7 @@ class VQA(Task):
         """A `Choice` a row: the answer and its probability."""
         return choosing.use_choices(self.choices, predictor, head, pictures, texts, self.pictures)
 
-    def predictions(self, predictor, head, corpus) -> Iterator[dict[str, Any]]:
+    def predictions(self, predictor, head, corpus, **beside) -> Iterator[dict[str, Any]]:
         """As VQA v2's server takes them."""
         for record, answer in choosing.predicted_choices(self.choices, predictor, head, corpus):
             yield {"question_id": int(record.id) if record.id.isdecimal() else record.id, "answer": answer}
