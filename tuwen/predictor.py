@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from tuwen.data.batch import Images, Texts
+from tuwen.data.batch import Images, Texts, blank_images
 from tuwen.data.corpus import Corpus
 from tuwen.data.fit import Fit
 from tuwen.data.images import load
@@ -178,9 +178,9 @@ class Predictor:
         """
         parts = [self._part(self.encode(batch), fields, total) for batch in read]
         if not parts:
-            blank = torch.zeros(1, 3, self.fit.side, self.fit.side, dtype=torch.uint8, device=self.device)
             with torch.no_grad():
-                parts = [self._part(self.system.encode_images(Images(blank)), fields).map(lambda x: x[:0])]
+                blank = self.system.encode_images(blank_images(self.fit.side).to(self.device))
+                parts = [self._part(blank, fields).map(lambda x: x[:0])]
         return Encoded.cat(parts)
 
     def texts(
@@ -264,8 +264,11 @@ class Predictor:
         Raises:
             UserError: a system without a cross encoder.
         """
-        ready = (encoded.to(self.device).map(_float) for encoded in (pictures, texts))
-        return self.system.match(*ready).float()
+        return self.system.match(self.ready(pictures), self.ready(texts)).float()
+
+    def ready(self, encoded: Encoded) -> Encoded:
+        """What was kept, as heads and matches read it: on the device, in float32."""
+        return encoded.to(self.device).map(_float)
 
     def reranks(self, pictures: Encoded) -> bool:
         """Whether final scores of the pictures read the match; where not, they are the first stage's, bit for bit."""

@@ -54,12 +54,16 @@ def build(name: str, seed: int = 0, vocabulary: Vocabulary = VOCABULARY, **chang
     changes = {"queue_from": 0.0, "hardness": 1.0, "enhanced": True, **changes}
     system = cls(dataclasses.replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)}), vocabulary)
     initialise(system, seed)
+    if cls.teachers:  # frozen runs, of other weights
+        system.roles = {role: build("vilt", seed + 1, vocabulary).eval().requires_grad_(False) for role in cls.teachers}
     return system
 
 
 def shaken(system: System, seed: int = 3) -> System:
     """In float64, every weight moved on (the teacher's too, otherwise), the queue partly filled: mid-run."""
     system = system.double()
+    for teacher in system.roles.values():
+        teacher.double()
     with torch.no_grad():
         for k, parameter in enumerate(system.parameters()):
             if parameter.dim():

@@ -13,6 +13,7 @@ from tuwen.nn.published import bridgetower as names
 from tuwen.nn.published.names import inward, outward
 from tuwen.nn.sizes import CrossEncoderConfig, ImageTowerConfig, TextTowerConfig
 from tuwen.objectives import contrastive as objective
+from tuwen.objectives.matching import half_pairs
 from tuwen.systems.bridgetower import BridgeTower, BridgeTowerConfig
 
 transformers = pytest.importorskip("transformers")
@@ -255,7 +256,7 @@ def test_the_ranking_head_starts_as_the_logit_of_a_match():
 def test_half_of_the_pairs_are_right(rows):
     """Check 9: exactly floor(B / 2) ones, and a wrong picture is another picture."""
     system, batch = build("bridgetower", contrast=False), example(rows)
-    pairs = system.half_pairs(batch, PROGRESS)
+    pairs = half_pairs(batch.same_here(), PROGRESS.uniform(batch, 2, "wrong picture"))
     assert int((pairs.labels == 1).sum()) == len(batch) // 2
     assert pairs.texts.tolist() == list(range(len(batch)))
     for row, (picture, label) in enumerate(zip(pairs.images.tolist(), pairs.labels.tolist(), strict=True)):

@@ -5,6 +5,7 @@ import statistics
 import pytest
 import torch
 
+from tests.systems.common import build
 from tuwen import systems
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.loader import DataConfig, Loader
@@ -56,6 +57,7 @@ def test_loss_falls(name, scenes, tokenizer):
     model = cls.Config.sized("tiny")
     system = cls(model, tokenizer.vocabulary)
     initialise(system, 0)
+    system.roles = build(name, vocabulary=tokenizer.vocabulary).roles
     steps = MORE_STEPS.get(name, STEPS)
     config = TrainConfig(batch_size=ROWS, steps=steps, lr=3e-3, precision="float32")
     optimizer, rate = optim.build_optimizer(system, config), optim.schedule(config, steps)

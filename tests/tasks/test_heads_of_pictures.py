@@ -177,7 +177,7 @@ def test_pairs_are_taught_to_every_head(name):
 def test_fine_tuning_for_retrieval_is_what_ranks(name):
     """No masked word or patch is told; what is learnt is contrast and matching, and a step of it can be taken."""
     system, batch = build(name).train(), spanned()
-    head = RetrievalHead()
+    head = RetrievalHead(system)
     head.before_step(system, PROGRESS)
     losses = head.losses(system, batch, PROGRESS)
     assert not any("masked" in term or "caption" in term or "guided" in term for term in losses.terms)
@@ -194,7 +194,7 @@ def test_fine_tuning_for_retrieval_is_pre_training_without_its_words(name):
     system, batch = shaken(build(name)).eval(), example()
     with torch.no_grad():
         whole = system.losses(system.encode(batch, PROGRESS), batch, PROGRESS)
-        tuned = RetrievalHead().losses(system, batch, PROGRESS)
+        tuned = RetrievalHead(system).losses(system, batch, PROGRESS)
     assert set(whole.terms) - set(tuned.terms) == {"masked_words"}
     for term, value in tuned.terms.items():
         torch.testing.assert_close(value, whole.terms[term], rtol=0, atol=0)

@@ -167,7 +167,7 @@ def test_a_head_without_weights_needs_no_rate_of_its_own():
     system, config = toy.Toy(toy.ToyConfig(), VOCABULARY), train_config("tiny", "finetune", task=True)
     with pytest.raises(UserError, match="matches no parameter"):
         optim.factors(system, config)
-    system.attach(RetrievalHead())
+    system.attach(RetrievalHead(system))
     assert set(optim.factors(system, TrainConfig(rates=config.rates)).values()) == {1.0}
     with pytest.raises(UserError, match="'haed' matches no parameter"):
         optim.factors(system, TrainConfig(rates=(("haed", 2.0),)))

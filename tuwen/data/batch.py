@@ -244,3 +244,15 @@ def _selected(value, rows: Tensor):
     if isinstance(value, Mapping):
         return {name: _selected(item, rows) for name, item in value.items()}
     return value.select(rows) if isinstance(value, (Images, Texts)) else value
+
+
+def blank_images(side: int) -> Images:
+    """One black picture of that side: what a system makes of it tells its shapes."""
+    return Images(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+
+
+def blank_texts(token: int, length: int) -> Texts:
+    """One text that says a token so many times, without spans."""
+    ids, none = torch.full((1, length), token), torch.zeros(0, dtype=torch.int64)
+    spans = Spans(none, none, none, none, none)
+    return Texts(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.int64), spans=spans)

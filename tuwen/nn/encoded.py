@@ -84,11 +84,17 @@ class Scores:
 
 @dataclass(frozen=True)
 class Fused:
-    """Joint states of pictures and a text: pooled [B, W], states [B, L, W], mask [B, L]."""
+    """Joint states of pictures and a text: pooled [B, W], states [B, L, W], mask [B, L].
+
+    words, patches: of one stream over both, which of its positions are the text's and the pictures'; None: each side
+    has a stream of its own.
+    """
 
     pooled: Tensor
     states: Tensor
     mask: Tensor | None
+    words: slice | None = None
+    patches: slice | None = None
 
 
 @dataclass(frozen=True)

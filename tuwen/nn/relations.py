@@ -2,17 +2,18 @@
 
 For DiDE's distillation of attention, SIMLA's keywords and `tuwen.explain`. While nobody looks nothing is paid for it.
 
-Shape legend: B rows, H heads, L queries, S keys, d width of a head.
+Shape legend: B rows, H heads, L queries, S keys, d width of a head; T words of a text, I tokens of a picture.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from tuwen.errors import UserError
+from tuwen.nn.encoded import Fused
 from tuwen.nn.transformer import Attention
 
 
@@ -66,3 +67,51 @@ def recorded(system: nn.Module, where: str = ".*") -> Iterator[dict[str, Relatio
     finally:
         for module in chosen.values():
             module.recorder = None
+
+
+class Crossing(NamedTuple):
+    """Queries and keys with which text and picture look at each other, [B, H, T, d] of words and [B, H, I, d] of
+    patches; None of a side that nobody looks from, or at."""
+
+    word_queries: Tensor | None
+    patch_keys: Tensor | None
+    patch_queries: Tensor | None
+    word_keys: Tensor | None
+
+
+class Meeting(NamedTuple):
+    """Names of the last layers in which words look at patches and patches at words; "" where none do."""
+
+    at_patches: str
+    at_words: str
+
+    @property
+    def where(self) -> str:
+        """The layers as `recorded` takes them."""
+        return "|".join(re.escape(name) for name in dict.fromkeys(self) if name)
+
+    def crossing(self, relations: Mapping[str, Relation], fused: Fused) -> Crossing:
+        """What was recorded of these layers while `fused` was made."""
+        to_patches, to_words = (relations[name] if name else None for name in self)
+        words, patches = fused.words or slice(None), fused.patches or slice(None)
+        return Crossing(
+            None if to_patches is None else to_patches.queries[:, :, words],
+            None if to_patches is None else to_patches.keys[:, :, patches],
+            None if to_words is None else to_words.queries[:, :, patches],
+            None if to_words is None else to_words.keys[:, :, words],
+        )
+
+
+def meeting_of(relations: Mapping[str, Relation], fused: Fused, words: int, patches: int) -> Meeting:
+    """Where text and picture meet, told from all layers recorded while a text of `words` tokens was fused with a
+    picture of `patches`, another number: the self-attention of one stream, or cross-attention from one side to the
+    other. ("", "") where no layer is over them all, or both are one vector.
+    """
+    if words == patches:
+        return Meeting("", "")
+    if fused.words is not None:
+        sides = {name: of.attention.shape[2:] for name, of in relations.items()}
+        whole = [name for name, (asks, is_asked) in sides.items() if asks == is_asked >= words + patches]
+        return Meeting(whole[-1], whole[-1]) if whole else Meeting("", "")
+    named = {tuple(of.attention.shape[2:]): name for name, of in relations.items()}
+    return Meeting(named.get((words, patches), ""), named.get((patches, words), ""))

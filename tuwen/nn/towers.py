@@ -61,6 +61,12 @@ class ImageTower(Lockable):
         kept: [B, K] int64, the patches of each row that are encoded, by number, row by row over the grid; each has the
             position of its place in the picture. Class token and registers stay. None: all of them.
         """
+        return self.stack(self.embedded(pixels, hidden, kept), layers=layers, only=only)
+
+    def embedded(
+        self, pixels: Tensor, hidden: tuple[Tensor, Tensor] | None = None, kept: Tensor | None = None
+    ) -> Tensor:
+        """[B, N, W] what the blocks read, positions included; arguments as in `run`."""
         x = self.patches(normalised(pixels, self.mean, self.std))
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
@@ -74,8 +80,7 @@ class ImageTower(Lockable):
         if kept is not None:
             patches = self.grid(x).gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
             x = torch.cat([x[:, : self.first], patches], 1)
-        x = self.pre_norm(x)
-        return self.stack(x, layers=layers, only=only)
+        return self.pre_norm(x)
 
     def alone(self, pixels: Tensor) -> Tensor | None:
         if self.class_token is None or self.locked:

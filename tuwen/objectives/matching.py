@@ -37,9 +37,10 @@ def hardest_negatives(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class DrawnPairs:
-    """images, texts [3 B]: columns of what B matched pairs, B with a wrong picture, B with a wrong text are made of.
+    """images, texts [R]: columns of what R pairs are made of; most often B matched ones, B with a wrong picture, B with
+    a wrong text.
 
-    labels: [3 B] int64: 1, 0, 0; ignored where a row has no wrong partner.
+    labels: [R] int64: 1 for a match, 0; ignored where a row has no wrong partner.
     """
 
     images: Tensor
@@ -88,6 +89,19 @@ def _pairs_of(
     own = torch.arange(first, first + len(wrong_image), device=wrong_image.device)
     images, texts = torch.cat([own, wrong_image, own]), torch.cat([own, own, wrong_text])
     return DrawnPairs(images, texts, matching_labels(len(own), exists_image, exists_text))
+
+
+def half_pairs(same: Tensor, draws: Tensor) -> DrawnPairs:
+    """B pairs, exactly floor(B / 2) of them right; the others have another row's picture, all alike likely (ViLT).
+
+    same: [B, B] bool. draws: [B, 2] in [0, 1): which rows stay right, then which wrong picture. A row that should get a
+    wrong picture and has none keeps its own, and is ignored.
+    """
+    place = draws[:, 0].argsort(stable=True).argsort(stable=True)
+    labels = (place < len(same) // 2).long()
+    own = torch.arange(len(same), device=same.device)
+    labels = labels.masked_fill((labels == 0) & same.all(1), IGNORED)
+    return DrawnPairs(torch.where(labels == 0, one_wrong(same, draws[:, 1]), own), own, labels)
 
 
 def one_wrong(same: Tensor, draws: Tensor) -> Tensor:

@@ -19,15 +19,14 @@ from tuwen.objectives.contrastive import logits_of
 from tuwen.objectives.gather import global_contrast
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.matching import (
-    IGNORED,
-    DrawnPairs,
     drawn_pairs,
+    half_pairs,
     log_odds,
     matching_accuracy,
     matching_gain,
     matching_loss,
-    one_wrong,
 )
+from tuwen.systems.heads.classes import AnswerHead, RankingHead, head_layers
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, System
 from tuwen.teachers.pace import Pace
@@ -134,7 +133,7 @@ class BridgeTower(System):
             draws = progress.uniform(batch, 2, "hard negatives")
             pairs = drawn_pairs(scores.T, scores, batch.same_here(), draws, hardness=self.pace.hardness)
         else:
-            pairs = self.half_pairs(batch, progress)
+            pairs = half_pairs(batch.same_here(), progress.uniform(batch, 2, "wrong picture"))
         logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
         terms["matching"] = matching_loss(logits, pairs.labels)
         accuracy = matching_accuracy(logits, pairs.labels)
@@ -153,16 +152,6 @@ class BridgeTower(System):
         states = self.fused(images, self.encode_texts(masked))[0]
         index, words = masked_positions(labels)
         return masked_language(self.word_logits(states.flatten(0, 1)[index]), words)
-
-    def half_pairs(self, batch: Batch, progress: Progress) -> DrawnPairs:
-        """B pairs, exactly floor(B / 2) of them right; the others have another row's picture (where there is one)."""
-        draws = progress.uniform(batch, 2, "wrong picture")
-        same = batch.same_here()
-        place = draws[:, 0].argsort(stable=True).argsort(stable=True)
-        labels = (place < len(batch) // 2).long()
-        own = torch.arange(len(batch), device=batch.device)
-        labels = labels.masked_fill((labels == 0) & same.all(1), IGNORED)
-        return DrawnPairs(torch.where(labels == 0, one_wrong(same, draws[:, 1]), own), own, labels)
 
     # ---- the encoders
 
@@ -220,26 +209,11 @@ class BridgeTower(System):
         if task == "ranking":
             return RankingHead(2 * width, 1)
         if task == "two_pictures" and pictures == 2:
-            return PairHead(*_layers_of_head(4 * width, 3 * width, classes, 0.1))
+            return PairHead(*head_layers(4 * width, 3 * width, classes, 0.1))
         if task in ("vqa", "entailment"):
-            layers = _layers_of_head(2 * width, 4 * width, classes, 0.0)
+            layers = head_layers(2 * width, 4 * width, classes, 0.0)
             return AnswerHead(*layers) if task == "vqa" else nn.Sequential(*layers)
         return None
-
-
-class RankingHead(nn.Linear):
-    """A score a pair, which starts as the logit of a match."""
-
-    @torch.no_grad()
-    def begin(self, system: BridgeTower) -> None:
-        self.weight.copy_(system.match_head.weight[1:])
-        self.bias.copy_(system.match_head.bias[1:])
-
-
-class AnswerHead(nn.Sequential):
-    """Each answer is told for itself: the loss is the sum of the binary ones."""
-
-    binary = True
 
 
 class PairHead(nn.Sequential):
@@ -248,11 +222,6 @@ class PairHead(nn.Sequential):
     @torch.no_grad()
     def begin(self, system: BridgeTower) -> None:
         system.fusion.types.weight[2] = system.fusion.types.weight[1]
-
-
-def _layers_of_head(inputs: int, hidden: int, classes: int, dropout: float) -> tuple[nn.Module, ...]:
-    layers = nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
-    return nn.Dropout(dropout), *layers
 
 
 def _named(layers: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -282,8 +282,9 @@ class ERNIEUniX2(System):
         """The text's states after E_f over all pictures and the text; pooled is the first token's."""
         last = torch.cat([image.states["last"] for image in images], 1)
         states, _ = self.context(Encoded(states={"last": last}), texts)
-        states = states[:, last.shape[1] :]
-        return Fused(states[:, 0], states, texts.state_mask)
+        words, patches = slice(last.shape[1], states.shape[1]), slice(0, last.shape[1])
+        states = states[:, words]
+        return Fused(states[:, 0], states, texts.state_mask, words, patches)
 
     def adapt(self, task: str, classes: int = 3, pictures: int = 1) -> nn.Module | None:
         """A linear head [D] on `fuse(...).pooled`, one for every language: "vqa" (GQA's 1,842 English answers, for

@@ -282,7 +282,8 @@ class FLAVA(System):
         tokens, mask = torch.cat([image.states["last"] for image in images], 1), texts.state_mask
         states = self.joint(tokens, texts.states["last"], mask)
         whole = torch.cat([mask.new_ones(states.shape[0], states.shape[1] - mask.shape[1]), mask], 1)
-        return Fused(states[:, 0], states, whole)
+        first = 1 + tokens.shape[1]
+        return Fused(states[:, 0], states, whole, slice(first, states.shape[1]), slice(1, first))
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
         return log_odds(self.match_logits(self.fuse([images], texts).pooled).float())[:, None]

@@ -148,7 +148,7 @@ class Head(nn.Module):
     It calls `encode_images` and `encode_texts`, never `encode`, in which some systems mask.
 
     momentum: parts it teaches itself with, the system's or its own ("head.decoder"); it updates `teacher`, their copy.
-    teachers: role -> what the run in it must be able to, as of a system.
+    teachers: role -> what the run in it must be able to, as of a system; "task": to do this very task.
     """
 
     momentum: ClassVar[tuple[str, ...]] = ()
@@ -189,6 +189,7 @@ class System(nn.Module):
     renamed: ClassVar[Mapping[str, str]] = {}  # parts -> what older runs have them as, where otherwise
     train_order: ClassVar[str] = "shuffled"  # what `train.order` is in pre-training, unless a run says otherwise
     sees_alone: ClassVar[bool] = False  # pictures have vectors, and texts none: a picture tower of its own (DINO)
+    vectors: ClassVar[bool] = True  # of pictures and texts, by which a first stage scores
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
     softens: ClassVar[bool] = False  # whether its contrast heeds `Batch.softening`
@@ -254,6 +255,9 @@ class System(nn.Module):
 
     def begin(self) -> None:
         """Once, before step 0 of a new run: takes in the weights of parts that were trained elsewhere."""
+
+    def check_teacher(self, role: str, teacher: "System") -> None:
+        """Before a run is made: UserError if a frozen run cannot teach it, beside what `teachers` asks of it."""
 
     def before_step(self, progress: Progress) -> None:
         """Once an optimizer step, before its first forward: momentum updates."""

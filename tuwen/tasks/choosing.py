@@ -140,25 +140,48 @@ def predicted_choices(
 def use_choices(
     choices: Choices, predictor: Predictor, head: Head, pictures: Sequence[Any], texts: Sequence[str], several: int
 ) -> list[Choice]:
-    """What is chosen for each (picture or pictures, text). several: pictures a row."""
-    if len(pictures) != len(texts):
-        raise UserError(f"{len(pictures)} rows of pictures and {len(texts)} texts; give as many of both")
+    """What is chosen for each (picture or pictures, text). several: pictures a row.
+
+    pictures: a picture a row, or a sequence of them; or the rows of an `Encoded`, or of one for each of several, which
+    `Model.encode` gave before.
+    """
+    given = _rows_given(pictures, several)
+    counts = {len(part) for part in given} if given else {len(pictures)}
+    if counts != {len(texts)}:
+        rows = " and ".join(str(count) for count in sorted(counts))
+        raise UserError(f"{rows} rows of pictures and {len(texts)} texts; give as many of both")
     out: list[Choice] = []
     with predictor.evaluating():
         for start in range(0, len(texts), BATCH):
-            rows = pictures[start : start + BATCH]
-            shown = [row if several > 1 else [row] for row in rows]
-            if wrong := next((row for row in shown if len(row) != several), None):
-                raise UserError(f"{len(wrong)} pictures in a row; this task is about {several}")
-            images = [
-                predictor.encode(Images(torch.stack([predictor.pixels(row[k]) for row in shown])))
-                for k in range(several)
-            ]
+            part = torch.arange(start, min(start + BATCH, len(texts)))
+            if given:
+                images = [predictor.ready(encoded.select(part)) for encoded in given]
+            else:
+                images = _encoded(predictor, [pictures[k] for k in part.tolist()], several)
             encoded = predictor.encode(predictor.tokens(texts[start : start + BATCH]))
             best, probability = choose(choices, head, predictor, images, encoded)
             named = zip(best.tolist(), probability.tolist(), strict=True)
             out += [Choice(choices.names[k], p) for k, p in named]
     return out
+
+
+def _rows_given(pictures: Any, several: int) -> list[Encoded]:
+    """Pictures that are encoded already, one entry for each of several a row; none where they are pictures."""
+    parts = [pictures] if isinstance(pictures, Encoded) else list(pictures)
+    if not parts or not all(isinstance(part, Encoded) for part in parts):
+        return []
+    if len(parts) != several:
+        raise UserError(f"{len(parts)} sequences of encoded pictures; this task is about {several} a row")
+    return parts
+
+
+def _encoded(predictor: Predictor, rows: Sequence[Any], several: int) -> list[Encoded]:
+    """One `Encoded` a picture of the rows."""
+    shown = [row if several > 1 else [row] for row in rows]
+    if wrong := next((row for row in shown if len(row) != several), None):
+        raise UserError(f"{len(wrong)} pictures in a row; this task is about {several}")
+    parts = [torch.stack([predictor.pixels(row[k]) for row in shown]) for k in range(several)]
+    return [predictor.encode(Images(pixels)) for pixels in parts]
 
 
 def table_of_choices(measured: dict[str, Any], head: str) -> tuple[str, tuple[str, ...], list[tuple]]:

@@ -79,7 +79,7 @@ def evaluate_cross_lingual(
 class CrossLingual(Task):
     what, metric = "texts of another language", "recall at k, mAP"
     figure = "pairs.*.vectors.map"
-    why, needs = "each text has a vector", ("encode_texts",)
+    why, needs = "each text has a vector", ("encode_texts vectors",)
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_cross_lingual(predictor, corpus, **options)

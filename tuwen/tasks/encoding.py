@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tuwen.data.batch import Images, places_of
+from tuwen.data.batch import Images, blank_images, places_of
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, languages_and_texts
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
@@ -77,9 +77,9 @@ def picture_features(system: System, images: Images) -> Tensor:
 @torch.no_grad()
 def width_of(system: System, of: Callable[[Images], Tensor]) -> int:
     """The last size of what is made of a picture, told by a blank one."""
-    training, side = system.training, cast(Any, system).config.image.side
+    training = system.training
     system.eval()
-    width = of(Images(torch.zeros(1, 3, side, side, dtype=torch.uint8))).shape[-1]
+    width = of(blank_images(system.config.image.side)).shape[-1]
     system.train(training)
     return width
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tuwen.data.batch import Batch, Images, Spans, Texts
+from tuwen.data.batch import Batch, Images, blank_images, blank_texts
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import vectors
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
@@ -138,14 +138,11 @@ def read(system: System, images: Sequence[Encoded], texts: Encoded) -> Tensor:
 @torch.no_grad()
 def width_read(system: System, pictures: int) -> int:
     """W of `read`, told by one blank row."""
-    training, config = system.training, system.config
-    side = config.image.side
+    training = system.training
     system.eval()
-    ids, none = torch.full((1, 2), max(system.vocabulary.cls, 0)), torch.zeros(0, dtype=torch.int64)
-    spans = Spans(none, none, none, none, none)
-    texts = Texts(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.int64), spans=spans)
-    picture = system.encode_images(Images(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
-    width = read(system, [picture] * pictures, system.encode_texts(texts)).shape[1]
+    picture = system.encode_images(blank_images(system.config.image.side))
+    texts = system.encode_texts(blank_texts(max(system.vocabulary.cls, 0), 2))
+    width = read(system, [picture] * pictures, texts).shape[1]
     system.train(training)
     return width
 

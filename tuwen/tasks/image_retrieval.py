@@ -78,7 +78,7 @@ def _groups(corpus: Corpus, limit: int | None) -> tuple[list[int], list[list[int
 class ImageRetrieval(Task):
     what, metric = "pictures like a picture", "recall at k, mAP"
     figure = "vectors.map"
-    why, needs = "each picture has a vector", ("encode_images encode_texts", "sees_alone")
+    why, needs = "each picture has a vector", ("encode_images encode_texts vectors", "sees_alone")
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_image_retrieval(predictor, corpus, **options)

@@ -327,7 +327,12 @@ def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: En
 
 
 class RetrievalHead(Head):
-    """No weights of its own: the system's fine-tuning for retrieval, with its identities, queue and hard negatives."""
+    """No weights of its own: the system's fine-tuning for retrieval, with its identities, queue and hard negatives, and
+    the teachers of its pre-training."""
+
+    def __init__(self, system: System):
+        super().__init__()
+        self.teachers = system.teachers
 
     def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
         assert batch.images is not None
@@ -348,7 +353,7 @@ class ImageTextRetrieval(Task):
     why, needs = "each pair has a score", ("encode_images encode_texts", "match")
 
     def head(self, system, tokenizer):
-        return RetrievalHead()
+        return RetrievalHead(system)
 
     def validate(self, predictor, head, corpus):
         """Mean recall of the first stage, or of the match where there is none."""

@@ -114,7 +114,7 @@ def _marks(texts: LanguageTexts, vector: Tensor, truth: Relevance) -> dict[str, 
 class TextRetrieval(Task):
     what, metric = "texts that say the same", "recall at k, mAP"
     figure = "languages.*.vectors.map"
-    why, needs = "each text has a vector", ("encode_texts",)
+    why, needs = "each text has a vector", ("encode_texts vectors",)
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_text_retrieval(predictor, corpus, **options)

@@ -99,7 +99,7 @@ def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
 class ZeroShot(Task):
     what, metric = "classes of a picture by prompts", "accuracy"
     figure = "languages.*.top1"
-    why, needs = "each pair has a score", ("encode_images encode_texts",)
+    why, needs = "each pair has a score", ("encode_images encode_texts vectors",)
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_zero_shot(predictor, corpus, **options)

@@ -173,8 +173,8 @@ class _Trainer:
         first_words = self.tokenizer if new else None
         origins = {name: role.origin for name, role in self.roles.items()}
         start.prepare(run, config, corpora, first_words, place, self.languages, origins)  # checked: now it writes
-        start.first_weights(run, config, self.system, self.line.say, self.tokenizer)
         self.system.roles = {name: role.system for name, role in self.roles.items()}
+        start.first_weights(run, config, self.system, self.line.say, self.tokenizer)
         self.optimizer = optim.build_optimizer(self.system, train)
         self.schedule = optim.schedule(train, self.total)
         self.state = checkpoint.load_checkpoint(run, self.system, self.optimizer)

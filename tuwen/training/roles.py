@@ -14,7 +14,7 @@ import torch
 
 from tuwen.data.text import Tokenizer
 from tuwen.data.views import View
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.run import TOKENIZER, WEIGHTS, provenance
 from tuwen.systems.system import Needs, Reads, System
 from tuwen.training import checkpoint
@@ -40,7 +40,7 @@ def load_roles(
     Raises:
         UserError: a role that nobody asks for, one that is not given, or a run that cannot play it.
     """
-    asked = {**system.teachers, **(system.head.teachers if system.head is not None else {})}
+    asked = system.teachers if system.head is None else system.head.teachers
     for role in config.data.teachers:
         if role not in asked:
             known = ", ".join(asked) or "none"
@@ -52,24 +52,44 @@ def load_roles(
                 f"{config.system} learns from a {role}, a run that can {capabilities}: "
                 f"give --set data.teachers.{role}=RUN"
             )
-        roles[role] = _load(role, Path(config.data.teachers[role]), capabilities)
+        roles[role] = _load(role, Path(config.data.teachers[role]), capabilities, config)
         if roles[role].reads:
             _refuse_other_tokens(role, config, tokenizer, languages, roles[role].config)
+        system.check_teacher(role, roles[role].system)
         roles[role].system.to(place)
     return roles
 
 
-def _load(role: str, run: Path, capabilities: str) -> Role:
+def _load(role: str, run: Path, capabilities: str, student: RunConfig) -> Role:
     config = RunConfig.read(run)
     system = build_system(config, Tokenizer.load(run / TOKENIZER)).for_use()
     for capability in capabilities.split():
-        if not system.can(capability):
+        if capability == "task":
+            _refuse_other_task(role, run, student, config)
+        elif not system.can(capability):
             raise UserError(f"{run}: is asked to {capability} as {role}, and system {config.system} cannot")
     checkpoint.load_weights(run / WEIGHTS, system)
     with (run / WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"run": str(run), "system": config.system, "weights": digest}
     return Role(system.requires_grad_(False).eval(), config, origin, capabilities.split() != ["encode_images"])
+
+
+def _refuse_other_task(role: str, run: Path, student: RunConfig, teacher: RunConfig) -> None:
+    """Refuses a run that has learnt another task than the student's, or other classes."""
+    if teacher.task_name != student.task_name:
+        learnt = f"has learnt {teacher.task_name}" if teacher.task_name else "has learnt no task"
+        raise UserError(
+            f"{run}: as {role} it teaches {student.task_name}, and it {learnt}; make one with "
+            f"`tuwen train {teacher.system} --task {student.task_name} --init {run}`"
+        )
+    for name in ("answers", "labels", "pictures"):
+        own, its = (getattr(config.task, name, None) for config in (student, teacher))
+        if own != its:
+            raise UserError(
+                f"{run}: as {role} it tells other {name} than this run learns ({quoted(its, 40)}, here "
+                f"{quoted(own, 40)}); train both on one corpus with the same task.*"
+            )
 
 
 def _refuse_other_tokens(
