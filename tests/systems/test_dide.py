@@ -14,9 +14,9 @@ from tuwen import systems
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
 from tuwen.nn.relations import Crossing, recorded
-from tuwen.objectives.distillation import attention_distillation, look, soft_answers, soft_classes
+from tuwen.objectives.distillation import attention_distillation, log_attention, soft_answers, soft_classes
 from tuwen.systems.heads.classes import AnswerHead
-from tuwen.systems.heads.distilled import blank_pair, count, crossing_of, probabilities
+from tuwen.systems.heads.distilled import blank_pair, crossing_of, taught_probabilities, tokens_of
 from tuwen.systems.system import Losses
 from tuwen.tasks.heads import Classifier, head_of
 from tuwen.tasks.two_pictures import TwoPictures
@@ -103,7 +103,7 @@ def test_a_word_sees_the_picture_alone():
     images, texts = teacher.encode_images(batch.images), teacher.encode_texts(batch.texts)
     student = build("dide")
     taught = student.teaching.crossing(teacher, images, texts)
-    shares = look(taught.patch_queries, taught.word_keys, batch.texts.mask).exp()
+    shares = log_attention(taught.patch_queries, taught.word_keys, batch.texts.mask).exp()
     torch.testing.assert_close(shares.sum(-1), torch.ones_like(shares[..., 0]))
     assert (shares.movedim(-1, 1)[~batch.texts.mask] == 0).all()
     with recorded(teacher, student.teaching.meeting(teacher).where) as relations:
@@ -111,7 +111,7 @@ def test_a_word_sees_the_picture_alone():
     ((_, _, joint),) = relations.values()
     length = batch.texts.ids.shape[1]
     assert (joint[:, :, length:, :length].sum(-1) < 0.999).all()
-    ours = look(taught.word_queries, taught.patch_keys, batch.texts.mask.new_ones(6, 1)).exp()
+    ours = log_attention(taught.word_queries, taught.patch_keys, batch.texts.mask.new_ones(6, 1)).exp()
     part = joint[:, :, :length, length:]
     torch.testing.assert_close(ours, part / part.sum(-1, keepdim=True))
 
@@ -183,7 +183,7 @@ def test_a_teacher_of_other_heads_or_tokens_is_refused(change, words):
 
 def test_a_blank_text_is_of_another_length_than_a_picture():
     images, texts = blank_pair(build("vilt"))
-    assert (count(images), count(texts)) == (17, 2)
+    assert (tokens_of(images), tokens_of(texts)) == (17, 2)
 
 
 def test_it_starts_as_its_teacher():
@@ -283,7 +283,7 @@ def test_the_teacher_stays_as_it_is():
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(x, before[name]) for name, x in teacher.state_dict().items())
     seen, read = teacher.encode_images(batch.images), teacher.encode_texts(batch.texts)
-    assert torch.equal(probabilities(teacher, [seen], read), probabilities(teacher, [seen], read))
+    assert torch.equal(taught_probabilities(teacher, [seen], read), taught_probabilities(teacher, [seen], read))
 
 
 @torch.no_grad()
@@ -371,9 +371,9 @@ def test_a_teacher_that_chooses_one_answer_gives_shares():
     seen, read = [teacher.encode_images(batch.images)], teacher.encode_texts(batch.texts)
     logits = teacher.head.logits(teacher, seen, read).float()
     assert isinstance(teacher.head.layers, AnswerHead)
-    assert torch.equal(probabilities(teacher, seen, read), logits.sigmoid())
+    assert torch.equal(taught_probabilities(teacher, seen, read), logits.sigmoid())
     teacher.head.binary = False
-    assert torch.equal(probabilities(teacher, seen, read), logits.softmax(1))
+    assert torch.equal(taught_probabilities(teacher, seen, read), logits.softmax(1))
 
 
 def test_the_heads_are_the_paper_s():

@@ -11,7 +11,7 @@ from tests.systems.test_survey import spanned
 from tuwen import systems
 from tuwen.errors import UserError
 from tuwen.nn.initial import initialise
-from tuwen.objectives.alignment import alignment_loss, plan, transport_cost
+from tuwen.objectives.alignment import alignment_loss, transport_cost, transport_plan
 from tuwen.training.config import RunConfig
 
 
@@ -23,7 +23,7 @@ def test_the_plan_is_the_code_s_and_padding_takes_nothing():
     for row in range(2):
         by_hand = slow.transport(words[row][real[row]].tolist(), patches[row].tolist())
         assert float(costs[row]) == pytest.approx(by_hand, rel=1e-9)
-    moved = plan(1 - torch.rand(2, 4, 5, dtype=torch.float64), real, seen)
+    moved = transport_plan(1 - torch.rand(2, 4, 5, dtype=torch.float64), real, seen)
     assert (moved[1, [1, 3]] == 0).all()
     # masses: every word sends alike, every patch takes alike
     torch.testing.assert_close(moved[0].sum(0), torch.full((5,), 0.2, dtype=torch.float64), atol=1e-3, rtol=0)
@@ -48,7 +48,7 @@ def test_the_plan_has_no_gradient_and_the_cost_has():
     transport_cost(words, patches, every, every).sum().backward()
     cosines = torch.nn.functional.cosine_similarity
     costs = 1 - cosines(words.detach()[:, :, None], patches[:, None], dim=-1)
-    moved = plan(costs, every, every)
+    moved = transport_plan(costs, every, every)
     again = words.detach().requires_grad_()
     (moved * (1 - cosines(again[:, :, None], patches[:, None], dim=-1))).sum().backward()
     torch.testing.assert_close(words.grad, again.grad)

@@ -17,11 +17,11 @@ def transport_cost(words: Tensor, patches: Tensor, word_mask: Tensor, patch_mask
     without a word or a patch costs nothing.
     """
     cost = 1 - F.normalize(_float(words), dim=-1, eps=1e-5) @ F.normalize(_float(patches), dim=-1, eps=1e-5).mT
-    return (cost * plan(cost.detach(), word_mask, patch_mask)).sum((1, 2))
+    return (cost * transport_plan(cost.detach(), word_mask, patch_mask)).sum((1, 2))
 
 
 @torch.no_grad()
-def plan(cost: Tensor, word_mask: Tensor, patch_mask: Tensor) -> Tensor:
+def transport_plan(cost: Tensor, word_mask: Tensor, patch_mask: Tensor) -> Tensor:
     """[B, L, N] what is moved from each word to each patch, for costs [B, L, N]; what is masked moves nothing."""
     both = word_mask[:, :, None] & patch_mask[:, None]
     words, patches = (mask.sum(1).clamp(min=1)[:, None].to(cost) for mask in (word_mask, patch_mask))

@@ -60,15 +60,15 @@ def attention_distillation(student: Crossing, teacher: Crossing, words: Tensor) 
     everything = words.new_ones(len(words), 1)
     loss = words.new_zeros((), dtype=torch.float32)
     if teacher.word_queries is not None:
-        own, its = (look(x.word_queries, x.patch_keys, everything) for x in (student, teacher))
+        own, its = (log_attention(x.word_queries, x.patch_keys, everything) for x in (student, teacher))
         loss = loss + _divergence(own, its, words)
     if teacher.patch_queries is not None:
-        own, its = (look(x.patch_queries, x.word_keys, words) for x in (student, teacher))
+        own, its = (log_attention(x.patch_queries, x.word_keys, words) for x in (student, teacher))
         loss = loss + _divergence(own, its, everything)
     return loss
 
 
-def look(queries: Tensor | None, keys: Tensor | None, mask: Tensor) -> Tensor:
+def log_attention(queries: Tensor | None, keys: Tensor | None, mask: Tensor) -> Tensor:
     """[B, H, L, S] log of the softmax over keys [B, H, S, d] of queries [B, H, L, d]; mask [B, S] or [B, 1], True on
     real keys."""
     assert queries is not None

@@ -176,12 +176,13 @@ class Head(nn.Module):
 class System(nn.Module):
     """A published way to learn from image-text pairs.
 
-    A subclass has `paper`, a frozen dataclass `Config` (with a classmethod `sized(size)`),
-    `__init__(config, vocabulary)`, `encode_images`, `encode_texts` and `losses`; the rest is optional.
-    `index_fields` names the parts of `Encoded` an index must keep for re-ranking; `training_only` names the parts of
-    the system that use never reads (teacher, queue): they are kept in checkpoints, and are in no run's weights.
+    A subclass has `paper`, a frozen dataclass `Config` (with a classmethod `sized(size)`), `__init__(config,
+    vocabulary)`, `encode_images`, `encode_texts` and `losses`; the rest is optional. `index_fields`: parts of `Encoded`
+    an index must keep for re-ranking; `training_only`: what use never reads (teacher, queue), in checkpoints alone.
     """
 
+    config: Any
+    vocabulary: Vocabulary
     paper: ClassVar[Paper]
     Config: ClassVar[type]
     index_fields: ClassVar[tuple[str, ...]] = ("pooled",)
@@ -194,9 +195,6 @@ class System(nn.Module):
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
     softens: ClassVar[bool] = False  # whether its contrast heeds `Batch.softening`
     reads_tags: ClassVar[bool] = False  # whether its decoder's prompt is names of what the picture shows
-
-    config: Any
-    vocabulary: Vocabulary
 
     def __init__(self) -> None:
         super().__init__()

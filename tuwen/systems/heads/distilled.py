@@ -41,7 +41,7 @@ class Teaching:
             images, texts = blank_pair(teacher)
             with recorded(teacher, OF_SYSTEM) as relations:
                 fused = teacher.fuse([images], texts)
-            self.meetings[id(teacher)] = meeting_of(relations, fused, count(texts), count(images))
+            self.meetings[id(teacher)] = meeting_of(relations, fused, tokens_of(texts), tokens_of(images))
         return self.meetings[id(teacher)]
 
     def check(self, student: Any, role: str, teacher: System) -> None:
@@ -70,11 +70,11 @@ def blank_pair(teacher: System) -> tuple[Encoded, Encoded]:
     place = next(teacher.parameters()).device
     with torch.no_grad():
         images = teacher.encode_images(blank_images(teacher.config.image.side).to(place))
-        words = 3 if count(images) == 2 else 2
+        words = 3 if tokens_of(images) == 2 else 2
         return images, teacher.encode_texts(blank_texts(max(teacher.vocabulary.cls, 0), words).to(place))
 
 
-def count(encoded: Encoded) -> int:
+def tokens_of(encoded: Encoded) -> int:
     """Tokens of a row."""
     return next(iter(encoded.states.values())).shape[1]
 
@@ -100,7 +100,7 @@ class Distilled(Head):
         images, texts = [system.looked(part) for part in parts], system.looked(batch.texts)
         with torch.no_grad():
             seen, read = [teacher.encode_images(part) for part in parts], teacher.encode_texts(batch.texts)
-            taught = probabilities(teacher, seen, read)
+            taught = taught_probabilities(teacher, seen, read)
             crossings = [system.teaching.crossing(teacher, one, read) for one in seen]
         own = [crossing_of(one, texts) for one in images]
         attention = [
@@ -118,7 +118,7 @@ class Distilled(Head):
 
 
 @torch.no_grad()
-def probabilities(teacher: System, images: Sequence[Encoded], texts: Encoded) -> Tensor:
+def taught_probabilities(teacher: System, images: Sequence[Encoded], texts: Encoded) -> Tensor:
     """[B, C] of the classes, by the head that a teacher has learnt."""
     head: Any = teacher.head
     logits = head.logits(teacher, images, texts).float()
