@@ -8,8 +8,8 @@ Speed: `vilt` and `dide` of one shape with random weights and the heads of their
 of the process on one thread, median of rounds in turn. "cached": the picture was encoded before; of the teacher that
 is its patch embeddings, which is all that does not hang on the question.
 
-Accuracy, size tiny: `vilt` is pre-trained, then learns each task; `dide` is pre-trained from the first, then learns each
-task from the teacher that has learnt it ("student"), with no labels; "labels" is the same student, from the same
+Accuracy, size tiny: `vilt` is pre-trained, then learns each task; `dide` is pre-trained from the first, then learns
+each task from the teacher that has learnt it ("student"), with no labels; "labels" is the same student, from the same
 pre-training, on the labels alone (`task.way=classes`). On `vqa_rad`, whose pictures have no captions, all start from
 nothing.
 """
