@@ -283,28 +283,18 @@ class Model:
 
     # ---- what a task has taught, by its verb
 
-    def encode(self, images: Sequence[Picture], batch_size: int = 64) -> Encoded:
-        """What the system keeps of pictures, on the CPU: encoded once, `answer` and `judge` take its rows (`select`) in
-        place of pictures, as often as there are questions.
-
-        Raises:
-            UserError: a broken picture.
-        """
+    def keep(self, images: Sequence[Picture], batch_size: int = 64) -> Encoded:
+        """Pictures encoded once, on the CPU: `answer` and `judge` take rows of it (`select`) in their place."""
         return self._pictures(images, batch_size, False, (*FIRST, "states"))[0]
 
     def answer(self, images: Sequence[Any] | Encoded, questions: Sequence[str], **how: Any) -> list[Any]:
-        """An answer with its probability for each picture and question, by a run that has learnt to (task vqa).
-
-        images: pictures, or rows of what `encode` gave.
-        """
+        """An answer with its probability for each picture, or row of `keep`, and question, by a run that has learnt to
+        (task vqa)."""
         return self._do("answer", images, questions, how)
 
     def judge(self, images: Sequence[Any] | Encoded, texts: Sequence[str], **how: Any) -> list[Any]:
         """A label with its probability for each picture, or sequence of pictures, and statement (two_pictures,
-        entailment).
-
-        images: pictures, or sequences of them; or rows of what `encode` gave, of two pictures a pair of such.
-        """
+        entailment). Of `keep` give rows, or of two pictures a statement a pair of such."""
         return self._do("judge", images, texts, how)
 
     def classify(self, images: Sequence[Any], **how: Any) -> list[Any]:
@@ -319,9 +309,7 @@ class Model:
         """A text for each picture."""
         return self._do("caption", images, None, how)
 
-    def _do(
-        self, verb: str, images: Sequence[Any] | Encoded, texts: Sequence[str] | None, how: dict[str, Any]
-    ) -> list[Any]:
+    def _do(self, verb: str, images: Any, texts: Sequence[str] | None, how: dict[str, Any]) -> list[Any]:
         """By the task that the run has learnt, if that is its verb; else by one that needs no head.
 
         Raises:

@@ -254,9 +254,6 @@ class System(nn.Module):
     def begin(self) -> None:
         """Once, before step 0 of a new run: takes in the weights of parts that were trained elsewhere."""
 
-    def check_teacher(self, role: str, teacher: "System") -> None:
-        """Before a run is made: UserError if a frozen run cannot teach it, beside what `teachers` asks of it."""
-
     def before_step(self, progress: Progress) -> None:
         """Once an optimizer step, before its first forward: momentum updates."""
 

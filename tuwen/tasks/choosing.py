@@ -143,7 +143,7 @@ def use_choices(
     """What is chosen for each (picture or pictures, text). several: pictures a row.
 
     pictures: a picture a row, or a sequence of them; or the rows of an `Encoded`, or of one for each of several, which
-    `Model.encode` gave before.
+    `Model.keep` gave before.
     """
     given = _rows_given(pictures, several)
     counts = {len(part) for part in given} if given else {len(pictures)}

@@ -55,7 +55,8 @@ def load_roles(
         roles[role] = _load(role, Path(config.data.teachers[role]), capabilities, config)
         if roles[role].reads:
             _refuse_other_tokens(role, config, tokenizer, languages, roles[role].config)
-        system.check_teacher(role, roles[role].system)
+        if callable(check := getattr(system, "check_teacher", None)):  # what a system asks beside capabilities (DiDE)
+            check(role, roles[role].system)
         roles[role].system.to(place)
     return roles
 

@@ -141,8 +141,12 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
 
 
 def words_of(config: RunConfig) -> str | None:
-    """The run whose words and languages a new one takes: what it starts from, or what its text tower comes from."""
-    return config.init if config.init is None or isinstance(config.init, str) else config.init.get("text")
+    """The run whose words and languages a new one takes: what it starts from, or what its text tower comes from; where
+    it starts from none, the teacher that reads its batches."""
+    if config.init is not None:
+        return config.init if isinstance(config.init, str) else config.init.get("text")
+    asked, given = systems.find(config.system).teachers, config.data.teachers
+    return next((given[role] for role, able in asked.items() if able != "encode_images" and role in given), None)
 
 
 def reads_texts(config: RunConfig) -> bool:
