@@ -19,6 +19,7 @@ from tuwen.cli.train import changes_of, config_of
 from tuwen.config import dump, override
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
+from tuwen.training.stages.recipe import plan, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -140,6 +141,10 @@ def test_recipes_fit_the_systems_their_commands_name(path, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for words in lines:
         args = cli.parser().parse_args(words)
+        if args.command == "run":
+            assert ROOT / args.recipe == path
+            plan(read_recipe(path), "scenes", tmp_path, {})  # raises where a setting fits no system
+            continue
         args.config = ROOT / args.config
         assert args.config == path
         if args.command == "train":
