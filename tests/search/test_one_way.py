@@ -22,7 +22,9 @@ from tuwen.search.query import Query, Searcher
 from tuwen.tasks.encoding import encode_captions, encode_pictures
 from tuwen.tasks.retrieval import Side
 
-RANKING = [name for name in systems.names() if "retrieval" in tasks.of_system(systems.find(name))]
+RANKING = [
+    name for name in systems.names() if {"retrieval", "text_retrieval"} <= {*tasks.of_system(systems.find(name))}
+]
 CROP = {"model.image.shorter_side": 37}  # of a side of 32: as 256 and 224
 COLOURS = ("red", "green", "blue", "grey", "pink", "teal", "gold", "rust", "white", "black")
 

@@ -119,7 +119,9 @@ def test_the_middle_of_shares():
     assert middle(shares).tolist() == [[2.5 / 4, 1.5 / 4], [0.5, 0.5 / 4]]
 
 
-@pytest.mark.parametrize("name", [name for name in systems.names() if systems.find(name).can("fuse")])
+@pytest.mark.parametrize(
+    "name", [name for name in systems.names() if "referring" in tasks.of_system(systems.find(name))]
+)
 def test_boxes_are_boxes_and_learn(name):
     system, batch = build(name).eval(), spanned()
     head = BoxHead(system)

@@ -29,6 +29,10 @@ class Relation(NamedTuple):
     attention: Tensor
 
 
+class RanTwice(AssertionError):
+    """A layer whose one relation was asked for ran again."""
+
+
 @contextmanager
 def recorded(system: nn.Module, where: str = ".*") -> Iterator[dict[str, Relation]]:
     """While it lasts, {layer: (queries, keys, attention)} fills with every layer that runs, in the order they run.
@@ -55,7 +59,8 @@ def recorded(system: nn.Module, where: str = ".*") -> Iterator[dict[str, Relatio
 
     def recorder(name: str):
         def record(queries: Tensor, keys: Tensor, attention: Tensor) -> None:
-            assert name not in relations, f"{name} ran twice; record one call at a time"
+            if name in relations:
+                raise RanTwice(f"{name} ran twice; record one call at a time")
             relations[name] = Relation(queries, keys, attention)
 
         return record

@@ -84,6 +84,7 @@ class DiDE(System):
     )
     Config = DiDEConfig
     index_fields = ("pooled", "states.vector")
+    patches = False
     teachers = {"teacher": "fuse match"}  # noqa: RUF012
 
     def __init__(self, config: DiDEConfig, vocabulary: Vocabulary):
@@ -133,6 +134,9 @@ class DiDE(System):
         }
         accuracy = matching_accuracy(logits, pairs.labels)
         return Losses(terms, metrics={"temperature": self.temperature.detach(), "matching_accuracy": accuracy})
+
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        return self.losses(self.encode(batch, progress), batch, progress)  # queries and keys are encoded with
 
     # ---- the encoders
 

@@ -99,6 +99,12 @@ class ViLT(System):
         self.match_head = MatchHead(image.width)
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        rest = self.retrieval(encoded, batch, progress)
+        words = self.masked_words(encoded["images"], batch, progress)
+        return replace(rest, terms={"masked_words": words, **rest.terms})
+
+    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
+        """Matching and alignment [choice]; the code ranks a text among fifteen wrong ones (`adapt("ranking")`)."""
         images, texts = encoded["images"], encoded["texts"]
         pairs = half_pairs(batch.same_here(), progress.uniform(batch, 2, "wrong picture"))
         fused = self.fuse([images.select(pairs.images)], texts)
@@ -106,7 +112,6 @@ class ViLT(System):
         costs = self.costs(fused, batch.texts)
         real = pairs.labels != IGNORED
         terms = {
-            "masked_words": self.masked_words(images, batch, progress),
             "matching": matching_loss(logits, pairs.labels),
             "alignment": self.config.alignment * alignment_loss(costs[real], pairs.labels[real] == 1),
         }

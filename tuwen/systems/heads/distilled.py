@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tuwen.data.batch import Batch, blank_images, blank_texts
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
-from tuwen.nn.relations import Crossing, Meeting, meeting_of, recorded
+from tuwen.nn.relations import Crossing, Meeting, RanTwice, meeting_of, recorded
 from tuwen.nn.towers import DualEncoder
 from tuwen.objectives.distillation import attention_distillation, soft_answers, soft_classes
 from tuwen.systems.system import Head, Losses, Progress, System
@@ -39,9 +39,13 @@ class Teaching:
     def meeting(self, teacher: System) -> Meeting:
         if id(teacher) not in self.meetings:
             images, texts = blank_pair(teacher)
-            with recorded(teacher, OF_SYSTEM) as relations:
-                fused = teacher.fuse([images], texts)
-            self.meetings[id(teacher)] = meeting_of(relations, fused, tokens_of(texts), tokens_of(images))
+            try:
+                with recorded(teacher, OF_SYSTEM) as relations:
+                    fused = teacher.fuse([images], texts)
+                met = meeting_of(relations, fused, tokens_of(texts), tokens_of(images))
+            except RanTwice:  # one layer for several streams (EGE-CMP): which of its runs would be meant?
+                met = Meeting("", "")
+            self.meetings[id(teacher)] = met
         return self.meetings[id(teacher)]
 
     def check(self, student: Any, role: str, teacher: System) -> None:
@@ -52,7 +56,7 @@ class Teaching:
         if type(teacher).reads(teacher.config).features:
             raise UserError(f"{role}: {name} reads a detector's regions, and dide patches; take a teacher of pictures")
         if not self.meeting(teacher).where:
-            raise UserError(f"{role}: {name} has no layer in which text and picture look at each other")
+            raise UserError(f"{role}: {name} has no layer of its own in which text and picture look at each other")
         taught = self.crossing(teacher, *blank_pair(teacher))
         patches = taught.patch_queries if taught.patch_keys is None else taught.patch_keys
         image, first = student.config.image, student.encoders.image.first
