@@ -84,7 +84,7 @@ class DiDE(System):
     )
     Config = DiDEConfig
     index_fields = ("pooled", "states.vector")
-    patches = False
+    has_places = False
     teachers = {"teacher": "fuse match"}  # noqa: RUF012
 
     def __init__(self, config: DiDEConfig, vocabulary: Vocabulary):

@@ -191,7 +191,7 @@ class System(nn.Module):
     train_order: ClassVar[str] = "shuffled"  # what `train.order` is in pre-training, unless a run says otherwise
     sees_alone: ClassVar[bool] = False  # pictures have vectors, and texts none: a picture tower of its own (DINO)
     vectors: ClassVar[bool] = True  # of pictures and texts, by which a first stage scores
-    patches: ClassVar[bool] = True  # what it keeps of a picture has places, where a box may lie
+    has_places: ClassVar[bool] = True  # what it keeps of a picture are tokens of places, where a box may lie
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
     softens: ClassVar[bool] = False  # whether its contrast heeds `Batch.softening`

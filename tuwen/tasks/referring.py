@@ -156,7 +156,7 @@ def _marks(found: dict[str, np.ndarray], right: list[np.ndarray]) -> dict[str, A
 class Referring(Task):
     what, metric = "a box for a phrase, learnt from boxes", "accuracy at IoU 0.5"
     figure = "languages.*.iou50"
-    why, needs = "picture and phrase are read together", ("fuse patches",)
+    why, needs = "picture and phrase are read together", ("fuse has_places",)
     verb, learnt = "ground", True
 
     def rows(self, corpus, split):
