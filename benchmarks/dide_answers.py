@@ -26,8 +26,9 @@ import torch
 
 import tuwen
 from tuwen import systems, tasks
-from tuwen.cli.evaluate import measure
+from tuwen.benchmark.measure import measure_task
 from tuwen.data.batch import Images, Texts
+from tuwen.data.open import open_corpus
 from tuwen.data.text import Vocabulary
 from tuwen.nn.initial import initialise
 from tuwen.run import METRICS, finished
@@ -115,7 +116,7 @@ def learnt(
     runs["labels"] = trained(out / f"{task}-labels", "dide", corpus, steps, task, **labels)
     marks = {}
     for name, run in runs.items():
-        measured = measure(run, corpus, "test", task, {"limit": LIMIT})
+        measured = measure_task(run, corpus, "test", task, {"limit": LIMIT})
         spoken = {language: round(of["accuracy"], 1) for language, of in measured["languages"].items()}
         seconds = [row["seconds"] for row in read_metrics(run / METRICS) if "losses" in row][-1]
         marks[name] = {
@@ -136,7 +137,7 @@ def agreement(runs: dict[str, Path], corpus: str, task: str) -> float:
     for name in ("teacher", "student"):
         model = tuwen.load(runs[name])
         chosen = tasks.of(model.config.task)
-        rows = chosen.rows(loop.open_corpus(corpus, "test"), "test")
+        rows = chosen.rows(open_corpus(tasks.rows_at(task, corpus), "test"), "test")
         values = chosen.predictions(model.predictor, model.system.head, rows)
         answers.append(
             [next(entry[key] for key in ("answer", "prediction", "label") if key in entry) for entry in values]
