@@ -13,6 +13,7 @@ ROOT = Path(tuwen.__file__).parent
 
 FLOORS = {
     "data": 0,
+    "client": 0,
     "nn": 1,
     "objectives": 2,
     "teachers": 2,

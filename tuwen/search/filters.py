@@ -20,6 +20,11 @@ FORMS = {  # how a filter is written, by the kind of its column
 }
 
 
+def is_date(text: str) -> bool:
+    """Whether a text is a day or a month as 2024-05-01 and 2024-05, whose order is that of its letters."""
+    return _DATE.fullmatch(text) is not None
+
+
 def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
     """The condition that all filters hold; None where there are none.
 

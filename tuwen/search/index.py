@@ -23,6 +23,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
 from tuwen.search import nearest
+from tuwen.search.filters import is_date
 from tuwen.search.ingest import Built, Ingest, Outcome, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
@@ -114,7 +115,7 @@ class Index:
         return metadata_columns(self.snapshot.dataset.schema)
 
     def values(self, column: str) -> list[Any] | dict[str, float]:
-        """What to offer as filters: the most frequent values, or {"min", "max"} of numbers.
+        """What to offer as filters: the most frequent values, or {"min", "max"} of numbers and of texts that are dates.
 
         Raises:
             UserError: no such column.
@@ -126,6 +127,8 @@ class Index:
         values = cells.drop_null().to_pylist()
         if kind == "number":
             return {"min": min(values), "max": max(values)} if values else {}
+        if kind == "text" and values and all(map(is_date, values)):
+            return {"min": min(values), "max": max(values)}
         counted = Counter(tag for tags in values for tag in tags) if kind == "tags" else Counter(values)
         return [value for value, _ in counted.most_common(VALUES)]
 

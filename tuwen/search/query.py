@@ -163,6 +163,21 @@ class Searcher:
         return SearchAnswer(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
 
     @torch.no_grad()
+    def browse(self, top: int = 10, filters: Filters | None = None) -> SearchAnswer:
+        """Pictures as they were put in, without scores.
+
+        Raises:
+            UserError: a filter that cannot be.
+        """
+        began, condition = monotonic(), sql(filters, self.index.columns())
+
+        def answer(snapshot: Snapshot) -> list[Result]:
+            every = np.arange(len(snapshot)) if condition is None else np.sort(snapshot.where(condition))
+            rows = self.index.describe_at(snapshot, every[:top])
+            return [Result(**row, first=float("nan"), score=float("nan")) for row in rows]
+
+        return SearchAnswer(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
+
     def scores(self, text: str) -> tuple[Tensor, Tensor]:
         """([N] first-stage, [N] final) float32 scores of every picture for one text, by position in the snapshot.
 

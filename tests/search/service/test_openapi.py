@@ -26,8 +26,15 @@ def document(run, tmp_path_factory, key_file):
 
 CHECKS = [checks.not_a_server_error, checks.status_code_conformance, checks.content_type_conformance]
 CHECKS += [checks.response_schema_conformance, checks.response_headers_conformance, checks.ignored_auth]
-ROUTES = [("POST", "/search"), ("POST", "/search/image"), ("GET", "/similar"), ("POST", "/explain"), ("GET", "/index")]
-ROUTES += [("POST", "/pictures"), ("DELETE", "/pictures"), ("GET", "/pictures/thumbnail")]
+ROUTES = [
+    ("POST", "/search"),
+    ("POST", "/search/image"),
+    ("GET", "/similar"),
+    ("POST", "/explain"),
+    ("GET", "/index"),
+    ("GET", "/pictures"),
+]
+ROUTES += [("GET", "/pictures"), ("POST", "/pictures"), ("DELETE", "/pictures"), ("GET", "/pictures/thumbnail")]
 ROUTES += [("GET", "/metrics"), ("GET", "/health"), ("GET", "/ready")]
 
 

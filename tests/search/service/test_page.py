@@ -317,3 +317,51 @@ def test_a_service_with_keys_asks_for_one(folder, key_file):
         page.search("a cat")
         assert '-H "Authorization: Bearer $TUWEN_KEY"' in page.one("#curl").get_attribute("textContent")
         assert key_file[1] not in page.driver.page_source
+
+
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory):
+    """An index of `albef`, whose pictures have a day each."""
+    path = tmp_path_factory.mktemp("dated") / "index"
+    rows = [
+        Picture(one.image, one.id, one.texts, one.columns | {"day": f"2024-05-{k + 1:02d}"})
+        for k, one in enumerate(pictures(24))
+    ]
+    build_index(make_run(path.parent / "albef", "albef"), rows, path)
+    return path
+
+
+def test_the_home_page_shows_the_collection_days_are_a_range_and_a_card_says_all(dated):
+    with serving(dated, "--no-keys") as live, opened(live.url) as page:
+        page.until(lambda: len(page.all(".card")) == 20)
+        assert page.one("#status").text.startswith("24 pictures")
+        assert page.one(".card .id").text == pictures(1)[0].id
+        assert "price: 0" in page.one(".card .columns").text
+        assert not page.one(".card dl").is_displayed(), "nothing is ranked yet"
+        day = "#filters input[name='day min']"
+        page.script(
+            f'const i = document.querySelector("{day}"); i.value = "2024-05-20"; i.dispatchEvent(new Event("change"))'
+        )
+        page.until(lambda: len(page.all(".card")) == 5)
+        page.search("a red bird")
+        assert len(page.all(".card")) == 5
+        assert all(one.is_displayed() for one in page.all(".card .score"))
+        page.one(".larger").click()
+        lines = page.until(lambda: [one.text for one in page.all("#larger li")])
+        assert any(line.startswith("day: 2024-05-2") for line in lines)
+        page.script("document.querySelector('dialog').close()")
+        page.one(".similar").click()
+        page.until(lambda: "Pictures like" in page.one("#status").text and page.all(".card"))
+        assert not any(one.is_displayed() for one in page.all(".card .score")), "none of these was re-ranked"
+        price = page.one("#filters input[name='price min']")
+        price.send_keys("900\n")
+        page.until(lambda: not page.all(".card"))
+        assert page.one("#status").text.endswith("no picture passes the filters (day, price); take one away")
+
+
+def test_the_requests_are_described_from_local_files(url):
+    with opened(url + "/docs") as page:
+        page.until(lambda: len(page.all(".route")) == 12)
+        assert page.one("h1").text.endswith("tuwen")
+        assert any("curl -sS" in one.text for one in page.all("pre"))
+        page.driver.get(url)

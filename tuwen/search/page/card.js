@@ -3,23 +3,46 @@
 import { ask, explain } from "./service.js";
 import { said, speak, spoken } from "./words.js";
 
+const COLUMNS = 4; // shown on a card; the larger view has all
 const HOVER = 150; // ms the pointer rests on a picture before its words are asked for
 
-export function card(result, place, text, similar) {
+export function card(result, place, text, similar, reranked) {
   const made = document.getElementById("card").content.cloneNode(true).firstElementChild;
   speak(made);
   const caption = [...(result.texts[spoken()] ?? []), ...Object.values(result.texts).flat()][0] ?? result.id;
   made.querySelector(".caption").textContent = caption;
   made.querySelector(".caption").title = [result.id, ...Object.values(result.texts).flat()].join("\n");
+  made.querySelector(".id").textContent = result.id;
+  made.querySelector(".columns").textContent = columnsOf(result).slice(0, COLUMNS).join(" · ");
+  made.querySelector("dl").hidden = result.first === null && !reranked;
   for (const name of ["first", "score"]) {
     made.querySelector(`.${name} dd`).textContent = result[name] === null ? "–" : result[name].toFixed(3);
   }
+  made.querySelector(".score").hidden = !reranked; // a picture that was not re-ranked has no score but the first
+  made.querySelector(".larger").addEventListener("click", () => enlarge(made, result));
   const picture = made.querySelector(".picture");
   picture.setAttribute("aria-label", said("result", place, caption));
   made.querySelector(".similar").addEventListener("click", () => similar(result.id));
   show(made.querySelector("img"), result.thumbnail);
   if (text) wordsOnDemand(made, result.id, text);
   return made;
+}
+
+const columnsOf = ({ columns }) => Object.entries(columns)
+  .filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length))
+  .map(([name, value]) => `${name}: ${Array.isArray(value) ? value.join(", ") : value}`);
+
+// The picture as large as the index keeps it, with its id, all its texts and all its columns.
+function enlarge(made, result) {
+  const dialog = document.getElementById("larger");
+  const about = [result.id, ...Object.entries(result.texts).flatMap(([name, texts]) => texts.map((text) => `${name}: ${text}`))];
+  dialog.querySelector("ul").replaceChildren(...[...about, ...columnsOf(result)].map((text) => {
+    const line = document.createElement("li");
+    line.textContent = text;
+    return line;
+  }));
+  show(dialog.querySelector("img"), result.thumbnail);
+  dialog.showModal();
 }
 
 async function show(image, address) {

@@ -6,7 +6,7 @@ import { said } from "./words.js";
 export function showFilters(element, columns, chosen, changed) {
   const made = Object.entries(columns).map(([name, column]) => {
     const label = document.createElement("label");
-    label.append(`${name} `, ...(column.kind === "number" ? ends : list)(name, column, chosen, changed));
+    label.append(`${name} `, ...(KINDS[column.kind] ?? list)(name, column, chosen, changed));
     return label;
   });
   element.replaceChildren(...made);
@@ -64,3 +64,28 @@ function ends(name, column, chosen, changed) {
   }
   return [inputs[0], " – ", inputs[1]];
 }
+
+// Two days; months too are days here, the first and the last.
+function days(name, column, chosen, changed) {
+  const inputs = ["min", "max"].map((end) => {
+    const input = document.createElement("input");
+    Object.assign(input, { type: "date", name: `${name} ${end}`, min: day(column.min, "01"), max: day(column.max, "31") });
+    input.setAttribute("aria-label", `${name}: ${said(end === "min" ? "from" : "to")}`);
+    input.value = chosen[name]?.[end] ?? "";
+    return input;
+  });
+  for (const input of inputs) {
+    input.addEventListener("change", () => {
+      const range = {};
+      if (inputs[0].value) range.min = inputs[0].value.slice(0, column.min.length);
+      if (inputs[1].value) range.max = inputs[1].value;
+      if (Object.keys(range).length) chosen[name] = range;
+      else delete chosen[name];
+      changed();
+    });
+  }
+  return [inputs[0], " – ", inputs[1]];
+}
+
+const day = (text, last) => (text.length === 7 ? `${text}-${last}` : text);
+const KINDS = { number: ends, date: days };

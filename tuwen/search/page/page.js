@@ -23,7 +23,6 @@ async function look() {
   search?.abort();
   search = new AbortController();
   const { signal } = search;
-  if (!wanted.text && !wanted.picture && !wanted.like) return clearResults();
   say(said("searching"));
   part("results").classList.add("waiting");
   try {
@@ -56,7 +55,7 @@ function clearResults() {
 function showResults() {
   const similar = (id) => go({ like: id });
   part("results").replaceChildren(
-    ...found.results.map((result, k) => card(result, k + 1, wanted.like ? "" : wanted.text, similar)),
+    ...found.results.map((result, k) => card(result, k + 1, wanted.like ? "" : wanted.text, similar, k < found.reranked)),
   );
   part("more").hidden = found.results.length < wanted.top || wanted.top >= MOST;
   part("command").hidden = false;
@@ -66,11 +65,21 @@ function showResults() {
 
 function sayFound() {
   const count = found.results.length;
-  const pieces = [count ? said("found", count, Math.round(found.ms)) : said("none")];
+  const listed = !wanted.text && !wanted.picture && !wanted.like;
+  const collection = () => said("ready", about.pictures) + said("stages", about.second_stage);
+  const some = () => (listed && about ? collection() : said("found", count, Math.round(found.ms)));
+  const pieces = [count ? some() : said("none") + why()];
   if (wanted.like) pieces.unshift(said("like"));
   if (!found.complete) pieces.push(said("incomplete"));
   if (found.unknown.length) pieces.push(said("unknown", found.unknown.slice(0, 8).join(", ")));
   say(pieces.join(" · "));
+}
+
+// Why nothing was found: an empty index, or filters that no picture passes.
+function why() {
+  if (about && !about.pictures) return said("empty");
+  const names = Object.keys(wanted.filters);
+  return names.length ? said("narrow", names.join(", ")) : "";
 }
 
 // Looks for something new. It stands in the address behind #, which browsers send to nobody; a picture cannot.

@@ -47,8 +47,9 @@ async function detail(answer) {
 
 const json = (value) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
 
-// A search: { text, picture (a File), like (an id), filters, top }.
+// A search: { text, picture (a File), like (an id), filters, top }; of none of the three the list of all.
 export function request({ text, picture, like, filters, top }) {
+  if (!like && !picture && !text) return [`pictures?${new URLSearchParams({ top, filters: JSON.stringify(filters) })}`, {}];
   if (like) return [`similar?${new URLSearchParams({ id: like, top, filters: JSON.stringify(filters) })}`, {}];
   if (!picture) return ["search", json({ text, top, filters })];
   const body = new FormData();
@@ -66,7 +67,11 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 export function curl({ text, picture, like, filters, top }) {
   const parts = ["curl -sS"];
   const to = (path) => parts.push(quoted(new URL(path, document.baseURI.split("#")[0]).href));
-  if (like) {
+  if (!like && !picture && !text) {
+    parts.push("-G");
+    to("pictures");
+    parts.push(`-d top=${top}`, `--data-urlencode ${quoted(`filters=${JSON.stringify(filters)}`)}`);
+  } else if (like) {
     parts.push("-G");
     to("similar");
     parts.push(`--data-urlencode ${quoted(`id=${like}`)}`, `-d top=${top}`, `--data-urlencode ${quoted(`filters=${JSON.stringify(filters)}`)}`);

@@ -37,15 +37,14 @@ def create_app(searcher: Searcher, settings: Settings, keys: ApiKeys | None) -> 
         async with service.running():
             yield
 
-    # without FastAPI's own pages of documentation: they load scripts from elsewhere
+    # without FastAPI's own pages of documentation, which load scripts from elsewhere: /docs is docs.html of the page
     app = FastAPI(title="tuwen", version=version("tuwen"), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     for router in (routes.public, routes.read, routes.write):
         app.include_router(router)
     for path in sorted(PAGE.iterdir()):
-        app.add_api_route(
-            f"/{path.name}".replace("index.html", ""), _file(path), methods=["GET"], include_in_schema=False
-        )
+        address = {"index.html": "/", "docs.html": "/docs"}.get(path.name, f"/{path.name}")
+        app.add_api_route(address, _file(path), methods=["GET"], include_in_schema=False)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(UserError, _mistaken)

@@ -65,8 +65,10 @@ class FoundPicture(BaseModel):
     id: str
     texts: Mapping[str, Sequence[str]] = Field(description="by language")
     columns: Mapping[str, Any]
-    first: float | None = Field(description="first-stage score: how near the vectors are")
-    score: float | None = Field(description="final score; of a picture that was not re-ranked, the first-stage score")
+    first: float | None = Field(description="first-stage score: how near the vectors are; null in a list")
+    score: float | None = Field(
+        description="final score; of a picture that was not re-ranked, the first-stage score; null in a list"
+    )
     thumbnail: str = Field(description="where its small picture is, relative to the service")
 
 
@@ -150,12 +152,12 @@ class Deleted(BaseModel):
 
 
 class Column(BaseModel):
-    """What a column holds: for text, flags and tags its commonest values, for numbers their ends."""
+    """What a column holds: for text, flags and tags its commonest values, for numbers and dates their ends."""
 
-    kind: str = Field(description="text, number, flag or tags")
+    kind: str = Field(description="text, date, number, flag or tags")
     values: Sequence[Value] = []
-    min: float | None = None
-    max: float | None = None
+    min: float | str | None = None
+    max: float | str | None = None
 
 
 class About(BaseModel):

@@ -117,6 +117,17 @@ async def similar(
     return await service.similar(request, id, top, _plain(_parsed(messages.Filters, filters, "filters")))
 
 
+@read.get("/pictures", responses=problems(422, 429))
+async def pictures(
+    request: Request,
+    service: Here,
+    top: Annotated[messages.Top, Query()] = None,
+    filters: Annotated[str, Query(description=FILTERS, examples=EXAMPLES)] = "{}",
+) -> messages.Found:
+    """Pictures of the index as they were put in, without scores."""
+    return await service.browse(request, top, _plain(_parsed(messages.Filters, filters, "filters")))
+
+
 @read.post("/explain", responses=problems(400, 404, 408, 413, 422, 429))
 async def explain(request: Request, service: Here, asked: messages.Explain) -> messages.Explained:
     """Where in a picture of the index each word of a text matched."""

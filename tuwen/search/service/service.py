@@ -98,6 +98,11 @@ class Service:
             answer = await self.searches.alone(self.searcher.similar, id, top or self.settings.top, filters)
         return self.answer(request, answer, start)
 
+    async def browse(self, request: Request, top: int | None, filters: Filters) -> messages.Found:
+        start = time.monotonic()
+        answer = await self.searches.alone(self.searcher.browse, top or self.settings.top, filters)
+        return self.answer(request, answer, start)
+
     def answer(self, request: Request, answer: SearchAnswer, start: float) -> messages.Found:
         """What was found. Where on this machine a picture came from is not told."""
         note(request, results=len(answer.results), complete=answer.complete)
@@ -139,6 +144,7 @@ class Service:
             columns: dict[str, dict[str, Any]] = {}
             for name, kind in index.columns().items():
                 values = index.values(name)
+                kind = "date" if kind == "text" and isinstance(values, dict) else kind
                 columns[name] = {"kind": kind} | (values if isinstance(values, dict) else {"values": values})
             self._columns = (version, columns)
         return self._columns[1]
