@@ -139,8 +139,8 @@ def opened(url, language="en-US"):
 @pytest.mark.parametrize(
     ("language", "query", "placeholder", "ready", "first"),
     [
-        ("zh-CN", "一只红色的鸟", "描述要找的图片", "共 31 张图片；按论文的规则精排", "初排"),
-        ("en-US", "a red bird", "Describe what you look for", "31 pictures; re-ranked as published", "first"),
+        ("zh-CN", "一只红色的鸟", "描述要找的图片", "共 31 张图片；只用初排", "初排"),
+        ("en-US", "a red bird", "Describe what you look for", "31 pictures; first stage alone", "first"),
     ],
 )
 def test_search_in_the_browser_s_language(url, language, query, placeholder, ready, first):
@@ -151,7 +151,7 @@ def test_search_in_the_browser_s_language(url, language, query, placeholder, rea
         page.search(query)
         assert len(page.all(".card")) == 20
         assert page.one(".card dl").text.split()[0] == first
-        scores = [float(one.text) for one in page.all(".card .score dd")]
+        scores = [float(one.text) for one in page.all(".card .first dd")]
         assert scores == sorted(scores, reverse=True)
         page.one("#more").click()
         page.until(lambda: len(page.all(".card")) == 31)
@@ -360,8 +360,8 @@ def test_the_home_page_shows_the_collection_days_are_a_range_and_a_card_says_all
 
 
 def test_the_requests_are_described_from_local_files(url):
-    with opened(url + "/docs") as page:
+    with opened(url) as page:
+        page.driver.get(url + "/docs")
         page.until(lambda: len(page.all(".route")) == 12)
-        assert page.one("h1").text.endswith("tuwen")
         assert any("curl -sS" in one.text for one in page.all("pre"))
         page.driver.get(url)
