@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.systems.common import (
     shaken,
     watched,
 )
-from tuwen import tasks
+from tuwen import cli, tasks
 from tuwen.data.batch import Batch
 from tuwen.objectives.self_distillation import self_distillation, view_targets
 from tuwen.systems import mlm as words_module
@@ -195,3 +196,18 @@ def test_words_are_told_far_better_than_by_their_frequency(tmp_path):
     rights = [float(line.split('"words_right": ')[1].split(",")[0].rstrip("}")) for line in lines[-10:]]
     print(rights)
     assert mean(rights) > 0.5  # the commonest word of these texts is one in ten
+
+
+def test_the_recipe_of_max_vl_hands_both_towers_on(tmp_path):
+    """recipes/max_vl.yaml by the command, each stage for two steps."""
+    recipe = str(Path(__file__).resolve().parents[2] / "recipes" / "max_vl.yaml")
+    few = ["train.steps=2", "train.batch_size=8", "train.lr=1e-12", "data.workers=0", "tokenizer.size=200"]
+    few += ["train.precision=float32", "train.threads=1"]
+    command = ["run", recipe, "--corpus", "scenes:count=24,side=32", "--out", str(tmp_path), "--size", "tiny"]
+    assert cli.main([*command, "--no-rehearsal", "--set", *few]) == 0
+    names = {"image": "pictures", "text": "words"}
+    mine = checkpoint.load_tensors(tmp_path / "main" / "weights.safetensors")
+    assert RunConfig.read(tmp_path / "main").init == {side: str(tmp_path / name) for side, name in names.items()}
+    for name in names.values():
+        for part, tensor in checkpoint.load_tensors(tmp_path / name / "weights.safetensors").items():
+            torch.testing.assert_close(mine[part], tensor, rtol=0, atol=1e-9, msg=part)
