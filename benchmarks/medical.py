@@ -37,7 +37,7 @@ SETTINGS = {
     "data.workers": 0,
     "model.image.pool": "max",
 }
-MEDICAL = {"model.image.side": 64, "model.text.length": 64}
+MEDICAL = {"model.image.side": 48, "model.text.length": 48}
 SCENES = "scenes:side=32,things=16,objects=2"
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="where covid_cxr and vqa_rad lie")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--part", nargs="+", choices=("covid", "vqa", "scenes"), default=["covid", "vqa", "scenes"])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts = {"covid": covid, "vqa": questions, "scenes": scenes}
@@ -82,7 +82,12 @@ def judged(folder: Path, corpus) -> dict[str, Any]:
 def pretrained(options, name: str, corpus: str, steps: int, **changes: Any) -> Path:
     """`max_vl` whose towers come from `dino` and `mlm` on the same corpus."""
     one_side = {"train.steps": steps, **changes}
-    dino = {"data.crop_scale": (0.4, 1.0), **{k: v for k, v in one_side.items() if k != "data.augment"}}
+    dino = {
+        "data.crop_scale": (0.4, 1.0),
+        "model.local_views": 1,
+        "model.local_side": 24,
+        **{k: v for k, v in one_side.items() if k != "data.augment"},
+    }
     towers = {
         "image": str(run(options, f"{name}-dino", "dino", corpus, **dino)),
         "text": str(run(options, f"{name}-mlm", "mlm", corpus, **one_side)),
