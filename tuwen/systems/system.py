@@ -195,7 +195,7 @@ class System(nn.Module):
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`
     softens: ClassVar[bool] = False  # whether its contrast heeds `Batch.softening`
-    reads_tags: ClassVar[bool] = False  # whether its decoder's prompt is names of what the picture shows
+    reads_tags: bool = False  # whether its decoder's prompt is names of what the picture shows
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tuwen.data.batch import Batch, Images, Texts
 from tuwen.data.corpus import Corpus, normalise
+from tuwen.data.needs import tags_of
 from tuwen.errors import UserError
 from tuwen.nn.decoder import CausalDecoder, Speaker
 from tuwen.nn.generation import Generated, Generation, generate
@@ -70,7 +71,9 @@ def evaluate_captioning(
             keys = torch.tensor([corpus.record(row).image_id for row in readable])
             for language in asked:
                 spoken = torch.full((len(readable),), predictor.languages.index(language), device=predictor.device)
-                generated = say(system, head, images, spoken, how, keys)
+                generated = say(
+                    system, head, images, spoken, how, keys, names_shown(predictor, corpus, readable, language)
+                )
                 made = predictor.tokenizer.decode(generated.ids.cpu())
                 captions[language].update(zip(readable, made, strict=True))
     return {
@@ -136,6 +139,13 @@ def say(
         return system.generate(system.encode_images(images), tags, language, how, keys)
     speaker = Speaker(head.decoder, word_vectors(system), language, picture_states(system, images), None)
     return generate(speaker, system.vocabulary, how, keys)
+
+
+def names_shown(predictor: Predictor, corpus: Corpus, rows: Sequence[int], language: str) -> Texts | None:
+    """The rows' names of what they show (column "tags"), for a system whose decoder reads them beside the picture."""
+    if not predictor.system.reads_tags:
+        return None
+    return predictor.tokens([tags_of(corpus.record(row), language) for row in rows], language)
 
 
 def word_vectors(system: System) -> Tensor:

@@ -4,17 +4,14 @@ NLIP (Huang et al. 2022, card section 4.7): what is written stands in for texts 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import pyarrow as pa
 import torch
 
-from tuwen.data.batch import Texts
 from tuwen.data.beside import WRITTEN
-from tuwen.data.needs import tags_of
 from tuwen.errors import UserError
 from tuwen.nn.generation import Generation
-from tuwen.tasks.captioning import CaptionHead, say
+from tuwen.tasks.captioning import CaptionHead, names_shown, say
 from tuwen.training.stages.work import StageWork, keyed
 
 PART = 1024
@@ -65,14 +62,7 @@ def _captions(work: StageWork, rows: range, language: str) -> list[str | None]:
             continue
         tag = torch.full((len(readable),), predictor.languages.index(language), device=predictor.device)
         keys = torch.tensor([corpus.record(row).image_id for row in readable])
-        prompt = _tags(work, readable, language)
+        prompt = names_shown(predictor, corpus, readable, language)
         ids = say(predictor.system, head, images.to(predictor.device), tag, config.how, keys, prompt).ids
         captions.update(zip(readable, predictor.tokenizer.decode(ids.cpu()), strict=True))
     return [captions.get(row) for row in rows]
-
-
-def _tags(work: StageWork, rows: list[int], language: str) -> Texts | None:
-    """The rows' names of what they show, for a system whose decoder reads them beside the picture."""
-    if not cast(Any, work.asked.system).reads_tags:
-        return None
-    return work.asked.tokens([tags_of(work.corpus.record(row), language) for row in rows], language)
