@@ -143,7 +143,7 @@ def test_recipes_fit_the_systems_their_commands_name(path, tmp_path, monkeypatch
         args = cli.parser().parse_args(words)
         if args.command == "run":
             assert ROOT / args.recipe == path
-            plan(read_recipe(path), "scenes", tmp_path, {})  # raises where a setting fits no system
+            assert plan(read_recipe(path), args.corpus, tmp_path / "out", dict(args.also))
             continue
         args.config = ROOT / args.config
         assert args.config == path
