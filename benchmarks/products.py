@@ -5,8 +5,8 @@
 
 `clip` and `ege_cmp` on two locked towers out of packages (EfficientNet-lite0, multilingual-e5-small): heads and poolers
 are learnt from the 2,640 photographs of split "train" with the names of what they show; asked are the 997 of "test"
-against the 81 pictures of "iconic" with their names. Beside them stand the locked picture tower alone, without anything
-learnt, and the pictures' colours. Arms of `ege_cmp`: no graph, the graph learnt, the pack's own hierarchy, and a random
+against the 81 pictures of "iconic" with their names. Beside them stands the locked picture tower alone, photograph to
+picture, without anything learnt. Arms of `ege_cmp`: no graph, the graph learnt, the pack's own hierarchy, and a random
 one. Of locked towers nothing hidden is told, so that contrast and graph are all that is learnt.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -21,17 +22,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 import tuwen
 from tuwen.config import read_yaml
+from tuwen.data.batch import Images
+from tuwen.data.corpus import languages_and_texts
 from tuwen.data.open import open_corpus
-from tuwen.tasks.encoding import looked_at, picture_features
-from tuwen.tasks.instance_retrieval import evaluate_instance_retrieval, products_of
+from tuwen.predictor import vectors
+from tuwen.tasks.instance_retrieval import products_of
 from tuwen.tasks.instances import instance_marks
 from tuwen.training import loop
 from tuwen.training.config import RunConfig, with_changes
-from tuwen.training.features import text_features
+from tuwen.training.features import image_features, text_features
 from tuwen.training.towers import Published
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +51,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "lexicon": ("ege_cmp", EGE | {"model.graph": "lexicon"}),
     "random": ("ege_cmp", EGE | {"model.graph": "random"}),
 }
-SIDES = ("picture-picture", "picture-title", "picture-both")
+SIDES = {"picture-picture": ("picture",), "picture-title": ("title",), "picture-both": ("picture", "title")}
 CELLS = ("map1", "map10", "prec10")
 
 
@@ -68,26 +72,60 @@ def trained(pack: Path, folder: Path, arm: str, seed: int, steps: int) -> tuple[
     return run, seconds
 
 
-def measured(run: Path, pack: Path, limit: int | None) -> dict[str, Any]:
-    model = tuwen.load(run)
+def sides_of(run: Path, pack: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(queries, items): products, "title" vectors, "picture" vectors and those of the tower alone, all of unit length.
+
+    What the locked tower gives for a picture is kept on disk, as in training: it is computed once for all arms.
+    """
+    model, splits = tuwen.load(run), []
     text_features(model.system, model.tokenizer)
-    corpora = [open_corpus(str(pack), split, "skip") for split in ("test", "iconic")]
-    return evaluate_instance_retrieval(model.predictor, corpora[0], iconic=corpora[1], limit=limit)
-
-
-def tower_alone(run: Path, pack: Path, limit: int | None) -> dict[str, float]:
-    """The locked picture tower's own vectors, photograph to picture."""
-    model, sides = tuwen.load(run), []
+    system: Any = model.system
     for split in ("test", "iconic"):
         corpus = open_corpus(str(pack), split, "skip")
-        rows = list(range(len(corpus)))[: limit if split == "test" else None]
+        kept = image_features(system, model.config, corpus, {}, print)
+        assert kept is not None
+        rows, pictures, alone = range(len(corpus)), [], []
         with model.predictor.evaluating():
-            seen = looked_at(model.predictor, corpus, rows, 64, lambda images: picture_features(model.system, images))
-        names = [products_of(corpus.record(row)) for row in seen.rows.tolist()]
-        sides.append((F.normalize(seen.features, dim=1), names))
-    (queries, asked), (items, shown) = sides
-    rankings = (queries @ items.T).argsort(1, descending=True, stable=True).tolist()
-    return instance_marks(rankings, asked, [names[0] for names in shown])
+            for start in range(0, len(rows), 64):
+                tokens = torch.stack([kept.tokens(row) for row in rows[start : start + 64]])
+                pictures.append(vectors(model.predictor.encode(Images(features=tokens))))
+                alone.append(F.normalize(system.encoders.image.pooled(tokens), dim=1))
+            titles = [next(languages_and_texts(corpus.record(row)))[1] for row in rows]
+            sides = {"title": vectors(model.predictor.texts(titles, "en")), "alone": torch.cat(alone)}
+        sides |= {"picture": torch.cat(pictures), "products": [products_of(corpus.record(row)) for row in rows]}
+        splits.append(sides)
+    return splits[0], splits[1]
+
+
+def marks_of(queries: dict[str, Any], items: dict[str, Any], asked: str, *against: str) -> dict[str, float]:
+    scores = sum(queries[asked] @ items[side].T for side in against)
+    rankings = scores.argsort(1, descending=True, stable=True).tolist()
+    return instance_marks(rankings, queries["products"], [names[0] for names in items["products"]])
+
+
+def measured(run: Path, pack: Path) -> dict[str, dict[str, float]]:
+    queries, items = sides_of(run, pack)
+    by = {name: marks_of(queries, items, "picture", *sides) for name, sides in SIDES.items()}
+    return by | {"tower_alone": marks_of(queries, items, "alone", "alone")}
+
+
+def reduced(pack: Path, folder: Path, each: int) -> Path:
+    """The pack with so many photographs of a product in train and test."""
+    counts: dict[tuple[str, int], int] = {}
+    if (folder / "pairs.jsonl").exists():
+        return folder
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    shutil.copy(pack / "classes.json", folder)
+    lines = []
+    for line in (pack / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        key = row["split"], row["cls"]
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] <= each:
+            shutil.copy(pack / row["image"], folder / "images")
+            lines.append(line)
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
 
 
 def summary(values: list[float]) -> dict[str, Any]:
@@ -101,33 +139,34 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/products"), help="where the runs go")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one seed, two steps")
+    parser.add_argument("--each", type=int, help="photographs of a product that are taken (default: all)")
+    parser.add_argument("--quick", action="store_true", help="one seed, two steps, one photograph of a product")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     args = parser.parse_args()
-    seeds, limit = range(1 if args.quick else args.seeds), 8 if args.quick else None
+    each, steps = (1, 2) if args.quick else (args.each, STEPS)
+    pack = args.pack if each is None else reduced(args.pack, args.folder / "pack", each)
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in ("torch", "tuwen")} | {"python": platform.python_version()},
-        "steps": 2 if args.quick else STEPS,
+        "steps": steps,
+        "photographs": {name: len(open_corpus(str(pack), name, "skip")) for name in ("train", "test", "iconic")},
         "arms": {},
     }
     marks: dict[str, list[dict[str, Any]]] = {}
-    for seed in seeds:  # all arms of a seed, so that an early end still compares
+    seconds: dict[str, list[float]] = {}
+    for seed in range(1 if args.quick else args.seeds):  # all arms of a seed, so that an early end still compares
         for arm in args.arms:
-            run, seconds = trained(args.pack, args.folder, arm, seed, result["steps"])
-            marks.setdefault(arm, []).append(measured(run, args.pack, limit) | {"trained": seconds})
-            if "tower_alone" not in result:
-                result["tower_alone"] = {cell: tower_alone(run, args.pack, limit)[cell] for cell in CELLS}
-                result |= {name: {cell: marks[arm][0][name][cell] for cell in CELLS} for name in ("colours", "chance")}
-                result |= {name: marks[arm][0][name] for name in ("queries", "items")}
-            figures = {
-                side: {cell: summary([seed_marks["by"][side][cell] for seed_marks in marks[arm]]) for cell in CELLS}
-                for side in SIDES
+            run, took = trained(pack, args.folder, arm, seed, steps)
+            marks.setdefault(arm, []).append(measured(run, pack))
+            seconds.setdefault(arm, []).append(took)
+            result["tower_alone"] = {cell: round(marks[arm][0]["tower_alone"][cell], 2) for cell in CELLS}
+            figures: dict[str, Any] = {
+                side: {cell: summary([by[side][cell] for by in marks[arm]]) for cell in CELLS} for side in SIDES
             }
-            seconds = statistics.mean(seed_marks["trained"] for seed_marks in marks[arm])
-            result["arms"][arm] = figures | {"seconds": round(seconds, 1)}
+            result["arms"][arm] = figures | {"seconds": round(statistics.mean(seconds[arm]), 1)}
             args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result["arms"], indent=1))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`tuwen index`, `search` and `embed`: pictures made searchable, searched, and turned into vectors in bulk."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ SEARCH = """\
   tuwen search goods.index "一只红色的鸟"
   tuwen search goods.index "a red bird" --top 5 --where category=toys price=..20 --json
   tuwen search goods.index --image query.jpg
-  tuwen search goods.index "like this, but blue" --image query.jpg --budget-ms 200"""
+  tuwen search goods.index "like this, but blue" --image query.jpg --budget-ms 200
+  tuwen search goods.index --image shelf.jpg --box 0,0,0.5,1 --box 0.5,0,1,1
+  tuwen search goods.index --image shelf.jpg --find "red apple" milk"""
 
 RECALL = """\
   tuwen recall goods.index
@@ -76,6 +79,10 @@ def _add_search(commands) -> None:
     search.add_argument("index", metavar="INDEX", help="made by `tuwen index`")
     search.add_argument("query", metavar="QUERY", nargs="?", help="in any language the model knows")
     search.add_argument("--image", metavar="FILE", type=Path, help="a picture to search by")
+    box = "the part X0,Y0,X1,Y1 of --image, as shares of width and height; each --box is searched for by itself"
+    search.add_argument("--box", metavar="BOX", dest="boxes", type=box_of, action="append", default=[], help=box)
+    find = "find each of these in --image by a system that locates (slan), and search for it by its part"
+    search.add_argument("--find", metavar="NAME", nargs="+", default=[], help=find)
     search.add_argument("--similar", metavar="ID", help="pictures like this one of the index")
     search.add_argument("--top", metavar="N", type=positive, default=10, help="results (default 10)")
     help = "how many of the first stage are re-ranked (default 64); 0: first stage alone"
@@ -258,16 +265,60 @@ def run_search(args) -> None:
 
     if (args.similar is not None) == (args.query is not None or args.image is not None):
         args.parser.error("give a QUERY, --image, or both; or else --similar")
+    if (args.boxes or args.find) and (args.image is None or args.query is not None):
+        args.parser.error("--box and --find are parts of --image, without a QUERY")
     with only_json(args.json):
         index = open_index(args)
         searcher = Searcher(index)
         filters = parse_where(args.where, index.columns())
-        if args.similar is not None:
+        if args.boxes or args.find:
+            parts = _by_parts(searcher, args, filters)
+        elif args.similar is not None:
             answer = _similar(searcher, args.similar, args.top, filters)
         else:
             query = Query(args.query, args.image)
             answer = searcher.search([query], args.top, args.candidates, args.budget_ms, filters)[0]
-    print_json(as_json(args.query, answer)) if args.json else _print_answer(answer, args.query or "")
+    if args.boxes or args.find:
+        _print_parts(parts, args.json)
+    else:
+        print_json(as_json(args.query, answer)) if args.json else _print_answer(answer, args.query or "")
+
+
+def _by_parts(searcher, args, filters) -> list[tuple[str, Any, Any]]:
+    """(name or "", box, answer) of every part of the picture."""
+    from tuwen.data.corpus import BrokenImage
+    from tuwen.search.query import Query
+    from tuwen.search.within import located
+
+    try:
+        boxes = located(searcher.predictor, args.image, args.find) if args.find else []
+    except BrokenImage as error:
+        raise UserError(f"the picture asked about: {error}") from None
+    named = [*(("", box) for box in args.boxes), *zip(args.find, boxes, strict=True)]
+    queries = [Query(image=args.image, box=box) for _, box in named]
+    answers = searcher.search(queries, args.top, args.candidates, args.budget_ms, filters)
+    return [(name, box, answer) for (name, box), answer in zip(named, answers, strict=True)]
+
+
+def _print_parts(parts: list[tuple[str, Any, Any]], as_one: bool) -> None:
+    if as_one:
+        print_json(
+            {"parts": [{"name": name, "box": list(box), **as_json(None, answer)} for name, box, answer in parts]}
+        )
+        return
+    for name, box, answer in parts:
+        print_line(f"{name or 'part'}: " + ", ".join(f"{share:.2f}" for share in box))
+        _print_answer(answer, name)
+
+
+def box_of(text: str) -> tuple[float, float, float, float]:
+    """The box of four numbers with commas between."""
+    from tuwen.search.within import checked_box
+
+    try:
+        return checked_box([float(part) for part in text.split(",")])
+    except (ValueError, UserError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _similar(searcher, id: str, top: int, filters):

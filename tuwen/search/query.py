@@ -18,6 +18,7 @@ from tuwen.search import nearest
 from tuwen.search.filters import Filters, sql
 from tuwen.search.index import Index
 from tuwen.search.record import Snapshot, check_text
+from tuwen.search.within import Box, cropped
 
 PAIRS = {"cpu": 8, "cuda": 128}  # matched at once; always so many, so that a score never depends on its neighbours
 WAVE = 256  # pairs whose picture tokens are in memory at once
@@ -27,12 +28,14 @@ WAVE = 256  # pairs whose picture tokens are in memory at once
 class Query:
     """A text, a picture (bytes, path, Pillow image, [3, H, W] uint8), or both.
 
-    pixels: in place of the picture, what `Predictor.pixels` made of it.
+    pixels: in place of the picture, what `Predictor.pixels` made of it. box: the part of the picture that is meant,
+    (x0, y0, x1, y1) as shares of width and height (`tuwen.search.within`).
     """
 
     text: str | None = None
     image: Picture | None = None
     pixels: Tensor | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ class Searcher:
         pixels = query.pixels
         if query.image is not None:
             try:
-                pixels = self.predictor.pixels(query.image)
+                pixels = self.predictor.pixels(query.image if query.box is None else cropped(query.image, query.box))
             except BrokenImage as error:
                 raise UserError(f"the picture asked about: {error}") from None
         assert pixels is not None
