@@ -62,6 +62,7 @@ def trained(pack: Path, folder: Path, arm: str, seed: int, steps: int) -> tuple[
     recipe = read_yaml(ROOT / "recipes" / "offline.yaml")
     config = RunConfig.of(system, recipe.pop("size"), str(pack))
     recipe |= QUIET | changes | {"train.seed": seed, "train.steps": steps, "tokenizer.lexicon": str(pack)}
+    recipe["train.batch_size"] = min(256, len(open_corpus(str(pack), "train", "skip")) // 64 * 64)
     began = time.monotonic()
     if not (run / "provenance.json").is_file():
         loop.train(with_changes(config, {**TOWERS.changes(config.model), **recipe}), run, quiet=True)

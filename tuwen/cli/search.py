@@ -80,7 +80,7 @@ def _add_search(commands) -> None:
     search.add_argument("query", metavar="QUERY", nargs="?", help="in any language the model knows")
     search.add_argument("--image", metavar="FILE", type=Path, help="a picture to search by")
     box = "the part X0,Y0,X1,Y1 of --image, as shares of width and height; each --box is searched for by itself"
-    search.add_argument("--box", metavar="BOX", dest="boxes", type=box_of, action="append", default=[], help=box)
+    search.add_argument("--box", metavar="BOX", dest="boxes", type=box_argument, action="append", default=[], help=box)
     find = "find each of these in --image by a system that locates (slan), and search for it by its part"
     search.add_argument("--find", metavar="NAME", nargs="+", default=[], help=find)
     search.add_argument("--similar", metavar="ID", help="pictures like this one of the index")
@@ -311,7 +311,7 @@ def _print_parts(parts: list[tuple[str, Any, Any]], as_one: bool) -> None:
         _print_answer(answer, name)
 
 
-def box_of(text: str) -> tuple[float, float, float, float]:
+def box_argument(text: str) -> tuple[float, float, float, float]:
     """The box of four numbers with commas between."""
     from tuwen.search.within import checked_box
 
