@@ -16,7 +16,7 @@ from tuwen.nn.encoded import Located
 from tuwen.search.build import build_index
 from tuwen.search.pictures import Picture
 from tuwen.search.query import Query, Searcher
-from tuwen.search.within import checked_box, cropped, located
+from tuwen.search.within import boxes_named, checked_box, cropped
 from tuwen.systems.system import Paper, System
 
 
@@ -76,9 +76,9 @@ def test_what_is_found_lies_in_the_whole_picture():
     """A tower that reads the middle square of a picture twice as wide as high: its halves are quarters of that."""
     wide = torch.zeros(3, 4, 8, dtype=torch.uint8)
     predictor = ready(Pointing(), ["en"], side=4, shorter_side=4)
-    assert located(predictor, wide, ["a 2", "b 3"]) == [(0.5, 0.0, 0.75, 1.0), (0.25, 0.0, 0.5, 1.0)]
+    assert boxes_named(predictor, wide, ["a 2", "b 3"]) == [(0.5, 0.0, 0.75, 1.0), (0.25, 0.0, 0.5, 1.0)]
     plain = ready(Pointing(), ["en"], side=4)
-    assert located(plain, wide, ["a 2"]) == [(0.5, 0.0, 1.0, 1.0)]
+    assert boxes_named(plain, wide, ["a 2"]) == [(0.5, 0.0, 1.0, 1.0)]
 
 
 def test_the_command(index, tmp_path, capsys):

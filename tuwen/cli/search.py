@@ -288,10 +288,10 @@ def _by_parts(searcher, args, filters) -> list[tuple[str, Any, Any]]:
     """(name or "", box, answer) of every part of the picture."""
     from tuwen.data.corpus import BrokenImage
     from tuwen.search.query import Query
-    from tuwen.search.within import located
+    from tuwen.search.within import boxes_named
 
     try:
-        boxes = located(searcher.predictor, args.image, args.find) if args.find else []
+        boxes = boxes_named(searcher.predictor, args.image, args.find) if args.find else []
     except BrokenImage as error:
         raise UserError(f"the picture asked about: {error}") from None
     named = [*(("", box) for box in args.boxes), *zip(args.find, boxes, strict=True)]

@@ -41,7 +41,7 @@ def cropped(picture: Picture, box: Box) -> Tensor:
 
 
 @torch.no_grad()
-def located(predictor: Predictor, picture: Picture, names: list[str]) -> list[Box]:
+def boxes_named(predictor: Predictor, picture: Picture, names: list[str]) -> list[Box]:
     """The best box of each name in a picture, by a system that locates (`slan`).
 
     Raises:
