@@ -158,7 +158,8 @@ def test_recipes_fit_the_systems_their_commands_name(path, tmp_path, monkeypatch
         else:
             changes, own = changes_of(args)
             how = override(compare.CompareConfig(), own)
-            options = args.size, args.budget, args.seeds, changes, how.arms
+            steps = args.budget and int(args.budget.amount)
+            options = args.size, steps, args.seeds, changes, how.arms
             arms.arm_configs(args.systems, args.corpus, Path("runs"), *options)
 
 

@@ -124,7 +124,7 @@ def test_a_missing_run_alone_is_trained(done, monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr(loop, "train", lambda config, run, **options: trained.append(run.name))
     monkeypatch.setattr(module, "measure_run", lambda run, *rest, **options: json.loads((out / "clip-seed0" / "retrieval.json").read_text()))  # fmt: skip # noqa: E501
-    monkeypatch.setattr(module, "_cost", lambda trained, result: {"run": trained.run.name, "steps": 2, "seconds": 1.0, "pairs_per_second": 1.0, "measure_seconds": 1.0})  # fmt: skip # noqa: E501
+    monkeypatch.setattr(module, "_cost", lambda trained, result, trial: {"run": trained.run.name, "steps": 2, "seconds": 1.0, "pairs_per_second": 1.0, "measure_seconds": 1.0})  # fmt: skip # noqa: E501
     monkeypatch.setattr(module, "settle_score", lambda run, **options: None)
     monkeypatch.setattr(module, "RESULT", "other.json")
     compare(["clip", "albef"], CORPUS, out, **OPTIONS | {"seeds": 3})
@@ -185,9 +185,21 @@ def test_the_table_shows_spread_chance_fidelity_and_sign(done):
     console = Console(file=io.StringIO(), width=200)
     print_comparison(done[1], console)
     text = console.file.getvalue()
-    for wanted in ("clip (", "albef (", "re-ranked", "chance", "±", "pairs per second", "differences in points"):
+    for wanted in (
+        "clip (",
+        "albef (",
+        "re-ranked",
+        "chance",
+        "±",
+        "pairs per second",
+        "differences in points",
+        "MFLOPs a pair",
+    ):
         assert wanted in text
-    assert re.search(r"albef re-ranked +clip first +[+-]\d", text)
+    assert re.search(
+        r"albef first again, not re-ranked \(w 0\) +clip first +[+-]\d", text
+    )  # too few to settle a weight
+    assert "re-ranked, w" not in text
 
 
 def with_recalls(comparison, levels):
@@ -249,7 +261,13 @@ def test_the_report_is_one_file_that_asks_for_nothing(done):
     assert len(page.alts) == 2 * 2 * 2 * 5  # queries, languages, systems, pictures
     assert all(re.match(r"\d, (right|wrong): .", alt) for alt in page.alts)
     words = "".join(page.text)
-    for wanted in ("Recall召回率", "Learning curves学习曲线", "Cost开销", "Sample queries查询示例", "chance"):
+    for wanted in (
+        "Recall召回率",
+        "Learning curves学习曲线",
+        "Quality and cost质量与开销",
+        "Sample queries查询示例",
+        "chance",
+    ):
         assert wanted in words
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))

@@ -113,30 +113,33 @@ def arm_configs(
     corpus: str,
     out: Path,
     size: str,
-    steps: int | None,
+    steps: int | Mapping[str, int] | None,
     seeds: int,
     changes: Mapping[str, Any],
     arms: Mapping[str, Mapping[str, Any]],
     published: Published = DRAWN,
 ) -> dict[Path, RunConfig]:
-    """The config of every run by its folder, all checked before any work; arms take turns within a seed."""
+    """The config of every run by its folder, all checked before any work; arms take turns within a seed.
+
+    steps: of every arm, or of each by its name where an equal budget buys them unlike many.
+    """
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated or not names:
         raise UserError(f"compare: {repeated[0]} is named twice" if repeated else "compare: name at least one system")
     if unknown := sorted(arms.keys() - set(systems.names())):
         raise UserError(f"config field compare.arms: no system called {quoted(unknown[0])}; `tuwen systems` lists them")
-    budget = {} if steps is None else {"train.steps": steps}
     configs = {}
     for turn in range(seeds):
         for name in names:
             system, settings = arm_settings(name)
-            own = {**arms.get(system, {}), **settings, **budget}
+            count = steps.get(name) if isinstance(steps, Mapping) else steps
+            own = {**arms.get(system, {}), **settings, **({} if count is None else {"train.steps": count})}
             config = RunConfig.of(system, size, corpus)
             config = override(override(config, {**published.changes(config.model), **changes}), own)
             seed = config.train.seed + turn
             configs[out / f"{arm_folder(name)}-seed{seed}"] = override(config, {"train.seed": seed})
     spent = {(config.train.batch_size, config.train.steps or config.train.epochs) for config in configs.values()}
-    if len(spent) > 1:
+    if len(spent) > 1 and not isinstance(steps, Mapping):
         raise UserError("compare: systems differ in train.batch_size, steps or epochs; give all the same budget")
     return configs
 

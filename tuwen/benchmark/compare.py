@@ -16,15 +16,20 @@ from tuwen.benchmark.arms import (
     DRAWN,
     ArmRun,
     arm_configs,
+    arm_folder,
     arm_settings,
     learnt_of,
     train_arm,
     validator,
 )
+from tuwen.benchmark.budget import Budget, steps_for
 from tuwen.benchmark.figures import figure_of
-from tuwen.benchmark.measure import MeasureConfig, measure_arm, measure_run
+from tuwen.benchmark.measure import MeasureConfig, measure_arm, measure_run, read_marks
 from tuwen.benchmark.score import settle_score
 from tuwen.benchmark.statistics import STAGES, differences, figure_differences, mean_and_spread
+from tuwen.benchmark.trial import Trial, trial_of
+from tuwen.benchmark.tuning import Tuned, tune
+from tuwen.benchmark.uncertainty import RESULT, with_pictures
 from tuwen.config import override
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
@@ -37,8 +42,8 @@ from tuwen.training.config import RunConfig
 from tuwen.training.once import train_once
 from tuwen.training.towers import Published
 
-RESULT = "comparison.json"
-COSTS = ("seconds", "pairs_per_second", "measure_seconds")
+TRIALS = "trials"
+COSTS = ("seconds", "pairs_per_second", "measure_seconds", "ms_a_query", "parameters", "flops_a_pair", "peak_mib")
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,21 @@ class CompareConfig:
     steps of a clip run trained first for each seed, in OUT/towers-seedK, from whose towers every system of that seed
     starts, as published fusion systems start from trained encoders; 0: from the same drawn weights. learn: settings
     ({"train.steps": 100}) of what every arm learns before it is measured on a task that must be learnt, or is to be.
-    measure: how runs are measured.
+    tune: learning rates that are tried for every arm, as factors of its own (`tuwen.benchmark.tuning`); none: it has
+    its own. measure: how runs are measured.
     """
 
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     towers: int = 0
     learn: Mapping[str, Any] = field(default_factory=dict)
+    tune: tuple[float, ...] = ()
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self):
         if self.towers < 0:
             raise ValueError(f"towers must be 0 or more steps, got {self.towers}")
+        if not all(factor > 0 for factor in self.tune):
+            raise ValueError(f"tune must be factors above 0, got {self.tune}")
 
 
 def compare(
@@ -69,19 +78,22 @@ def compare(
     *,
     size: str = "small",
     steps: int | None = None,
+    budget: Budget | None = None,
     seeds: int = 1,
     published: Published = DRAWN,
     changes: Mapping[str, Any] | None = None,
     how: CompareConfig | None = None,
     validation: int = 200,
+    effect: float | None = None,
     quiet: bool = False,
 ) -> dict:
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
 
     names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip"). steps: optimizer steps of
-    every run (default: the config's). seeds: runs a system, from `train.seed` on. published: towers that every run
-    starts from. changes: config by dotted or nested name for all systems. how: what single systems differ in, and how
-    runs are measured. validation: pictures of "val" (else of the split) followed.
+    every run (default: the config's); budget: or what every run may spend otherwise. seeds: runs a system, from
+    `train.seed` on. published: towers that every run starts from. changes: config by dotted or nested name for all
+    systems. how: what single systems differ in, and how runs are measured. validation: pictures of "val" (else of the
+    split) followed. effect: a wanted difference, in units of the metric: the seeds it needs are reckoned.
 
     Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
     "seeds" (each run's own), "spread" (deviation over seeds)}}` with "differences", "corpus", "split" and the like.
@@ -93,7 +105,8 @@ def compare(
     out, how = Path(out), how or CompareConfig()
     measure, location = how.measure, how.measure.corpus or str(corpus)
     learnt = learnt_of(names, measure.task, how.learn)
-    configs = arm_configs(names, str(corpus), out, size, steps, seeds, changes or {}, how.arms, published)
+    equal: Any = {} if budget and budget.unit != "steps" else steps  # steps; what another budget buys is known later
+    configs = arm_configs(names, str(corpus), out, size, equal, seeds, changes or {}, how.arms, published)
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
     pairs = open_corpus(corpus, "train", first.data.on_bad)
@@ -103,27 +116,80 @@ def compare(
     _share_tokenizer(out, configs, pairs)
     if how.towers:
         _train_towers(out, configs, how.towers, pairs, quiet)
+    trials = {name: trial_of(configs[run], pairs, trial_file(out, name)) for run, name in reversed(arms.items())}
+    configs = budgeted(configs, arms, budget, trials)
+    configs, arms, tuned = tuned_configs(configs, arms, how.tune, pairs, watched, validation, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
     for number, (run, config) in enumerate(configs.items(), 1):
-        place = f"run {number} of {len(configs)}"
-        trained = train_arm(run, config, pairs, evaluate, learnt, quiet=quiet, place=place)
-        result = measured_arm(trained.run, gallery, location, measure, quiet)
-        results_of[arms[run]].append({"seed": config.train.seed, **result, **_cost(trained, result)})
-    fingerprints = {"train": pairs.fingerprint} | ({gallery.split: gallery.fingerprint} if gallery else {})
-    about = {"location": str(corpus), "watched": watched.split, "size": size, "batch_size": first.train.batch_size}
-    comparison = {**compared(results_of, measure), **about, "fingerprints": fingerprints}
+        of = f"run {number} of {len(configs)}"
+        trained = train_arm(run, config, pairs, evaluate, learnt, quiet=quiet, place=of)
+        result = measured_arm(trained, gallery, location, measure, trials[arms[run]], quiet)
+        results_of[arms[run]].append({"seed": config.train.seed, **result})
+    about: dict[str, Any] = {"location": str(corpus), "watched": watched.split, "size": size, "tuned": tuned}
+    about |= {"batch_size": first.train.batch_size, "budget": str(budget or f"steps={first.train.steps}")}
+    about["fingerprints"] = {part.split: part.fingerprint for part in (pairs, gallery) if part is not None}
+    return write_comparison(out, {**compared(results_of, out, measure, effect), **about})
+
+
+def budgeted(
+    configs: dict[Path, RunConfig], arms: Mapping[Path, str], budget: Budget | None, trials: Mapping[str, Trial]
+) -> dict[Path, RunConfig]:
+    """The configs with the steps that the budget buys each arm."""
+    if budget is None:
+        return configs
+    bought = {run: steps_for(budget, config.train.batch_size, trials[arms[run]]) for run, config in configs.items()}
+    return {run: override(config, {"train.steps": bought[run]}) for run, config in configs.items()}
+
+
+def write_comparison(out: Path, comparison: dict[str, Any]) -> dict[str, Any]:
     checkpoint.write(out / RESULT, json.dumps(comparison, ensure_ascii=False, indent=1) + "\n")
     return comparison
 
 
-def compared(results_of: Mapping[str, list[dict]], measure: MeasureConfig) -> dict[str, Any]:
-    """What the results of every arm, seed by seed, come to."""
+def tuned_configs(
+    configs: dict[Path, RunConfig],
+    arms: dict[Path, str],
+    factors: Sequence[float],
+    pairs: Corpus,
+    watched: Corpus,
+    pictures: int,
+    quiet: bool,
+) -> tuple[dict[Path, RunConfig], dict[Path, str], Tuned]:
+    """The configs at the rates that validation chose, the arm of each, and what was tried.
+
+    Raises:
+        UserError: there is nothing to validate on but what is measured in the end.
+    """
+    if not factors:
+        return configs, arms, {}
+    if watched.split == "test" or not pictures:
+        raise UserError("compare: a rate is chosen by validation: give the corpus a val split, or leave out tuning")
+    chosen, tuned = tune(configs, arms, factors, pairs, validator(watched, pictures), quiet)
+    return chosen, dict(zip(chosen, arms.values(), strict=True)), tuned
+
+
+def trial_file(out: Path, name: str) -> Path:
+    return out / TRIALS / f"{arm_folder(name)}.json"
+
+
+def compared(
+    results_of: Mapping[str, list[dict]], out: Path, measure: MeasureConfig, effect: float | None = None
+) -> dict[str, Any]:
+    """What the results of every arm, seed by seed, come to. out: where their runs are."""
     first = next(iter(results_of.values()))[0]
+    rows = (differences if measure.task == "retrieval" else figure_differences)(results_of)
+    if metric_of(measure) == tasks.find_task(measure.task).figure:
+        marks = {
+            name: [read_marks(out / result["run"], measure.task) for result in results]
+            for name, results in results_of.items()
+        }
+        rows = with_pictures(rows, marks, effect)
     return {
         "task": measure.task,
         "metric": metric_of(measure),
         "systems": {name: summary(name, results) for name, results in results_of.items()},
-        "differences": (differences if measure.task == "retrieval" else figure_differences)(results_of),
+        "differences": rows,
+        "test_reads": sum(result.get("reads", 1) for results in results_of.values() for result in results),
         **{key: first[key] for key in ("corpus", "split", "steps")},
     }
 
@@ -147,7 +213,7 @@ def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -
     """OUT/tokenizer.json, made once and given to every run's config."""
     path = out / TOKENIZER
     begun = any(holds_run(run) for run in configs)
-    own = {TOKENIZER, *(run.relative_to(out).parts[0] for run in configs)}
+    own = {TOKENIZER, TRIALS, *(run.relative_to(out).parts[0] for run in configs)}
     if not begun and out.is_dir() and (others := {path.name for path in out.iterdir()} - own):
         raise UserError(f"{out} holds something else than a comparison ({quoted(min(others))}); choose another folder")
     if not (begun and path.exists()):
@@ -172,32 +238,41 @@ def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: 
         configs[path] = override(config, {"init": str(runs[seed])})
 
 
-def measured_arm(run: Path, gallery: Corpus | None, location: str, measure: MeasureConfig, quiet: bool) -> dict:
-    """What a finished run has on the task, with the "figure" that counts. gallery: of retrieval, opened."""
+def measured_arm(
+    trained: ArmRun, gallery: Corpus | None, location: str, measure: MeasureConfig, trial: Trial, quiet: bool
+) -> dict:
+    """What a finished arm has on the task and what it cost, with the "figure" that counts. gallery: of retrieval."""
     if gallery is None:
-        result = measure_arm(run, location, measure)
+        result = measure_arm(trained.run, location, measure)
     else:
-        if not (run / SCORE).exists():
-            settle_score(run, top_k=measure.top_k, quiet=quiet)
+        if not (trained.run / SCORE).exists():
+            settle_score(trained.run, top_k=measure.top_k, quiet=quiet)
         with bars(not quiet):
-            result = measure_run(run, gallery, measure)
+            result = measure_run(trained.run, gallery, measure)
+    result = {**result, **_cost(trained, result, trial)}
     return {**result, "figure": figure_of(result, metric_of(measure))}
 
 
 # ---- what was found
 
 
-def _cost(trained: ArmRun, result: dict) -> dict:
-    """What a finished arm cost, from the provenance of its runs; the seconds of its measurement apart."""
+def _cost(trained: ArmRun, result: dict, trial: Trial) -> dict:
+    """What a finished arm cost, from the provenance of its runs and its trial; what measuring took apart."""
     done = [provenance(run)["finished"] for run in trained.parts]
     seconds = sum(part["seconds"] for part in done)
     pairs = sum(part["seconds"] * part["pairs_per_second"] for part in done)
+    asked = [own["queries"] for own in result["languages"].values()] if result["task"] == "retrieval" else []
+    queries = sum(sum(own.values()) for own in asked)
     return {
         "run": trained.run.name,
         "steps": sum(part["step"] for part in done),
         "seconds": seconds,
         "pairs_per_second": pairs / seconds if len(done) > 1 and seconds else done[0]["pairs_per_second"],
         "measure_seconds": result["seconds"],
+        "ms_a_query": 1000 * result["seconds"] / queries if queries else None,
+        "parameters": trial.parameters,
+        "flops_a_pair": trial.flops,
+        "peak_mib": trial.peak,
     }
 
 
@@ -217,7 +292,7 @@ def summary(name: str, results: list[dict]) -> dict:
 
 def _varying(result: dict) -> dict:
     """What differs from seed to seed: recalls by language and stage, the figure that counts, and cost."""
-    numbers = {key: result[key] for key in ("figure", *COSTS) if key in result}
+    numbers = {key: result[key] for key in ("figure", *COSTS) if result.get(key) is not None}
     if result.get("task", "retrieval") != "retrieval":
         return numbers
     languages = {

@@ -14,7 +14,7 @@ from tuwen.benchmark.compare import RESULT, summary
 from tuwen.benchmark.paired import FEWEST_SEEDS
 from tuwen.benchmark.report_pieces import document, table, title
 from tuwen.benchmark.statistics import STAGES, clearly_best, last_stage
-from tuwen.benchmark.table import figure, over_seeds, reranked_by
+from tuwen.benchmark.table import cost_cells, difference_cells, figure, figure_cells, remarks, stage_titled
 from tuwen.errors import UserError
 from tuwen.run import CONFIG, METRICS, PROVENANCE, RECALLS, REPORT, SAMPLES, holds_run, provenance, read_json
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
@@ -128,6 +128,13 @@ def _head(title: str, comparison: dict[str, Any], runs: Runs) -> str:
 
 def _recall(comparison: dict[str, Any]) -> str:
     by_system = comparison["systems"]
+    if comparison.get("task", "retrieval") != "retrieval":
+        about, rows = figure_cells(comparison)
+        return (
+            title("Figure", "指标")
+            + f'<p class="note">{escape(about)}.</p>'
+            + table(("System 系统", "Figure 指标"), rows, 1)
+        )
     languages = list(next(iter(by_system.values()))["languages"])
     if not languages:
         return title("Recall", "召回率") + '<p class="note">Not measured yet 尚未评测: <code>tuwen eval</code>.</p>'
@@ -160,7 +167,7 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
         cells = "".join(map(_cell, figures[row], spreads, marks[row], _edges(paths)))
         stages = [of for of in STAGES if (name, of) in figures]
         head = _system(name, by_system[name], len(stages)) if stage == stages[0] else ""
-        body += f"<tr>{head}<td class='stage'>{_stage(stage, by_system[name])}</td>{cells}</tr>"
+        body += f"<tr>{head}<td class='stage'>{stage_titled(stage, by_system[name])}</td>{cells}</tr>"
     chance = "".join(
         _cell(value, None, False, edge)
         for value, edge in zip(_figures(first["chance"], paths), _edges(paths), strict=True)
@@ -198,35 +205,18 @@ def _marks(
 def _differences(comparison: dict[str, Any]) -> str:
     if not comparison["differences"]:
         return ""
-    heads = (
-        "Language 语言",
-        "System 系统",
-        "over 相对于",
-        "Mean recall 平均召回",
-        "95 %",
-        "p (Holm)",
-        "image → text R@1",
-        "text → image R@1",
-    )
-    rows = [
-        [
-            escape(difference["language"]),
-            escape(difference["of"].replace("reranked", "re-ranked")),
-            escape(difference["over"].replace("reranked", "re-ranked")),
-            _spread(difference["mean_recall"], difference["spread"], sign=True),
-            *over_seeds(difference),
-            *(_spread(difference.get(way), None, sign=True) for way in DIRECTIONS),
-        ]
-        for difference in comparison["differences"]
-    ]
+    heads, rows = difference_cells(comparison)
+    cells = [[escape(cell).replace("-", "−") if cell[:1] == "-" else escape(cell) for cell in row] for row in rows]
     seeds = len(next(iter(comparison["systems"].values()))["seeds"])
     note = f"In points; each seed against the same seed of the other, {seeds} in all."
     if seeds < FEWEST_SEEDS:
-        note += " Fewer than three seeds cannot tell a small difference from chance, and have no interval here; "
-        note += "<code>tuwen compare --runs A B</code> gives that of queries alone."
+        note += " Fewer than three seeds have no interval over seeds: where one stands it is of these runs on other"
+        note += " pictures, and another seed might differ by more."
     else:
-        note += " 95 %: of other seeds on these queries, by t; p after Holm over this table."
-    return title("Differences", "差异") + f'<p class="note">{note}</p>' + table(heads, rows, texts=3)
+        note += " 95 %: of other seeds on other pictures, where rows left marks; p after Holm over this table."
+    note += " Detectable: what such a table shows in 4 cases of 5."
+    texts = heads.index("difference")
+    return title("Differences", "差异") + f'<p class="note">{note}</p>' + table(heads, cells, texts=texts)
 
 
 def _curves(comparison: dict[str, Any], runs: Runs) -> str:
@@ -291,15 +281,9 @@ def _series(seeds: list[dict[str, dict[int, float]]]) -> dict[str, report_plots.
 
 
 def _cost(comparison: dict[str, Any]) -> str:
-    heads = ("System 系统", "Training seconds 训练秒数", "Pairs per second 每秒图文对", "Measuring seconds 评测秒数")
-    rows = []
-    for name, system in comparison["systems"].items():
-        spread = system["spread"] or {}
-        figures = (
-            _spread(system.get(key), spread.get(key)) for key in ("seconds", "pairs_per_second", "measure_seconds")
-        )
-        rows.append([escape(name), *figures])
-    return title("Cost", "开销") + table(heads, rows, texts=1)
+    heads, rows = cost_cells(comparison)
+    notes = "".join(f'<p class="note">{escape(line)}.</p>' for line in remarks(comparison))
+    return title("Quality and cost", "质量与开销") + table(heads, [list(map(escape, row)) for row in rows], 1) + notes
 
 
 def _samples(comparison: dict[str, Any], runs: Runs) -> str:
@@ -311,9 +295,10 @@ def _samples(comparison: dict[str, Any], runs: Runs) -> str:
     asked = report_samples.queries(samples)
     if not asked:
         return ""
+    by_system = {name: comparison["systems"][name] for name in samples}
     stages = {
-        name: last_stage(next(iter(comparison["systems"][name]["languages"].values()), {"first": 0}))
-        for name in samples
+        name: stage_titled(last_stage(next(iter(system.get("languages", {}).values()), {"first": 0})), system)
+        for name, system in by_system.items()
     }
     seed = next(iter(comparison["systems"].values()))["seeds"][0]["seed"]
     note = f"The five best pictures of each system (seed {seed}) with their scores. Right ones are framed in green. "
@@ -363,10 +348,6 @@ def _spread(value: float | None, spread: float | None, sign: bool = False) -> st
 def _system(name: str, system: dict[str, Any], stages: int = 1) -> str:
     fidelity = escape(system["fidelity"])
     return f'<th scope="rowgroup" rowspan="{stages}">{escape(name)}<span class="fidelity">{fidelity}</span></th>'
-
-
-def _stage(stage: str, system: dict[str, Any]) -> str:
-    return reranked_by(system).replace("re-ranked", "re-ranked 重排") if stage == "reranked" else "first 初排"
 
 
 def _listed(names: list[str]) -> str:

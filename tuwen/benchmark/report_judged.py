@@ -13,6 +13,7 @@ from tuwen.benchmark.judge import RESULT, Judged
 from tuwen.benchmark.measure import shows, write_thumbnails
 from tuwen.benchmark.report_pieces import document, table, title
 from tuwen.benchmark.statistics import last_stage
+from tuwen.benchmark.table import stage_titled
 from tuwen.run import REPORT, THUMBNAILS
 from tuwen.training import checkpoint
 
@@ -95,7 +96,10 @@ def _queries(judged: Judged, chosen: list[dict[str, Any]], pictures: Path) -> st
         for query in chosen
         if query["direction"] == "text_to_image"
     ]
-    stages = {name: last_stage(next(iter(result.ranks.values()))) for name, result in judged.results.items()}
+    stages = {
+        name: stage_titled(last_stage(next(iter(result.ranks.values()))), {"seeds": [result.json]})
+        for name, result in judged.results.items()
+    }
     of_pictures = [_of_picture(query, judged, pictures) for query in chosen if query["direction"] == "image_to_text"]
     note = f"{len(chosen)} of {total}; {RESULT} has all. Right answers are framed or marked in green."
     return (

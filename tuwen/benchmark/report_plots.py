@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from tuwen.benchmark.table import stage_called
+
 INK = "#010203"  # replaced by the page's own text colour
 COLOURS = ("#3f7fe0", "#e0862b", "#1f9d6b", "#b05fc9", "#d1495b", "#8a8f2a", "#2a9fb5", "#94694f")
 COLUMNS = 3  # panels beside each other
@@ -46,7 +48,7 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
         chance = next(iter(systems.values()))["languages"][language]["chance"]["mean_recall"]
         panel.axvline(chance, color=INK, linewidth=1, linestyle=(0, (3, 3)))
         panel.annotate("chance", (chance, -0.62), (3, 0), textcoords="offset points", fontsize=8.5, va="center")
-        called = [f"{name}, {'re-ranked' if stage == 'reranked' else 'first stage'}" for _, name, stage in rows]
+        called = [f"{name}, {stage_called(stage, systems[name])}" for _, name, stage in rows]
         panel.set_yticks(range(len(rows)), called)
         panel.set_ylim(len(rows) - 0.4, -0.95)
         panel.margins(x=0.14)

@@ -34,7 +34,7 @@ def queries(samples: dict[str, tuple[Path, dict[str, Any]]]) -> list[Query]:
 
 
 def section(asked: list[Query], stages: dict[str, str], budget: int = PICTURE_BYTES) -> str:
-    """As many queries as the pictures' budget allows, at least one. stages: system -> its last stage."""
+    """As many queries as the pictures' budget allows, at least one. stages: system -> what its last stage is called."""
     parts: list[str] = []
     spent = 0
     for query in asked:
@@ -49,7 +49,7 @@ def section(asked: list[Query], stages: dict[str, str], budget: int = PICTURE_BY
 def _query(query: Query, stages: dict[str, str]) -> str:
     language = escape(query["language"], quote=True)
     rows = "".join(
-        f'<div class="system">{escape(name)}<small>{_stage(stages[name])}</small></div>'
+        f'<div class="system">{escape(name)}<small>{escape(stages[name])}</small></div>'
         + "".join(_answer(k, result, language) for k, result in enumerate(results, 1))
         for name, results in query["answers"].items()
     )
@@ -66,10 +66,6 @@ def _answer(place: int, result: dict[str, Any], language: str) -> str:
         f'<figure class="answer {right}"><img alt="{alt}" lang="{language}" src="{picture_data(result["file"])}">'
         f"<div>{mark}<span>{score}</span></div></figure>"
     )
-
-
-def _stage(stage: str) -> str:
-    return "re-ranked 重排" if stage == "reranked" else "first stage 初排"
 
 
 def picture_data(file: Path) -> str:

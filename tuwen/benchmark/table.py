@@ -22,10 +22,14 @@ def print_comparison(comparison: dict[str, Any], console: Console | None = None)
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH, highlight=False)
-    for language in next(iter(comparison["systems"].values()))["languages"]:
+    for language in next(iter(comparison["systems"].values())).get("languages", ()):
         console.print(_recalls(comparison, language), "")
+    if comparison.get("task", "retrieval") != "retrieval":
+        console.print(_figures(comparison), "")
     console.print(_differences(comparison), "")
     console.print(_cost(comparison))
+    for line in remarks(comparison):
+        console.print(line)
 
 
 def called(name: str, system: dict[str, Any]) -> str:
@@ -41,37 +45,73 @@ def figure(value: float | None, spread: float | None = None, sign: bool = False)
 
 
 def _recalls(comparison: dict[str, Any], language: str) -> Table:
+    heading, heads, rows = recall_cells(comparison, language)
+    table = _table(heading)
+    for head in heads:
+        table.add_column(
+            head, justify="left" if head in ("system", "stage") else "right", no_wrap=head not in heads[:2]
+        )
+    systems = comparison["systems"]
+    stages = [(name, stage) for name in systems for stage in STAGES if stage in systems[name]["languages"][language]]
+    means = [
+        [seed["languages"][language][stage]["mean_recall"] for seed in systems[name]["seeds"]] for name, stage in stages
+    ]
+    for row, best in zip(rows, clearly_best(means), strict=False):  # the last row, chance, is nobody's
+        table.add_row(*row[:-1], Text(row[-1], "bold" if best else ""))
+    table.add_row(*rows[-1], style="dim")
+    return table
+
+
+def recall_cells(comparison: dict[str, Any], language: str) -> tuple[str, tuple[str, ...], list[list[str]]]:
+    """(title, heads, rows) of a language: a row an arm and stage, and chance last."""
     systems = comparison["systems"]
     first = next(iter(systems.values()))
     queries = first["languages"][language]["queries"]
     asked = " and ".join(f"{queries[way]} {way.replace('_', ' ')}" for way in queries)
-    table = _table(f"{language}: recall in percent, {asked} queries of {comparison['corpus']} {comparison['split']}")
-    for head in ("system", "stage"):
-        table.add_column(head)
+    title = f"{language}: recall in percent, {asked} queries of {comparison['corpus']} {comparison['split']}"
     ways = [way for way in DIRECTIONS if way in queries]
-    for way in ways:
-        for k in CUTOFFS:
-            table.add_column(f"{HEADS[way]} R@{k}", justify="right", no_wrap=True)
-    table.add_column("mean", justify="right", no_wrap=True)
-    rows = [(name, stage) for name in systems for stage in STAGES if stage in systems[name]["languages"][language]]
-    means = [
-        [seed["languages"][language][stage]["mean_recall"] for seed in systems[name]["seeds"]] for name, stage in rows
-    ]
-    for (name, stage), best in zip(rows, clearly_best(means), strict=True):
-        system = systems[name]
-        spread = system["spread"] and system["spread"]["languages"][language][stage]
-        *cells, mean = _cells(system["languages"][language][stage], spread, ways)
-        called_stage = "first" if stage == "first" else reranked_by(system)
-        table.add_row(called(name, system), called_stage, *cells, Text(mean, "bold" if best else ""))
-    table.add_row("chance", "", *_cells(first["languages"][language]["chance"], None, ways), style="dim")
-    return table
+    heads = ("system", "stage", *(f"{HEADS[way]} R@{k}" for way in ways for k in CUTOFFS), "mean")
+    rows = []
+    for name, system in systems.items():
+        for stage in STAGES:
+            if stage in system["languages"][language]:
+                spread = system["spread"] and system["spread"]["languages"][language][stage]
+                cells = _cells(system["languages"][language][stage], spread, ways)
+                rows.append([called(name, system), stage_called(stage, system), *cells])
+    rows.append(["chance", "", *_cells(first["languages"][language]["chance"], None, ways)])
+    return title, heads, rows
 
 
-def reranked_by(system: dict[str, Any]) -> str:
-    """ "re-ranked", with the weights of the match that were fitted, seed by seed; 0 leaves the first stage."""
+def stage_called(stage: str, system: dict[str, Any]) -> str:
+    """ "first", or "re-ranked" with the weights of the match that were fitted, seed by seed.
+
+    A weight of 0 leaves the first stage as it is: where all are 0 nothing was re-ranked, and it is called so.
+    """
+    if stage == "first":
+        return "first"
     rules = [seed.get("second_stage", {}) for seed in system["seeds"]]
     weights = [f"{rule['weight']:g}" if rule["weight"] != "match" else "match" for rule in rules if "weight" in rule]
+    if weights and set(weights) == {"0"}:
+        return "first again, not re-ranked (w 0)"
     return f"re-ranked, w {' '.join(weights)}" if weights else "re-ranked"
+
+
+def stage_titled(stage: str, system: dict[str, Any]) -> str:
+    """`stage_called`, in both languages of the page."""
+    if stage == "first":
+        return "first 初排"
+    words = stage_called(stage, system)
+    chinese = "未重排" if "not re-ranked" in words else "重排"
+    return words.replace("re-ranked", f"re-ranked {chinese}", 1)
+
+
+def side_called(side: str, comparison: dict[str, Any]) -> str:
+    """One side of a difference, "albef reranked", as people read it."""
+    name, _, stage = side.rpartition(" ")
+    if name not in comparison["systems"]:
+        return side
+    called_stage = stage_called(stage, comparison["systems"][name])
+    return f"{name} {called_stage if 'not' in called_stage else called_stage.partition(',')[0]}"
 
 
 def _cells(recalls: dict[str, Any], spread: dict[str, Any] | None, ways: list[str]) -> list[str]:
@@ -81,43 +121,116 @@ def _cells(recalls: dict[str, Any], spread: dict[str, Any] | None, ways: list[st
     return [*cells, figure(recalls["mean_recall"], None if spread is None else spread["mean_recall"])]
 
 
+DIFFERENCES = ("of", "over", "difference", "95 %", "interval of", "p Holm", "detectable")
+
+
+def difference_cells(comparison: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """(heads, rows) of the differences: of mean recall and of R@1 either way, or of the one figure that counts."""
+    rows, recalls = [], comparison.get("task", "retrieval") == "retrieval"
+    for row in comparison["differences"]:
+        sides = [side_called(row[side], comparison) for side in ("of", "over")] if recalls else [row["of"], row["over"]]
+        figures = [figure(row["mean_recall" if recalls else "figure"], row["spread"], sign=True), *over_seeds(row)]
+        more = [figure(row.get(way), sign=True) for way in DIRECTIONS] if recalls else []
+        rows.append([*([row["language"]] if recalls else []), *sides, *figures, figure(row.get("detectable")), *more])
+    heads = ("language", *DIFFERENCES, "text R@1", "image R@1") if recalls else DIFFERENCES
+    return heads, rows
+
+
 def _differences(comparison: dict[str, Any]) -> Table:
     seeds = len(next(iter(comparison["systems"].values()))["seeds"])
     table = _table(f"differences in points, over {seeds} paired seed{'s' * (seeds > 1)}")
-    for head in ("language", "of", "over"):
-        table.add_column(head)
-    for head in ("mean recall", "95 %", "p Holm", "text R@1", "image R@1"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for difference in comparison["differences"]:
-        table.add_row(
-            difference["language"],
-            difference["of"].replace("reranked", "re-ranked"),
-            difference["over"].replace("reranked", "re-ranked"),
-            figure(difference["mean_recall"], difference["spread"], sign=True),
-            *over_seeds(difference),
-            *(figure(difference.get(way), sign=True) for way in DIRECTIONS),
-        )
+    heads, rows = difference_cells(comparison)
+    for head in heads:
+        words = head in ("language", "of", "over", "interval of")
+        table.add_column(head, justify="left" if words else "right", no_wrap=not words)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
+def _figures(comparison: dict[str, Any]) -> Table:
+    """The one figure that counts, of every arm."""
+    about, rows = figure_cells(comparison)
+    table = _table(about)
+    table.add_column("system")
+    table.add_column("figure", justify="right", no_wrap=True)
+    best = clearly_best([[seed["figure"] for seed in system["seeds"]] for system in comparison["systems"].values()])
+    for (name, cell), bold in zip(rows, best, strict=True):
+        table.add_row(name, Text(cell, "bold" if bold else ""))
+    return table
+
+
+def figure_cells(comparison: dict[str, Any]) -> tuple[str, list[list[str]]]:
+    """(what is measured, a row an arm: its name, the figure with its deviation over seeds)."""
+    about = f"{comparison['task']} on {comparison['corpus']} {comparison['split']}: {comparison['metric']}"
+    rows = []
+    for name, system in comparison["systems"].items():
+        spread = system["spread"] and system["spread"]["figure"]
+        rows.append([called(name, system), figure(system["figure"], spread)])
+    return about, rows
+
+
+def remarks(comparison: dict[str, Any]) -> list[str]:
+    """What else stands with a comparison: rates that were tuned, how often test was read, seeds that are needed."""
+    lines = [
+        f"{name}: learning rate {tuned['chosen']} by validation, of "
+        + ", ".join(f"{rate} ({score:.1f})" for rate, score in tuned["rates"].items())
+        for name, tuned in comparison.get("tuned", {}).items()
+    ]
+    if "tuned" in comparison and not lines:
+        lines.append("learning rates are the arms' own: nothing was tuned")
+    if "test_reads" in comparison:
+        runs = sum(len(system["seeds"]) for system in comparison["systems"].values())
+        lines.append(f"{comparison['split']} was read {comparison['test_reads']} times for {runs} runs")
+    for row in comparison["differences"]:
+        if "seeds_needed" in row:
+            seeds = "no number of seeds shows" if row["seeds_needed"] is None else f"{row['seeds_needed']} seeds show"
+            lines.append(f"{row['of']} over {row['over']}: {seeds} the wanted difference in 4 cases of 5")
+    return lines
+
+
 def over_seeds(difference: dict[str, Any]) -> list[str]:
-    """The interval and p (after Holm) of a difference over seeds; "-" for fewer than three, or as written before."""
+    """The interval of a difference, what it is of, and p (after Holm); "-" where there is none."""
     if not difference.get("interval"):
-        return ["-", "-"]
-    return ["{:+.1f} … {:+.1f}".format(*difference["interval"]), f"{difference['p_holm']:.3f}"]
+        return ["-", "-", "-"]
+    p = "-" if difference.get("p_holm") is None else f"{difference['p_holm']:.3f}"
+    return ["{:+.1f} … {:+.1f}".format(*difference["interval"]), difference.get("covers") or "seeds alone", p]
+
+
+COSTS = {  # key of a result: (head, in what unit it is shown)
+    "seconds": ("training seconds", 1.0),
+    "pairs_per_second": ("pairs per second", 1.0),
+    "flops_a_pair": ("MFLOPs a pair", 1e6),
+    "parameters": ("million parameters", 1e6),
+    "peak_mib": ("training MiB", 1.0),
+    "ms_a_query": ("ms a query", 1.0),
+    "measure_seconds": ("measuring seconds", 1.0),
+}
+
+
+def cost_cells(comparison: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """(heads, rows): the figure of every arm beside what it cost, mean and deviation over seeds."""
+    systems = comparison["systems"]
+    known = [key for key in COSTS if any(system.get(key) is not None for system in systems.values())]
+    rows = []
+    for name, system in systems.items():
+        spread = system["spread"] or {}
+        cells = [figure(system.get("figure"), spread.get("figure"))]
+        for key in known:
+            unit, value, own = COSTS[key][1], system.get(key), spread.get(key)
+            cells.append("-" if value is None else figure(value / unit, own / unit if own else None))
+        rows.append([called(name, system), *cells])
+    return ("system", "figure", *(COSTS[key][0] for key in known)), rows
 
 
 def _cost(comparison: dict[str, Any]) -> Table:
-    table = _table(
-        f"cost of {comparison['steps']} steps of {comparison['batch_size']} pairs, size {comparison['size']}"
-    )
-    table.add_column("system")
-    for head in ("training seconds", "pairs per second", "measuring seconds"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, system in comparison["systems"].items():
-        spread = system["spread"] or {}
-        figures = (figure(system[key], spread.get(key)) for key in ("seconds", "pairs_per_second", "measure_seconds"))
-        table.add_row(called(name, system), *figures)
+    spent = comparison.get("budget") or f"{comparison['steps']} steps"
+    table = _table(f"quality and cost of {spent}, {comparison['batch_size']} pairs a step, size {comparison['size']}")
+    heads, rows = cost_cells(comparison)
+    for head in heads:
+        table.add_column(head, justify="left" if head == "system" else "right", no_wrap=head == "figure")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -31,7 +31,20 @@ def add_to(commands) -> None:
     command.add_argument("--split", help="with --runs: split they are asked on (default test)")
     command.add_argument("--limit", metavar="N", type=positive, help="with --runs: at most so many pictures")
     command.add_argument("--out", metavar="DIR", type=Path, help="folder; finished runs in it are kept")
-    command.add_argument("--budget", metavar="steps=N", type=budget, help="what every system may spend: steps=2000")
+    command.add_argument(
+        "--budget",
+        metavar="steps=N",
+        type=budget,
+        help="what every system may spend: steps=2000, pairs=1e6, seconds=600, or flops=1e15 (counted)",
+    )
+    command.add_argument(
+        "--tune",
+        metavar="FACTOR",
+        type=factor,
+        nargs="*",
+        help="try these factors of the learning rate for every system, by validation (default 1/3 1 3)",
+    )
+    command.add_argument("--effect", metavar="POINTS", type=factor, help="a wanted difference: seeds that show it")
     command.add_argument("--seeds", metavar="K", type=positive, default=1, help="runs a system (default 1)")
     add_config_options(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -39,12 +52,26 @@ def add_to(commands) -> None:
     report.add_argument("folder", metavar="DIR", type=Path, help="folder of a run or of a comparison")
 
 
-def budget(text: str) -> int:
-    """The N of steps=N."""
-    name, _, value = text.partition("=")
-    if name != "steps":
-        raise argparse.ArgumentTypeError(f"{text!r} is not steps=N")
-    return positive(value)
+def budget(text: str):
+    """The `Budget` of steps=N and the like."""
+    from tuwen.benchmark.budget import read_budget
+
+    try:
+        return read_budget(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def factor(text: str) -> float:
+    """A number above 0; a fraction may be written as one: 1/3."""
+    upper, _, lower = text.partition("/")
+    try:
+        value = float(upper) / float(lower or 1)
+    except (ValueError, ZeroDivisionError):
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def run_compare(args) -> None:
@@ -85,18 +112,26 @@ def train_and_compare(args) -> None:
     from tuwen.benchmark.paired import detectable_line
     from tuwen.benchmark.report import write_report
     from tuwen.benchmark.table import print_comparison
+    from tuwen.benchmark.tuning import GRID
+    from tuwen.benchmark.uncertainty import effect_line
+    from tuwen.benchmark.written import tables_of, write_tables
     from tuwen.config import override
 
     changes, own = changes_of(args)
     named = {name: changes.pop(name) for name in NAMED if name in changes}
     size = args.size or named.get("size") or SIZE
-    options = {"size": size, "steps": args.budget, "seeds": args.seeds, "published": published_towers(args)}
-    options |= {"changes": changes, "how": override(CompareConfig(), own)}
+    if args.tune is not None:
+        own["tune"] = args.tune or list(GRID)
+    options = {"size": size, "budget": args.budget, "seeds": args.seeds, "published": published_towers(args)}
+    options |= {"changes": changes, "how": override(CompareConfig(), own), "effect": args.effect}
     with only_json(args.json):
         print_line(detectable_line(args.seeds))
+        if args.effect and (line := effect_line(args.out, args.effect)):
+            print_line(line)
         comparison = compare(args.systems, args.corpus, args.out, **options)
         print_comparison(comparison)
         print(f"report: {write_report(args.out)}")
+        print(f"tables: {', '.join(map(str, write_tables(args.out, 'comparison', tables_of(comparison))))}")
     if args.json:
         print_json(comparison)
 
