@@ -9,7 +9,7 @@ from rich.text import Text
 from tuwen.benchmark.statistics import STAGES, clearly_best
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
 
-WIDTH = 130  # columns where the output is no terminal
+WIDTH = 170  # columns where the output is no terminal
 HEADS = {"image_to_text": "text", "text_to_image": "image"}  # what is found
 
 
