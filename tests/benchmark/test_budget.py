@@ -42,7 +42,7 @@ def test_budgets_that_are_none_are_refused():
 
 def test_work_counted_is_that_of_the_matrices(tmp_path):
     """Twice the layers of both towers add exactly the work of a layer each: counted, not timed."""
-    pairs = open_corpus(CORPUS)
+    pairs = open_corpus(CORPUS, "train")
     flops = []
     for layers in (1, 2, 3):
         changes = CHANGES | {"model.image.layers": layers}
@@ -61,7 +61,7 @@ def test_work_counted_is_that_of_the_matrices(tmp_path):
 
 
 def test_the_rate_is_chosen_by_validation_alone(tmp_path):
-    pairs = open_corpus(CORPUS)
+    pairs = open_corpus(CORPUS, "train")
     configs = arm_configs(["clip"], CORPUS, tmp_path, "tiny", 2, 2, CHANGES, {})
     scores = iter([{"score": 10.0}, {"score": 10.0}, {"score": 30.0}, {"score": 40.0}, {"score": 20.0}, {"score": 5.0}])
 

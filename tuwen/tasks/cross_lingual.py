@@ -26,6 +26,7 @@ from tuwen.tasks.likeness import (
     sharing,
     words_alone,
 )
+from tuwen.tasks.marks import Marks
 from tuwen.tasks.task import Task
 from tuwen.tasks.text_retrieval import LanguageTexts
 
@@ -37,6 +38,7 @@ def evaluate_cross_lingual(
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
     limit: int | None = None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Percent a pair: `{"pairs": {"zh-en": {"vectors": {"r1", "r5", "r10", "map"}, "words", "chance", "queries"}}}`.
 
@@ -56,8 +58,9 @@ def evaluate_cross_lingual(
     for asked, known in permutations(sides, 2):
         truth = sharing(asked.pictures, known.pictures)
         if len(truth.images):
+            ends = vectors[asked.language], vectors[known.language]
             pairs[f"{asked.language}-{known.language}"] = {
-                "vectors": measure_likeness(cosines(vectors[asked.language], vectors[known.language]), truth, False),
+                "vectors": measure_likeness(cosines(*ends), truth, False, tell=_teller(marks, asked, known)),
                 "words": measure_likeness(words_alone(asked.texts, known.texts), truth, False),
                 "chance": chance_of(truth, alone=False),
                 "languages": [asked.language, known.language],
@@ -74,6 +77,16 @@ def evaluate_cross_lingual(
         "pairs": pairs,
         "seconds": time.monotonic() - began,
     }
+
+
+def _teller(marks: Marks | None, asked: LanguageTexts, known: LanguageTexts):
+    """Tells what each query of a pair of languages earns; a query belongs to the first picture it was written for."""
+
+    def tell(queries: np.ndarray, precision: np.ndarray) -> None:
+        if marks is not None:
+            marks.add(f"{asked.language}-{known.language}", precision, [asked.pictures[k][0] for k in queries])
+
+    return tell
 
 
 class CrossLingual(Task):

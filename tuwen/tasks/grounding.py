@@ -31,6 +31,7 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Located
 from tuwen.tasks.encoding import measured
+from tuwen.tasks.marks import Marks, pictures_shown
 from tuwen.tasks.task import Task
 
 BATCH = 64
@@ -43,6 +44,7 @@ def evaluate_grounding(
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
     limit: int | None = None,
+    marks: Marks | None = None,
 ) -> dict:
     """Percentages a language: `{"languages": {"zh": {"pointing", "iou", "iou50", "phrases", "centre", "whole"}}, ...}`.
 
@@ -62,7 +64,7 @@ def evaluate_grounding(
     with predictor.evaluating():
         for language in _languages(predictor, corpus, every, languages):
             asked = [phrase for phrase in every if phrase.language == language]
-            figures[language], faults = _marks(predictor, corpus, asked, language, batch_size)
+            figures[language], faults = _marks(predictor, corpus, asked, language, batch_size, marks)
             broken = broken or faults
     return {
         "system": predictor.name,
@@ -88,9 +90,16 @@ def _languages(predictor: Predictor, corpus: Corpus, every: list[Phrase], asked)
     return spoken
 
 
-def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: str, batch_size: int):
+def _marks(
+    predictor: Predictor,
+    corpus: Corpus,
+    asked: list[Phrase],
+    language: str,
+    batch_size: int,
+    marks: Marks | None = None,
+):
     """(figures of one language, broken pictures by reason)."""
-    right: list[np.ndarray] = []
+    right, shown = list[np.ndarray](), list[int]()
     points, boxes, chosen_boxes = [], [], list[tuple[np.ndarray, np.ndarray]]()
     broken: Counter[str] = Counter()
     unreadable: set[int] = set()
@@ -110,6 +119,7 @@ def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: 
         points.append(_on_whole(point_of(located), seen))
         boxes.append(_on_whole(box_of(located), seen))
         right += [asked[places[k]].boxes for k in chosen.tolist()]
+        shown += [rows[k] for k in chosen.tolist()]
         if located.heat is not None:
             heat = located.heat.double().cpu()
             given = [_proposals(corpus, rows[k]) for k in chosen.tolist()]
@@ -118,6 +128,8 @@ def _marks(predictor: Predictor, corpus: Corpus, asked: list[Phrase], language: 
                 chosen_boxes.append((own, best_proposal(own_heat, part, own)))
     if not right:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: none of the pictures can be read")
+    if marks is not None:
+        marks.add(language, 100.0 * pointed(torch.cat(points).numpy(), right), pictures_shown(corpus, shown))
     figures = figures_of(torch.cat(points).numpy(), torch.cat(boxes).numpy(), right)
     if chosen_boxes and all(len(boxes) for boxes, _ in chosen_boxes):
         figures["proposals"] = _among(chosen_boxes, right)
@@ -220,13 +232,22 @@ def figures_of(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -
 
 def _measure(points: np.ndarray, boxes: np.ndarray, right: list[np.ndarray]) -> dict[str, float]:
     """Percent of points in a right box, mean IoU in percent, and percent of boxes with IoU of at least 0.5."""
-    hits = [bool(point_inside(point, right_boxes).any()) for point, right_boxes in zip(points, right, strict=True)]
-    overlaps = np.array([box_overlap(box, right_boxes).max() for box, right_boxes in zip(boxes, right, strict=True)])
+    hits, overlaps = pointed(points, right), overlapped(boxes, right)
     return {
         "pointing": 100 * float(np.mean(hits)),
         "iou": 100 * float(overlaps.mean()),
         "iou50": 100 * float((overlaps >= 0.5).mean()),
     }
+
+
+def pointed(points: np.ndarray, right: list[np.ndarray]) -> np.ndarray:
+    """[n] bool: whether each point lies in any right box."""
+    return np.array([bool(point_inside(point, boxes).any()) for point, boxes in zip(points, right, strict=True)])
+
+
+def overlapped(boxes: np.ndarray, right: list[np.ndarray]) -> np.ndarray:
+    """[n] the greatest overlap of each box with a right one."""
+    return np.array([box_overlap(box, boxes_right).max() for box, boxes_right in zip(boxes, right, strict=True)])
 
 
 def point_inside(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:

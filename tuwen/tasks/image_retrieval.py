@@ -18,11 +18,18 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor, vectors
 from tuwen.tasks.encoding import looked_at
 from tuwen.tasks.likeness import HEADINGS, chance_of, cosines, measure_likeness, rows_of_likeness, sharing
+from tuwen.tasks.marks import Marks, pictures_shown
 from tuwen.tasks.task import Task
 
 
 def evaluate_image_retrieval(
-    predictor: Predictor, corpus: Corpus, *, batch_size: int = 64, limit: int | None = None, languages=None
+    predictor: Predictor,
+    corpus: Corpus,
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+    languages=None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Any-hit recalls and mean average precision in percent: `{"vectors": {"r1", .., "map"}, "colours", "chance"}`.
 
@@ -39,13 +46,18 @@ def evaluate_image_retrieval(
     truth = sharing([groups[place[row]] for row in seen.rows.tolist()])
     if not len(truth.images):
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: no two pictures are alike ({rule})")
+
+    def tell(queries: np.ndarray, precision: np.ndarray) -> None:
+        if marks is not None:
+            marks.add("all", precision, pictures_shown(corpus, seen.rows[queries]))
+
     colours = seen.thumbnails - seen.thumbnails.mean(1, keepdim=True)  # their cosine is a correlation
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "image_retrieval",
-        "vectors": measure_likeness(cosines(seen.features, seen.features), truth, alone=True),
+        "vectors": measure_likeness(cosines(seen.features, seen.features), truth, alone=True, tell=tell),
         "colours": measure_likeness(cosines(colours, colours), truth, alone=True),
         "chance": chance_of(truth, alone=True),
         "images": len(seen.rows),

@@ -4,7 +4,7 @@ Shape legend: Q queries, N items. A query may itself stand among the items; it i
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +22,17 @@ HEADINGS = ("by", "R@1", "R@5", "R@10", "mAP")
 
 
 def measure_likeness(
-    rows: metrics.Rows, truth: Relevance, alone: bool, budget: int = metrics.BUDGET
+    rows: metrics.Rows,
+    truth: Relevance,
+    alone: bool,
+    budget: int = metrics.BUDGET,
+    tell: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> dict[str, float]:
     """{"r1", "r5", "r10", "map"} in percent; queries without an answer are left out.
 
     rows: gives the scores of a range of queries. truth: relevant items of each query. alone: whether the items are the
-    queries, so that a query is not searched among them.
+    queries, so that a query is not searched among them. tell: is given the queries that have an answer and each's
+    average precision in percent.
     """
     ranks, precisions = [], []
     for start, stop in metrics.blocks(len(truth), truth.image_count, budget):
@@ -41,7 +46,10 @@ def measure_likeness(
         precisions.append(average_precision(scores, right))
     rank = np.concatenate(ranks)
     asked = torch.from_numpy(rank != metrics.NO_ANSWER)
-    return {**metrics.recalls(rank), "map": 100 * float(torch.cat(precisions)[asked].mean())}
+    precision = 100 * torch.cat(precisions)[asked]
+    if tell is not None:
+        tell(np.flatnonzero(asked.numpy()), precision.numpy())
+    return {**metrics.recalls(rank), "map": float(precision.mean())}
 
 
 def average_precision(scores: Tensor, right: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.tasks.encoding import LookedAt, looked_at, picture_features
+from tuwen.tasks.marks import Marks, pictures_shown
 from tuwen.tasks.task import Task
-from tuwen.tasks.zero_shot import accuracies
+from tuwen.tasks.zero_shot import accuracies, ranks_of_labels
 
 EIGHTHS = 48  # of a decade, each way from 1
 ITERATIONS = 1000
@@ -42,6 +43,7 @@ def evaluate_linear_probe(
     batch_size: int = 64,
     limit: int | None = None,
     languages=None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Accuracy in percent: `{"probe": {"top1", "top5", .., "strength"}, "colours", "majority"}`.
 
@@ -74,13 +76,18 @@ def evaluate_linear_probe(
         raise UserError(f"corpus {corpus.name}: a split has no picture of a class that training shows")
     most = np.bincount(np.concatenate([learn[1], choose[1]]), minlength=len(classes)).argmax()
     own = [part[0].features.numpy() for part in (learn, choose, test)]
+
+    def tell(right: Tensor) -> None:
+        if marks is not None:
+            marks.add("all", 100 * right.double(), pictures_shown(corpus, test[0].rows))
+
     colours = [part[0].thumbnails.numpy() for part in (learn, choose, test)]
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "linear_probe",
-        "probe": accuracy_of_probe(own, learn[1], choose[1], labels, len(classes)),
+        "probe": accuracy_of_probe(own, learn[1], choose[1], labels, len(classes), tell),
         "colours": accuracy_of_probe(colours, learn[1], choose[1], labels, len(classes)),
         "majority": {"top1": 100 * float((labels == int(most)).double().mean())},
         "images": len(labels),
@@ -122,9 +129,17 @@ def _known(labelled: Labelled) -> Labelled:
 
 
 def accuracy_of_probe(
-    features: list[np.ndarray], learn: np.ndarray, choose: np.ndarray, test: Tensor, classes: int
+    features: list[np.ndarray],
+    learn: np.ndarray,
+    choose: np.ndarray,
+    test: Tensor,
+    classes: int,
+    tell: Callable[[Tensor], None] | None = None,
 ) -> dict[str, float]:
-    """Accuracy on the last of three sets of features, by the penalty that serves the second best."""
+    """Accuracy on the last of three sets of features, by the penalty that serves the second best.
+
+    tell: is given which of the last set is right, [I] bool.
+    """
 
     def right(strength: float) -> float:
         scores = fit_probe(features[0], learn, strength, classes)(features[1])
@@ -132,7 +147,10 @@ def accuracy_of_probe(
 
     strength = best_strength(right)
     predict = fit_probe(np.concatenate(features[:2]), np.concatenate([learn, choose]), strength, classes)
-    return {**accuracies(torch.from_numpy(predict(features[2])), test), "strength": strength}
+    scores = torch.from_numpy(predict(features[2]))
+    if tell is not None:
+        tell(ranks_of_labels(scores, test) == 0)
+    return {**accuracies(scores, test), "strength": strength}
 
 
 def fit_probe(

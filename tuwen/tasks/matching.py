@@ -28,6 +28,7 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured
+from tuwen.tasks.marks import Marks, pictures_shown
 from tuwen.tasks.task import Task
 
 WATCHED = 1000  # pictures that a validation during training looks at
@@ -55,6 +56,7 @@ def evaluate_matching(
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    marks: Marks | None = None,
 ) -> dict:
     """ROC-AUC (0 to 1) per language: `{"system", "corpus", "split", "task", "languages": {"zh": {"auc", ...}}}`.
 
@@ -90,6 +92,8 @@ def evaluate_matching(
                 by_language[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
             except NoPairs as error:
                 lacking[language] = str(error)
+            else:
+                tell_area(marks, language, labels, scores, pictures_shown(corpus, pairs.rows[readable]))
     if not by_language:
         raise NoPairs("; ".join(lacking.values()))
     return {
@@ -118,6 +122,21 @@ def area(labels: np.ndarray, scores: np.ndarray) -> float:
     if not np.isfinite(scores).all():
         raise UserError("matching scores are not finite numbers: the weights are broken")
     return float(roc_auc_score(labels, scores))
+
+
+def tell_area(marks: Marks | None, language: str, labels: np.ndarray, scores: np.ndarray, pictures: list[int]) -> None:
+    """What each pair adds to the area (DeLong's placements): for a right pair the share of wrong ones below it, for a
+    wrong one that of right ones above, ties counting half, so scaled that both halves' means have the area as theirs.
+    """
+    if marks is None:
+        return
+    right, wrong = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
+    whole = area(labels, scores)
+    for name, other, own, sign in (("right", wrong, 1, 1), ("wrong", right, 0, -1)):
+        values = scores[labels == own]
+        below = (np.searchsorted(other, values, "left") + np.searchsorted(other, values, "right")) / 2 / len(other)
+        placement = below if sign > 0 else 1 - below
+        marks.add(f"{language}.{name}", 2 * placement - whole, np.asarray(pictures)[labels == own])
 
 
 def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int = 0) -> LabelledPairs:

@@ -28,8 +28,9 @@ from tuwen.objectives.boxes import nearest_box_loss
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
 from tuwen.tasks.encoding import encoded_rows, measured, width_of
-from tuwen.tasks.grounding import figures_of
+from tuwen.tasks.grounding import figures_of, overlapped
 from tuwen.tasks.heads import read, width_read
+from tuwen.tasks.marks import Marks
 from tuwen.tasks.task import Task
 
 MOST = 32  # right boxes of a phrase that are learnt from
@@ -94,6 +95,7 @@ def evaluate_referring(
     batch_size: int = BATCH,
     languages: Sequence[str] | None = None,
     limit: int | None = None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Percentages a language: `{"languages": {"zh": {"pointing", "iou", "iou50", "interval", "other_picture", ...}}}`.
 
@@ -103,7 +105,7 @@ def evaluate_referring(
         UserError: an unknown language, no phrase in it, or none of the pictures can be read.
     """
     began = time.monotonic()
-    marks, broken, pictures = {}, Counter[str](), set[int]()
+    by_language, broken, pictures = {}, Counter[str](), set[int]()
     spoken: dict[str, list[int]] = {}
     for row in range(len(corpus)):
         spoken.setdefault(next(languages_and_texts(corpus.record(row)))[0], []).append(row)
@@ -114,26 +116,29 @@ def evaluate_referring(
             if limit is not None and len(rows) > limit:
                 rows = [rows[k] for k in np.linspace(0, len(rows) - 1, limit).astype(int)]
             found: dict[str, list[Tensor]] = {name: [] for name in ("head", "other_picture", "other_text")}
-            right = []
+            right, shown = [], list[int]()
             for part in encoded_rows(predictor, corpus, rows, batch_size, own, "phrases"):
                 records = [corpus.record(int(row)) for row in part.rows]
                 right += [np.unique(np.asarray(record.columns["target"], dtype=float), axis=0) for record in records]
-                pictures |= {record.image_id for record in records}
+                shown += [record.image_id for record in records]
                 given = {"head": part, "other_picture": part.mixed("picture"), "other_text": part.mixed("text")}
                 for name, seen in given.items():
                     boxes = head.boxes(predictor.system, seen.images[0], seen.texts)
                     found[name].append(corners(boxes).clamp(0, 1).double().cpu())
             if right:
-                marks[language] = _marks({name: torch.cat(boxes).numpy() for name, boxes in found.items()}, right)
-            broken = broken or own
-    if not marks:
+                named = {name: torch.cat(boxes).numpy() for name, boxes in found.items()}
+                by_language[language] = _marks(named, right)
+                if marks is not None:
+                    marks.add(language, 100.0 * (overlapped(named["head"], right) >= 0.5), shown)
+            broken, pictures = broken or own, pictures | set(shown)
+    if not by_language:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: no phrase of a picture that can be read")
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "referring",
-        "languages": marks,
+        "languages": by_language,
         "images": len(pictures),
         "protocol": "any box; pointing by the box's centre",
         "broken": dict(broken + Counter(corpus.skipped)),

@@ -25,6 +25,7 @@ from tuwen.tasks.likeness import (
     sharing,
     words_alone,
 )
+from tuwen.tasks.marks import Marks
 from tuwen.tasks.task import Task
 
 
@@ -70,6 +71,7 @@ def evaluate_text_retrieval(
     batch_size: int = 64,
     languages: Sequence[str] | None = None,
     limit: int | None = None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Percent a language: `{"languages": {"zh": {"vectors": {"r1", "r5", "r10", "map"}, "words", "chance", ...}}}`.
 
@@ -79,7 +81,7 @@ def evaluate_text_retrieval(
         UserError: an unknown language, or no language in which two texts are of one picture.
     """
     began = time.monotonic()
-    marks, lacking = {}, []
+    by_language, lacking = {}, []
     with predictor.evaluating():
         for language in measured(predictor, corpus, languages):
             texts = LanguageTexts(corpus, language, limit)
@@ -87,23 +89,27 @@ def evaluate_text_retrieval(
             if not len(truth.images):
                 lacking.append(language)
                 continue
-            marks[language] = _marks(texts, texts.encode(predictor, batch_size), truth)
-    if not marks:
+            by_language[language] = _marks(texts, texts.encode(predictor, batch_size), truth, marks)
+    if not by_language:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: in no language two texts are of one picture")
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "text_retrieval",
-        "languages": marks,
+        "languages": by_language,
         "note": f"not measured, one text a picture: {', '.join(lacking)}" if lacking else "",
         "seconds": time.monotonic() - began,
     }
 
 
-def _marks(texts: LanguageTexts, vector: Tensor, truth: Relevance) -> dict[str, Any]:
+def _marks(texts: LanguageTexts, vector: Tensor, truth: Relevance, marks: Marks | None) -> dict[str, Any]:
+    def tell(queries: np.ndarray, precision: np.ndarray) -> None:
+        if marks is not None:
+            marks.add(texts.language, precision, [texts.pictures[k][0] for k in queries])
+
     return {
-        "vectors": measure_likeness(cosines(vector, vector), truth, alone=True),
+        "vectors": measure_likeness(cosines(vector, vector), truth, alone=True, tell=tell),
         "words": measure_likeness(words_alone(texts.texts, texts.texts), truth, alone=True),
         "chance": chance_of(truth, alone=True),
         "texts": len(truth),

@@ -17,6 +17,7 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.progress import track
 from tuwen.tasks.encoding import encode_pictures
+from tuwen.tasks.marks import Marks, pictures_shown
 from tuwen.tasks.task import Task
 
 
@@ -28,6 +29,7 @@ def evaluate_zero_shot(
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     classes: str | Path | None = None,
+    marks: Marks | None = None,
 ) -> dict:
     """Accuracy in percent per language: `{"languages": {"zh": {"top1", "top5", "mean_per_class", "chance", ...}}}`.
 
@@ -60,6 +62,9 @@ def evaluate_zero_shot(
             prompts = track(texts, f"prompts {language}", len(texts))
             scores = predictor.classes(pictures.encoded, prompts, language, batch_size)
             accuracy[language] = {**accuracies(scores, labels), "prompts": len(texts)}
+            if marks is not None:
+                right = (ranks_of_labels(scores, labels) == 0).double()
+                marks.add(language, 100 * right, pictures_shown(corpus, pictures.rows))
     return {
         "system": predictor.name,
         "corpus": corpus.name,
@@ -82,9 +87,7 @@ def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """
     if not torch.isfinite(scores).all():
         raise UserError("scores are not finite numbers: the weights are broken")
-    own = scores.gather(1, labels[:, None])
-    earlier = torch.arange(scores.shape[1]) < labels[:, None]
-    rank = ((scores > own) | ((scores == own) & earlier)).sum(1)
+    rank = ranks_of_labels(scores, labels)
     right = (rank == 0).double()
     shown = labels.unique()
     by_class = [float(right[labels == label].mean()) for label in shown]
@@ -94,6 +97,13 @@ def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
         "mean_per_class": 100 * sum(by_class) / len(by_class),
         "chance": 100 / scores.shape[1],
     }
+
+
+def ranks_of_labels(scores: Tensor, labels: Tensor) -> Tensor:
+    """[I] int64: classes [C] that score above a picture's own, or equal with an earlier number."""
+    own = scores.gather(1, labels[:, None])
+    earlier = torch.arange(scores.shape[1]) < labels[:, None]
+    return ((scores > own) | ((scores == own) & earlier)).sum(1)
 
 
 class ZeroShot(Task):
