@@ -33,6 +33,7 @@ from tuwen.benchmark.uncertainty import RESULT, with_pictures
 from tuwen.config import override
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.subset import Subset
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
 from tuwen.progress import bars
@@ -85,6 +86,7 @@ def compare(
     how: CompareConfig | None = None,
     validation: int = 200,
     effect: float | None = None,
+    share: float = 1.0,
     quiet: bool = False,
 ) -> dict:
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
@@ -93,7 +95,7 @@ def compare(
     every run (default: the config's); budget: or what every run may spend otherwise. seeds: runs a system, from
     `train.seed` on. published: towers that every run starts from. changes: config by dotted or nested name for all
     systems. how: what single systems differ in, and how runs are measured. validation: pictures of "val" (else of the
-    split) followed. effect: a wanted difference, in units of the metric: the seeds it needs are reckoned.
+    split) followed. effect: a wanted difference: the seeds it needs are reckoned. share: of the training rows.
 
     Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
     "seeds" (each run's own), "spread" (deviation over seeds)}}` with "differences", "corpus", "split" and the like.
@@ -109,7 +111,7 @@ def compare(
     configs = arm_configs(names, str(corpus), out, size, equal, seeds, changes or {}, how.arms, published)
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
-    pairs = open_corpus(corpus, "train", first.data.on_bad)
+    pairs = share_of(open_corpus(corpus, "train", first.data.on_bad), share)
     gallery = open_corpus(location, measure.split, first.data.on_bad) if measure.task == "retrieval" else None
     watched = watched_of(str(corpus), location, measure, first.data.on_bad)
     evaluate = validator(watched, validation) if validation else None
@@ -121,8 +123,8 @@ def compare(
     configs, arms, tuned = tuned_configs(configs, arms, how.tune, pairs, watched, validation, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
     for number, (run, config) in enumerate(configs.items(), 1):
-        of = f"run {number} of {len(configs)}"
-        trained = train_arm(run, config, pairs, evaluate, learnt, quiet=quiet, place=of)
+        place = f"run {number} of {len(configs)}"
+        trained = train_arm(run, config, pairs, evaluate, learnt, quiet=quiet, place=place)
         result = measured_arm(trained, gallery, location, measure, trials[arms[run]], quiet)
         results_of[arms[run]].append({"seed": config.train.seed, **result})
     about: dict[str, Any] = {"location": str(corpus), "watched": watched.split, "size": size, "tuned": tuned}
@@ -192,6 +194,11 @@ def compared(
         "test_reads": sum(result.get("reads", 1) for results in results_of.values() for result in results),
         **{key: first[key] for key in ("corpus", "split", "steps")},
     }
+
+
+def share_of(pairs: Corpus, share: float) -> Corpus:
+    """The first rows of a corpus, as large a share of it as is given."""
+    return pairs if share >= 1 else Subset(pairs, range(max(1, round(share * len(pairs)))))
 
 
 def watched_of(corpus: str, location: str, measure: MeasureConfig, on_bad: str) -> Corpus:

