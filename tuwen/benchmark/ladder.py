@@ -1,9 +1,9 @@
 """The same comparison at a ladder of budgets or of data: lines over its logarithm, and where two arms cross or would.
 
 A figure that grows by a little less with every doubling is near a line over log2 of the budget; the line is fitted by
-least squares over all seeds and rungs, its band is Student's. Two arms are compared on their paired differences, seed by
-seed: they cross where that line is 0, within Fieller's interval (1954), which may be open. Beyond the rungs a crossing is
-a guess and is said to be one.
+least squares over all seeds and rungs, its band is Student's. Two arms are compared on their paired differences, seed
+by seed: they cross where that line is 0, within Fieller's interval (1954), which may be open. Beyond the rungs a
+crossing is a guess and is said to be one.
 
 Shape legend: R rungs, K seeds, n = R K points.
 """
@@ -107,9 +107,9 @@ def ladder(
         raise UserError("compare: a ladder has two rungs at least: --ladder 1 2 4 8")
     comparisons = []
     for rung in rungs:
-        share = {"share": rung / rungs[-1]} if of == "data" else {}
+        share = rung / rungs[-1] if of == "data" else 1.0
         spent = budget if of == "data" else budget.times(rung)
-        comparisons.append(compare(names, corpus, out / f"x{rung:g}", budget=spent, **options, **share))
+        comparisons.append(compare(names, corpus, out / f"x{rung:g}", budget=spent, share=share, **options))
     figures = {
         name: [[seed["figure"] for seed in comparison["systems"][name]["seeds"]] for comparison in comparisons]
         for name in names

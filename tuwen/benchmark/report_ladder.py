@@ -39,8 +39,8 @@ def ladder_plot(result: Mapping[str, Any]) -> str:
         heights = [height for height, _ in line["at"]]
         panel.plot(places, heights, color=shade, linewidth=1.8, label=name)
         if all(band is not None for _, band in line["at"]):
-            ends = [(height - band, height + band) for height, band in line["at"]]
-            panel.fill_between(places, *zip(*ends, strict=True), color=shade, alpha=0.16, linewidth=0)
+            low, high = ([height + sign * band for height, band in line["at"]] for sign in (-1, 1))
+            panel.fill_between(places, low, high, color=shade, alpha=0.16, linewidth=0)
         for place, seeds in zip(places, result["figures"][name], strict=True):
             panel.plot([place] * len(seeds), seeds, "o", color=shade, markersize=3.5)
     panel.set_xticks(places, [f"x{rung:g}" for rung in result["rungs"]])
