@@ -18,7 +18,7 @@ from tuwen.tasks.matching import tell_area
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
 
-CORPUS = "scenes:count=24,side=32,objects=2"
+CORPUS = "scenes:count=60,side=32,objects=2,things=12"
 CHANGES = {"train.steps": 2, "train.batch_size": 8, "train.threads": 1, "data.workers": 0, "tokenizer.size": 300}
 DUAL = ("retrieval", "zero_shot", "image_retrieval", "text_retrieval", "cross_lingual", "linear_probe")
 
