@@ -9,7 +9,7 @@ from scipy import stats
 
 from tuwen.benchmark.budget import Budget
 from tuwen.benchmark.compare import CompareConfig
-from tuwen.benchmark.ladder import Line, crossing_line, fitted, ladder
+from tuwen.benchmark.ladder import TrendLine, crossing_line, fitted_ladder, ladder
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.benchmark.report_ladder import write_ladder
 from tuwen.errors import UserError
@@ -19,7 +19,7 @@ def test_a_line_and_its_band_are_scipys():
     generator = np.random.default_rng(1)
     x = np.repeat([0.0, 1.0, 2.0, 3.0], 3)
     y = 20 + 5 * x + generator.normal(0, 1, 12)
-    line, known = Line.fit(x.tolist(), y.tolist()), stats.linregress(x, y)
+    line, known = TrendLine.fit(x.tolist(), y.tolist()), stats.linregress(x, y)
     assert (line.base, line.slope) == pytest.approx((known.intercept, known.slope))
     height, band = line.at(0.0)
     assert height == pytest.approx(known.intercept)
@@ -30,16 +30,16 @@ def test_lines_that_cross_are_found_where_they_do_and_beyond_the_ladder_it_is_sa
     rungs = [1, 2, 4, 8]
     slow = [[10.0, 10.2], [20.1, 19.9], [30.0, 30.2], [40.1, 39.9]]  # 10 + 10 x
     fast = [[24.9, 25.1], [30.1, 29.9], [34.9, 35.1], [40.1, 39.9]]  # 25 + 5 x: equal at x = 3, the eighth rung
-    (crossing,) = fitted(rungs, {"fast": fast, "slow": slow})["crossings"]
+    (crossing,) = fitted_ladder(rungs, {"fast": fast, "slow": slow})["crossings"]
     assert crossing["at"] == pytest.approx(8, rel=0.05)
     low, high = crossing["interval"]
     assert low < crossing["at"] < high
     far = [[height + 10 for height in seeds] for seeds in fast]  # equal at x = 5
-    (crossing,) = fitted(rungs, {"far": far, "slow": slow})["crossings"]
+    (crossing,) = fitted_ladder(rungs, {"far": far, "slow": slow})["crossings"]
     assert crossing["at"] == pytest.approx(32, rel=0.1)
     assert not crossing["within"]
     assert "would cross, beyond the ladder" in crossing_line(crossing)
-    level = fitted(rungs, {"a": slow, "b": [[y + 1 for y in seeds] for seeds in slow]})["crossings"][0]
+    level = fitted_ladder(rungs, {"a": slow, "b": [[y + 1 for y in seeds] for seeds in slow]})["crossings"][0]
     assert level["interval"] == [None, None] or not level["within"]
 
 
@@ -47,7 +47,7 @@ def test_fiellers_interval_holds_the_crossing_as_often_as_it_says():
     generator, x = np.random.default_rng(4), np.repeat([0.0, 1.0, 2.0, 3.0], 3)
     held = 0
     for _ in range(500):
-        zero = Line.fit(x.tolist(), (-3 + 2 * x + generator.normal(0, 0.7, 12)).tolist()).zero()
+        zero = TrendLine.fit(x.tolist(), (-3 + 2 * x + generator.normal(0, 0.7, 12)).tolist()).zero()
         low, high = (math.log2(end) for end in zero["interval"])
         held += low <= 1.5 <= high
     assert 0.92 <= held / 500 <= 0.98

@@ -29,7 +29,7 @@ RESULT = "ladder.json"
 
 
 @dataclass(frozen=True)
-class Line:
+class TrendLine:
     """y = base + slope x, x the log2 of a rung. middle, width: mean of x and sum of its squares about that; error: the
     deviation of points from the line; points: n."""
 
@@ -41,7 +41,7 @@ class Line:
     points: int
 
     @classmethod
-    def fit(cls, x: Sequence[float], y: Sequence[float]) -> "Line":
+    def fit(cls, x: Sequence[float], y: Sequence[float]) -> "TrendLine":
         """Through n points over at least two different x."""
         places, values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         middle = places.mean()
@@ -116,18 +116,18 @@ def ladder(
     }
     first = comparisons[0]
     about = {key: first[key] for key in ("task", "metric", "corpus", "split", "size")}
-    result = {"of": of, "budget": str(budget), "rungs": rungs, **about, **fitted(rungs, figures)}
+    result = {"of": of, "budget": str(budget), "rungs": rungs, **about, **fitted_ladder(rungs, figures)}
     checkpoint.write(out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     write_tables(out, Path(RESULT).stem, ladder_tables(result))
     return result
 
 
-def fitted(rungs: Sequence[float], figures: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
+def fitted_ladder(rungs: Sequence[float], figures: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
     """The lines of all arms, and where two cross. figures: of each arm, by rung [R] and seed [K]."""
     x = [math.log2(rung) for rung in rungs]
 
-    def line(values: np.ndarray) -> Line:
-        return Line.fit(np.repeat(x, values.shape[1]).tolist(), values.ravel().tolist())
+    def line(values: np.ndarray) -> TrendLine:
+        return TrendLine.fit(np.repeat(x, values.shape[1]).tolist(), values.ravel().tolist())
 
     tables = {name: np.asarray(values, dtype=float) for name, values in figures.items()}
     lines = {}
