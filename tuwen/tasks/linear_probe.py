@@ -9,7 +9,7 @@ Beside it stand the same probe on 8 x 8 thumbnails, blind to all the system lear
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,18 +76,14 @@ def evaluate_linear_probe(
         raise UserError(f"corpus {corpus.name}: a split has no picture of a class that training shows")
     most = np.bincount(np.concatenate([learn[1], choose[1]]), minlength=len(classes)).argmax()
     own = [part[0].features.numpy() for part in (learn, choose, test)]
-
-    def tell(right: Tensor) -> None:
-        if marks is not None:
-            marks.add("all", 100 * right.double(), pictures_shown(corpus, test[0].rows))
-
+    shown = pictures_shown(corpus, test[0].rows)
     colours = [part[0].thumbnails.numpy() for part in (learn, choose, test)]
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "linear_probe",
-        "probe": accuracy_of_probe(own, learn[1], choose[1], labels, len(classes), tell),
+        "probe": accuracy_of_probe(own, learn[1], choose[1], labels, len(classes), marks, shown),
         "colours": accuracy_of_probe(colours, learn[1], choose[1], labels, len(classes)),
         "majority": {"top1": 100 * float((labels == int(most)).double().mean())},
         "images": len(labels),
@@ -134,11 +130,12 @@ def accuracy_of_probe(
     choose: np.ndarray,
     test: Tensor,
     classes: int,
-    tell: Callable[[Tensor], None] | None = None,
+    marks: Marks | None = None,
+    shown: Sequence[int] = (),
 ) -> dict[str, float]:
     """Accuracy on the last of three sets of features, by the penalty that serves the second best.
 
-    tell: is given which of the last set is right, [I] bool.
+    marks: are told which of the last set is right, of the pictures shown.
     """
 
     def right(strength: float) -> float:
@@ -148,8 +145,8 @@ def accuracy_of_probe(
     strength = best_strength(right)
     predict = fit_probe(np.concatenate(features[:2]), np.concatenate([learn, choose]), strength, classes)
     scores = torch.from_numpy(predict(features[2]))
-    if tell is not None:
-        tell(ranks_of_labels(scores, test) == 0)
+    if marks is not None:
+        marks.add("all", 100 * (ranks_of_labels(scores, test) == 0).double(), shown)
     return {**accuracies(scores, test), "strength": strength}
 
 

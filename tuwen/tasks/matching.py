@@ -90,10 +90,9 @@ def evaluate_matching(
             labels = pairs.labels[readable]
             try:
                 by_language[language] = {"auc": area(labels, scores), "pairs": len(labels), "right": int(labels.sum())}
+                tell_area(marks, language, labels, scores, pictures_shown(corpus, pairs.rows[readable]))
             except NoPairs as error:
                 lacking[language] = str(error)
-            else:
-                tell_area(marks, language, labels, scores, pictures_shown(corpus, pairs.rows[readable]))
     if not by_language:
         raise NoPairs("; ".join(lacking.values()))
     return {
