@@ -69,9 +69,8 @@ def evaluate_matching(
             where some languages have both, "note" names the others.
     """
     began = time.monotonic()
-    labelled = "label" in corpus.record(0).columns
+    labelled, every, lacking = "label" in corpus.record(0).columns, {}, {}
     make = labelled_pairs if labelled else right_and_wrong_pairs
-    every, lacking = {}, {}
     for language in measured(predictor, corpus, languages):
         try:
             every[language] = make(corpus, language, limit, seed)
