@@ -12,6 +12,7 @@ from tests.systems.test_cookie import twofold
 from tests.systems.test_ernie_unix2 import ONLY, bilingual
 from tests.systems.test_max_vl import reported
 from tests.systems.test_mvptr import PLACES, ROWS, phrased
+from tests.systems.test_nlip import told
 from tests.systems.test_simla import pictured
 from tests.systems.test_unchanged import batch_of
 from tuwen import systems, tasks
@@ -29,6 +30,7 @@ BATCHES = dict.fromkeys(("clip", "albef", "blip", "bridgetower", "r2d2", "prd2",
 BATCHES |= {"slan": lambda: batch_of([0, 1, 2, 3]), "bagformer": lambda: batch_of([0, 1, 2, 3]), "cookie": twofold}
 BATCHES |= {"flava": lambda: coded(example()), "mvptr": phrased, "ernie_unix2": bilingual}
 BATCHES |= {"grit_vlp": example, "vlmae": example, "simla": pictured, "max_vl": reported, "dide": example}
+BATCHES |= {"nlip": told}
 SETTINGS = {  # beside size tiny
     "tokenflow": {"whole": 0.5},
     "wukong": {"style": "clip", "embed": 16},

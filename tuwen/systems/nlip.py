@@ -144,10 +144,10 @@ class NLIP(System):
         return {"images": images, "texts": self.read(batch.texts, self.concepts(batch, progress))}
 
     def concepts(self, batch: Batch, progress: Progress) -> Texts | None:
-        """The names of what each picture shows; of a row that is to do without, [CLS] alone."""
-        if not self.config.concepts:
+        """Names of what each picture shows; of a row that is to do without, [CLS] alone. None: the batch has none."""
+        names = batch.columns.get("tags") if self.config.concepts else None
+        if not isinstance(names, Texts):
             return None
-        names = cast(Texts, batch.columns["tags"])
         stays = progress.uniform(batch, 1, "concepts") < self.config.concept_share
         first = torch.arange(names.mask.shape[1], device=names.mask.device) == 0
         return replace(names, mask=names.mask & (stays | first))
