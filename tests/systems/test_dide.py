@@ -23,6 +23,7 @@ from tuwen.tasks.two_pictures import TwoPictures
 from tuwen.tasks.vqa import VQA
 
 FUSING = [name for name in systems.names() if systems.find(name).can("fuse")]
+DIRECTIONS = {"vilt": 2, "flava": 2, "bridgetower": 2, "ernie_unix2": 2, "albef": 1, "blip": 1, "simla": 1, "r2d2": 1}
 WORDS = torch.tensor([[True, True, True, False], [True, True, False, False]])
 
 
@@ -145,8 +146,10 @@ def test_where_each_system_s_text_and_picture_meet(name):
         images, texts = teacher.encode_images(batch.images), teacher.encode_texts(batch.texts)
         taught = student.teaching.crossing(teacher, images, texts)
         own = crossing_of(student.looked(batch.images), student.looked(batch.texts))
-    both = name in ("vilt", "flava", "bridgetower", "ernie_unix2")
-    assert [x is not None for x in taught] == [True, True, both, both]
+    directions = [all(x is not None for x in pair) for pair in (taught[:2], taught[2:])]
+    if name in DIRECTIONS:
+        assert directions == [True, DIRECTIONS[name] == 2]
+    assert any(directions)
     for mine, its in zip(own, taught, strict=True):
         assert its is None or mine.shape[:3] == its.shape[:3]
     assert torch.isfinite(attention_distillation(own, taught, batch.texts.mask))
@@ -257,7 +260,7 @@ def test_fine_tuning_is_attention_and_answers_of_the_teacher(task):
     by_hand = 0.0
     for mine, its in zip(images, seen, strict=True):
         taught = student.teaching.crossing(teacher, its, read)
-        by_hand += float(slow.attention(crossing_of(mine, texts), taught, batch.texts.mask.tolist()))
+        by_hand += float(slow.attention(crossing_of(mine, texts), taught, batch.texts.mask.tolist()).detach())
     assert float(losses.terms["attention"]) == pytest.approx(by_hand, rel=1e-9)
     taught = teacher.head.layers(teacher.fuse(seen, read).pooled)
     text, vectors = texts.states["vector"][:, 0], [x.states["vector"][:, 0] for x in images]

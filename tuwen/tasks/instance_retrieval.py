@@ -194,7 +194,7 @@ def _title(record: Record, languages: Sequence[str]) -> tuple[str, str] | None:
 class InstanceRetrieval(Task):
     what, metric = "the products a picture shows, among pictures of one each", "mAP, mAR, precision at k"
     figure = "by.*.map10"
-    why, needs = "pictures and titles have a vector each", ("encode_images encode_texts",)
+    why, needs = "pictures and titles have a vector each", ("encode_images encode_texts vectors",)
     beside = ("gallery", "iconic")
 
     def measure(self, predictor, head, corpus, **options):
