@@ -108,7 +108,8 @@ def _share_tokenizer(stages: Sequence[Planned], corpora: Mapping[str, Corpus], o
     if not reading:
         return list(stages)
     if not path.exists():
-        start.make_tokenizer(reading[0].config, [corpora[reading[0].stage.name]]).save(path)
+        words = override(reading[0].config, {"tokenizer.lexicon": None})  # a stage's own, perhaps not made yet
+        start.make_tokenizer(words, [corpora[reading[0].stage.name]]).save(path)
     Tokenizer.load(path)  # a damaged file is told before any work
     shared = {planned.stage.name for planned in own}
     return [

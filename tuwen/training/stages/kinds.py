@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from tuwen.training.stages.caption import CaptionConfig, write_captions
 from tuwen.training.stages.concepts import ConceptsConfig, retrieve_concepts
+from tuwen.training.stages.knowledge import LexiconConfig, write_knowledge
 from tuwen.training.stages.noise import NoiseConfig, estimate_noise
 from tuwen.training.stages.work import StageWork
 
@@ -31,4 +32,5 @@ KINDS: Mapping[str, Kind] = {
     "noise": Kind(NoiseConfig, estimate_noise),
     "concepts": Kind(ConceptsConfig, retrieve_concepts, optional=True, few={"least": 1, "count": 1}),
     "caption": Kind(CaptionConfig, write_captions, optional=True),
+    "knowledge": Kind(LexiconConfig, write_knowledge, asks=False, optional=True, few={"epochs": 1, "least": 0}),
 }

@@ -190,6 +190,11 @@ def _planned(recipe: Recipe, stage: Stage, corpus: str, out: Path, also: Mapping
         config = override(KINDS[stage.do].config(), stage.set)
         return Planned(stage, folder, place, stage.split or "train", seed, config, needs)
     config = _run_config(recipe, stage, place, seed, needs, before)
+    if (lexicon := before.get(config.tokenizer.lexicon)) is not None:
+        if lexicon.stage.do != "knowledge":
+            raise UserError(f"tokenizer.lexicon: the stage {lexicon.stage.name} makes no lexicon (do: knowledge does)")
+        needs["lexicon"] = lexicon.folder
+        config = with_changes(config, {"tokenizer.lexicon": str(lexicon.folder)})
     return Planned(stage, folder, place, config.data.split, seed, config, needs)
 
 

@@ -102,6 +102,8 @@ def _small(config: RunConfig, needs: Mapping[str, Path], batch: int) -> RunConfi
         "data.beside": tuple(str(path) for name, path in needs.items() if name.startswith("beside.")),
     }
     changes |= {f"data.{name}": str(path) for name, path in needs.items() if name.startswith("teachers.")}
+    if "lexicon" in needs:
+        changes["tokenizer.lexicon"] = str(needs["lexicon"])
     if "init" in needs:
         changes["init"] = str(needs["init"]) + (f":{STATE}" if str(config.init).endswith(f":{STATE}") else "")
     elif isinstance(config.init, Mapping):
