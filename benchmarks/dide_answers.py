@@ -1,6 +1,6 @@
 """What two vectors keep of a cross encoder: answers a second, cached and cold, and accuracy beside the teacher's.
 
-    python benchmarks/dide_answers.py speed                      # half a minute
+    python benchmarks/dide_answers.py speed
     python benchmarks/dide_answers.py scenes --out /tmp/dide     # trains; runs that are done are not repeated
     python benchmarks/dide_answers.py vqa_rad --out /tmp/dide --packs data
 
@@ -66,7 +66,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "speed":
-        keep("speed", {name: speed(name) for name in SIZES})
+        for name in SIZES:
+            keep(f"speed, {name}", speed(name))
         return
     if options.what == "scenes":
         teacher = trained(options.out / "vilt", "vilt", SCENES, options.steps)
