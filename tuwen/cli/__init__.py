@@ -20,6 +20,7 @@ from tuwen.cli import (
     knowledge,
     search,
     serve,
+    speech,
     stages,
     systems,
     train,
@@ -56,6 +57,8 @@ def parser() -> Parser:
     """The parser of the whole command line."""
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
+    meant = "language of help and tables (default: by the environment's LANG)"
+    root.add_argument(speech.OPTION, choices=speech.LANGUAGES, help=meant)  # `choose` has read it before
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     systems.add_to(commands)
     stages.add_kinds(data.add_to(commands))
@@ -67,7 +70,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status; mistakes of usage leave by `SystemExit(2)`."""
     root = parser()
-    args = root.parse_args(_renamed(sys.argv[1:] if argv is None else argv))
+    args = root.parse_args(_renamed(speech.choose(sys.argv[1:] if argv is None else argv)))
     try:
         status = _run(root, args)
         sys.stdout.flush()
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        _fail("interrupted")
+        _fail(speech.spoken("interrupted"))
         return 130
     except BrokenPipeError:
         # the reader had enough; keep Python from complaining again when it closes the stream

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TextIO
 
+from tuwen.cli import speech
 from tuwen.errors import printable
 
 _OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # by a terminal, and no JSON escapes them
@@ -60,7 +61,9 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
         numbers = bool(rows) and all(_is_number(row[place]) for row in rows)
         longest = max((len(word) for row in rows for word in row[place].split()), default=0)
         justify: Literal["right", "left"] = "right" if numbers else "left"
-        table.add_column(name, justify=justify, no_wrap=numbers or name in whole, min_width=min(longest, 16))
+        table.add_column(
+            speech.spoken(name), justify=justify, no_wrap=numbers or name in whole, min_width=min(longest, 16)
+        )
     for row in rows:
         table.add_row(*map(printable, row))
     terminal = sys.stdout.isatty()

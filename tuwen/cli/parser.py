@@ -6,6 +6,7 @@ import re
 import sys
 from typing import NoReturn
 
+from tuwen.cli import speech
 from tuwen.errors import printable
 
 
@@ -23,11 +24,29 @@ class Parser(argparse.ArgumentParser):
             (getattr(known, "parser", None) or self).error(f"unrecognized arguments: {' '.join(unknown)}")
         return known
 
+    def format_help(self) -> str:
+        """The help in the user's language; examples stay as they are typed."""
+        if speech.language() == "en":
+            return super().format_help()
+        self.description = self.description and speech.spoken(self.description)
+        self.epilog = self.epilog and self.epilog.replace("examples:", speech.spoken("examples:"), 1)
+        listed = [one for action in self._actions for one in getattr(action, "_choices_actions", ())]
+        for action in (*self._actions, *listed):
+            if action.help and action.help != argparse.SUPPRESS:
+                action.help = speech.spoken(action.help)
+        for group in self._action_groups:
+            group.title = group.title and speech.spoken(group.title)
+        return super().format_help().replace("usage: ", speech.spoken("usage: "), 1)
+
+    def format_usage(self) -> str:
+        return super().format_usage().replace("usage: ", speech.spoken("usage: "), 1)
+
     def error(self, message: str) -> NoReturn:
         near = self._near(message)
-        hint = f"; did you mean {near}?" if near else ""
+        hint = speech.spoken("; did you mean {}?").format(near) if near else ""
         self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: {printable(message)}{hint} (`{self.prog} --help` shows all)\n")
+        more = speech.spoken(" (`{} --help` shows all)").format(self.prog)
+        self.exit(2, f"{self.prog}: {printable(message)}{hint}{more}\n")
 
     def _near(self, message: str) -> str:
         """What the user probably meant by an unknown option or choice, or nothing."""
