@@ -64,12 +64,12 @@ def test_the_language_is_the_environment_s_unless_it_is_named(monkeypatch, capsy
         monkeypatch.delenv(name, raising=False)
     for lang, expected in (("zh_CN.UTF-8", "zh"), ("en_US.UTF-8", "en"), ("C", "en"), ("", "en")):
         monkeypatch.setenv("LANG", lang)
-        assert speech.language() == expected
+        assert speech.chosen_language() == expected
     monkeypatch.setenv("TUWEN_LANG", "en")
-    assert speech.choose(["eval", "--lang", "zh", "RUN"]) == ["eval", "RUN"]
-    assert speech.language() == "zh"
-    assert speech.choose(["--lang=en", "eval"]) == ["eval"]
-    assert speech.language() == "en"
+    assert speech.choose_language(["eval", "--lang", "zh", "RUN"]) == ["eval", "RUN"]
+    assert speech.chosen_language() == "zh"
+    assert speech.choose_language(["--lang=en", "eval"]) == ["eval"]
+    assert speech.chosen_language() == "en"
     with pytest.raises(SystemExit):
         cli.main(["--lang", "zz"])
     assert "invalid choice: 'zz'" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def parser() -> Parser:
     root = Parser(prog="tuwen", description=DESCRIPTION, epilog=EXAMPLES)
     root.add_argument("--version", action="store_true", help="print the version and stop")
     meant = "language of help and tables (default: by the environment's LANG)"
-    root.add_argument(speech.OPTION, choices=speech.LANGUAGES, help=meant)  # `choose` has read it before
+    root.add_argument(speech.OPTION, choices=speech.LANGUAGES, help=meant)  # `choose_language` has read it before
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     systems.add_to(commands)
     stages.add_kinds(data.add_to(commands))
@@ -70,7 +70,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status; mistakes of usage leave by `SystemExit(2)`."""
     root = parser()
-    args = root.parse_args(_renamed(speech.choose(sys.argv[1:] if argv is None else argv)))
+    args = root.parse_args(_renamed(speech.choose_language(sys.argv[1:] if argv is None else argv)))
     try:
         status = _run(root, args)
         sys.stdout.flush()

@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """The help in the user's language; examples stay as they are typed."""
-        if speech.language() == "en":
+        if speech.chosen_language() == "en":
             return super().format_help()
         self.description = self.description and speech.spoken(self.description)
         self.epilog = self.epilog and self.epilog.replace("examples:", speech.spoken("examples:"), 1)

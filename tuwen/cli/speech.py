@@ -10,7 +10,7 @@ OPTION = "--lang"
 _CHOSEN = "TUWEN_LANG"  # what --lang sets, for this process and those it starts
 
 
-def choose(argv: Sequence[str]) -> list[str]:
+def choose_language(argv: Sequence[str]) -> list[str]:
     """The words without `--lang LANGUAGE`, wherever it stands; what it names is spoken from here on."""
     words = list(argv)
     for k, word in enumerate(words):
@@ -22,7 +22,7 @@ def choose(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def language() -> str:
+def chosen_language() -> str:
     """By TUWEN_LANG, else as other programs do by LC_ALL, LC_MESSAGES, LANG: the first that is set."""
     names = (_CHOSEN, "LC_ALL", "LC_MESSAGES", "LANG")
     return "zh" if next((os.environ[name] for name in names if os.environ.get(name)), "").startswith("zh") else "en"
@@ -30,7 +30,7 @@ def language() -> str:
 
 def spoken(text: str) -> str:
     """A message in the language; as it is where the catalogue has none (a test names those of the help)."""
-    if language() == "en":
+    if chosen_language() == "en":
         return text
     known = catalogue()
     plain = text[:1].lower() + text[1:].removesuffix(".")  # a summary that became a description
