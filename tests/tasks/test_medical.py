@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 
 from tests.systems.common import build
 from tests.tasks.stub import DualStub, Pairs, Table, ready
-from tuwen.benchmark.measure import measure_task
 from tuwen.data.batch import Images
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import Record
@@ -24,7 +23,6 @@ from tuwen.tasks import areas, find_task, findings, oversight
 from tuwen.tasks.areas import area_with_interval, group_of
 from tuwen.tasks.correction import CorrectionHead, evaluate_correction
 from tuwen.tasks.findings import pair_of_probabilities
-from tuwen.training import loop
 from tuwen.training.config import RunConfig
 
 # ---- areas
@@ -219,20 +217,3 @@ def test_what_is_mended_and_what_is_left_are_counted_apart(monkeypatch):
     marks = evaluate_correction(ready(DualStub(Table(torch.zeros(1, 1))), corpus), None, corpus)["languages"]["en"]
     assert (marks["mended"], marks["left"], marks["faulty"], marks["reports"]) == (50.0, 50.0, 2, 4)
     assert marks["kinds"] == {"name": 100.0, "location": 0.0}
-
-
-SCENES = "scenes:side=32,things=16,objects=2,whole=true,languages=en,count=32"
-
-
-@pytest.mark.slow
-def test_reports_are_mended_by_heart(tmp_path):
-    """About a minute on a free core: of the 32 scenes it is taught, most faulty reports come out word for word right,
-    where copying mends none, and most right ones stay so."""
-    changes = {"train.batch_size": 16, "train.threads": 1, "data.workers": 0, "train.steps": 600, "train.lr": 2e-3}
-    changes |= {"train.choose": "last", "task.layers": 1, "train.warmup": 0.1}
-    config = RunConfig.of("max_vl", "tiny", SCENES, changes=changes, task="correction")
-    run = loop.train(config, tmp_path / "run", quiet=True)
-    marks = measure_task(run, SCENES, "train", "correction", {})["languages"]["en"]
-    print(marks)
-    assert marks["mended"] > 50
-    assert marks["left"] > 50
