@@ -231,3 +231,10 @@ def test_settings_reach_all_runs_or_one_stage(tmp_path):
     assert planned["warm"].config.size == "demo"
     assert planned["warm"].seed != {one.stage.name: one for one in plan(read_recipe(written(tmp_path)), CORPUS,
                                                                         tmp_path / "out", {})}["warm"].seed  # fmt: skip
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="tuwen run is one process"):
+        run_recipe(read_recipe(written(tmp_path)), CORPUS, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()

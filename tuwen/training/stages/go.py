@@ -1,5 +1,6 @@
 """A recipe from start to end: every stage once, in order; what is done is left, what was stopped goes on."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,10 @@ def run_recipe(
         UserError: a mistake in the recipe, or a stage whose inputs have changed since it was done.
         Interrupted: after SIGTERM or Ctrl-C in a stage that trains; the same call goes on.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "tuwen run is one process; train single stages with torchrun -m tuwen train, or leave torchrun out"
+        )
     out = Path(out).absolute()
     stages = plan(recipe, corpus, out, also or {})
     corpora = _corpora(recipe, stages)
