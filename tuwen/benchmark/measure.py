@@ -16,6 +16,7 @@ from tuwen.benchmark.predictions import check_predictions, write_predictions
 from tuwen.data.corpus import Corpus
 from tuwen.data.images import encode_jpeg, shrink
 from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.private import hides, own_only
 from tuwen.errors import UserError, quoted
 from tuwen.model import Model
 from tuwen.progress import bars
@@ -133,7 +134,11 @@ def _retrieve(run: Path, corpus: Corpus, config: MeasureConfig, marks: Marks) ->
 
 
 def _write_samples(run: Path, corpus: Corpus, answers: list[Answer]) -> None:
-    """samples.json: the corpus's notice, and per query its best pictures with score, right or wrong, and own text."""
+    """samples.json: the corpus's notice, and per query its best pictures with score, right or wrong, and own text.
+
+    Of a private corpus no query is shown: what is not asked for tells nothing of it.
+    """
+    answers = [] if hides(corpus.private) else answers
     write_thumbnails(run / THUMBNAILS, corpus, {row for answer in answers for row in answer.rows})
     queries = [
         {
@@ -226,11 +231,19 @@ def measure_task(
     """
     model, chosen, head, rows, further = ready_for(run, location, split, task)
     with bars():
-        measured = chosen.measure(model.predictor, head, rows, **options, **further)
         if predictions is not None:
             entries = list(chosen.predictions(model.predictor, head, rows, **further))
             write_predictions(predictions, entries)
+            if rows.private:
+                own_only(predictions)
             check_predictions(entries, rows)
+        try:
+            measured = chosen.measure(model.predictor, head, rows, **options, **further)
+        except UserError as error:  # a server's split has no truth to measure by
+            if predictions is None:
+                raise
+            about = {"system": model.predictor.name, "corpus": rows.name, "split": rows.split, "task": task}
+            return about | {"unmeasured": str(error)}
     unknown = [language for language in rows.languages if language not in model.languages]
     if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
         what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"

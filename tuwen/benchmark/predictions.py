@@ -32,6 +32,9 @@ def check_predictions(entries: list[dict[str, Any]], corpus: Corpus) -> None:
         check_statements([list(entry.values()) for entry in entries], {record.id for record in records})
     elif corpus.name == "coco-captions":
         check_captions(entries, {record.columns["image_id"] for record in records})
+    elif corpus.queries:
+        asked = {number for number, _, _ in corpus.queries}
+        check_rankings(entries, asked, {record.columns["image_id"] for record in records})
 
 
 def check_answers(entries: Any, questions: Collection[int]) -> None:

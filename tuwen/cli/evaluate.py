@@ -104,6 +104,9 @@ def learnt(run_folder: Path) -> str | None:
 
 def print_measured(measured: dict[str, Any]) -> None:
     """A task's figures as a table."""
+    if "unmeasured" in measured:
+        print_line(f"{measured['task']} not measured: {measured['unmeasured']}")
+        return
     remark, head, rows = tasks.find_task(measured["task"])().table(measured)
     about = f"{measured['system']} on {measured['corpus']}, {measured['split']} split: {measured['task']}, {remark}"
     print_table(about, head, rows)

@@ -127,7 +127,7 @@ class SideTable:
 
     def _lacks(self, record: Record, what: str) -> dict[str, Any]:
         raise UserError(
-            f"{self.path}: has nothing of {what} {quoted(record.id, 60)}; make it of the very corpus it lies beside"
+            f"{self.path}: has nothing of {what} {record.called}; make it of the very corpus it lies beside"
         )
 
 
@@ -209,7 +209,7 @@ def noise_of(record: Record, text: str) -> float:
     value = values.get(text_id(text)) if isinstance(values, Mapping) else values
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise UserError(
-            f"row {quoted(record.id, 60)}: has no {NOISE} in 0..1 for one of its texts; lay a table of "
+            f"row {record.called}: has no {NOISE} in 0..1 for one of its texts; lay a table of "
             "`tuwen data noise` beside the corpus (data.beside)"
         )
     return float(value)

@@ -43,7 +43,7 @@ class Shards(Corpus):
         own = _split_of(meta, split, self.folder)
         self.name, self.split, self.languages = meta["name"], split, tuple(meta["languages"])
         self.fingerprint, self.notice, self.truth = own["fingerprint"], meta["notice"], meta["truth"]
-        self.class_names = meta.get("class_names", {})
+        self.class_names, self.private = meta.get("class_names", {}), meta.get("private") is True
         self._count: int = own["count"]
         self._sizes, self._hashes, self._index_hash = own["shards"], own.get("hashes"), own.get("index")
         with os.scandir(self.folder) as files:  # once for all: a large corpus has tens of thousands
@@ -79,7 +79,7 @@ class Shards(Corpus):
 
             with refused(f"row {row} of {self.folder}: no scene's columns", "build the corpus again"):
                 columns = older(columns, self.languages)
-        return Record(content["id"], texts, content["image_id"], columns)
+        return Record(content["id"], texts, content["image_id"], columns, self.private)
 
     def _damaged(self, row: int, what: str) -> UserError:
         shard = tar_of(self.folder, self.split, self._index[row]["shard"])

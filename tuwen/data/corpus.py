@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.corpora.faults import Fault
+from tuwen.data.private import UNSAID, hides
+from tuwen.errors import quoted
 
 
 class BrokenImage(Exception):
@@ -39,12 +41,19 @@ class Record:
 
     image_id: int64; equal ids are one picture, also across rows.
     columns: whatever else the corpus knows of the row ("boxes", "scene", "category", ...).
+    private: whether texts and id stand in nothing that was not asked for.
     """
 
     id: str
     texts: Mapping[str, Sequence[str]]
     image_id: int
     columns: Mapping[str, Any] = field(default_factory=dict)
+    private: bool = False
+
+    @property
+    def called(self) -> str:
+        """The id for a message, where it may stand in one."""
+        return UNSAID if hides(self.private) else quoted(self.id, 60)
 
 
 class Corpus:
@@ -72,6 +81,7 @@ class Corpus:
     on_bad: str = "stop"  # at what is wrong with rows, or with what lies beside them: "stop", or "skip" and count
     skipped: Mapping[str, int] = MappingProxyType({})  # rows that reading left out, by reason
     faults: Sequence[Fault] = ()  # what is wrong with them, each with its file and line
+    queries: Sequence[tuple[int, str, str]] = ()  # number, language and text of each that a server asks of the split
     split_rule: str = ""  # where the split comes from
     zero_shot: Path | None = None  # the file of class names and prompts beside the corpus (`classes`)
 

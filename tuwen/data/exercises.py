@@ -56,7 +56,7 @@ class PhraseRows(Wrapped):
 
     def __init__(self, base: Corpus):
         super().__init__([base])
-        faults = Faults(base.on_bad)
+        faults = Faults(base.on_bad, base.name if base.private else "")
         self.base, self.phrases = base, phrases_of(base, faults=faults)
         self.skipped, self.faults = Counter(self.skipped) + faults.counts, (*self.faults, *faults.listed)
         self.languages = tuple(sorted({phrase.language for phrase in self.phrases}))

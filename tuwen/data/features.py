@@ -50,11 +50,11 @@ def regions_of(record: Record) -> RegionFeatures:
     features, boxes = (np.asarray(numbers(record, name), dtype=np.float32) for name in ("features", "boxes"))
     if features.ndim != 2 or boxes.shape != (len(features), 4) or not len(features):
         raise UserError(
-            f'row {record.id}: columns "features" {list(features.shape)} and "boxes" {list(boxes.shape)} must be '
+            f'row {record.called}: columns "features" {list(features.shape)} and "boxes" {list(boxes.shape)} must be '
             "[N, W] numbers of N regions, at least one, and [N, 4] of their places"
         )
     if boxes.min() < 0 or boxes.max() > 1:
-        raise UserError(f'row {record.id}: column "boxes" must hold shares of width and height, from 0 to 1')
+        raise UserError(f'row {record.called}: column "boxes" must hold shares of width and height, from 0 to 1')
     return RegionFeatures(torch.from_numpy(features), torch.from_numpy(boxes))
 
 

@@ -39,7 +39,7 @@ def phrases_of(corpus: Corpus, limit: int | None = None, faults: Faults | None =
     Raises:
         UserError: the corpus knows no boxes; or faults stop at one, with the file and line, or the row.
     """
-    faults = Faults(corpus.on_bad) if faults is None else faults
+    faults = Faults(corpus.on_bad, corpus.name if corpus.private else "") if faults is None else faults
     beside = _beside(corpus, faults)
     phrases: list[Phrase] = []
     pictures: set[int] = set()
@@ -51,7 +51,7 @@ def phrases_of(corpus: Corpus, limit: int | None = None, faults: Faults | None =
         if limit is not None and len(pictures) >= limit:
             break
         pictures.add(record.image_id)
-        phrases += _grouped(row, place or (Path(f"row {record.id}"), 0), objects, faults)
+        phrases += _grouped(row, place or (Path(f"row {record.called}"), 0), objects, faults)
     if not phrases:
         raise UserError(
             f"corpus {corpus.name}, split {corpus.split}: knows no boxes; give rows a column objects "

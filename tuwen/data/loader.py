@@ -214,7 +214,7 @@ class Loader:
                 if self.config.on_bad == "stop" and row in skipped:
                     raise UserError(
                         f"corpus {self.corpus.name}, split {self.corpus.split}, row {row} "
-                        f"({self.corpus.record(row).id}): {error}; mend it, remove it, or set data.on_bad to skip"
+                        f"({self.corpus.record(row).called}): {error}; mend it, remove it, or set data.on_bad to skip"
                     ) from None
             entry = int(generator.integers(self.order.rows))
         raise UserError(
@@ -265,7 +265,7 @@ class Loader:
         if not spoken:
             several = f"fewer than {self.needs.texts} of a language" if self.needs.texts > 1 else "none"
             where = f"{self.needs.languages} of " if self.needs.languages > 1 else ""
-            raise _Unusable(f"no text: row {record.id} has {several} in {where}{', '.join(self.languages)}")
+            raise _Unusable(f"no text: row {record.called} has {several} in {where}{', '.join(self.languages)}")
         if place is None:
             language = list(spoken)[int(generator.integers(len(spoken)))]
             first = int(generator.integers(len(spoken[language])))

@@ -177,7 +177,7 @@ def tags_of(record: Record, language: str) -> str:
     tags = record.columns.get("tags", ())
     tags = tags.get(language, ()) if isinstance(tags, Mapping) else tags
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
-        raise UserError(f'row {record.id}: column "tags" must hold names, as ["dog", "ball"], got {tags!r}')
+        raise UserError(f'row {record.called}: column "tags" must hold names, as ["dog", "ball"], got {tags!r}')
     return " ".join(tags)
 
 
@@ -192,7 +192,7 @@ def every_text(corpus: Corpus, languages: Sequence[str], needs: DataNeeds) -> np
 def numbers(record: Record, name: str, text: str | None = None) -> np.ndarray:
     """A column's value as float32, int64 or bool. text: whose value is meant, of a column that has one a text."""
     if name not in record.columns:
-        raise UserError(f"row {record.id}: has no column {name!r}, which the system needs; add it to every row")
+        raise UserError(f"row {record.called}: has no column {name!r}, which the system needs; add it to every row")
     own = record.columns[name]
     if isinstance(own, OfTexts):
         own = list(own.values()) if text is None else own.get(text_id(text))
@@ -201,5 +201,5 @@ def numbers(record: Record, name: str, text: str | None = None) -> np.ndarray:
     except ValueError:
         value = np.asarray(None)
     if value.dtype.kind not in "biuf":
-        raise UserError(f"row {record.id}: column {name!r} must hold numbers, got {record.columns[name]!r}")
+        raise UserError(f"row {record.called}: column {name!r} must hold numbers, got {record.columns[name]!r}")
     return value.astype({"b": np.bool_, "f": np.float32}.get(value.dtype.kind, np.int64))

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import BrokenImage, Corpus, Record
 from tuwen.data.images import encode_jpeg, shrink
+from tuwen.data.private import hides, own_only
 from tuwen.errors import UserError, reason_of, refused
 
 VERSION = 1
@@ -92,6 +92,8 @@ def write_shards(
                 if not _done(folder, split, shard):
                     _write_shard(corpus, rows, folder, split, shard, side, quality, lambda: bar.advance(task))  # noqa: B023
                 bar.update(task, completed=rows.stop)
+    if any(corpus.private for corpus in corpora.values()):
+        own_only(folder)
     with refused(f"{folder}: the corpus cannot be finished", "make room and run it again", (OSError,)):
         return _finish(corpora, folder, plan)
 
@@ -153,8 +155,9 @@ def _write_shard(corpus, rows, folder, split, shard, side, quality, advance) -> 
                 try:
                     image = corpus.image(row)
                 except BrokenImage as error:
+                    name = "" if hides(corpus.private) else record.id
                     broken.append(
-                        {"split": split, "row": row, "id": record.id, "reason": error.reason, "detail": str(error)}
+                        {"split": split, "row": row, "id": name, "reason": error.reason, "detail": str(error)}
                     )
                 else:
                     jpeg = encode_jpeg(image if side is None else shrink(image, side), quality)
@@ -180,7 +183,7 @@ def _add_row(file, row: int, jpeg: bytes, record: Record) -> tuple[int, ...]:
     try:
         encoded = json.dumps({**content, "columns": dict(record.columns)}, ensure_ascii=False, default=_plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        what = f"row {row} ({one_line(record.id, 60)}) cannot be written as JSON: {reason_of(error)}"
+        what = f"row {row} ({record.called}) cannot be written as JSON: {reason_of(error)}"
         raise UserError(f"{what}; mend or drop the column") from None
     image_offset = _add_file(file, f"{row:09d}.jpg", jpeg)
     json_offset = _add_file(file, f"{row:09d}.json", encoded)
@@ -234,6 +237,7 @@ def _finish(corpora: Mapping[str, Corpus], folder: Path, plan: dict) -> dict[str
     first = next(iter(corpora.values()))
     languages = list(dict.fromkeys(language for corpus in corpora.values() for language in corpus.languages))
     meta = {"name": first.name, "version": VERSION, "languages": languages, "splits": splits, "notice": first.notice}
+    meta |= {"private": True} if any(corpus.private for corpus in corpora.values()) else {}
     meta |= {"truth": first.truth, "class_names": dict(first.class_names), "plan": plan}
     write_whole(folder / "corpus.json", json.dumps(meta, ensure_ascii=False, indent=1).encode())
     shutil.rmtree(folder / "building", ignore_errors=True)

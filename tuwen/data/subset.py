@@ -33,8 +33,10 @@ class Wrapped(Corpus):
         self.name, self.split = "+".join(corpus.name for corpus in wrapped), wrapped[0].split
         self.languages = tuple(dict.fromkeys(language for corpus in wrapped for language in corpus.languages))
         self.notice = _joined(corpus.notice for corpus in wrapped)
+        self.queries = wrapped[0].queries if len(wrapped) == 1 else ()
         self.split_rule = _joined(corpus.split_rule for corpus in wrapped)
         self.on_bad = wrapped[0].on_bad
+        self.private = any(corpus.private for corpus in wrapped)
         self.skipped = sum((Counter(corpus.skipped) for corpus in wrapped), Counter())
         self.faults = tuple(fault for corpus in wrapped for fault in corpus.faults)
         # numbers of classes mean what they meant only where all have the same

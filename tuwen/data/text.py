@@ -22,7 +22,7 @@ from tuwen.data.given import json_of, text_of
 from tuwen.data.lexicons.files import read_dictionary, save_lexicon, saved_lexicon
 from tuwen.data.lexicons.lexicon import Lexicon
 from tuwen.data.tokenizer_bounds import MOST_WORDS, refuse_unbounded
-from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, wordpiece
+from tuwen.data.tokenizer_training import SPECIAL_NAMES, train_unigram, train_wordpiece, without_rare, wordpiece
 from tuwen.errors import UserError, quoted, refused
 from tuwen.run import TOKENIZER
 
@@ -114,6 +114,10 @@ class Tokenizer:
         if size < 2 * len(SPECIAL_NAMES):
             raise UserError(f"a vocabulary of {size} has no room for words; give at least {2 * len(SPECIAL_NAMES)}")
         return cls(makers[kind](texts, size, lowercase))
+
+    def without_rare(self, reports: Iterable[Sequence[str]], least: int) -> "Tokenizer":
+        """Without the pieces that fewer than `least` of the reports hold, each the texts of a row."""
+        return Tokenizer(without_rare(self._inner, reports, least))
 
     @classmethod
     def load(cls, path: str | Path, lowercase: bool | None = None) -> "Tokenizer":

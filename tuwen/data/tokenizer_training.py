@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, repeat
+from typing import Any
 
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
@@ -117,6 +118,49 @@ def _settled(vocabulary: list[tuple[str, float]], room: int) -> list[tuple[str, 
     singles = [item for item in rounded if len(item[0]) == 1]
     longer = sorted((item for item in rounded if len(item[0]) > 1), key=_falling)
     return sorted([*singles, *longer[: max(0, room - len(singles))]], key=_falling)
+
+
+def without_rare(inner: tokenizers.Tokenizer, reports: Iterable[Sequence[str]], least: int) -> tokenizers.Tokenizer:
+    """The tokenizer without the pieces that fewer than `least` of the reports hold in one of their words.
+
+    reports: the texts of each; the same texts once more are the same report. Special tokens stay.
+    """
+    model = json.loads(inner.to_str())
+    vocabulary = model["model"]["vocab"]
+    specials = {token["content"] for token in model["added_tokens"]} | set(_SPECIALS)
+    bare = {piece: piece.removeprefix("##").strip("▁") for piece in map(_piece_of, vocabulary)}
+    lacking = dict.fromkeys((words for piece, words in bare.items() if piece not in specials and words), 0)
+    longest = max(map(len, lacking), default=0)
+    seen: set[tuple[str, ...]] = set()
+    known: dict[str, set[str]] = {}  # by word, the pieces in it that are still lacking
+    for report in reports:
+        texts = tuple(sorted(inner.normalizer.normalize_str(text) for text in report))
+        if texts in seen:
+            continue
+        seen.add(texts)
+        held: set[str] = set()
+        for word in {word for text in texts for word in text.split()}:
+            known[word] = (known[word] if word in known else _parts_of(word, longest)) & lacking.keys()
+            held |= known[word]
+        for piece in held:
+            lacking[piece] += 1
+            if lacking[piece] >= least:
+                del lacking[piece]
+    kept: Any = [entry for entry in vocabulary if _piece_of(entry) in specials or bare[_piece_of(entry)] not in lacking]
+    if isinstance(vocabulary, dict):
+        kept = {piece: i for i, piece in enumerate(sorted(kept, key=vocabulary.__getitem__))}
+    model["model"]["vocab"] = kept
+    return tokenizers.Tokenizer.from_str(json.dumps(model, ensure_ascii=False))
+
+
+def _parts_of(word: str, longest: int) -> set[str]:
+    ends = range(1, len(word) + 1)
+    return {word[max(0, end - size) : end] for end in ends for size in range(1, min(end, longest) + 1)}
+
+
+def _piece_of(entry: str | list) -> str:
+    """The piece of an entry of a vocabulary: WordPiece's are pieces, Unigram's pieces with their scores."""
+    return entry if isinstance(entry, str) else entry[0]
 
 
 def _falling(item: tuple[str, float]) -> tuple[float, str]:

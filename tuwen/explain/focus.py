@@ -42,7 +42,7 @@ def measure_focus(predictor: Predictor, corpus: Corpus, *, limit: int | None = 1
     system = predictor.system
     if not system.can("fuse"):
         raise system.lacks("focus", "it has no cross encoder to look into")
-    wrong = Faults(corpus.on_bad)
+    wrong = Faults(corpus.on_bad, corpus.name if corpus.private else "")
     every = phrases_of(corpus, limit, wrong)
     figures, broken = {}, Counter[str]()
     with predictor.evaluating():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tuwen import model as models
 from tuwen.data.batch import Images
+from tuwen.data.private import own_only
 from tuwen.errors import UserError
 from tuwen.predictor import Predictor, vectors
 from tuwen.search import nearest
@@ -80,6 +81,9 @@ def build_index(
     code = _code(about, first_bytes, first_code)
     record = opened or IndexRecord.create(out, about, schema)
     index = Index(record, run, device, token)
+    if isinstance(source, CorpusPictures) and source.private:
+        own_only(Path(out))
+        record.tell({"private": True})
     _check_settings(index, tokens, token_budget, milvus)
     probe = LossProbe(lambda: index.predictor, index.layout)
     if first_bytes is not None:

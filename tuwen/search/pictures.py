@@ -19,6 +19,7 @@ from tuwen.data.corpora.files import EVERY, FileCorpus
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import Source, load, read_file
 from tuwen.data.open import COLUMNS, open_corpus, source_of, splits_of
+from tuwen.data.private import UNSAID, hides
 from tuwen.errors import UserError
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{1,15})?")
@@ -81,6 +82,7 @@ class CorpusPictures(Sequence):
     def __init__(self, corpora: Sequence[Corpus], prefix: str = ""):
         self.corpora, self.prefix = corpora, prefix
         self.ends = np.cumsum([len(corpus) for corpus in corpora])
+        self.private = any(corpus.private for corpus in corpora)
         self.skipped: dict[str, int] = {}
         for corpus in corpora:
             for reason, count in corpus.skipped.items():
@@ -98,7 +100,8 @@ class CorpusPictures(Sequence):
             encoded = corpus.encoded(row)
             image = corpus.image(row) if encoded is None else encoded
         except BrokenImage as error:
-            return Unreadable(self.prefix + record.id, error)
+            name = f"row {row}, {UNSAID}" if hides(corpus.private) else self.prefix + record.id
+            return Unreadable(name, error)
         return Picture(image, self.prefix + record.id, record.texts, record.columns, corpus.path(row))
 
     def faults(self) -> list[dict[str, str]]:

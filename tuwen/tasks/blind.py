@@ -6,6 +6,7 @@ A class is an answer's or a label's number.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class Blind(Wrapped):
         record = self.base.record(row)
         if self.what == "picture":
             return record
-        return Record(record.id, {name: ["?"] for name in record.texts}, record.image_id, record.columns)
+        return replace(record, texts={name: ["?"] for name in record.texts})
 
     def shown(self, row: int) -> Sequence[Tensor]:
         shown = self.base.shown(row)

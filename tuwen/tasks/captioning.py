@@ -6,7 +6,7 @@ picture's tokens, with the text tower's word embeddings, as BLIP's has (Li et al
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,23 +59,8 @@ def evaluate_captioning(
     began = time.monotonic()
     asked = measured(predictor, corpus, languages)
     rows, references = _references(corpus, asked, limit)
-    how = how or Generation()
-    captions: dict[str, dict[int, str]] = {language: {} for language in asked}
-    broken: Counter[str] = Counter()
-    with predictor.evaluating():
-        for images, readable, faults in predictor.read(corpus, rows, batch_size, "captions"):
-            broken.update(faults)
-            if not readable:
-                continue
-            images = images.to(predictor.device)
-            keys = torch.tensor([corpus.record(row).image_id for row in readable])
-            for language in asked:
-                spoken = torch.full((len(readable),), predictor.languages.index(language), device=predictor.device)
-                generated = say(
-                    system, head, images, spoken, how, keys, names_shown(predictor, corpus, readable, language)
-                )
-                made = predictor.tokenizer.decode(generated.ids.cpu())
-                captions[language].update(zip(readable, made, strict=True))
+    how, broken = how or Generation(), Counter[str]()
+    captions = _captions(predictor, head, corpus, rows, asked, how, broken, batch_size)
     return {
         "system": predictor.name,
         "corpus": corpus.name,
@@ -88,6 +73,34 @@ def evaluate_captioning(
         "broken": dict(broken),
         "seconds": time.monotonic() - began,
     }
+
+
+def _captions(
+    predictor: Predictor,
+    head: "CaptionHead | None",
+    corpus: Corpus,
+    rows: Sequence[int],
+    languages: Sequence[str],
+    how: Generation,
+    broken: Counter[str],
+    batch_size: int = BATCH,
+) -> dict[str, dict[int, str]]:
+    """What is said of the pictures of rows: by language and row. broken: counts those that cannot be read."""
+    captions: dict[str, dict[int, str]] = {language: {} for language in languages}
+    with predictor.evaluating():
+        for images, readable, faults in predictor.read(corpus, rows, batch_size, "captions"):
+            broken.update(faults)
+            if not readable:
+                continue
+            images = images.to(predictor.device)
+            keys = torch.tensor([corpus.record(row).image_id for row in readable])
+            for language in languages:
+                spoken = torch.full((len(readable),), predictor.languages.index(language), device=predictor.device)
+                names = names_shown(predictor, corpus, readable, language)
+                generated = say(predictor.system, head, images, spoken, how, keys, names)
+                made = predictor.tokenizer.decode(generated.ids.cpu())
+                captions[language].update(zip(readable, made, strict=True))
+    return captions
 
 
 class CaptionHead(Head):
@@ -221,6 +234,16 @@ class Captioning(Task):
         how = Generation("greedy")
         marks = self.measure(predictor, head, corpus, limit=WATCHED, how=how)["languages"].values()
         return {"score": float(np.mean([own["cider_d"] for own in marks]))}
+
+    def predictions(self, predictor, head, corpus, **further) -> Iterator[dict[str, Any]]:
+        """As COCO's server takes them, in the corpus's first language that the run knows: one of each picture."""
+        language = next((name for name in corpus.languages if name in predictor.languages), predictor.languages[0])
+        rows, _ = _references(corpus, (), None)
+        made = _captions(predictor, head, corpus, rows, [language], Generation(), Counter())[language]
+        for row, caption in made.items():
+            record = corpus.record(row)
+            name = int(record.id) if record.id.isdecimal() else record.id
+            yield {"image_id": record.columns.get("image_id", name), "caption": caption}
 
     def use(self, predictor, head, pictures, texts, **how):
         """A text a picture. language: of the run, its first unless told. how: as of `evaluate_captioning`."""

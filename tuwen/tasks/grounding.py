@@ -58,7 +58,7 @@ def evaluate_grounding(
     began = time.monotonic()
     if not (predictor.system.can("locate") or predictor.system.can("match_heat")):
         raise predictor.system.lacks("locate", "it has no way to point into a picture")
-    wrong = Faults(corpus.on_bad)
+    wrong = Faults(corpus.on_bad, corpus.name if corpus.private else "")
     every = phrases_of(corpus, limit, wrong)
     figures, broken = {}, Counter[str]()
     with predictor.evaluating():

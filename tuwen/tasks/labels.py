@@ -75,7 +75,7 @@ def prepared(config: Config, rows: Corpus, known: Sequence[str]) -> Config:
         record = rows.record(row)
         label = label_of(record.columns["label"])
         if label is not None and label not in known:
-            where = f"corpus {rows.name}, row {record.id}"
+            where = f"corpus {rows.name}, row {record.called}"
             raise UserError(f"{where}: label {quoted(label, 40)} is none of {', '.join(known)}")
         if label is not None:
             pairs.append((next(languages_and_texts(record))[1], label))

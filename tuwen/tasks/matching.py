@@ -145,7 +145,7 @@ def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int =
         record = corpus.record(row)
         label = str(record.columns.get("label"))
         if label not in ("0", "1", "False", "True"):
-            raise UserError(f"corpus {corpus.name}, row {record.id}: label {quoted(label)} is neither 0 nor 1")
+            raise UserError(f"corpus {corpus.name}, row {record.called}: label {quoted(label)} is neither 0 nor 1")
         for place, (spoken, text) in enumerate(languages_and_texts(record)):
             if spoken == language:
                 rows.append(first_row.setdefault(record.image_id, row))

@@ -6,8 +6,9 @@ Recalls are percent, kept exact (tables round them to 0.1).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -270,6 +271,19 @@ def retrieve(
     return Retrieval(about, ranks, answers, asked)
 
 
+def best_pictures(
+    predictor: Predictor, corpus: Corpus, texts: Sequence[Caption], count: int = 10, batch_size: int = 64
+) -> Iterator[tuple[Caption, list[int]]]:
+    """Each text with the rows of its best pictures of the corpus, by the last stage there is, the likeliest first."""
+    with predictor.evaluating():
+        pictures = encode_pictures(predictor, corpus, corpus.gallery().rows, batch_size)
+        encoded = encode_captions(predictor, texts, batch_size)
+        side = Side(predictor, pictures.encoded, encoded, "text_to_image", TOP_K, batch_size, metrics.BUDGET)
+        for start, stop in metrics.blocks(len(texts), side.items * side.weight, metrics.BUDGET):
+            best = metrics.top(side.final(start, stop), min(count, side.items))
+            yield from zip(texts[start:stop], pictures.rows[best.numpy()].tolist(), strict=True)
+
+
 def _check(top_k: int, directions: Sequence[str]) -> None:
     if not directions or set(directions) - set(DIRECTIONS):
         raise UserError(f"directions must be among {', '.join(DIRECTIONS)}, not {directions!r}")
@@ -363,6 +377,18 @@ class ImageTextRetrieval(Task):
 
     def measure(self, predictor, head, corpus, **options):
         return evaluate_retrieval(predictor, corpus, **options)
+
+    def predictions(self, predictor, head, corpus, **further) -> Iterator[dict[str, Any]]:
+        """As MUGE's server takes them where the corpus has numbered queries; else each text with its pictures' ids."""
+        if corpus.queries:
+            asked = [Caption(text, language, number, -1, 0) for number, language, text in corpus.queries]
+            for query, rows in best_pictures(predictor, corpus, asked):
+                yield {"query_id": query.id, "item_ids": [corpus.record(row).columns["image_id"] for row in rows]}
+            return
+        texts = [text for language in measured(predictor, corpus, None) for text in corpus.gallery(language).texts]
+        for text, rows in best_pictures(predictor, corpus, texts):
+            images = [corpus.record(row).id for row in rows]
+            yield {"query": text.text, "language": text.language, "images": images}
 
     def table(self, measured):
         cuts = ("r1", "r5", "r10")

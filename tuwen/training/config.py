@@ -127,6 +127,7 @@ class TokenizerConfig:
     file: a tokenizer.json or vocab.txt; None: that of the run `init` names, or else one trained on the corpus.
     trim: keep only the pieces that the corpus uses, of a tokenizer that came with `text_weights`.
     kind, size, lowercase: of one trained: "wordpiece" or "unigram", most entries, whether case is ignored.
+    least_reports: of a private corpus, pieces that fewer of its rows hold are left out: what is rare may be a name.
     dictionary: a text file of names, one a line, that spans of kind "entity" are looked up in; None: that of the
         tokenizer's own folder, if any. Without one, entities are runs of nouns.
     lexicon: entities that spans of kind "entity" are linked to, before any dictionary: scenes, findings, a folder or a
@@ -138,12 +139,15 @@ class TokenizerConfig:
     size: int = 8000
     lowercase: bool = True
     trim: bool = False
+    least_reports: int = 5
     dictionary: str | None = None
     lexicon: str | None = None
 
     def __post_init__(self):
         if not 1 <= self.size <= 2**24:
             raise ValueError(f"size must lie between 1 and {2**24}, got {quoted(self.size, 40)}")
+        if self.least_reports < 1:
+            raise ValueError(f"least_reports must be at least 1, got {quoted(self.least_reports, 40)}")
 
 
 TRAIN: dict[str, TrainConfig] = {

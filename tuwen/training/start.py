@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from tuwen import systems, tasks
 from tuwen.config import dump
-from tuwen.data.corpus import Corpus, all_texts
+from tuwen.data.corpus import Corpus, Record, all_texts
 from tuwen.data.lexicons.files import read_dictionary
 from tuwen.data.lexicons.open import open_lexicon
+from tuwen.data.private import hides
 from tuwen.data.sources import PAIRS, languages_of
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
@@ -119,11 +120,15 @@ def compile_blocks(system: System, place: torch.device) -> None:
 
 def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
     """The tokenizer a config names, that of the run it starts from, or one trained on the corpus."""
-    settings = config.tokenizer
+    settings, corpora = config.tokenizer, list(corpora)
+    private = any(corpus.private for corpus in corpora)
     if settings.file:
         tokenizer = Tokenizer.load(settings.file)
     elif config.text_weights:
         tokenizer = towers.read_text(config.text_weights).tokenizer
+        if settings.trim and private:
+            what = "which pieces a private corpus uses would tell its words; leave it out"
+            raise UserError(f"config field tokenizer.trim: {what}")
         tokenizer = trimmed(tokenizer, _texts(corpora)) if settings.trim else tokenizer
     elif source := words_of(config):
         tokenizer = Tokenizer.load(_of_run(source, TOKENIZER))
@@ -131,6 +136,8 @@ def make_tokenizer(config: RunConfig, corpora: Iterable[Corpus]) -> Tokenizer:
         answers = getattr(config.task, "answers", ())  # said by a decoder: unknown words would all be one answer
         texts = chain(_texts(corpora), answers)
         tokenizer = Tokenizer.train(texts, settings.kind, settings.size, settings.lowercase)
+        if private:
+            tokenizer = tokenizer.without_rare(_reports(corpora), settings.least_reports)
     else:
         tokenizer = Tokenizer.train(["no text"], settings.kind, settings.size, settings.lowercase)
     if settings.dictionary:
@@ -302,9 +309,13 @@ def list_skipped(run: Path, corpus: Corpus, skipped: Mapping[int, str]) -> None:
     listed = read_json(path) if path.exists() else {}
     if odd := [row for row in listed if not (row.isdecimal() and row.isascii() and len(row) < 20)]:
         raise UserError(f"{path}: {quoted(odd[0], 40)} is no row of a corpus; restore the file, or remove it")
-    listed |= {str(row): {"id": corpus.record(row).id, "why": why} for row, why in skipped.items()}
+    listed |= {str(row): {"id": _id_of(corpus.record(row)), "why": why} for row, why in skipped.items()}
     ordered = dict(sorted(listed.items(), key=lambda item: int(item[0])))
     checkpoint.write(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+
+
+def _id_of(record: Record) -> str:
+    return "" if hides(record.private) else record.id
 
 
 def init_run(init: str) -> tuple[Path, bool]:
@@ -323,6 +334,15 @@ def _of_run(init: str, name: str) -> str:
     if not (run / name).exists():
         raise UserError(f"{run}: holds no {name} to start from; init must be the folder of a run with a checkpoint")
     return str(run / name)
+
+
+def _reports(corpora: Iterable[Corpus]) -> Iterator[list[str]]:
+    """The texts of each row, and its answers where it is a question."""
+    for corpus in corpora:
+        for row in range(len(corpus)):
+            record = corpus.record(row)
+            answers = record.columns.get("answers")
+            yield [*all_texts(record), *(map(str, answers) if isinstance(answers, list) else ())]
 
 
 def _texts(corpora: Iterable[Corpus]) -> Iterator[str]:

@@ -5,7 +5,8 @@
 `MR_SPLIT_queries.jsonl`, and the fields "query_id", "query_text", "item_ids".
 
 A row is a picture with all texts that name it, so a query with several right pictures stands in several rows and is
-one text by its identity. Texts of a test split without pictures have hidden labels and are passed over.
+one text by its identity. Texts of a test split without pictures have hidden labels: they are in no row, and among
+`queries`, which a server asks. The column "image_id" is a picture's number.
 """
 
 import base64
@@ -34,11 +35,12 @@ class ChineseClip(Held):
     def __init__(self, root: Path):
         super().__init__(root)
         self.pictures = {match["split"]: path for path, match in self.folder.matching(_PICTURES)}
+        self.asked: dict[str, list[tuple[int, str, str]]] = {}
         if not self.pictures:
             raise UserError(f"{root}: no file train_imgs.tsv or MR_train_imgs.tsv in it; see `tuwen data list`")
 
     def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
-        self.rows, self.files = [], []
+        self.rows, self.files, self.asked = [], [], {}
         for split, path in sorted(self.pictures.items()):
             texts = self._texts(split, faults)
             named = set(texts)
@@ -46,7 +48,8 @@ class ChineseClip(Held):
                 image = f"{path.relative_to(self.root).as_posix()}:{offset}:{size}"
                 captions = texts.pop(number, {})
                 name = f"{split}/{number}"
-                yield self.keep(path, line, id=name, image=image, texts=captions, split=split_name(split))
+                own = {"split": split_name(split), "columns": {"image_id": number}}
+                yield self.keep(path, line, id=name, image=image, texts=captions, **own)
             for number in sorted(texts):
                 what = f"picture {number} has texts but no line here; add it, or take it out of its texts' image_ids"
                 faults.add(Fault(path, 0, "missing", what))
@@ -69,9 +72,16 @@ class ChineseClip(Held):
             except RowError as error:
                 faults.add(Fault(path, lines.number, error.reason, str(error)))
                 continue
+            number_of_query = value.get("query_id", value.get("text_id"))
+            if isinstance(number_of_query, int) and not isinstance(number_of_query, bool):
+                query = number_of_query, language_by_script(text), text
+                self.asked.setdefault(split_name(split), []).append(query)
             for number in dict.fromkeys(map(int, pictures)):
                 texts.setdefault(number, {}).setdefault(language_by_script(text), []).append(text)
         return texts
+
+    def queries(self, split: str) -> list[tuple[int, str, str]]:
+        return self.asked.get(split, [])
 
     def read(self, image: str) -> bytes:
         return decode_base64(read_part(self.root, image) or b"")

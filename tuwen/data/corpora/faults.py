@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuwen.data.private import TABLES, UNSAID, hides
 from tuwen.errors import UserError
 
 
@@ -22,6 +23,11 @@ class Fault:
     def __str__(self) -> str:
         return one_line(f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}")
 
+    def bare(self, corpus: str, number: int) -> "Fault":
+        """What may be said of it where the corpus is private: no text, and no name but a table's."""
+        file = self.file if self.file.suffix.lower() in TABLES else Path(corpus)
+        return Fault(file, self.line, self.reason, f"{self.reason} (no. {number}), {UNSAID}")
+
 
 KEPT = 100_000  # faults of a reason that are kept one by one
 
@@ -29,17 +35,21 @@ KEPT = 100_000  # faults of a reason that are kept one by one
 class Faults:
     """Stops at the first fault (a `UserError`), or counts them all by reason and keeps the first `KEPT` of each."""
 
-    def __init__(self, on_bad: str):
+    def __init__(self, on_bad: str, private: str = ""):
+        """private: the name of the corpus, where it is private and its faults are told by number alone."""
         if on_bad not in ("stop", "skip"):
             raise UserError(f"on_bad is {on_bad!r}; choose 'stop' (at the first fault) or 'skip' (and count)")
         self.stop = on_bad == "stop"
+        self.private = private if hides(bool(private)) else ""
         self.listed: list[Fault] = []
         self.counts: Counter[str] = Counter()
 
     def add(self, fault: Fault) -> None:
+        self.counts[fault.reason] += 1
+        if self.private:
+            fault = fault.bare(self.private, self.counts[fault.reason])
         if self.stop:
             raise UserError(str(fault))
-        self.counts[fault.reason] += 1
         if self.counts[fault.reason] <= KEPT:
             self.listed.append(fault)
 

@@ -4,6 +4,7 @@ A `Source` knows one file or folder and gives its rows; `FileCorpus` makes one s
 cost a few arrays: a row is read and parsed again whenever it is asked for.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -26,6 +27,7 @@ from tuwen.data import images
 from tuwen.data.corpora.faults import Fault, Faults, one_line
 from tuwen.data.corpora.parts import path_inside
 from tuwen.data.corpus import BrokenImage, Corpus, Record, hashed_split
+from tuwen.data.private import UNSAID, hides
 from tuwen.errors import UserError
 
 EVERY = "all"  # the split of every row, where no row names a split so
@@ -102,6 +104,10 @@ class Source:
         """Pictures that rows name where every picture in their folders is meant to be in some row, as of a table."""
         return iter(())
 
+    def queries(self, split: str) -> Sequence[tuple[int, str, str]]:
+        """As `Corpus.queries`, once the entries were read."""
+        return ()
+
     def place(self, entry: CorpusEntry) -> tuple[Path, int]:
         """The file and line a fault of this row is reported at."""
         return self.file, entry.line
@@ -131,6 +137,17 @@ class Places:
 Missing = Callable[[CorpusEntry, str], None]  # a row and the address of its picture, which is not there
 
 
+@contextlib.contextmanager
+def veiled(private: bool) -> Iterator[None]:
+    """Why a picture cannot be used, by its reason alone where the corpus is private."""
+    try:
+        yield
+    except BrokenImage as error:
+        if hides(private):
+            raise BrokenImage(error.reason, UNSAID) from None
+        raise
+
+
 class NoRows(UserError):
     """A split without a usable row; `faults` says what was wrong with those there are."""
 
@@ -151,7 +168,7 @@ class FileCorpus(Corpus):
         self, source: Source, split: str, on_bad: str = "stop", missing: "Missing | None" = None, progress: bool = False
     ):
         """missing: is told of every row whose picture is not there, where the source knows its address."""
-        faults = Faults(on_bad)
+        faults = Faults(on_bad, source.name if source.private else "")
         listing = _Listing(source, faults)
         chosen, self.split_rule = listing.choose(split, faults)
         pictures = _Pictures(source, listing.by_hash and split != EVERY and split, faults, missing)
@@ -162,7 +179,7 @@ class FileCorpus(Corpus):
         beside = source.root / "zeroshot.json"
         self.zero_shot = beside if beside.is_file() else None
         self.name, self.notice, self.class_names = source.name, source.notice, dict(source.class_names)
-        self.private = source.private
+        self.private, self.queries = source.private, source.queries(split)
         self.split, self.pictures = split, listing.pictures
         self.languages = tuple(sorted(listing.languages))
         self._numbers = listing.numbers
@@ -176,16 +193,20 @@ class FileCorpus(Corpus):
     def record(self, row: int) -> Record:
         entry = self._entry(row)
         columns = {k: _number(v) if k in self._numbers else v for k, v in entry.columns.items()}
-        return Record(entry.id, entry.texts, self._image_ids[row], columns if self._numbers else entry.columns)
+        shown = columns if self._numbers else entry.columns
+        return Record(entry.id, entry.texts, self._image_ids[row], shown, self.private)
 
     def encoded(self, row: int) -> bytes:
-        return self._source.read(self._entry(row).image)
+        with veiled(self.private):
+            return self._source.read(self._entry(row).image)
 
     def image(self, row: int) -> Tensor:
-        return images.decode(self.encoded(row))
+        with veiled(self.private):
+            return images.decode(self.encoded(row))
 
     def shown(self, row: int) -> Sequence[Tensor]:
-        return [images.decode(self._source.read(image)) for image in self._entry(row).images]
+        with veiled(self.private):
+            return [images.decode(self._source.read(image)) for image in self._entry(row).images]
 
     def image_ids(self) -> np.ndarray:
         return np.array(self._image_ids, dtype=np.int64)
@@ -218,7 +239,7 @@ class FileCorpus(Corpus):
 
 def splits_of(source: Source) -> tuple[str, ...]:
     """The splits a source has, sorted; faulty rows are passed over."""
-    faults = Faults("skip")
+    faults = Faults("skip", source.name if source.private else "")
     listing = _Listing(source, faults)
     if not listing.by_hash:
         return tuple(sorted(listing.splits))

@@ -20,6 +20,7 @@ from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.files import CorpusEntry, Source
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
+from tuwen.data.private import marked
 from tuwen.errors import UserError
 
 _PICTURES_TOO = "heic heif dcm dicom jxl svg psd tga raw dng cr2 nef arw ico"
@@ -51,6 +52,7 @@ class FolderSource(Source):
         self.name = self.root.resolve().name
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder; name a folder of pictures")
+        self.private = marked(self.root)
 
     def __len__(self) -> int:
         return len(self._files[0])

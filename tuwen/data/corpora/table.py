@@ -41,6 +41,7 @@ from tuwen.data.corpora.json_text import json_kind, parse
 from tuwen.data.corpora.lines import Lines, table_encoding
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.data.corpora.sheet import sheet_rows
+from tuwen.data.private import marked
 from tuwen.errors import UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # Hugging Face's ImageFolder
@@ -100,6 +101,7 @@ def table_source(
 class _Table(Source):
     def __init__(self, path: Path, wordless: bool = False, renames: Mapping[str, str] = MappingProxyType({})):
         self.file, self.root, self.wordless, self.renames = path, path.parent, wordless, dict(renames)
+        self.private = marked(path.parent)
         self.name = path.resolve().parent.name if path.name in (*NAMES, ALIGNED) else path.stem
 
     def beside(self) -> Iterator[str]:
@@ -225,7 +227,7 @@ class Parquet(_Table):
     """A Parquet file, kept in memory in Arrow's columns. A position is a row from 0; a "line" is a row from 1."""
 
     def __getstate__(self) -> dict:
-        names = ("name", "file", "root", "wordless", "renames")
+        names = ("name", "file", "root", "wordless", "renames", "private")
         return {name: getattr(self, name) for name in names}  # another process reads the table itself
 
     @cached_property

@@ -12,6 +12,7 @@ from tuwen.data.corpora.faults import Faults
 from tuwen.data.corpora.lines import Lines
 from tuwen.data.corpora.scripts import is_blank, language_by_script
 from tuwen.data.corpus import BrokenImage, Corpus, Record
+from tuwen.data.private import marked
 from tuwen.errors import UserError
 
 SPLITS = ("train",)
@@ -29,7 +30,8 @@ class TextLines(Corpus):
         if split not in SPLITS:
             raise UserError(f"{self.file}: texts alone have no split {split!r}, only train")
         self.name, self.split = self.file.stem, split
-        faults, self._offsets = Faults(on_bad), array("q")
+        self.private = marked(self.file.parent)
+        faults, self._offsets = Faults(on_bad, self.name if self.private else ""), array("q")
         digest, languages = hashlib.blake2b(digest_size=16), set()
         with Lines(self.file, faults) as lines:
             for text in lines:
@@ -50,7 +52,8 @@ class TextLines(Corpus):
             raise IndexError(f"row {row} of {len(self)}")
         with Lines(self.file, Faults("skip"), self._offsets[row]) as lines:
             text = next(lines, "").strip()
-        return Record(f"{row}", {language_by_script(text): [text]}, draws.key("no picture", row))
+        texts = {language_by_script(text): [text]}
+        return Record(f"{row}", texts, draws.key("no picture", row), private=self.private)
 
     def image(self, row: int) -> Tensor:
         raise BrokenImage("missing", f"{self.file} holds texts alone")

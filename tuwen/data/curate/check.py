@@ -22,6 +22,7 @@ from tuwen.data.curate.check_split import Contents, Finding, SplitReader
 from tuwen.data.curate.quality import QualityLimits, near_hashes, near_texts
 from tuwen.data.images import EXTENSIONS
 from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.private import UNSAID, hides
 from tuwen.data.text import Tokenizer
 from tuwen.errors import printable
 
@@ -69,6 +70,9 @@ class Findings:
     def to_json(self) -> dict[str, Any]:
         named = ("location", "faults", "remarks", "splits", "shared")
         plain = {name: _plain(getattr(self, name)) for name in named}
+        if hides(any(corpus.private for corpus in self.corpora.values())):
+            for finding in (*plain["faults"], *plain["remarks"]):
+                finding["text"] = ""
         return {**plain, "reasons": self.reasons, "remarkable": self.remarkable}
 
     def __rich__(self) -> Group:
@@ -180,7 +184,8 @@ def _in_no_row(corpora: list[Corpus]) -> Iterator[Finding]:
             for name in sorted(os.listdir(folder)):
                 path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
                 if ending in EXTENSIONS and not name.startswith(".") and path not in named:
-                    what = f"{path}: in no row of {source.file.name}; give it one, or move the picture away"
+                    shown = f"a picture {UNSAID}" if hides(source.private) else path
+                    what = f"{shown}: in no row of {source.file.name}; give it one, or move the picture away"
                     yield Finding("no text", one_line(what))
 
 

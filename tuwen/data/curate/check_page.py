@@ -9,6 +9,7 @@ from tuwen.data.corpus import Corpus, languages_and_texts
 from tuwen.data.curate.check import Findings
 from tuwen.data.curate.check_split import Contents, Finding
 from tuwen.data.curate.show import thumbnail
+from tuwen.data.private import hides
 from tuwen.errors import UserError
 from tuwen.outputs import PAGE_MARK, check_free
 
@@ -106,7 +107,8 @@ def _article(finding: Finding, corpora: dict[str, Corpus]) -> str:
     pictures, texts = "", ""
     if finding.split in corpora and finding.row >= 0:
         pictures = thumbnail(corpora[finding.split], finding.row, _SIDE)
-        texts = _text(finding.text) if finding.text else _first_texts(corpora[finding.split], finding.row)
+        if not hides(corpora[finding.split].private):
+            texts = _text(finding.text) if finding.text else _first_texts(corpora[finding.split], finding.row)
     if finding.other and finding.other[0] in corpora and not finding.text:
         pictures += thumbnail(corpora[finding.other[0]], finding.other[1], _SIDE)
     message = f'<p class="told">{escape(one_line(finding.message))}</p>'

@@ -14,6 +14,7 @@ from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.scripts import is_blank
 from tuwen.data.corpus import BrokenImage, Corpus, Record, all_texts, languages_and_texts, normalise, text_id
 from tuwen.data.curate.quality import LanguageCheck, QualityLimits, flatness, is_grey, perceptual_hash
+from tuwen.data.private import hides
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 
@@ -167,10 +168,11 @@ class SplitReader:
     def finding(
         self, row: int, reason: str, what: str, text: str = "", other: tuple[str, int] | None = None
     ) -> Finding:
-        return Finding(reason, one_line(f"{self.place(row)}: {what}"), self.label, row, text, other)
+        message = one_line(f"{self.place(row)}: {reason if hides(self.corpus.private) else what}")
+        return Finding(reason, message, self.label, row, text, other)
 
     def place(self, row: int) -> str:
-        if origin := self.corpus.where(row):
+        if (origin := self.corpus.where(row)) and not hides(self.corpus.private):
             file, line = origin
             return f"{file}:{line}" if line else str(file)
         return f"{self.corpus.name} {self.corpus.split} row {row}"

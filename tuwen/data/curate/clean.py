@@ -9,6 +9,7 @@ from tuwen.data.chinese import half_width, simplify
 from tuwen.data.corpus import Corpus, all_texts
 from tuwen.data.curate.check import KINDS, Findings
 from tuwen.data.curate.check_split import Finding
+from tuwen.data.private import hides
 from tuwen.data.shards import write_shards, write_whole
 from tuwen.data.subset import Subset
 from tuwen.errors import UserError
@@ -80,6 +81,8 @@ def _kept(base: Corpus, removed: list[Finding]) -> tuple[list[int], dict[int, se
 def _lines(findings: Findings, removed: dict[str, list[Finding]]):
     for split, some in removed.items():
         for finding in some:
-            name = findings.corpora[split].record(finding.row).id if split else ""
-            line = {"split": split, "row": finding.row, "id": name, "reason": finding.reason, "text": finding.text}
+            hidden = split != "" and hides(findings.corpora[split].private)
+            name = findings.corpora[split].record(finding.row).id if split and not hidden else ""
+            text = "" if hidden else finding.text
+            line = {"split": split, "row": finding.row, "id": name, "reason": finding.reason, "text": text}
             yield json.dumps(line | {"message": finding.message}, ensure_ascii=False) + "\n"

@@ -9,6 +9,7 @@ from tuwen.data import draws
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import encode_jpeg, resize
+from tuwen.data.private import hides
 from tuwen.errors import UserError
 from tuwen.outputs import PAGE_MARK, check_free
 
@@ -69,6 +70,8 @@ def write_sheet(out: str | Path, title: str, summary: str, figures: Sequence[str
 
 def _figure(corpus: Corpus, row: int) -> str:
     record = corpus.record(row)
+    if hides(corpus.private):
+        return f'<figure>{thumbnail(corpus, row)}<figcaption><p class="id">row {row}</p></figcaption></figure>'
     texts = "".join(
         f'<p lang="{escape(language)}"><b>{escape(language)}</b> {escape(text)}</p>'
         for language, several in record.texts.items()
