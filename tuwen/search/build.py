@@ -81,9 +81,7 @@ def build_index(
     code = _code(about, first_bytes, first_code)
     record = opened or IndexRecord.create(out, about, schema)
     index = Index(record, run, device, token)
-    if isinstance(source, CorpusPictures) and source.private:
-        own_only(Path(out))
-        record.tell({"private": True})
+    _mark_private(record, source, out)
     _check_settings(index, tokens, token_budget, milvus)
     probe = LossProbe(lambda: index.predictor, index.layout)
     if first_bytes is not None:
@@ -93,6 +91,13 @@ def build_index(
     loss = finish_index(index, record, exact, probe, say)
     index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
     return index
+
+
+def _mark_private(record: IndexRecord, source: Any, out: str | PathLike) -> None:
+    """An index of a private corpus says so, and is readable by its owner alone."""
+    if isinstance(source, CorpusPictures) and source.private:
+        own_only(Path(out))
+        record.tell({"private": True})
 
 
 def _plan(

@@ -235,7 +235,7 @@ class Captioning(Task):
         marks = self.measure(predictor, head, corpus, limit=WATCHED, how=how)["languages"].values()
         return {"score": float(np.mean([own["cider_d"] for own in marks]))}
 
-    def predictions(self, predictor, head, corpus, **further) -> Iterator[dict[str, Any]]:
+    def predictions(self, predictor, head, corpus, **beside) -> Iterator[dict[str, Any]]:
         """As COCO's server takes them, in the corpus's first language that the run knows: one of each picture."""
         language = next((name for name in corpus.languages if name in predictor.languages), predictor.languages[0])
         rows, _ = _references(corpus, (), None)

@@ -378,7 +378,7 @@ class ImageTextRetrieval(Task):
     def measure(self, predictor, head, corpus, **options):
         return evaluate_retrieval(predictor, corpus, **options)
 
-    def predictions(self, predictor, head, corpus, **further) -> Iterator[dict[str, Any]]:
+    def predictions(self, predictor, head, corpus, **beside) -> Iterator[dict[str, Any]]:
         """As MUGE's server takes them where the corpus has numbered queries; else each text with its pictures' ids."""
         if corpus.queries:
             asked = [Caption(text, language, number, -1, 0) for number, language, text in corpus.queries]

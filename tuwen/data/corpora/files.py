@@ -4,7 +4,6 @@ A `Source` knows one file or folder and gives its rows; `FileCorpus` makes one s
 cost a few arrays: a row is read and parsed again whenever it is asked for.
 """
 
-import contextlib
 import hashlib
 import json
 import re
@@ -25,9 +24,8 @@ from torch import Tensor
 
 from tuwen.data import images
 from tuwen.data.corpora.faults import Fault, Faults, one_line
-from tuwen.data.corpora.parts import path_inside
+from tuwen.data.corpora.parts import path_inside, veiled
 from tuwen.data.corpus import BrokenImage, Corpus, Record, hashed_split
-from tuwen.data.private import UNSAID, hides
 from tuwen.errors import UserError
 
 EVERY = "all"  # the split of every row, where no row names a split so
@@ -135,17 +133,6 @@ class Places:
 
 
 Missing = Callable[[CorpusEntry, str], None]  # a row and the address of its picture, which is not there
-
-
-@contextlib.contextmanager
-def veiled(private: bool) -> Iterator[None]:
-    """Why a picture cannot be used, by its reason alone where the corpus is private."""
-    try:
-        yield
-    except BrokenImage as error:
-        if hides(private):
-            raise BrokenImage(error.reason, UNSAID) from None
-        raise
 
 
 class NoRows(UserError):

@@ -1,11 +1,14 @@
 """Files below a folder, and bytes within them: "FILE:OFFSET:SIZE", as sources name pictures in tars and TSVs."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from tuwen.data.corpus import BrokenImage
+from tuwen.data.private import UNSAID, hides
 
 _PART = re.compile(r"(.+):(\d+):(\d+)")
 
@@ -59,3 +62,14 @@ def read_part(root: Path, image: str) -> bytes | None:
     if len(data) < size:
         raise BrokenImage("truncated", f"{match[1]} ends before the picture does")
     return data
+
+
+@contextlib.contextmanager
+def veiled(private: bool) -> Iterator[None]:
+    """Why a picture cannot be used, by its reason alone where the corpus is private."""
+    try:
+        yield
+    except BrokenImage as error:
+        if hides(private):
+            raise BrokenImage(error.reason, UNSAID) from None
+        raise
