@@ -63,9 +63,8 @@ def build_index(
     pictures that are not among the given, unless some of these cannot be read. exact: most pictures whose vectors are
     searched exactly in memory; beyond, Lance's own index is built and its recall measured. first_bytes: search codes of
     so many bytes a picture first, and re-score the nearest by whole vectors; 0: no codes; None: as the index is.
-    first_code: "int8" (default) or "binary", see `tuwen.search.codes`. milvus: URL of a Milvus
-    server to hold the vectors instead, with its token; settled when the index is made. say: is told lines worth reading
-    (sizes, losses).
+    first_code: "int8" (default) or "binary", see `tuwen.search.codes`. milvus: URL of a Milvus server to hold the
+    vectors instead, with its token; settled when the index is made. say: is told lines worth reading (sizes, losses).
 
     Raises:
         UserError: no such run or pictures; the index is of another run or fit, or keeps tokens otherwise; vectors that

@@ -272,15 +272,15 @@ def retrieve(
 
 
 def best_pictures(
-    predictor: Predictor, corpus: Corpus, texts: Sequence[Caption], count: int = 10, batch_size: int = 64
+    predictor: Predictor, corpus: Corpus, texts: Sequence[Caption], count: int = 10, batch: int = 64
 ) -> Iterator[tuple[Caption, list[int]]]:
     """Each text with the rows of its best pictures of the corpus, by the last stage there is, the likeliest first."""
     with predictor.evaluating():
-        pictures = encode_pictures(predictor, corpus, corpus.gallery().rows, batch_size)
-        encoded = encode_captions(predictor, texts, batch_size)
-        side = Side(predictor, pictures.encoded, encoded, "text_to_image", TOP_K, batch_size, metrics.BUDGET)
+        pictures = encode_pictures(predictor, corpus, corpus.gallery().rows, batch)
+        encoded, way = encode_captions(predictor, texts, batch), "text_to_image"
+        side = Side(predictor, pictures.encoded, encoded, way, TOP_K, batch, metrics.BUDGET)
         for start, stop in metrics.blocks(len(texts), side.items * side.weight, metrics.BUDGET):
-            best = metrics.top(side.final(start, stop), min(count, side.items))
+            best = metrics.top(side.final(start, stop), count)
             yield from zip(texts[start:stop], pictures.rows[best.numpy()].tolist(), strict=True)
 
 
@@ -320,10 +320,8 @@ def _summary(ranks: dict[str, dict[str, np.ndarray]], truths: dict[str, Relevanc
 
 def _answers(side: Side, gallery: Gallery, truth: Relevance, rows: np.ndarray, samples: int) -> list[Answer]:
     """The best five pictures, by the last stage there is, for some texts spread over the gallery."""
-    answerable = np.flatnonzero(np.diff(truth.start) > 0)
-    chosen = answerable[np.linspace(0, len(answerable) - 1, min(samples, len(answerable))).round().astype(int)]
-    out = []
-    for text in chosen.tolist():
+    able, out = np.flatnonzero(np.diff(truth.start) > 0), []
+    for text in able[np.linspace(0, len(able) - 1, min(samples, len(able))).round().astype(int)].tolist():
         scores = side.final(text, text + 1)
         best = metrics.top(scores, 5)[0]
         right = np.isin(best.numpy(), truth.images_of(text)).tolist()
@@ -380,15 +378,13 @@ class ImageTextRetrieval(Task):
 
     def predictions(self, predictor, head, corpus, **beside) -> Iterator[dict[str, Any]]:
         """As MUGE's server takes them where the corpus has numbered queries; else each text with its pictures' ids."""
-        if corpus.queries:
-            asked = [Caption(text, language, number, -1, 0) for number, language, text in corpus.queries]
-            for query, rows in best_pictures(predictor, corpus, asked):
-                yield {"query_id": query.id, "item_ids": [corpus.record(row).columns["image_id"] for row in rows]}
-            return
-        texts = [text for language in measured(predictor, corpus, None) for text in corpus.gallery(language).texts]
+        texts = [Caption(text, language, number, -1, 0) for number, language, text in corpus.queries]
+        texts = texts or [text for known in measured(predictor, corpus, None) for text in corpus.gallery(known).texts]
         for text, rows in best_pictures(predictor, corpus, texts):
-            images = [corpus.record(row).id for row in rows]
-            yield {"query": text.text, "language": text.language, "images": images}
+            shown = [corpus.record(row) for row in rows]
+            numbered = {"query_id": text.id, "item_ids": [record.columns.get("image_id") for record in shown]}
+            named = {"query": text.text, "language": text.language, "images": [record.id for record in shown]}
+            yield numbered if corpus.queries else named
 
     def table(self, measured):
         cuts = ("r1", "r5", "r10")
