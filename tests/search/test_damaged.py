@@ -202,8 +202,8 @@ def test_a_disk_that_is_full_is_a_line_or_500_and_the_same_call_goes_on(run, bui
     assert faults(in_children([0], attempt, built, run, tmp_path)) == {}
 
 
-@pytest.mark.slow  # 45 minutes of computing: each is tried in a process of its own
+@pytest.mark.slow  # 10 minutes: each is tried in a process of its own
 def test_damaged_at_random_long(built, run):
-    ends = in_children(range(1000), attempt, built, run, 1, waits=600)
+    ends = in_children(range(150), attempt, built, run, 1, waits=600)
     assert faults(ends) == {}
-    assert Counter(what for what, _ in ends.values())["line"] > 100
+    assert Counter(what for what, _ in ends.values())["line"] > 15
