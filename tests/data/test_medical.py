@@ -11,6 +11,7 @@ from tuwen.data.corpora import lines
 from tuwen.data.corpora.published import formats
 from tuwen.data.corpora.reports import labels_of, report_sections
 from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.private import SHOW
 from tuwen.errors import UserError
 
 MEDICAL = {"chexpert", "mimic-cxr", "mimic-cxr-studies", "open-i", "open-i-studies", "roco", "roco-v2"}
@@ -102,8 +103,9 @@ def test_labels():
         labels_of({"Edema": "2.0"})
 
 
-def test_spoilt_tables_of_mimic(tmp_path):
+def test_spoilt_tables_of_mimic(tmp_path, monkeypatch):
     """A label that is none, a picture without a split, a study without a report, numbers that are paths, a cut .gz."""
+    monkeypatch.setenv(SHOW, "1")  # what is wrong is told in full where it is asked for
     location = f"mimic-cxr:{tmp_path}"
     for file, old, new, reason in (
         ("mimic-cxr-2.0.0-chexpert.csv", ",1.0,", ",2.0,", "wrong type"),

@@ -11,6 +11,7 @@ from tests.data.published_asked import MAKERS, entailment_line, gqa_entry
 from tuwen.data.corpora.asked import kind_of
 from tuwen.data.exercises import exercises_of
 from tuwen.data.open import open_corpus, splits_of
+from tuwen.data.private import SHOW
 from tuwen.errors import UserError
 
 BOX = [0.25, 0.25, 0.75, 0.75]
@@ -256,7 +257,7 @@ def fine(key, value) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(SPOILT))
-def test_an_entry_of_wrong_values_is_counted_and_said_in_a_line(name, tmp_path):
+def test_an_entry_of_wrong_values_is_counted_and_said_in_a_line(name, tmp_path, monkeypatch):
     file, place, keys = SPOILT[name]
     lines = file.endswith(".jsonl") or name in ("nlvr", "nlvr2")
     MAKERS[name](tmp_path)
@@ -280,6 +281,7 @@ def test_an_entry_of_wrong_values_is_counted_and_said_in_a_line(name, tmp_path):
                 assert line.isprintable()
                 assert len(line) < 1200
             (tmp_path / file).write_text(whole)
+    monkeypatch.setenv(SHOW, "1")  # of a private set the key is told where it is asked for
     edit(tmp_path / file, lambda v: entry_of(v, *place).pop(keys[0]), not lines)
     with pytest.raises(UserError, match=keys[0]):
         [open_corpus(location, split, "stop") for split in rows]
