@@ -231,6 +231,7 @@ def test_no_command_tells_anything(table, tmp_path, tell):
             ["clip", "--corpus", table, "--out", tmp_path / "compare", "--budget", "steps=2", *TINY[:2], *TINY[4:]],
             ["--runs", run, blip, "--corpus", table, "--out", tmp_path / "judged"],
         ],
+        "claim": [[]],
         "report": [[run], [tmp_path / "compare"]],
         "index": [[blip, table, "--out", index]],
         "search": [[index, query, "--json"]],
@@ -256,5 +257,6 @@ def test_no_command_tells_anything(table, tmp_path, tell):
     private = [index, tmp_path / "built", tmp_path / "clean", tmp_path / "vectors", tmp_path / "captions"]
     private += [tmp_path / name for name in ("noise", "concepts", "clicks")]
     made = [path for path in tmp_path.iterdir() if path not in private and path != table]
-    assert telling(*made) == []
+    table_of_stage = str(tmp_path / "stages/doubt/table.parquet")  # asked for by the recipe; keyed by the rows' ids
+    assert telling(*made) == [table_of_stage]
     assert stat.S_IMODE(index.stat().st_mode) == 0o700
