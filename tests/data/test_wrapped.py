@@ -10,6 +10,7 @@ import torch
 
 import tuwen
 from tests.data.pairs import row, with_pictures, write
+from tuwen.data.beside import Beside
 from tuwen.data.corpora.faults import Fault
 from tuwen.data.corpus import Corpus, Record
 from tuwen.data.exercises import PhraseRows
@@ -39,6 +40,8 @@ ATTRIBUTES = {
     "zero_shot": Path("zeroshot.json"),
     "parts": (Nothing(),),
     "weights": (1.0,),
+    "private": True,
+    "queries": ((7, "en", "a cat"),),
 }
 METHODS = {
     "clip": lambda k: torch.full((2, 3, 1, 1), k),
@@ -55,6 +58,9 @@ OWN = {  # what a wrapper answers itself, and why
     (PhraseRows, "weights"): (None, "without parts there is nothing to weigh"),
     (WithColumns, "parts"): ((), "its rows are its own, wherever they come from"),
     (WithColumns, "weights"): (None, "without parts there is nothing to weigh"),
+    (Beside, "parts"): ((), "its rows are its own, wherever they come from"),
+    (Beside, "weights"): (None, "without parts there is nothing to weigh"),
+    (MixedCorpus, "queries"): ((), "a server asks the split of one corpus"),
     (PhraseRows, "truth"): ("identity", "its texts are phrases, not what the rows they come from say"),
     (MixedCorpus, "weights"): ((1, 1), "of its parts"),
     (MixedCorpus, "truth"): ("identity", "a text of one part may be right for a picture of another by identity alone"),
@@ -97,7 +103,8 @@ def wrappers() -> list[tuple[Wrapped, list[tuple[Full, int]]]]:
     named = [(first, row) for row in (0, 1, 1, 2, 3, 3)]
     subset = Subset(first, [3, 1]), [(first, 3), (first, 1)]
     columned = WithColumns(first, lambda record: {}, ""), [(first, row) for row in range(4)]
-    return [subset, (MixedCorpus([first, second], [1, 1]), both), (PhraseRows(Full()), named), columned]
+    beside = Beside(first, []), [(first, row) for row in range(4)]
+    return [subset, (MixedCorpus([first, second], [1, 1]), both), (PhraseRows(Full()), named), columned, beside]
 
 
 def same(one, other) -> bool:

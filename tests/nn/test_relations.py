@@ -110,7 +110,12 @@ def test_a_layer_that_runs_twice_is_not_taken_for_one():
 BEFORE_ATTENTION = {("vilt", "encode_images"), ("vilt", "encode_texts"), ("dide", "match")}
 
 
-@pytest.mark.parametrize("name", [name for name in systems.names() if systems.find(name).can("encode_texts")])
+TWICE = {"ege_cmp"}  # title and entities pass through the same layers, which one record cannot tell apart
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in systems.names() if systems.find(name).can("encode_texts") and name not in TWICE]
+)
 def test_every_systems_towers_and_match_are_looked_into(name):
     system, batch = build(name).eval(), spanned()
     calls = {

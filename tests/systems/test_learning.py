@@ -8,6 +8,7 @@ import torch
 from tests.systems.common import build
 from tuwen import systems
 from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.items import WithColumns
 from tuwen.data.loader import DataConfig, Loader
 from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
@@ -48,7 +49,8 @@ def loader(name: str, scenes: Scenes, tokenizer: Tokenizer, config) -> Loader:
     reads, needs = system.reads(config), system.needs(config)
     two = any(view.crop == "own" for view in needs.views.values())  # two crops that are compared must differ
     data = DataConfig(augment="crop" if two else "none", workers=0)
-    return Loader(scenes, tokenizer, order, data, reads, needs, 0, towers.image.side, towers.text.length)
+    corpus = WithColumns(scenes, lambda record: dict.fromkeys(needs.columns, 0.2), "noise")  # NLIP's
+    return Loader(corpus, tokenizer, order, data, reads, needs, 0, towers.image.side, towers.text.length)
 
 
 @pytest.mark.parametrize("name", systems.names())

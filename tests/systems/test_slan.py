@@ -169,7 +169,9 @@ def test_no_box_is_read_in_training():
     assert module.SLAN.reads(config).spans == ("phrase",)
 
     class Spy(dict):
-        def __getitem__(self, name):
+        def __getitem__(self, name, *_):
+            if name == "noise":  # what a run that softens noisy pairs adds, see `Batch.softening`
+                return None
             raise AssertionError(f"column {name} was read")
 
         get = items = values = __iter__ = __getitem__

@@ -15,6 +15,7 @@ from tuwen.nn.published.names import NameEntry, prefixed, same
 from tuwen.nn.published.sizes import checked_settings
 from tuwen.nn.published.tokenizer import byte_pairs, pieces_of, tokenizer_of
 from tuwen.nn.sizes import CLIP_MEAN, CLIP_STD, ImageTowerConfig, TextTowerConfig
+from tuwen.run import TOKENIZER
 
 KINDS = ("open_clip", "cn_clip")
 SETTINGS = "open_clip_config.json"
@@ -196,7 +197,7 @@ def tokenizer(folder: Path, kind: str, words: int, given: str | None) -> Tokeniz
     own = {"open_clip": ("open_clip", "bpe_simple_vocab_16e6.txt.gz"), "cn_clip": ("cn_clip", "clip/vocab.txt")}
     package, name = own[kind]
     path = Path(given) if given else folder / Path(name).name
-    if not given and any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+    if not given and any((folder / file).is_file() for file in (TOKENIZER, "vocab.json")):
         return tokenizer_of(folder, words, "clip")
     if not given and not path.is_file():
         spec = find_spec(package)

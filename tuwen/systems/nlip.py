@@ -109,6 +109,7 @@ class NLIP(System):
     )
     Config = NLIPConfig
     training_only = ("painter",)
+    translates = False
 
     def __init__(self, config: NLIPConfig, vocabulary: Vocabulary):
         super().__init__()

@@ -126,8 +126,7 @@ class Progress:
 class Losses:
     """Named scalars, summed by the step, and what the system wants back after the update.
 
-    keep: detached tensors with B rows (features, ids), gathered over micro-batches and processes and
-        handed to `after_step`.
+    keep: detached tensors with B rows (features, ids), gathered over micro-batches and processes for `after_step`.
     metrics: further scalars to log (temperature, matching accuracy); no gradient is taken of them.
     first: the batch's `first_vectors`, where the step collects them.
     """
@@ -191,6 +190,7 @@ class System(nn.Module):
     train_order: ClassVar[str] = "shuffled"  # what `train.order` is in pre-training, unless a run says otherwise
     sees_alone: ClassVar[bool] = False  # pictures have vectors, and texts none: a picture tower of its own (DINO)
     vectors: ClassVar[bool] = True  # of pictures and texts, by which a first stage scores
+    translates: ClassVar[bool] = True  # its decoder, if any, reads a text in another language, not pictures alone
     has_places: ClassVar[bool] = True  # what it keeps of a picture are tokens of places, where a box may lie
     fuses: ClassVar[int | None] = None  # most pictures a text that `fuse` takes; None: any number
     teachers: ClassVar[Mapping[str, str]] = {}  # role -> capabilities of the frozen run in it, see `roles`

@@ -91,7 +91,7 @@ def of_system(system: Any) -> tuple[str, ...]:
 
 
 def _has(system: Any, capability: str, pictures: int) -> bool:
-    if capability in ("vectors", "has_places"):
+    if capability in ("vectors", "has_places", "translates"):
         return getattr(system, capability)
     few = capability == "fuse" and system.fuses is not None and system.fuses < pictures
     return system.can(capability) and not few

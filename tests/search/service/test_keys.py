@@ -13,7 +13,7 @@ from tuwen.search.service.keys import ApiKeys, create
 from tuwen.search.service.settings import refuse_open_service
 
 READ = [("get", "/metrics"), ("get", "/index"), ("post", "/search"), ("post", "/search/image"), ("get", "/similar")]
-READ += [("post", "/explain"), ("get", "/pictures/thumbnail")]
+READ += [("post", "/explain"), ("get", "/pictures/thumbnail"), ("get", "/pictures")]
 WRITE = [("post", "/pictures"), ("delete", "/pictures")]
 OPEN = [("get", "/health"), ("get", "/ready"), ("get", "/"), ("get", "/page.js"), ("get", "/openapi.json")]
 
