@@ -100,7 +100,7 @@ def sides_of(run: Path, pack: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def marks_of(queries: dict[str, Any], items: dict[str, Any], asked: str, *against: str) -> dict[str, float]:
     scores = sum(queries[asked] @ items[side].T for side in against)
-    rankings = scores.argsort(1, descending=True, stable=True).tolist()
+    rankings = scores.argsort(dim=1, descending=True, stable=True).tolist()
     return instance_marks(rankings, queries["products"], [names[0] for names in items["products"]])
 
 
