@@ -63,6 +63,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, of_seed, of_pi
     assert 0.93 <= np.mean(covered) <= 0.985
 
 
+@pytest.mark.slow  # 15 seconds
 def test_few_nulls_are_called_differences_after_holm():
     """Three seeds that happen to agree must not make a difference: six nulls, 600 families."""
     generator, called = np.random.default_rng(8), 0

@@ -104,6 +104,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch):
     assert np.mean(by_texts) < 0.88  # as if texts of one picture knew nothing of each other: too narrow
 
 
+@pytest.mark.slow  # half a minute
 def test_false_differences_after_holm_are_one_family_in_twenty_at_most(monkeypatch):
     """Of 60 families of six comparisons without any difference; without Holm a quarter would have one."""
     monkeypatch.setattr(paired, "SWAPS", 399)

@@ -186,7 +186,9 @@ def test_substitutes_differ_between_epochs():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_stop_at_a_broken_row_names_it_in_one_line(workers):
     loader = make(Memory(broken=(3,)), on_bad="stop", workers=workers)
-    with pytest.raises(UserError, match=r"^corpus memory, split train, row 3 \(r3\): truncated: row 3 ends early; .*$"):
+    with pytest.raises(
+        UserError, match=r"^corpus memory, split train, row 3 \('r3'\): truncated: row 3 ends early; .*$"
+    ):
         list(loader.run(0, 6))
 
 
@@ -331,7 +333,7 @@ def test_rows_without_enough_texts_are_counted_and_replaced():
     )
     assert all(row % 4 for step in range(6) for row in loader[step].index.tolist())
     assert set(loader.skipped) == {0, 4, 8}
-    assert loader.skipped[4] == "no text: row r4 has fewer than 2 of a language in en, de"
+    assert loader.skipped[4] == "no text: row 'r4' has fewer than 2 of a language in en, de"
     every = every_text(corpus, ("en", "de"), Needs(texts=2))
     assert [len(every), set(every[:, 0]) & {0, 4, 8}] == [9 * 3, set()]
     with pytest.raises(UserError, match="needs 2 texts in one language a row, and no row has them"):
@@ -427,7 +429,7 @@ def test_tags_are_in_the_language_of_the_text_drawn():
         assert tags.ids[k][tags.mask[k]].tolist() == ids[mask].tolist()
     assert "tags" not in make(corpus)[0].columns
     corpus.record = lambda row: Record("r", texts, row, {"tags": "dog"} if row else {"tags": []})
-    with pytest.raises(UserError, match=r'row r: column "tags" must hold names'):
+    with pytest.raises(UserError, match="row 'r': column \"tags\" must hold names"):
         make(corpus, asked=Needs(tags=True))
     corpus.record = lambda row: Record("r", texts, row, {"tags": ["dog"] if row % 2 else []})
     assert make(corpus, asked=Needs(tags=True)).remarks == (
@@ -461,8 +463,8 @@ def test_texts_to_translate_are_those_of_the_texts_drawn():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"columns": ("depth",)}, "row r0: has no column 'depth'"),
-        ({"columns": ("name",)}, "row r0: column 'name' must hold numbers, got 'cat'"),
+        ({"columns": ("depth",)}, "row 'r0': has no column 'depth'"),
+        ({"columns": ("name",)}, "row 'r0': column 'name' must hold numbers, got 'cat'"),
         ({"spans": ("letters",)}, "needs letters spans"),
         ({"texts": 4}, "needs 4 texts in one language a row, and no row has them"),
         ({"languages": 4}, "needs texts in 4 languages"),
@@ -479,7 +481,7 @@ def test_a_column_missing_in_a_later_row_is_refused_before_any_step():
     corpus = Memory()
     record = corpus.record
     corpus.record = lambda row: Record("late", {"zh": ["一"]}, row) if row == 22 else record(row)
-    with pytest.raises(UserError, match="row late: has no column 'noise'"):
+    with pytest.raises(UserError, match="row 'late': has no column 'noise'"):
         make(corpus, asked=Needs(columns=("noise",)))
 
 

@@ -219,7 +219,7 @@ def test_arrays_become_lists_and_the_rest_is_refused(tmp_path):
     write_shards({"train": Memory([({"en": ["x"]}, columns)])}, tmp_path / "a", progress=False)
     found = open_shards(tmp_path / "a", "train").record(0).columns
     assert found == {"boxes": [[0.5, 1.0]], "ids": [0, 1], "one": 0.5, "flag": True}
-    with pytest.raises(UserError, match=r"row 0 \(id/0\) cannot be written as JSON: a bytes"):
+    with pytest.raises(UserError, match=r"row 0 \('id/0'\) cannot be written as JSON: a bytes"):
         write_shards({"train": Memory([({"en": ["x"]}, {"raw": b"1"})])}, tmp_path / "b", progress=False)
 
 

@@ -55,7 +55,7 @@ def test_one_area_over_the_whole_split_whatever_the_batch():
 
 
 def test_wrong_labels_are_named_by_row():
-    with pytest.raises(UserError, match=r"row 2: label 'maybe'"):
+    with pytest.raises(UserError, match=r"row '2': label 'maybe'"):
         evaluate_matching(ready(DualStub(Table(torch.eye(3))), ["zh"]), labelled([1, 0, "maybe"]))
 
 

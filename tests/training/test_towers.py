@@ -65,12 +65,14 @@ def test_locked_towers_stay_and_are_computed_once_for_all_runs(places, tmp_path,
     assert all(same(run, "image", image_weights(places[0])))
     assert all(same(run, "text", text_weights(places[1])))
     texts, first = ran[TextTower], ran[ImageTower]
-    assert first == 1 + 24 + 8, "a blank to measure, each training picture once, and those measured on"
+    assert first == 3 + 24 + 8, (
+        "a blank in each training, two of them trials; each training picture once, and those measured on"
+    )
     assert texts > 0
 
     compare(["clip"], CORPUS, tmp_path / "b", published=locked, **OPTIONS)
     assert ran[TextTower] == texts, "no text is read again"
-    assert ran[ImageTower] == first + 1 + 8, "pictures measured on are not kept, those trained on are"
+    assert ran[ImageTower] == first + 3 + 8, "pictures measured on are not kept, those trained on are"
     again = tensors_of(tmp_path / "b" / "clip-seed0" / "weights.safetensors")
     for name, value in tensors_of(run / "weights.safetensors").items():
         assert torch.equal(again[name], value), name
