@@ -4,6 +4,8 @@ import json
 import signal
 import time
 
+import pytest
+
 from tests.children import Child
 
 WORDS = ["compare", "clip", "albef", "--corpus", "scenes:count=24,side=32", "--size", "tiny", "--seeds", "3"]
@@ -21,6 +23,7 @@ def figures(out):
     return seeds, comparison["differences"], comparison["test_reads"]
 
 
+@pytest.mark.slow  # half a minute
 def test_a_comparison_killed_in_the_middle_repeats_nothing_and_ends_the_same(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert Child(tmp_path / "undisturbed", "tuwen", *WORDS, "--out", str(whole)).end(300) == 0

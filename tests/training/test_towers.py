@@ -65,9 +65,7 @@ def test_locked_towers_stay_and_are_computed_once_for_all_runs(places, tmp_path,
     assert all(same(run, "image", image_weights(places[0])))
     assert all(same(run, "text", text_weights(places[1])))
     texts, first = ran[TextTower], ran[ImageTower]
-    assert first == 3 + 24 + 8, (
-        "a blank in each training, two of them trials; each training picture once, and those measured on"
-    )
+    assert first == 3 + 24 + 8, "a blank in each of three trainings, each picture once, those measured on"
     assert texts > 0
 
     compare(["clip"], CORPUS, tmp_path / "b", published=locked, **OPTIONS)
