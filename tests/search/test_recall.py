@@ -53,6 +53,7 @@ def test_full_scores_are_those_of_a_search(run, tmp_path):
     pictures = [Picture(encode_jpeg(picture(n)), f"p{n}", {"en": ["blue" if n % 2 else "red"]}) for n in range(20)]
     searcher = Searcher(build_index(run, pictures, tmp_path / "out"))
     first, final = searcher.scores("blue")
+    assert not final.requires_grad
     found = searcher.search([Query("blue")], top=20, candidates=20)[0]
     assert {r.id: (r.first, r.score) for r in found.results} == {
         f"p{n}": (float(first[n]), float(final[n])) for n in range(20)

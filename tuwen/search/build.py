@@ -96,7 +96,8 @@ def _mark_private(record: IndexRecord, source: Any, out: str | PathLike) -> None
     """An index of a private corpus says so, and is readable by its owner alone."""
     if isinstance(source, CorpusPictures) and source.private:
         own_only(Path(out))
-        record.tell({"private": True})
+        if not record.about.get("private"):
+            record.tell({"private": True})
 
 
 def _plan(

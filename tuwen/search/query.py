@@ -165,7 +165,6 @@ class Searcher:
 
         return SearchAnswer(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
 
-    @torch.no_grad()
     def browse(self, top: int = 10, filters: Filters | None = None) -> SearchAnswer:
         """Pictures as they were put in, without scores.
 
@@ -181,6 +180,7 @@ class Searcher:
 
         return SearchAnswer(self.index.read(answer), 0, True, (monotonic() - began) * 1000)
 
+    @torch.no_grad()
     def scores(self, text: str) -> tuple[Tensor, Tensor]:
         """([N] first-stage, [N] final) float32 scores of every picture for one text, by position in the snapshot.
 
