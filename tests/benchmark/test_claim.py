@@ -89,13 +89,39 @@ def test_mistakes_in_a_claims_file_are_told(tmp_path):
             read_claim(written(tmp_path, **changes))
     with pytest.raises(UserError, match="no claim 'none'; there are"):
         read_claim("none")
+    with pytest.raises(UserError, match="no claim 'albef-teachr'; did you mean albef-teacher, albef"):
+        read_claim("albef-teachr")
+    path = tmp_path / "none.yaml"
+    path.write_text("card: [")
+    with pytest.raises(UserError) as caught:
+        read_claim(str(path))
+    assert str(caught.value).count(str(path)) == 1
+
+
+def test_a_mistake_in_the_last_claim_is_told_before_the_first_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "run_claim", lambda *args, **options: pytest.fail("a claim was run"))
+    for arm, message in (
+        ("wukong:model.styel=clip", "no config field 'model.styel'"),
+        ("wukogn", "did you mean wukong"),
+    ):
+        path = written(tmp_path, arms=["wukong", arm])
+        assert main(["claim", "albef-teacher", path, "--out", str(tmp_path / "runs")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"tuwen: {path}: ")
+        assert message in line
+
+
+def test_claims_are_told_in_the_language(monkeypatch, capsys):
+    monkeypatch.setenv("TUWEN_LANG", "zh")
+    assert main(["claim"]) == 0
+    assert "动量教师" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", claim_names())
 def test_every_claim_of_ours_can_be_begun(name):
     """Its arms, settings and task exist, and its corpora can be opened."""
     claim = read_claim(name)
-    module.check_claim(claim)
+    module.check_claim(name, claim)
     for location in {claim.corpus, claim.measure.corpus or claim.corpus}:
         assert len(open_corpus(location, claim.measure.split))
     assert claim.minutes <= 10

@@ -28,13 +28,14 @@ from typing import Any, Literal
 
 from tuwen import tasks
 from tuwen.benchmark.arms import arm_configs, learnt_of
-from tuwen.benchmark.compare import CompareConfig, compare
+from tuwen.benchmark.compare import CompareConfig, compare, metric_of
 from tuwen.benchmark.crossed import Crossed, table_of_gains
 from tuwen.benchmark.figures import figure_of
+from tuwen.benchmark.listed import listed, listed_file
 from tuwen.benchmark.measure import MeasureConfig, read_marks
 from tuwen.benchmark.paired import FEWEST_SEEDS, seeds_interval
 from tuwen.config import override, read_yaml, to_dict
-from tuwen.errors import UserError, quoted
+from tuwen.errors import UserError
 from tuwen.run import provenance, write
 from tuwen.training.towers import Published
 
@@ -76,10 +77,6 @@ class Claim:
         if self.direction == "equal" and not self.least:
             raise ValueError("direction equal is within `least`: give that above 0")
 
-    @property
-    def metric(self) -> str:
-        return self.measure.metric or tasks.find_task(self.measure.task).figure
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -98,7 +95,7 @@ class Verdict:
 
 
 def claim_names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return listed(FOLDER)
 
 
 def read_claim(name: str) -> Claim:
@@ -107,11 +104,10 @@ def read_claim(name: str) -> Claim:
     Raises:
         UserError: there is none, or it is not of the form above.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"no claim {quoted(name)}; there are {', '.join(claim_names())}, or name a .yaml file")
+    path = listed_file("claim", name, FOLDER)
+    content = read_yaml(path)
     try:
-        claim = override(Claim(), read_yaml(path))
+        claim = override(Claim(), content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if len(claim.arms) != 2 or claim.arms[0] == claim.arms[1]:
@@ -123,24 +119,18 @@ def read_claim(name: str) -> Claim:
     return claim
 
 
-def check_claim(claim: Claim) -> None:
-    """Asks of a claim's arms, settings and task what would stop it.
+def check_claim(name: str, claim: Claim) -> None:
+    """Asks of a claim's arms, settings and task what would stop it, before any claim is run.
 
     Raises:
         UserError: which, and why.
     """
-    learnt_of(claim.arms, claim.measure.task, claim.learn)
-    arm_configs(
-        claim.arms,
-        claim.corpus,
-        Path(),
-        claim.size,
-        claim.steps,
-        1,
-        settings_of_claim(claim),
-        {},
-        towers_of_claim(claim),
-    )
+    settings, towers = settings_of_claim(claim), towers_of_claim(claim)
+    try:
+        learnt_of(claim.arms, claim.measure.task, claim.learn)
+        arm_configs(claim.arms, claim.corpus, Path(), claim.size, claim.steps, 1, settings, {}, towers)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def settings_of_claim(claim: Claim) -> dict[str, Any]:
@@ -182,7 +172,7 @@ def run_claim(name: str, out: str | Path, *, quiet: bool = False) -> dict[str, A
         "paper": dict(claim.paper),
         "verdict": verdict.word,
         **{key: value for key, value in asdict(verdict).items() if key != "word"},
-        "metric": claim.metric,
+        "metric": metric_of(claim.measure),
         "task": claim.measure.task,
         "direction": claim.direction,
         "least": claim.least,
@@ -202,13 +192,15 @@ def run_claim(name: str, out: str | Path, *, quiet: bool = False) -> dict[str, A
 
 
 def gains_of(claim: Claim, out: Path, of: Sequence[Mapping], over: Sequence[Mapping]) -> Crossed | None:
-    """The table of gains by seed and picture; None where rows' marks are not those of the metric, or of one seed."""
-    if len(of) < 2 or claim.metric != tasks.find_task(claim.measure.task).figure:
+    """The table of gains by seed and picture; None where rows' marks are not those of the metric, or of
+    one seed or one picture."""
+    if len(of) < 2 or metric_of(claim.measure) != tasks.find_task(claim.measure.task).figure:
         return None
     marks = [[read_marks(out / seed["run"], claim.measure.task) for seed in seeds] for seeds in (of, over)]
     if not all(all(parts) for parts in marks):
         return None
-    return Crossed.of(table_of_gains(*marks))  # type: ignore[arg-type]
+    table = table_of_gains(*marks)  # type: ignore[arg-type]
+    return Crossed.of(table) if table.shape[1] > 1 else None
 
 
 def judge_claim(

@@ -20,6 +20,7 @@ from typing import Any
 
 from tuwen import tasks
 from tuwen.benchmark.figures import figure_of
+from tuwen.benchmark.listed import listed, listed_file
 from tuwen.config import read_yaml
 from tuwen.data.corpora.published import formats
 from tuwen.errors import UserError, quoted
@@ -53,7 +54,7 @@ class Suite:
 
 
 def suite_names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return listed(FOLDER)
 
 
 def read_suite(name: str) -> Suite:
@@ -62,9 +63,7 @@ def read_suite(name: str) -> Suite:
     Raises:
         UserError: there is none, or it is not of the form above.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"no suite {quoted(name)}; there are {', '.join(suite_names())}, or name a .yaml file")
+    path = listed_file("suite", name, FOLDER)
     content = read_yaml(path)
     listed = content.get("entries")
     if not isinstance(listed, list) or not listed or set(content) - {"what", "entries"}:

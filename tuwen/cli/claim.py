@@ -5,6 +5,7 @@ from typing import Any
 
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_command
+from tuwen.cli.speech import chosen_language
 
 EXAMPLES = """\
   tuwen claim                                   which claims there are
@@ -24,14 +25,16 @@ def add_to(commands) -> None:
 
 
 def run(args) -> None:
-    from tuwen.benchmark.claim import claim_names, read_claim
+    from tuwen.benchmark.claim import check_claim, claim_names, read_claim
 
     if args.all and args.names:
         args.parser.error("give names or --all, not both")
     names = claim_names() if args.all else args.names
     if not names:
         return show(args, {name: read_claim(name) for name in claim_names()})
-    claims = {name: read_claim(name) for name in names}  # all are read before any runs
+    claims = {name: read_claim(name) for name in names}
+    for name, claim in claims.items():  # all before any runs
+        check_claim(name, claim)
     with only_json(args.json):
         results = [tested(args, name, claim) for name, claim in claims.items()]
     if args.json:
@@ -45,7 +48,7 @@ def show(args, claims: dict[str, Any]) -> None:
 
         print_json({"claims": [{"name": name, **to_dict(claim)} for name, claim in claims.items()]})
         return
-    rows = [(name, claim.card, claim.claim["en"], f"{claim.minutes:g}") for name, claim in claims.items()]
+    rows = [(name, claim.card, claim.claim[chosen_language()], f"{claim.minutes:g}") for name, claim in claims.items()]
     print_table("", ("name", "card", "claim", "minutes"), rows)
 
 
@@ -56,7 +59,7 @@ def tested(args, name: str, claim) -> dict[str, Any]:
     from tuwen.benchmark.claim import run_claim
     from tuwen.run import write
 
-    print_line(f"{name}: {claim.claim['en']} (about {claim.minutes:g} minutes)")
+    print_line(f"{name}: {claim.claim[chosen_language()]} (about {claim.minutes:g} minutes)")
     result = run_claim(name, args.out / Path(name).stem)
     print_line(verdict_line(result))
     if args.results:
