@@ -9,6 +9,7 @@ from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.power import TTestPower
 
 from tuwen.benchmark.crossed import Crossed, paired_marks, table_of_gains
+from tuwen.benchmark.uncertainty import judged_gains
 from tuwen.tasks.marks import Marks
 
 
@@ -106,3 +107,8 @@ def test_gains_are_summed_by_picture_and_a_seeds_mean_is_its_difference():
     assert table.mean(1).tolist() == pytest.approx([of[k].figure() - over[k].figure() for k in range(2)])
     with pytest.raises(ValueError, match="other rows"):
         paired_marks(told([1, 2, 3]), told([1, 2, 3], (7, 8, 9)))
+
+
+def test_of_a_single_picture_nothing_is_said_of_pictures():
+    of, over = ([told([value + seed] * 2, (7, 7)) for seed in (1, 2, 4)] for value in (50, 40))
+    assert judged_gains(of, over, effect=1.0) == {}

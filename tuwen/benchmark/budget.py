@@ -21,10 +21,6 @@ class Budget:
     unit: Unit
     amount: float
 
-    @property
-    def needs_trial(self) -> bool:
-        return self.unit in ("seconds", "flops")
-
     def times(self, factor: float) -> "Budget":
         return Budget(self.unit, self.amount * factor)
 

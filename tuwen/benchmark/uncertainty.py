@@ -46,7 +46,10 @@ def judged_gains(of: Sequence[Marks], over: Sequence[Marks], effect: float | Non
         mean = [(np.mean([gains[k][0] for gains in pairs], axis=0), pairs[0][k][1]) for k in range(len(pairs[0]))]
         judged = paired_difference(mean)
         return {key: judged[key] for key in ("interval", "p", "detectable")} | {"covers": PICTURES}
-    table = Crossed.of(table_of_gains(of, over))
+    gains = table_of_gains(of, over)
+    if gains.shape[1] < 2:
+        return {}  # a single picture tells nothing of others: what the row has of seeds stays
+    table = Crossed.of(gains)
     needed = {} if effect is None else {"seeds_needed": table.seeds_for(effect)}
     return {**table.interval(), "covers": BOTH, "detectable": table.detectable(), **needed}
 
