@@ -275,6 +275,9 @@ def test_what_the_towers_do_not_have_is_refused_by_name(tmp_path):
     torch.save({"visual.layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "resnet.pt")
     with pytest.raises(UserError, match="no checkpoint of open_clip or cn_clip"):
         import_model(str(tmp_path / "resnet.pt"), tmp_path / "run")
+    torch.save(tensors | {"token_embedding.weight": torch.tensor(0.0)}, tmp_path / "number.pt")
+    with pytest.raises(UserError, match="no word embeddings there"):
+        import_model(str(tmp_path / "number.pt"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

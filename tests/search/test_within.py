@@ -100,5 +100,6 @@ def test_the_command(index, tmp_path, capsys):
     for wrong in (["--box", "0,0,2,1"], ["--box", "0,0,1"], ["--box", "a,b,c,d"]):
         with pytest.raises(SystemExit):
             cli.main([*words, *wrong])
+    assert "'a,b,c,d' is not X0,Y0,X1,Y1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["search", str(index.path), "a cat", "--box", "0,0,1,1"])

@@ -317,8 +317,10 @@ def box_argument(text: str) -> tuple[float, float, float, float]:
 
     try:
         return checked_box([float(part) for part in text.split(",")])
-    except (ValueError, UserError) as error:
+    except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X0,Y0,X1,Y1: shares of width and height") from None
 
 
 def _similar(searcher, id: str, top: int, filters):

@@ -62,7 +62,8 @@ def entries(kind: str, tower: TextTowerConfig) -> list[NameEntry]:
 def word_rows(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> int:
     """Rows of a model's word embeddings. A config.json may leave out what is its class's default."""
     ends = ("word_embeddings.weight", "token_embedding.weight")
-    return next((len(value) for name, value in tensors.items() if name.endswith(ends)), settings.get("vocab_size", 0))
+    rows = (len(value) for name, value in tensors.items() if name.endswith(ends) and value.dim())
+    return next(rows, settings.get("vocab_size", 0))
 
 
 def _embeddings(kind: str, tower: TextTowerConfig, stem: str) -> list[NameEntry]:
