@@ -36,6 +36,7 @@ examples:
   tuwen data build photos --out data/photos            your folder of pictures and texts, made ready
   tuwen data check data/photos                         what is wrong with it
   tuwen train r2d2 --corpus data/photos --out runs/r2d2 --size small
+  tuwen run recipes/nlip.yaml --corpus data/photos --also CLEAN=data/captions --out runs/nlip   several stages
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen explain runs/r2d2 photo.jpg "a red bird" --out words.png   where each word is in a picture
   tuwen compare clip albef r2d2 --corpus scenes --budget steps=500 --seeds 3 --out runs/compare
