@@ -290,6 +290,14 @@ def test_the_graph_knows_no_kinds_of_edges():
     assert not torch.equal(tables[0], tables[2])
 
 
+def test_a_step_reads_the_graph_once():
+    """Also where a part of it is left out by chance: all losses see the same entities."""
+    system, calls = system_of().train(), []
+    system.entities.register_forward_hook(lambda *_: calls.append(1))
+    system(linked(), PROGRESS)
+    assert calls == [1]
+
+
 def test_a_run_takes_the_lexicon_s_vectors_and_is_refused_without_one():
     vectors = random(5, 8, seed=2).float().numpy()
     vocabulary = dataclasses.replace(VOCABULARY, lexicon=dataclasses.replace(LEXICON, vectors=vectors))

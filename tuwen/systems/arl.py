@@ -205,13 +205,22 @@ class ARL(System):
 
     def encode_texts(self, texts: Texts) -> Encoded:
         """pooled [B, K] unit vectors, states as `read` gives them."""
-        encoded = self.read(texts, self.slots(texts), self.entities())
+        return self.encoded_texts(texts, self.entities())
+
+    def encoded_texts(self, texts: Texts, entities: Tensor) -> Encoded:
+        encoded = self.read(texts, self.slots(texts), entities)
         return replace(encoded, pooled=unit(self.queries(None, encoded)[0]))
 
     # ---- the losses, each of a forward pass of its own
 
+    def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
+        """Both sides, and "graph": states "entities" [N, K], read once for all losses."""
+        entities = self.entities()
+        images, texts = self.encode_images(batch.images), self.encoded_texts(batch.texts, entities)
+        return {"images": images, "texts": texts, "graph": Encoded(states={"entities": entities})}
+
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
-        images, texts, entities = encoded["images"], encoded["texts"], self.entities()
+        images, texts, entities = encoded["images"], encoded["texts"], encoded["graph"].states["entities"]
         matching, accuracy = self.matching(images, texts, batch, progress)
         terms = {
             "masked_words": self.masked_words(images, entities, batch, progress),
