@@ -183,7 +183,12 @@ def test_spoilt_lines_of_products(tmp_path):
         path.write_text(path.read_text() + bad + "\n")
         corpus = open_corpus(f"product1m:{tmp_path}", "train", "skip")
         assert (len(corpus), dict(corpus.skipped)) == (1, {reason: 1}), bad
-    for old, new in (("品牌#:#AHC", "品牌#:#AHC#:#x"), ('"狗粮0"', "7"), ("600000", "../600000")):
+    for old, new in (
+        ("品牌#:#AHC", "品牌#:#AHC#:#x"),
+        ('"狗粮0"', "7"),
+        ("600000", "../600000"),
+        ('{"title"', '{"label": ["7", null], "title"'),
+    ):
         MAKERS["m5product"](tmp_path / "m5")
         path = tmp_path / "m5/train.json"
         path.write_text(path.read_text().replace(old, new))

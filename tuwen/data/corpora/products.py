@@ -108,7 +108,10 @@ class M5Product(Held):
         columns: dict[str, Any] = {"item": item}
         if value.get("label") is not None:
             label = field(value, "label", (str, int, list))
-            columns["products"] = _names([str(part) for part in (label if isinstance(label, list) else [label])])
+            parts = label if isinstance(label, list) else [label]
+            if not all(isinstance(part, str | int) for part in parts):
+                raise RowError("wrong type", f"label is {quoted(label, 80)}; it is a product's name, or a list of them")
+            columns["products"] = _names([str(part) for part in parts])
         if value.get("pv") not in (None, ""):
             columns["attributes"] = _attributes(field(value, "pv", str))
         url = field(value, "url", str) if "url" in value else ""
