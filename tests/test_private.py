@@ -4,6 +4,7 @@ import json
 import re
 import stat
 from argparse import _SubParsersAction
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +12,17 @@ import pytest
 
 from tests.data.made import json_lines, picture, put
 from tuwen import cli
+from tuwen.data.beside import SideTable, write_table
 from tuwen.data.corpora.faults import Fault, Faults
+from tuwen.data.findings import findings_named
+from tuwen.data.needs import numbers, tags_of
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.private import SHOW
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.training import start
 from tuwen.training.config import TokenizerConfig
+from tuwen.training.stages.work import keyed
 
 SECRETS = ("xanthoquark", "mustermann")  # a word of few reports; the patients' name, in ids and paths
 LETTERS = "abcdefghijklmnop"
@@ -112,6 +117,54 @@ def test_a_file_of_one_patient_is_not_named():
     assert [str(fault)[:35] for fault in faults.listed] == [f"mimic-cxr:3: empty text (no. {n}), of" for n in (1, 2, 3)]
 
 
+CHEST = "mustermann/train/patient00001,Xanthoquark,1.0\n"
+FAULTY_FILES = [
+    ("chexpert", "train.csv", CHEST, "no column Path among of a private corpus"),
+    ("roco-v2", "train_concepts.csv", CHEST, "no column ID among of a private corpus"),
+    ("slake", "train.json", '[{"xanthoquark": 1, "xanthoquark": 2}]', "broken JSON: of a private corpus"),
+    ("vqa-rad", "VQA_RAD Dataset Public.json", '[{"mustermann": 1, "mustermann": 2}]', "broken JSON: of a private"),
+    ("", "pairs.csv", CHEST, "no column for the picture among of a private corpus"),
+    ("", "pairs.csv", f"image,text,mustermann,mustermann\n{CHEST}", "column of a private corpus"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "content", "what"), FAULTY_FILES)
+def test_a_mistake_of_a_whole_file_is_told_without_its_words(kind, name, content, what, tmp_path, monkeypatch):
+    """The first row of a table without a header is a patient's."""
+    put(tmp_path, "train_captions.csv", "ID,Caption\n")
+    put(tmp_path, "corpus.yaml", "private: true\n")
+    place = f"{kind}:{tmp_path}" if kind else tmp_path / name
+    put(tmp_path, name, content)
+    with pytest.raises(UserError, match=re.escape(what)) as caught:
+        open_corpus(place, "train", "skip")
+    assert name in str(caught.value)
+    assert not told(str(caught.value))
+    monkeypatch.setenv(SHOW, "1")
+    with pytest.raises(UserError) as caught:
+        open_corpus(place, "train", "skip")
+    assert told(str(caught.value))
+
+
+def test_a_value_that_is_none_is_not_shown(table, tmp_path, monkeypatch):
+    """Of rows, in lines that say what a column must hold; and the id that a table beside them has twice."""
+    corpus = open_corpus(table, "train", "skip")
+    record = replace(corpus.record(0), columns={"tags": "xanthoquark", "findings": {"Edema": "xanthoquark"}})
+    write_table(tmp_path / "twice.parquet", keyed(["mustermann-1"] * 2, None, age=[1, 2]), private=True)
+    mistakes = [
+        lambda: tags_of(record, "en"),
+        lambda: numbers(record, "tags"),
+        lambda: findings_named(record, "en"),
+        lambda: SideTable.read(tmp_path / "twice.parquet"),
+    ]
+    for shown in (False, True):
+        if shown:
+            monkeypatch.setenv(SHOW, "1")
+        for mistake in mistakes:
+            with pytest.raises(UserError) as caught:
+                mistake()
+            assert bool(told(str(caught.value))) == shown, caught.value
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
 def test_a_tokenizer_keeps_no_piece_of_few_reports(kind):
     """A piece stays where a word of five reports holds it; the same report twice is one."""
@@ -155,6 +208,9 @@ def test_the_commands_of_every_day_tell_nothing(table, tmp_path, tell):
     seen += tell("eval", tmp_path / "run", "--corpus", table, "--task", "retrieval", "--json")
     seen += tell("eval", tmp_path / "run", "--corpus", table, "--task", "zero_shot")
     seen += tell("index", tmp_path / "run", table, "--out", tmp_path / "index", "--json")
+    seen += tell("embed", tmp_path / "run", tmp_path / "built", "--out", tmp_path / "vectors")
+    few = ("--set", "count=1", "least=5")
+    seen += tell("data", "concepts", tmp_path / "run", "--corpus", table, "--out", tmp_path / "concepts", *few)
     assert "xanthoquark" not in seen.lower()
     assert not told(seen), [line for line in seen.splitlines() if told(line)]
     assert "no. 1" in seen
@@ -165,7 +221,7 @@ def test_the_commands_of_every_day_tell_nothing(table, tmp_path, tell):
     assert json.loads((built / "corpus.json").read_text())["private"] is True
     assert open_corpus(built, "train").private
     assert open_corpus(built, "train").record(0).private
-    for folder in (built, tmp_path / "index", tmp_path / "clean"):
+    for folder in (built, *(tmp_path / name for name in ("index", "clean", "vectors", "concepts"))):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert telling(built / "corpus.json", *built.glob("broken.jsonl")) == []
 

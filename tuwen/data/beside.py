@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from tuwen.data import draws
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance, all_texts, text_id
+from tuwen.data.private import UNSAID, hides
 from tuwen.data.subset import Subset, Wrapped
 from tuwen.errors import UserError, quoted, reason_of
 
@@ -38,12 +39,14 @@ class OfTexts(dict[int, Any]):
     """A column's values for a row's texts, by the texts' identity (`text_id`)."""
 
 
-def write_table(path: Path, table: pa.Table, optional: bool = False) -> None:
+def write_table(path: Path, table: pa.Table, optional: bool = False, private: bool = False) -> None:
     """Writes a table with columns `row` (string) and `text` (int64 or null), in one move.
 
-    optional: whether rows that it does not name simply lack its columns; else they are a mistake.
+    optional: whether rows that it does not name simply lack its columns; else they are a mistake. private: whether it
+    is of a private corpus, and says so.
     """
-    about = {_ABOUT: json.dumps({"optional": optional}).encode()}
+    note = {"optional": optional} | ({"private": True} if private else {})
+    about = {_ABOUT: json.dumps(note).encode()}
     fresh = path.with_name(f".{path.name}.tmp")
     pq.write_table(table.replace_schema_metadata(about), fresh, compression="zstd")
     fresh.replace(path)
@@ -93,12 +96,13 @@ class SideTable:
         keys = np.fromiter((draws.key(ROW, row) for row in table[ROW].to_pylist()), np.int64, len(table))
         order = np.argsort(keys, kind="stable")
         table = table.take(pa.array(order)).combine_chunks()
-        _refuse_doubles(path, table)
         about = (table.schema.metadata or {}).get(_ABOUT, b"{}")
         try:
-            optional = json.loads(about).get("optional") is True
+            note = json.loads(about)
+            optional, private = (note.get(name) is True for name in ("optional", "private"))
         except (ValueError, AttributeError, RecursionError):
             raise UserError(f"{path}: its note of itself is damaged; make it again") from None
+        _refuse_doubles(path, table, private)
         return cls(path, digest, table, keys[order], optional)
 
     @property
@@ -131,14 +135,15 @@ class SideTable:
         )
 
 
-def _refuse_doubles(path: Path, table: pa.Table) -> None:
+def _refuse_doubles(path: Path, table: pa.Table, private: bool) -> None:
     """Raises:
     UserError: two entries of one key.
     """
     counts = table.select([ROW, TEXT]).group_by([ROW, TEXT]).aggregate([([], "count_all")])
     several = counts.filter(pa.compute.greater(counts["count_all"], 1))
     if len(several):
-        raise UserError(f"{path}: has the row {quoted(several[ROW][0].as_py(), 60)} twice; the ids of rows must differ")
+        row = UNSAID if hides(private) else quoted(several[ROW][0].as_py(), 60)
+        raise UserError(f"{path}: has the row {row} twice; the ids of rows must differ")
 
 
 class Beside(Wrapped):

@@ -107,7 +107,7 @@ def _key(corpus: Corpus, record: Record) -> Hashable:
     if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
-        what = f'column "cls" of row {record.called} is {quoted(value)}'
+        what = f'column "cls" of row {record.called} is {record.quoted(value)}'
         raise UserError(f"corpus {corpus.name}: {what}; write the class's number or name, or null for none")
     return value if isinstance(value, str) else int(value)
 

@@ -53,7 +53,11 @@ class Record:
     @property
     def called(self) -> str:
         """The id for a message, where it may stand in one."""
-        return UNSAID if hides(self.private) else quoted(self.id, 60)
+        return self.quoted(self.id)
+
+    def quoted(self, value: Any, most: int = 60) -> str:
+        """Something of the row for a message, where it may stand in one."""
+        return UNSAID if hides(self.private) else quoted(value, most)
 
 
 class Corpus:

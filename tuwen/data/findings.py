@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tuwen.data.corpus import Corpus, Record
-from tuwen.errors import UserError, quoted, reason_of
+from tuwen.errors import UserError, reason_of
 
 UNCERTAIN = -1
 NOTHING = ("no finding", "normal", "none")  # names of a row without any
@@ -72,7 +72,7 @@ def findings_named(record: Record, language: str) -> dict[str, int] | None:
         return {str(name): _label(record, label) for name, label in value.items()}
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
-        raise UserError(f'row {record.called}: column "{column}" must hold names, got {quoted(value, 60)}')
+        raise UserError(f'row {record.called}: column "{column}" must hold names, got {record.quoted(value)}')
     names = [name.strip() for name in listed]
     if isinstance(value, str) and names[0].lower() in UNLABELLED:
         return None
@@ -84,7 +84,7 @@ def _label(record: Record, value: Any) -> int:
         return 0
     if isinstance(value, bool | int | float) and value in (-1, 0, 1):
         return int(value)
-    raise UserError(f"row {record.called}: a finding is {quoted(value, 40)}; write 1, 0, -1 (uncertain) or null")
+    raise UserError(f"row {record.called}: a finding is {record.quoted(value, 40)}; write 1, 0, -1 (uncertain) or null")
 
 
 def prompts_of(

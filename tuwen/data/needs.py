@@ -177,7 +177,9 @@ def tags_of(record: Record, language: str) -> str:
     tags = record.columns.get("tags", ())
     tags = tags.get(language, ()) if isinstance(tags, Mapping) else tags
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
-        raise UserError(f'row {record.called}: column "tags" must hold names, as ["dog", "ball"], got {tags!r}')
+        raise UserError(
+            f'row {record.called}: column "tags" must hold names, as ["dog", "ball"], got {record.quoted(tags)}'
+        )
     return " ".join(tags)
 
 
@@ -201,5 +203,7 @@ def numbers(record: Record, name: str, text: str | None = None) -> np.ndarray:
     except ValueError:
         value = np.asarray(None)
     if value.dtype.kind not in "biuf":
-        raise UserError(f"row {record.called}: column {name!r} must hold numbers, got {record.columns[name]!r}")
+        raise UserError(
+            f"row {record.called}: column {name!r} must hold numbers, got {record.quoted(record.columns[name])}"
+        )
     return value.astype({"b": np.bool_, "f": np.float32}.get(value.dtype.kind, np.int64))

@@ -24,6 +24,7 @@ from tuwen.data.batch import Images
 from tuwen.data.built import Shards
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.fit import Fit
+from tuwen.data.private import own_only
 from tuwen.errors import UserError, quoted
 from tuwen.predictor import FIRST, Predictor, vectors
 from tuwen.search.columns import vector_column
@@ -81,6 +82,8 @@ def embed(
     plan = {"weights": weights_mark(run), "pictures": prints, "parts": [len(parts), len(pictures)]}
     again = f"tuwen embed {run} {shards} --refit --out {out}"
     _settle(folder, plan, fit, again if not refit else None)
+    if pictures.private:
+        own_only(folder)
     todo = [part for part in parts if not _done(_file(folder, part), fit)]
     job = EmbedJob(str(Path(run).resolve()), str(shards), str(folder.resolve()), split, batch_size, device)
     if cluster is None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from tuwen.data.corpus import Corpus, Record, languages_and_texts
 from tuwen.data.items import WithColumns
-from tuwen.errors import UserError, quoted
+from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head
 from tuwen.tasks import choosing
@@ -76,7 +76,7 @@ def prepared(config: Config, rows: Corpus, known: Sequence[str]) -> Config:
         label = label_of(record.columns["label"])
         if label is not None and label not in known:
             where = f"corpus {rows.name}, row {record.called}"
-            raise UserError(f"{where}: label {quoted(label, 40)} is none of {', '.join(known)}")
+            raise UserError(f"{where}: label {record.quoted(label, 40)} is none of {', '.join(known)}")
         if label is not None:
             pairs.append((next(languages_and_texts(record))[1], label))
     counts = {label: sum(label == own for _, own in pairs) for label in known}

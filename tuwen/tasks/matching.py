@@ -23,7 +23,7 @@ from tuwen.data import draws
 from tuwen.data.batch import Batch
 from tuwen.data.corpus import Caption, Corpus, Relevance, languages_and_texts, text_id
 from tuwen.data.judged import JudgedPairs
-from tuwen.errors import UserError, quoted
+from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
@@ -145,7 +145,9 @@ def labelled_pairs(corpus: Corpus, language: str, limit: int | None, seed: int =
         record = corpus.record(row)
         label = str(record.columns.get("label"))
         if label not in ("0", "1", "False", "True"):
-            raise UserError(f"corpus {corpus.name}, row {record.called}: label {quoted(label)} is neither 0 nor 1")
+            raise UserError(
+                f"corpus {corpus.name}, row {record.called}: label {record.quoted(label)} is neither 0 nor 1"
+            )
         for place, (spoken, text) in enumerate(languages_and_texts(record)):
             if spoken == language:
                 rows.append(first_row.setdefault(record.image_id, row))

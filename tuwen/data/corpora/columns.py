@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.data.corpora.faults import RowError, one_line
+from tuwen.data.private import UNSAID, hides
 from tuwen.errors import UserError, quoted
 
 # the first of these that a table has is meant; the others stay ordinary columns
@@ -75,20 +76,22 @@ class Columns:
         return row | {"id": row.get("id", line), "image": image, "texts": texts}
 
 
-def table_columns(names: list[str], file: Path, wordless: bool = False) -> Columns:
-    """What the columns mean.
+def table_columns(names: list[str], file: Path, wordless: bool = False, private: bool = False) -> Columns:
+    """What the columns mean. private: names may be those of a table without a header, of a private corpus.
 
     Raises:
         UserError: no column for the picture, none for texts unless wordless, or a name given twice.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise UserError(one_line(f"{file}:1: column {twice[0]!r} stands twice; rename one"))
+        raise UserError(
+            one_line(f"{file}:1: column {UNSAID if hides(private) else repr(twice[0])} stands twice; rename one")
+        )
     image, text, language = (next((n for n in kind if n in names), None) for kind in (IMAGE, TEXT, LANGUAGE))
     texts = {match[1]: name for name in names if (match := _TEXT_OF_LANGUAGE.fullmatch(name))}
     if texts:
         text = None
-    shown = ", ".join(names)
+    shown = UNSAID if hides(private) else ", ".join(names)
     if image is None:
         raise UserError(
             one_line(f"{file}:1: no column for the picture among {shown}; name it image, or give --columns YOURS=image")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tuwen.data.corpora.faults import Fault, Faults, one_line
 from tuwen.data.corpora.lines import Lines
+from tuwen.data.private import UNSAID
 from tuwen.errors import UserError
 
 
@@ -37,7 +38,7 @@ def csv_rows(
                 names = [cell.strip() for cell in cells]
                 lacking = [name for name in needed if name not in names]
                 if lacking:
-                    shown = one_line(", ".join(names), 120)
+                    shown = UNSAID if faults.private else one_line(", ".join(names), 120)  # perhaps a patient's row
                     what = f"no column {lacking[0]} among {shown}; the first row names the columns"
                     raise UserError(one_line(f"{path}:{lines.first[1]}: {what}"))
             elif len(cells) == len(names):

@@ -9,7 +9,8 @@ from typing import Any
 
 from tuwen.data.corpora.faults import Fault, Faults, RowError
 from tuwen.data.corpora.lines import Lines, decoded
-from tuwen.errors import UserError
+from tuwen.data.private import UNSAID
+from tuwen.errors import UserError, quoted
 
 LARGEST = 4 * 2**30  # bytes of a JSON file that is read at once
 
@@ -53,10 +54,11 @@ def objects(path: Path, faults: Faults, offset: int = 0) -> Iterator[tuple[dict[
                 yield value, lines
 
 
-def load_json(path: Path, smaller: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def load_json(path: Path, smaller: Callable[[dict[str, Any]], Any] | None = None, private: bool = False) -> Any:
     """The value of a whole JSON file.
 
     smaller: what stands for each object, innermost first, so that a large file needs less memory.
+    private: whether what stands in the file is left unsaid.
 
     Raises:
         UserError: FILE:LINE and what is wrong there.
@@ -75,7 +77,8 @@ def load_json(path: Path, smaller: Callable[[dict[str, Any]], Any] | None = None
     except RecursionError:
         raise UserError(f"{path}: JSON nested too deeply; write it flat") from None
     except ValueError as error:
-        raise UserError(f"{path}: broken JSON: {error}; mend it") from None
+        what = UNSAID if private else error
+        raise UserError(f"{path}: broken JSON: {what}; mend it") from None
 
 
 def field(value: Any, key: str, kind: type | tuple[type, ...]) -> Any:
@@ -104,7 +107,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {key!r} stands twice")
+        raise ValueError(f"key {quoted(key, 60)} stands twice")
     return value
 
 

@@ -60,7 +60,7 @@ class RocoV2(CaptionSet):
 
     def read_annotations(self, faults: Faults) -> Iterator[Annotation]:
         for split, path in self.annotations.items():
-            concepts = dict(self._concepts(split))
+            concepts = dict(self._concepts(split, Faults("skip", faults.private)))
             for row, line in csv_rows(path, ("ID", "Caption"), faults):
                 if not _ID.fullmatch(row["ID"]):
                     faults.add(Fault(path, line, "broken row", f"{quoted(row['ID'], 60)} is no id of the set"))
@@ -69,9 +69,9 @@ class RocoV2(CaptionSet):
                 texts = {"en": [row["Caption"]]}
                 yield Annotation(path, line, split_name(split), f"{split}/{row['ID']}.jpg", texts, row["ID"], columns)
 
-    def _concepts(self, split: str) -> Iterator[tuple[str, list[str]]]:
+    def _concepts(self, split: str, faults: Faults) -> Iterator[tuple[str, list[str]]]:
         path = self.folder.annotation(f"{split}_concepts.csv")
-        for row, _ in csv_rows(path, ("ID", "CUIs"), Faults("skip")) if path else ():
+        for row, _ in csv_rows(path, ("ID", "CUIs"), faults) if path else ():
             yield row["ID"], _CONCEPT.findall(row["CUIs"])
 
 

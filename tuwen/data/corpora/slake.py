@@ -29,7 +29,7 @@ class Slake(AskedSet):
 
     def read_entries(self, faults: Faults) -> Iterator[Entry]:
         for split, path in self.annotations.items():
-            for number, value in enumerate(list_of(path, load_json(path)), 1):
+            for number, value in enumerate(list_of(path, load_json(path, private=bool(faults.private))), 1):
                 yield Entry(path, 0, f"entry {number}", split, value)
 
     def rows_of(self, entry: Entry) -> Iterable[tuple[str, tuple[str, ...], Asked]]:

@@ -189,7 +189,7 @@ class Delimited(_Table):
             names = column_names(next(csv.reader([first], delimiter=delimiter, strict=True)), self.renames)
         except csv.Error as error:
             raise UserError(f"{self.file}:1: {error}; the first row names the columns, e.g. image,text") from None
-        return delimiter, names, table_columns(names, self.file, self.wordless)
+        return delimiter, names, table_columns(names, self.file, self.wordless, self.private)
 
     def entries(self, faults: Faults) -> Iterator[CorpusEntry]:
         delimiter, names, columns = self._header
@@ -271,7 +271,7 @@ class Spreadsheet(_Table):
         (_, header), *rows = filled
         width = max(place + 1 for place, cell in enumerate(header) if cell is not None)
         names = column_names([str(cell or f"column {n}") for n, cell in enumerate(header[:width], 1)], self.renames)
-        columns = table_columns(names, self.file, self.wordless)
+        columns = table_columns(names, self.file, self.wordless, self.private)
         written = {columns.image, columns.text, *columns.texts.values(), *columns.numbered, "split", "image_id"}
         as_text = [name in written for name in names]
         made = []

@@ -26,7 +26,8 @@ class VQARAD(AskedSet):
         self.annotation = self.needed(FILE)
 
     def read_entries(self, faults: Faults) -> Iterator[Entry]:
-        for number, value in enumerate(list_of(self.annotation, load_json(self.annotation)), 1):
+        entries = list_of(self.annotation, load_json(self.annotation, private=bool(faults.private)))
+        for number, value in enumerate(entries, 1):
             kind = value.get("phrase_type") if isinstance(value, dict) else ""
             split = "test" if isinstance(kind, str) and kind.startswith("test") else "train"
             yield Entry(self.annotation, 0, f"entry {number}", split, value)

@@ -11,6 +11,7 @@ from tuwen import tasks
 from tuwen.data.beside import TABLE, laid_over, write_table
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus
+from tuwen.data.private import own_only
 from tuwen.progress import bars
 from tuwen.training.config import RunConfig
 from tuwen.training.loaded import predictor_of
@@ -59,6 +60,8 @@ def make_table(
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
+    if corpus.private:  # its rows' ids are the keys
+        own_only(folder)
     predictor = None
     if run is not None:
         asked = RunConfig.read(run)
@@ -68,7 +71,7 @@ def make_table(
     say: Callable[[str], None] = (lambda line: None) if quiet else _say
     with bars() if not quiet else contextlib.nullcontext():
         table = KINDS[kind].make(StageWork(predictor, corpus, config, seed, folder, say))
-    write_table(path, table, KINDS[kind].optional)
+    write_table(path, table, KINDS[kind].optional, corpus.private)
     forget_parts(folder)
     return path
 
