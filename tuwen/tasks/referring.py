@@ -5,6 +5,9 @@ the vector, give a box (after TransVG, Deng et al. 2021, whose loss it has: L1 a
 boxes is right with any of them. Accuracy is the share of phrases whose box overlaps a right one by half or more; also
 the mean overlap, and whether the box's centre lies in a right box (pointing). Beside the system stand the same with
 another row's picture (blind to the picture), with another row's phrase (blind to the phrase), and two fixed boxes.
+
+Boxes are of the whole picture, learnt and measured, also where a tower reads its middle alone; what is cut off, and so
+how the middle lies in the picture, the head is not told.
 """
 
 import time
