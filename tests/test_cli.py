@@ -227,6 +227,30 @@ def test_train_refuses_what_it_cannot_do(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: 3", "no task called '3'"),
+        ("task: vqua", "no task called 'vqua'; there are vqa"),
+        ("task: {name: 3}", "no task called '3'"),
+        ("size: [tiny]", "no size called ['tiny']"),
+        ("train: 3", "field train: expected the fields of TrainConfig, got 3"),
+        ("train: [batch_size]", "field train: expected the fields of TrainConfig"),
+        ("model: 3", "field model: expected the fields of CLIPConfig, got 3"),
+        ("model:", "field model: expected the fields of CLIPConfig, got None"),
+        ("3: 4", "no config field '3'"),
+    ],
+)
+def test_values_of_the_wrong_kind_in_a_recipe_are_told_in_a_line(text, said, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    assert cli.main(f"train clip --corpus scenes:count=24 --out {tmp_path}/new --config {recipe}".split()) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ("train clip --out x", "corpus missing"),

@@ -72,7 +72,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected names with values, such as `train: {{lr: 0.001}}`")
     if _written_out(content, {}) > _VALUES:
         raise UserError(f"{path}: its anchors (&) make more than {_VALUES:,} values of it; write out what is meant")
-    return content
+    return {str(name): value for name, value in content.items()}
 
 
 def _written_out(value: Any, counts: dict[int, float]) -> float:
@@ -133,6 +133,8 @@ def _override(config: Any, tree: Mapping[str, Any], prefix: str, known: list[str
         old = getattr(config, name)
         if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
             changed[name] = _override(old, value, where + ".", known)
+        elif dataclasses.is_dataclass(old) and hints[name] is Any and not dataclasses.is_dataclass(value):
+            _wrong(value, f"the fields of {type(old).__name__}", where)
         else:
             changed[name] = convert(value, hints[name], where)
     return _checked(lambda: dataclasses.replace(config, **changed), prefix)

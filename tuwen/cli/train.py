@@ -157,7 +157,9 @@ def config_of(args):
     size, preset = (getattr(args, name) or changes.get(name) for name in ("size", "preset"))
     if args.init is None and preset == "finetune" and not any(name.partition(".")[0] == "init" for name in changes):
         raise UserError("fine-tuning needs weights to start from: give --init RUN")
-    task = args.task or changes.get("task.name") or dict(changes.get("task") or {}).get("name")
+    learnt = changes.get("task")
+    named = changes.get("task.name") or (learnt.get("name") if isinstance(learnt, Mapping) else learnt)
+    task = args.task or (None if named is None else str(named))
     before = None
     if args.init:
         changes["init"] = args.init

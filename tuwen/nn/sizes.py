@@ -240,6 +240,6 @@ def size(name: str) -> Size:
     Raises:
         UserError: if there is no such size.
     """
-    if name not in SIZES:
-        raise UserError(f"no size called {name!r}; sizes are {', '.join(SIZES)}")
+    if not isinstance(name, str) or name not in SIZES:
+        raise UserError(f"no size called {quoted(name, 40)}; sizes are {', '.join(SIZES)}")
     return SIZES[name]

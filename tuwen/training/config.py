@@ -194,7 +194,8 @@ def fitting_batch(train: TrainConfig, rows: int) -> TrainConfig:
 
 def with_changes(config: "RunConfig", changes: Mapping[str, Any]) -> "RunConfig":
     """`override`, where a batch that is named stays as it is, whatever the corpus (`fitting_batch`)."""
-    named = {**changes, **{f"train.{name}": value for name, value in dict(changes.get("train") or {}).items()}}
+    train = changes.get("train")
+    named = {*changes, *(f"train.{name}" for name in train)} if isinstance(train, Mapping) else set(changes)
     if "train.batch_size" in named and "train.least_steps" not in named:
         changes = {**changes, "train.least_steps": 1}
     return override(config, changes)
