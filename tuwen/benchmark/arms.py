@@ -12,14 +12,14 @@ from typing import Any
 
 from tuwen import systems, tasks
 from tuwen.benchmark.statistics import STAGES
-from tuwen.config import override, read_yaml, to_dict
+from tuwen.config import override, to_dict
 from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError, quoted
-from tuwen.run import CONFIG, holds_run
+from tuwen.run import holds_run
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
-from tuwen.training.once import train_once, weighty
+from tuwen.training.once import refuse_other_settings, train_once, weighty
 from tuwen.training.towers import Published
 
 DRAWN = Published()  # no towers of others: all weights are drawn
@@ -69,19 +69,9 @@ def train_arm(
     changes |= shared | dict(learnt.settings)
     own = RunConfig.of(config.system, config.size, config.corpus, "finetune", changes, learnt.task)
     if holds_run(head):
-        _check_learnt(head, own, {"init", "train.seed", *weighty(learnt.settings)})
+        refuse_other_settings(head, own, {"init", "train.seed", *weighty(learnt.settings)})
     train_once(head, own, None, None, quiet, f"{place}, {learnt.task}")
     return ArmRun(head, (run, head))
-
-
-def _check_learnt(head: Path, config: RunConfig, names: set[str]) -> None:
-    """Refuses a folder that learnt a task otherwise: names: the settings that are compared."""
-    trained, asked = weighty(read_yaml(head / CONFIG)), weighty(to_dict(config))
-    if wrong := [name for name in sorted(names) if trained.get(name) != asked.get(name)]:
-        raise UserError(
-            f"{head}: was trained with {wrong[0]}={trained.get(wrong[0])}, now {asked.get(wrong[0])} is asked for; "
-            "choose another --out, or remove that folder"
-        )
 
 
 # ---- what a name stands for

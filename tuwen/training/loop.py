@@ -60,13 +60,17 @@ def train(
     run = Path(out)
     if holds_run(run) or checkpoint.steps(run):
         raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
-    config = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
+    return _run(run, settled(config), evaluate, corpus, quiet, new=True)
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """The config as a new run keeps it: its precision chosen, places on disk as absolute paths."""
     sources = {name: _whole(place) for name, place in config.data.sources.items()}
     teachers = {role: _whole(place) for role, place in config.data.teachers.items()}
     beside = tuple(map(_whole, config.data.beside))
     data = replace(config.data, sources=sources, teachers=teachers, beside=beside)
-    config = replace(config, corpus=_whole(config.corpus), data=data)
-    return _run(run, config, evaluate, corpus, quiet, new=True)
+    settings = replace(config.train, precision=parallel.precision(config.train))
+    return replace(config, corpus=_whole(config.corpus), data=data, train=settings)
 
 
 def resume(

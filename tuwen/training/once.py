@@ -1,8 +1,7 @@
 """Train a run, go on with it, or leave it as it is: what comparisons and recipes do with every run of theirs."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from tuwen.config import read_yaml, to_dict
 from tuwen.data.beside import laid_over
 from tuwen.data.corpus import Corpus
 from tuwen.data.text import Tokenizer
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
-from tuwen.training import loop, parallel
+from tuwen.training import loop
 from tuwen.training.config import RunConfig
 from tuwen.training.validation import Evaluate
 
@@ -47,21 +46,24 @@ def train_once(
 
 def check_same(run: Path, config: RunConfig, pairs: Corpus) -> None:
     """Refuses a run folder whose settings, corpus or tokenizer are others than asked for."""
-    trained = weighty(read_yaml(run / CONFIG))
-    settled = replace(config, train=replace(config.train, precision=parallel.precision(config.train)))
-    asked = weighty(to_dict(settled))
-    for name in sorted(trained.keys() | asked.keys()):
-        if trained.get(name) != asked.get(name):
-            raise UserError(
-                f"{run}: was trained with {name}={trained.get(name)}, now {asked.get(name)} is asked for; "
-                "choose another --out, or remove that folder"
-            )
+    refuse_other_settings(run, config)
     fingerprint = provenance(run)["corpus"]["fingerprint"]
     if fingerprint != laid_over(pairs, config.data.beside, config.data.noise).fingerprint:
         raise UserError(f"{run}: was trained on another corpus than {pairs.name} is now; choose another --out")
     shared, own = Path(config.tokenizer.file or ""), run / TOKENIZER
     if config.tokenizer.file and not same_tokenizer(shared, own):
         raise UserError(f"{run}: has another tokenizer than {shared}; choose another --out, or remove that folder")
+
+
+def refuse_other_settings(run: Path, config: RunConfig, names: Collection[str] | None = None) -> None:
+    """Refuses a run folder with other settings than asked for. names: those compared; None: all that change weights."""
+    trained, asked = weighty(read_yaml(run / CONFIG)), weighty(to_dict(loop.settled(config)))
+    for name in sorted(trained.keys() | asked.keys() if names is None else names):
+        if trained.get(name) != asked.get(name):
+            raise UserError(
+                f"{run}: was trained with {name}={quoted(trained.get(name), 60)}, now {quoted(asked.get(name), 60)} is "
+                "asked for; choose another --out, or remove that folder"
+            )
 
 
 def same_tokenizer(shared: Path, own: Path) -> bool:
