@@ -83,6 +83,8 @@ class SideTable:
             UserError: no table there, one without its keys, or one with a key twice.
         """
         path = Path(place) / TABLE if Path(place).is_dir() else Path(place)
+        if not path.is_file():
+            raise UserError(f"{path}: no table there; give a Parquet file, or the folder of a stage that has made one")
         digest = digest_of(path)
         try:
             table = pq.read_table(path)

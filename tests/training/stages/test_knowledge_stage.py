@@ -1,5 +1,7 @@
 """`do: knowledge`: a lexicon with vectors in the stage's folder, that a later stage's runs read entities by."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,20 @@ def test_a_run_reads_entities_by_the_lexicon_of_an_earlier_stage(tmp_path):
     before = (stages[0].folder / "lexicon.safetensors").stat().st_mtime_ns
     run_recipe(read_recipe(path), corpus, tmp_path / "out", quiet=True)  # done, and left
     assert (stages[0].folder / "lexicon.safetensors").stat().st_mtime_ns == before
+
+
+def test_vectors_learnt_otherwise_are_another_input_and_a_moved_folder_is_none(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    corpus = "scenes:count=40,side=32"
+    run_recipe(read_recipe(path), corpus, tmp_path / "out", quiet=True, rehearsal=False)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    done = (tmp_path / "moved" / "main" / "stage.json").read_bytes()
+    run_recipe(read_recipe(path), corpus, tmp_path / "moved", quiet=True, rehearsal=False)
+    assert (tmp_path / "moved" / "main" / "stage.json").read_bytes() == done
+    shutil.rmtree(tmp_path / "moved" / "graph")
+    with pytest.raises(UserError, match=r"moved/main: .*graph has changed since"):
+        run_recipe(read_recipe(path, {"graph.epochs": 3}), corpus, tmp_path / "moved", quiet=True, rehearsal=False)
 
 
 def test_a_stage_that_makes_no_lexicon_is_told(tmp_path):

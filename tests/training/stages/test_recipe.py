@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,13 +11,16 @@ import pytest
 from safetensors.torch import load_file
 
 from tuwen.data.beside import TABLE, digest_of
+from tuwen.data.open import open_corpus
 from tuwen.errors import UserError
+from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS, provenance
 from tuwen.training.config import RunConfig
 from tuwen.training.stages import go
+from tuwen.training.stages.alone import stage_alone
 from tuwen.training.stages.go import run_recipe
 from tuwen.training.stages.recipe import plan, read_recipe
-from tuwen.training.stages.record import read_record
+from tuwen.training.stages.record import made_of, read_record
 
 CORPUS = "scenes:count=48,side=32,languages=en,noise=0.4"
 RECIPE = """
@@ -162,6 +166,39 @@ def test_an_input_that_was_made_anew_otherwise_is_told(done, tmp_path):
         weights.write_bytes(kept)
 
 
+def test_teachers_that_go_on_are_another_input(done):
+    path, _ = done
+    recipe = read_recipe(path)
+    stages = [replace(stage, init="warm:state") if stage.name == "final" else stage for stage in recipe.stages]
+    corpus = open_corpus(CORPUS, "train")
+    parts = [made_of(plan(recipe, CORPUS, Path("out"), {})[-1], corpus)]
+    parts.append(made_of(plan(replace(recipe, stages=tuple(stages)), CORPUS, Path("out"), {})[-1], corpus))
+    assert {name for name in parts[1] if parts[0].get(name) != parts[1][name]} == {"init:state"}
+
+
+def test_a_stage_that_made_nothing_begins_anew(done, tmp_path):
+    _, out = done
+    arguments = {"kind": "noise", "run": out / "warm", "corpus": CORPUS, "split": "train", "seed": 0, "quiet": True}
+    arguments |= {"changes": {"batch": 16}, "out": tmp_path / "noise"}
+    with pytest.raises(UserError, match=r"nowhere: no table there; give a Parquet file"):
+        stage_alone(beside=["nowhere"], **arguments)
+    assert stage_alone(beside=[], **arguments).is_file()
+    with pytest.raises(UserError, match="batch 16 then, 8 now"):
+        stage_alone(beside=[], **arguments | {"changes": {"batch": 8}})
+
+
+def test_a_prompt_may_hold_other_braces(done, tmp_path):
+    _, out = done
+    changes = {"count": 1, "least": 1, "prompts": {"en": "a {photo} of {}"}}
+    seen = []
+    asked = Predictor.texts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "texts", lambda self, texts, *rest, **how: seen.extend(texts) or asked(self, texts, *rest, **how))  # fmt: skip # noqa: E501
+        stage_alone("concepts", out / "warm", CORPUS, "train", [], changes, 0, tmp_path / "concepts", quiet=True)
+    assert seen
+    assert all(text.startswith("a {photo} of ") and "{}" not in text for text in seen)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
@@ -207,6 +244,13 @@ def test_a_rehearsal_finds_what_cannot_be_done_before_any_work(tmp_path):
         ("stages: [{name: a, do: train, system: clip, corpus: CLEAN}]", "say --also CLEAN=CORPUS"),
         ("stages: [{name: a, do: train, system: clip, task: vaq}]", "vqa"),
         ("stages: [{name: a, do: train, system: clip}]\nseed: -1", "seed must lie"),
+        ("stages: [{name: a, do: train, system: clip}]\nsize: [tiny]", "stage a: no size called .*tiny"),
+        ("stages: [{name: a, do: train, system: clip}]\nmodel: 3", "stage a: config field model: expected the fields"),
+        ("stages: [{name: a, do: train, system: clip, set: {train: 3}}]", "stage a: config field train: expected the"),
+        ("stages: [{name: a, do: train, system: clip, set: {train.seed: 7}}]", "train.seed is no setting .*`seed:`"),
+        ("stages: [{name: a, do: train, system: clip, set: {init: b}}]", "init is no setting here: .*`init:`"),
+        ("stages: [{name: a, do: train, system: clip}]\ndata: {beside: [b]}", "data.beside is no setting .*`beside:`"),
+        ("stages: [{name: a, do: train, system: clip}]\ncorpus: scenes", "corpus is no setting here: .*`corpus:`"),
     ],
 )
 def test_mistakes_in_a_recipe_are_told_in_a_line(text, what, tmp_path):

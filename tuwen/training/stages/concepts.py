@@ -15,7 +15,7 @@ import torch
 from tuwen.data.beside import TAGS
 from tuwen.data.corpus import Record, languages_and_texts, normalise
 from tuwen.data.spans import entities
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.training.stages.work import StageWork, keyed, picture_vectors
 
@@ -38,7 +38,7 @@ class ConceptsConfig:
         if min(self.count, self.least, self.most) < 1 or self.count > 100:
             raise ValueError(f"count {self.count}, least {self.least}, most {self.most}: at least 1, count at most 100")
         if wrong := [prompt for prompt in self.prompts.values() if prompt.count("{}") != 1]:
-            raise ValueError(f"prompt {wrong[0]!r} must have one {{}} where the name stands")
+            raise ValueError(f"prompt {quoted(wrong[0], 60)} must have one {{}} where the name stands")
 
 
 def retrieve_concepts(work: StageWork) -> pa.Table:
@@ -103,12 +103,12 @@ def vocabulary(work: StageWork) -> dict[str, list[str]]:
 
 def nouns_of(record: Record) -> list[tuple[str, str]]:
     """(language, name) of the nouns of a row's texts, in small letters, each name once a text."""
-    found = []
+    nouns: list[tuple[str, str]] = []
     for language, text in languages_and_texts(record):
         plain = normalise(text)
-        found += [(language, name) for name in dict.fromkeys(plain[a:b].lower() for a, b in entities(plain))]
-    return found
+        nouns += [(language, name) for name in dict.fromkeys(plain[a:b].lower() for a, b in entities(plain))]
+    return nouns
 
 
 def _prompt(config: ConceptsConfig, language: str, name: str) -> str:
-    return config.prompts.get(language, PROMPTS.get(language, "{}")).format(name)
+    return config.prompts.get(language, PROMPTS.get(language, "{}")).replace("{}", name)

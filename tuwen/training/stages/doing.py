@@ -1,6 +1,7 @@
 """One stage, done: a run trained, or a table made."""
 
 import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,4 @@ def make_table(
 
 
 def _say(line: str) -> None:
-    import sys
-
     print(line, file=sys.stderr)

@@ -7,6 +7,7 @@ for every stage that trains; a stage's own `set:` goes over them.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tuwen.training.stages.kinds import KINDS
 TRAIN = "train"
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _LETTERS = _FIRST | frozenset("_-")
+# settings that a stage says in words of its own, by which its inputs are known: `set:` may not go over them
+_STAGES_OWN = ("system", "size", "corpus", "preset", "init", "data.beside", "data.teachers", "train.seed")
 _TAKEN = {"stages", "size", "seed", *(name for name in RunConfig.__dataclass_fields__)}
 
 
@@ -211,9 +214,12 @@ def _run_config(recipe: Recipe, stage: Stage, place: str, seed: int, needs: Mapp
     if isinstance(stage.init, str):
         first = known.get(str(needs["init"])) or RunConfig.read(needs["init"])
     size = stage.size or (None if first is not None and first.system == stage.system else recipe.size)
-    settings = {**recipe.common, **stage.set}
     assert stage.system is not None
-    config = RunConfig.starting(stage.system, place, settings, size, stage.preset, stage.task, first)
+    plain = RunConfig.starting(stage.system, place, {}, size, stage.preset, stage.task, first)
+    config = with_changes(plain, {**recipe.common, **stage.set})
+    for setting in _STAGES_OWN:
+        if attrgetter(setting)(config) != attrgetter(setting)(plain):
+            raise UserError(f"{setting} is no setting here: the stage says it itself (`{setting.rpartition('.')[2]}:`)")
     named: dict[str, Any] = {f"data.teachers.{role}": str(needs[f"teachers.{role}"]) for role in stage.teachers}
     if stage.beside:
         named["data.beside"] = tuple(str(needs[f"beside.{k}"]) for k in range(len(stage.beside)))

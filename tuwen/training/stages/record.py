@@ -8,8 +8,9 @@ from typing import Any
 from tuwen.config import to_dict
 from tuwen.data.beside import TABLE, digest_of
 from tuwen.data.corpus import Corpus
+from tuwen.data.lexicons.files import VECTORS
 from tuwen.errors import UserError, quoted
-from tuwen.run import WEIGHTS, read_json, write
+from tuwen.run import STATE, WEIGHTS, read_json, write
 from tuwen.training.once import weighty
 from tuwen.training.stages.recipe import TRAIN, Planned
 
@@ -21,15 +22,18 @@ _TOLD = 3  # differences in a message
 def made_of(planned: Planned, corpus: Corpus) -> dict[str, Any]:
     """Everything that a stage's outcome hangs on, by name; an input that is not there yet is None."""
     settings = weighty(to_dict(planned.config))
-    own = {name: value for name, value in settings.items() if not name.startswith(_PLACES)}
+    places = (*_PLACES, "tokenizer.lexicon") if "lexicon" in planned.needs else _PLACES
+    own = {name: value for name, value in settings.items() if not name.startswith(places)}
+    if str(settings.get("init")).endswith(f":{STATE}"):
+        own[f"init:{STATE}"] = True
     inputs = {name: _digest(path) for name, path in planned.needs.items()}
     about = {"do": planned.stage.do, "corpus": corpus.fingerprint, "seed": planned.seed}
     return json.loads(json.dumps({**about, **own, **inputs}))
 
 
 def _digest(path: Path) -> str | None:
-    """Of what a stage takes from a run, or of a table."""
-    files = [path / WEIGHTS, path / TABLE] if path.is_dir() else [path]
+    """Of what a stage takes from a run, of a lexicon's vectors, or of a table."""
+    files = [path / name for name in (WEIGHTS, VECTORS, TABLE)] if path.is_dir() else [path]
     return next((digest_of(file) for file in files if file.exists()), None)
 
 
@@ -64,7 +68,8 @@ def is_done(folder: Path) -> bool:
 
 
 def refuse_changed(planned: Planned, parts: Mapping[str, Any], later: Sequence[Planned], sure: bool) -> None:
-    """A stage begun or done from other inputs than those of now is told, not kept. later: the stages after it.
+    """A stage begun or done from other inputs than those of now is told, not kept; one that has made nothing may begin
+    anew. later: the stages after it.
 
     sure: whether all its inputs are there; else those that are not are passed over.
 
@@ -72,7 +77,7 @@ def refuse_changed(planned: Planned, parts: Mapping[str, Any], later: Sequence[P
         UserError: naming what has changed, and what to remove.
     """
     before = read_record(planned.folder).get("made_of")
-    if before is None:
+    if before is None or others_in(planned.folder) == [RECORD]:
         return
     names = dict.fromkeys((*before, *parts))
     changed = [name for name in names if before.get(name) != parts.get(name)]

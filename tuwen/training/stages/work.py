@@ -51,13 +51,14 @@ class StageWork:
             UserError: a part that is there cannot be read.
         """
         folder = self.folder / PARTS
-        folder.mkdir(parents=True, exist_ok=True)
         parts = []
         for start in track(range(0, count, size), what, batches(count, size)):
             path = folder / f"{what.replace(' ', '-')}-{start:012d}.parquet"
             if not path.exists():
+                table = make(range(start, min(start + size, count)))
+                folder.mkdir(parents=True, exist_ok=True)
                 fresh = path.with_name(f".{path.name}.tmp")
-                pq.write_table(make(range(start, min(start + size, count))), fresh)
+                pq.write_table(table, fresh)
                 fresh.replace(path)
             try:
                 parts.append(pq.read_table(path))
