@@ -213,9 +213,10 @@ class NLIP(System):
             return self.encoders.text(texts.ids, texts.mask), texts.mask
         behind = concepts.ids.clone()
         behind[:, 0] = self.vocabulary.sep
-        told = concepts.mask & (concepts.mask.sum(1, keepdim=True) > 1)  # of a row without any, not even their [SEP]
+        # of a row without any, not even their [SEP]
+        concept_mask = concepts.mask & (concepts.mask.sum(1, keepdim=True) > 1)
         places = [torch.arange(part.ids.shape[1], device=behind.device) for part in (texts, concepts)]
-        mask = torch.cat([texts.mask, told], 1)
+        mask = torch.cat([texts.mask, concept_mask], 1)
         return self.encoders.text(torch.cat([texts.ids, behind], 1), mask, places=torch.cat(places)), mask
 
     def context(self, images: Encoded | None, concepts: Texts | None, rows: int) -> tuple[Tensor, Tensor]:

@@ -105,8 +105,8 @@ class Distilled(Head):
         with torch.no_grad():
             seen, read = [teacher.encode_images(part) for part in parts], teacher.encode_texts(batch.texts)
             taught = taught_probabilities(teacher, seen, read)
-            crossings = [system.teaching.crossing(teacher, one, read) for one in seen]
-        own = [crossing_of(one, texts) for one in images]
+            crossings = [system.teaching.crossing(teacher, picture, read) for picture in seen]
+        own = [crossing_of(picture, texts) for picture in images]
         attention = [
             attention_distillation(mine, theirs, batch.texts.mask) for mine, theirs in zip(own, crossings, strict=True)
         ]
