@@ -65,11 +65,9 @@ def train(
 
 def settled(config: RunConfig) -> RunConfig:
     """The config as a new run keeps it: its precision chosen, places on disk as absolute paths."""
-    sources = {name: _whole(place) for name, place in config.data.sources.items()}
-    teachers = {role: _whole(place) for role, place in config.data.teachers.items()}
-    beside = tuple(map(_whole, config.data.beside))
-    data = replace(config.data, sources=sources, teachers=teachers, beside=beside)
-    settings = replace(config.train, precision=parallel.precision(config.train))
+    data, settings = config.data, replace(config.train, precision=parallel.precision(config.train))
+    sources, teachers = ({name: _whole(place) for name, place in of.items()} for of in (data.sources, data.teachers))
+    data = replace(data, sources=sources, teachers=teachers, beside=tuple(map(_whole, data.beside)))
     return replace(config, corpus=_whole(config.corpus), data=data, train=settings)
 
 
