@@ -1,8 +1,8 @@
 """What an arm costs, counted and timed on a few steps before its runs: work, time, memory, parameters.
 
 Work is counted by torch (`torch.utils.flop_counter`): products of matrices, convolutions and attention, forward and
-backward; what is done element by element is not in it. Memory is the most that the process held above what it held
-before (on Linux), or that torch had allocated on a GPU; None where neither can be told.
+backward; what is done element by element is not in it. Memory is the most that torch had allocated on a GPU; None on
+a CPU, where what arms before have freed stays with the process and is taken again, unseen.
 """
 
 import json
@@ -20,7 +20,6 @@ from tuwen.training import checkpoint, loop
 from tuwen.training.config import RunConfig
 
 COUNTED, TIMED = 1, 3  # steps
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -50,29 +49,14 @@ def trial_of(config: RunConfig, pairs: Corpus, file: Path) -> Trial:
         counted, timed = (override(short, {"train.steps": steps}) for steps in (COUNTED, TIMED))
         with FlopCounterMode(display=False) as counter:
             loop.train(counted, Path(folder) / "counted", corpus=pairs, quiet=True)
-        before = _memory(reset=True)
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
         run = loop.train(timed, Path(folder) / "timed", corpus=pairs, quiet=True)
-        after = _memory()
+        peak = torch.cuda.max_memory_allocated() / 2**20 if gpu else None
         seconds = provenance(run)["finished"]["seconds"] / TIMED
         parameters = sum(tensor.numel() for tensor in checkpoint.load_tensors(run / WEIGHTS).values())
-    peak = None if before is None or after is None else max(after - before, 0.0)
     trial = Trial(counter.get_total_flops() / (COUNTED * batch), seconds, peak, parameters, batch)
     file.parent.mkdir(parents=True, exist_ok=True)
     write(file, json.dumps(asdict(trial)) + "\n")
     return trial
-
-
-def _memory(reset: bool = False) -> float | None:
-    """MiB: held now, when the mark of the most is reset; else the most since then."""
-    if torch.cuda.is_available():
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-            return torch.cuda.memory_allocated() / 2**20
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        if reset:
-            _CLEAR.write_text("5")
-        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
-        return int(lines["VmRSS" if reset else "VmHWM"].split()[0]) / 1024
-    except (OSError, KeyError, ValueError):
-        return None
