@@ -54,8 +54,15 @@ def test_no_difference_anywhere_is_no_difference():
     assert table.detectable() == 0.0
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
-@pytest.mark.parametrize(("of_seed", "of_picture"), [(1.0, 0.0), (0.0, 6.0), (0.5, 6.0), (1.0, 10.0)])
+SPREADS = [(1.0, 0.0), (0.0, 6.0), (0.5, 6.0), (1.0, 10.0)]  # of seeds, of pictures
+CELLS = [(seeds, *spread) for seeds in (3, 5, 10) for spread in SPREADS]
+QUICK = {(3, 1.0, 0.0), (3, 0.0, 6.0), (5, 0.5, 6.0), (10, 1.0, 10.0)}  # all twelve take half a minute
+
+
+@pytest.mark.parametrize(
+    ("seeds", "of_seed", "of_picture"),
+    [cell if cell in QUICK else pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS],
+)
 def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, of_seed, of_picture):
     """benchmarks/coverage.py has it with more draws; 600 tell 95 % from 91 or from 98.5."""
     generator = np.random.default_rng(seeds)

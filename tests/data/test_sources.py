@@ -61,7 +61,8 @@ def make(corpora=None, weights=None, seed=5, batch_size=6, asked=None, **config)
 
 def test_frequencies_follow_the_weights():
     """FLAVA's card, check 11: within 1.5 points over 10,000 steps."""
-    counts = Counter(Mixture(WEIGHTS, 3).at(step)[0] for step in range(0, 10_000))
+    mixture = Mixture(WEIGHTS, 3)
+    counts = Counter(mixture.at(step)[0] for step in range(10_000))
     assert {name: count / 10_000 for name, count in counts.items()} == pytest.approx(WEIGHTS, abs=0.015)
 
 

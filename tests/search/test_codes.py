@@ -14,7 +14,7 @@ from tuwen.cli import main
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.predictor import vectors
-from tuwen.search import codes, nearest
+from tuwen.search import codes, nearest, seal
 from tuwen.search.build import build_index
 from tuwen.search.codes import Code, best_places, code_scores, ranks, shortlists
 from tuwen.search.index import Index
@@ -266,6 +266,7 @@ def test_a_column_that_holds_no_codes_is_told_of(kind, message, run, tmp_path):
     build_index(run, [Picture(jpeg(1))], tmp_path / "i")
     record = IndexRecord.open(tmp_path / "i")
     record.dataset().add_columns([pa.field("code", kind)])
+    seal.seal(tmp_path / "i")  # else it is opened in a process of its own first, which takes seconds
     with pytest.raises(UserError, match=message):
         Index.open(tmp_path / "i")
 
