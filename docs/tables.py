@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from tuwen.benchmark.claim import claim_names, read_claim
+from tuwen.benchmark.claim import claim_names, decimals, read_claim
 from tuwen.systems import find, names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,9 +58,11 @@ def _ours(result: dict | None, language: str) -> tuple[str, str]:
     """(figures with their interval, the verdict) of a claim that was run."""
     if result is None:
         return "–", RUN_IT[language]
-    interval = "" if result["interval"] is None else " ({:+.1f} … {:+.1f})".format(*result["interval"])
-    arms = " / ".join(f"{arm['mean']:.1f}" for arm in result["arms"].values())
-    figure = f"{result['difference']:+.1f}{interval}; {arms}"
+    places = decimals(result["least"])
+    ends = [] if result["interval"] is None else [f"{end:+.{places}f}" for end in result["interval"]]
+    interval = f" ({' … '.join(ends)})" if ends else ""
+    arms = " / ".join(f"{arm['mean']:.{places}f}" for arm in result["arms"].values())
+    figure = f"{result['difference']:+.{places}f}{interval}; {arms}"
     seeds, covers, word = len(result["seeds"]), result["covers"], result["verdict"]
     if language == "zh":
         return f"{figure}；{seeds} 个种子，区间含{COVERS[covers]}", VERDICTS[word]

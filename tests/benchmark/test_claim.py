@@ -74,6 +74,22 @@ def test_a_verdict_says_what_would_decide_and_an_arm_that_learnt_nothing_decides
     assert "neither arm learnt enough" in low.why
 
 
+@pytest.mark.parametrize(
+    ("best", "chance", "least", "enough"),
+    [
+        (8.25, 5.5, 1.0, True),  # retrieval: half of chance again
+        (8.0, 5.5, 1.0, False),
+        (61.0, 50.0, 5.0, True),  # yes or no: a fifth of the way to 100
+        (59.9, 50.0, 5.0, False),
+        (53.0, 40.0, 15.0, False),  # less above chance than the effect
+        (0.61, 0.5, 0.03, True),  # an area
+        (0.59, 0.5, 0.03, False),
+    ],
+)
+def test_an_arm_must_be_clearly_above_chance(best, chance, least, enough):
+    assert module.learnt_enough(best, chance, least) is enough
+
+
 def test_mistakes_in_a_claims_file_are_told(tmp_path):
     for changes, message in (
         ({"arms": ["wukong"]}, "arms are two that differ"),

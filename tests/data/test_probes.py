@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from tuwen.data.corpora.scenes import Scenes, holds
+from tuwen.data.corpora.scenes.things import GROUPS
 from tuwen.errors import UserError
 
 PLAIN = {"count": 40, "side": 32}
@@ -16,10 +17,10 @@ def things(corpus, row):
 
 def test_probes_that_are_off_change_no_fingerprint_and_each_that_is_on_does():
     plain = Scenes(**PLAIN).fingerprint
-    off = {"mentioned": 0, "dropped": 0.0, "clusters": 1, "twins": False}
+    off = {"mentioned": 0, "dropped": 0.0, "clusters": 1, "twins": False, "groups": False}
     assert Scenes(**PLAIN, **off).fingerprint == plain
-    on = ({"mentioned": 1}, {"dropped": 0.2}, {"clusters": 4}, {"twins": True}, {"dropped": 0.3})
-    assert len({plain, *(Scenes(**PLAIN, **probe).fingerprint for probe in on)}) == 6
+    on = ({"mentioned": 1}, {"dropped": 0.2}, {"clusters": 4}, {"twins": True}, {"dropped": 0.3}, {"groups": True})
+    assert len({plain, *(Scenes(**PLAIN, **probe).fingerprint for probe in on)}) == 7
 
 
 def test_a_cluster_shows_the_same_things_in_other_places_and_its_captions_are_true():
@@ -47,6 +48,33 @@ def test_twins_share_their_things_and_what_is_said_of_place_and_ground_is_false_
     moved = [corpus.scene(row).objects[0].x != corpus.scene(row + 1).objects[0].x for row in several]
     assert len(moved) > 3
     assert all(moved)
+
+
+def test_groups_are_asked_for_by_other_things_than_in_training_and_no_caption_names_one():
+    asked: dict[str, set] = {}
+    for split in ("train", "test"):
+        corpus = Scenes(split, count=200, side=32, things=32, objects=3, groups=True)
+        questions = corpus.exercises("questions")
+        groups = {group.en: group for group in GROUPS.values()}
+        asked[split] = set()
+        for row in range(0, 200, 4):  # en, zh of one picture, en, zh of the other
+            yes, no = questions.record(row), questions.record(row + 2)
+            (words,) = yes.texts["en"]
+            group = groups[words.removeprefix("Is there any ").removesuffix(" in the picture?")]
+            assert questions.record(row + 1).texts["zh"] == [f"图中有{group.zh}吗？"]
+            assert (yes.columns["answers"], no.columns["answers"]) == (["yes"], ["no"])
+            shown, absent = (set(questions.scenes(place)[0].counts()) for place in (row, row + 2))
+            assert not any(GROUPS[name] == group for name in absent)
+            (thing,) = [name for name in shown if GROUPS[name] == group]
+            asked[split].add(thing)
+        for row in range(50):
+            texts = " ".join(corpus.record(row).texts["en"])
+            assert not any(f" {group}" in texts for group in groups)
+    assert len(asked["train"]) > 5
+    assert len(asked["test"]) > 5
+    assert not asked["train"] & asked["test"]
+    with pytest.raises(UserError, match="too few for groups"):
+        Scenes(things=8, groups=True)
 
 
 def test_focal_captions_tell_of_one_kind_of_thing_and_are_true():

@@ -356,3 +356,13 @@ def test_towers_it_cannot_read_by_one_bert_are_refused():
         build("simla", image=dataclasses.replace(config.image, width=64))
     with pytest.raises(UserError, match=r"model\.text\.kind must be bert"):
         build("simla", text=dataclasses.replace(config.text, kind="clip"))
+
+
+def test_without_masked_patches_no_view_is_asked_for_and_the_other_losses_stay():
+    whole, without = system_of(), system_of(patch_weight=0.0)
+    without.load_state_dict(whole.state_dict())
+    assert type(without).needs(without.config).views == {}
+    all_terms, terms = whole(pictured(), PROGRESS).terms, without(example(), PROGRESS).terms
+    assert all_terms.keys() - terms.keys() == {"masked_patches"}
+    for name, term in terms.items():
+        assert float(term.detach()) == float(all_terms[name].detach()), name

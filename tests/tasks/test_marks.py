@@ -21,6 +21,7 @@ from tuwen.training.config import RunConfig
 CORPUS = "scenes:count=60,side=32,objects=2,things=12"
 CHANGES = {"train.steps": 2, "train.batch_size": 8, "train.threads": 1, "data.workers": 0, "tokenizer.size": 300}
 DUAL = ("retrieval", "zero_shot", "image_retrieval", "text_retrieval", "cross_lingual", "linear_probe")
+DUAL += ("oversight", "instance_retrieval")
 
 
 @pytest.fixture(scope="module")

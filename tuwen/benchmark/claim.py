@@ -217,14 +217,26 @@ def judge_claim(
     word, why = decide(claim.direction, claim.least, difference, judged["interval"])
     chance = _chance(claim, of[0])
     best = max(sum(seed["figure"] for seed in seeds) / len(seeds) for seeds in (of, over))
-    if chance is not None and best - chance < max(claim.least, chance / 2):
-        word = UNDETERMINED
-        why = f"neither arm learnt enough at this scale: the better has {best:.1f}, chance {chance:.1f}"
+    if chance is not None and not learnt_enough(best, chance, claim.least):
+        word, places = UNDETERMINED, decimals(claim.least)
+        why = f"neither arm learnt enough at this scale: the better has {best:.{places}f}, chance {chance:.{places}f}"
     elif word == UNDETERMINED and needed:
         why += f"; {needed} seeds would show {claim.least:g} in 4 cases of 5"
     elif word == UNDETERMINED and crossed is not None and claim.least:
         why += f"; no number of seeds would show {claim.least:g} in 4 cases of 5 here: it takes more pictures"
     return Verdict(word, why, difference, judged["interval"], judged["p"], covers, detectable, needed)
+
+
+def learnt_enough(best: float, chance: float, least: float) -> bool:
+    """Whether an arm is so far above chance that a difference means something: by the least effect, and by half of
+    chance again or, where chance is high, a fifth of the way to all right (100 %, of an area 1)."""
+    whole = 1.0 if max(best, chance) <= 1 else 100.0
+    return best - chance >= max(least, min(chance / 2, (whole - chance) / 5))
+
+
+def decimals(least: float) -> int:
+    """Places behind the point that figures are shown with: areas lie in 0..1, all else is percent."""
+    return 1 if least >= 0.1 else 3
 
 
 def decide(direction: str, least: float, difference: float, interval: Sequence[float] | None) -> tuple[str, str]:

@@ -36,15 +36,9 @@ def judge_task(
     for name, run in zip(names, runs, strict=True):
         ready, marks = ready_for(run, corpus, split, task), Marks()
         options: dict[str, Any] = ready.options | ({} if limit is None else {"limit": limit})
-        try:
-            result = ready.task.measure(ready.model.predictor, ready.head, ready.rows, marks=marks, **options)
-        except TypeError as error:
-            if "marks" not in str(error):
-                raise
-            raise UserError(
-                f"task {task} is a figure of all rows together: single rows leave no marks to pair"
-            ) from None
-        measured[name] = result
+        if not ready.task.marked:
+            raise UserError(f"task {task} is a figure of all rows together: single rows leave no marks to pair")
+        measured[name] = ready.task.measure(ready.model.predictor, ready.head, ready.rows, marks=marks, **options)
         told.append(marks)
     lower, upper = told
     try:

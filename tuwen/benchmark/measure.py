@@ -266,8 +266,10 @@ def measure_arm(run: Path, location: str, config: MeasureConfig) -> dict[str, An
         if measured.pop("measured", None) == asked:
             return measured
     marks = Marks()
-    measured = measure_task(run, location, config.split, config.task, {**options, "marks": marks})
-    save_marks(run, config.task, marks)
+    told = {"marks": marks} if tasks.find_task(config.task).marked else {}
+    measured = measure_task(run, location, config.split, config.task, {**options, **told})
+    if told:
+        save_marks(run, config.task, marks)
     return _keep_measured(path, measured, asked)
 
 

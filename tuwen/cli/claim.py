@@ -70,6 +70,10 @@ def tested(args, name: str, claim) -> dict[str, Any]:
 
 def verdict_line(result: dict[str, Any]) -> str:
     """The verdict in a line: word, difference with its interval, why."""
-    interval = "no interval" if result["interval"] is None else "{:+.2f} to {:+.2f}".format(*result["interval"])
-    figures = f"{result['difference']:+.2f} ({interval}, of {result['covers']})"
+    from tuwen.benchmark.claim import decimals
+
+    places = 1 + decimals(result["least"])
+    ends = [] if result["interval"] is None else [f"{end:+.{places}f}" for end in result["interval"]]
+    interval = " to ".join(ends) or "no interval"
+    figures = f"{result['difference']:+.{places}f} ({interval}, of {result['covers']})"
     return f"{result['name']}: {result['verdict']}: {figures}; {result['why']}"

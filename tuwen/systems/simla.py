@@ -37,6 +37,7 @@ class SIMLAConfig:
 
     codes: the patch tokenizer's size; tokenizer: a run of `dvae`, or published weights of DALL-E's encoder in
         transformers' layout. None: codes of an untrained encoder, see the class.
+    patch_weight: of the loss of masked patches; 0 leaves it out.
     code_crop: "same" gives codes and tower one piece of the picture, "own" each its own, as the code does.
     """
 
@@ -49,6 +50,7 @@ class SIMLAConfig:
     code_crop: Literal["same", "own"] = "same"
     votes: int = 4  # tokens that a head names as keywords
     keywords: int = 5  # of a text, at most
+    patch_weight: float = 1.0
     queue: int = 65536  # pairs
     queue_share: float = 0.25  # of an epoch, that the queue holds at most [choice]; 1 and more: as published
     queue_from: float = 1.0  # epochs before queued keys count; 0 as published
@@ -58,6 +60,10 @@ class SIMLAConfig:
     mask_share: float = 0.15
     hardness: float | None = None  # of negatives: 1 as published, 0 any wrong pair; None: self-paced, see `Pace`
     score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
+
+    def __post_init__(self):
+        if self.patch_weight < 0:
+            raise ValueError(f"patch_weight must be 0 or more, got {self.patch_weight}")
 
     @classmethod
     def sized(cls, name: str) -> "SIMLAConfig":
@@ -125,7 +131,7 @@ class SIMLA(System):
     @classmethod
     def needs(cls, config: SIMLAConfig) -> Needs:
         side = config.image.side // config.image.patch * FACTOR
-        return Needs(views={"codes": View(side, crop=config.code_crop)})
+        return Needs(views={"codes": View(side, crop=config.code_crop)} if config.patch_weight else {})
 
     def __init__(self, config: SIMLAConfig, vocabulary: Vocabulary):
         """
@@ -193,9 +199,10 @@ class SIMLA(System):
         terms = {
             **aligned.terms,
             "masked_words": self.masked_words(images, taught_images, batch, progress, alpha),
-            "masked_patches": self.masked_patches(encoded["texts"], batch, progress, alpha),
             "keywords": keywords,
         }
+        if weight := self.config.patch_weight:
+            terms["masked_patches"] = weight * self.masked_patches(encoded["texts"], batch, progress, alpha)
         return replace(aligned, terms=terms, metrics={**aligned.metrics, "keyword_recall": recall})
 
     def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:

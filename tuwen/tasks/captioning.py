@@ -220,6 +220,7 @@ def _same(text: str, references: Sequence[str]) -> bool:
 class Captioning(Task):
     what, metric = "a text for a picture", "CIDEr-D, BLEU"
     figure = "languages.*.cider_d"
+    marked = False
     why, needs = "words are produced one by one", ("generate", "encode_images encode_texts")
     Config = CaptioningConfig
     verb = "caption"

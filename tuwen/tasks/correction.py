@@ -177,6 +177,7 @@ def _same(made: str, right: str) -> bool:
 class Correction(Task):
     what, metric = "the right report from a picture and a faulty one", "word for word, BLEU"
     figure = "languages.*.mended"
+    marked = False
     why, needs = "a faulty report is read with the picture", ("fuse",)
     learnt = True
     Config = CorrectionConfig

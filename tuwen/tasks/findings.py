@@ -21,6 +21,8 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.tasks.areas import area_with_interval, group_of, interval, ranked_precision, resampled_areas
 from tuwen.tasks.encoding import encode_pictures
+from tuwen.tasks.marks import Marks, pictures_shown
+from tuwen.tasks.matching import tell_area
 from tuwen.tasks.task import Task
 
 
@@ -32,12 +34,13 @@ def evaluate_findings(
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     classes: str | Path | None = None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """`{"languages": {"en": {"mean_auc", "low", "high", "findings": {"Edema": {"auc", "low", "high", ...}}}}}`.
 
     Each finding also has "precision" (average precision) and "there", of how many "rows"; the interval is the middle 95
     of 100 resamples by patient or picture. Findings that all rows have, or none, are left out. classes: a file of
-    prompts, see `prompts_of`. limit: at most so many rows.
+    prompts, see `prompts_of`. limit: at most so many rows. marks: told what each row adds to its finding's area.
 
     Raises:
         UserError: no findings, or none that some rows have and some have not.
@@ -60,6 +63,11 @@ def evaluate_findings(
                 prompts = prompts_of([findings.names[k] for k in mixed], language, classes)
                 scores = prompt_scores(predictor, pictures.encoded, prompts, language, batch_size).numpy()
                 names = [findings.names[k] for k in mixed]
+                shown = pictures_shown(corpus, pictures.rows)
+                for name, own, score in zip(names, labels[:, mixed].T, scores.T, strict=True):
+                    known = own != UNCERTAIN
+                    rows_known = [shown[k] for k in np.flatnonzero(known)]
+                    tell_area(marks, f"{language}.{name}", own[known], score[known], rows_known)
                 by_language[language] = _marks(names, labels[:, mixed], scores, groups)
     if not by_language:
         raise UserError(

@@ -23,7 +23,8 @@ from tuwen.errors import UserError
 from tuwen.predictor import FIRST, Predictor, vectors
 from tuwen.tasks import metrics
 from tuwen.tasks.encoding import looked_at
-from tuwen.tasks.instances import instance_marks
+from tuwen.tasks.instances import average_precisions, instance_marks
+from tuwen.tasks.marks import Marks
 from tuwen.tasks.task import Task
 
 SIDES = ("picture", "title", "both")
@@ -59,10 +60,12 @@ def evaluate_instance_retrieval(
     batch_size: int = 64,
     limit: int | None = None,
     languages: Sequence[str] | None = None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Percent: `{"by": {"picture-picture": {"map10", "mar10", "prec10", ...}, ...}, "colours", "chance", ...}`.
 
-    limit: at most so many queries. languages: of titles, the first that a row has; all where None.
+    limit: at most so many queries. languages: of titles, the first that a row has; all where None. marks: told what
+    each query adds to the mean average precision at 10, by what it is asked with and against.
 
     Raises:
         UserError: rows name no products, or no item shows one that is asked for.
@@ -75,6 +78,10 @@ def evaluate_instance_retrieval(
     if missing == len(queries.names):
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: no item shows a product that is asked for")
     by = {how: instance_marks(ranking, queries.products, names) for how, ranking in rankings.items()}
+    if marks is not None:
+        for how in by.keys() - {"colours"}:
+            earned = average_precisions(rankings[how], queries.products, names, 10)
+            marks.add(how, earned, np.arange(len(earned)))
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randperm(len(names), generator=generator).tolist()[:TAKEN] for _ in queries.names]
     broken = Counter(queries.broken) + Counter(items.broken if gallery or iconic else {})

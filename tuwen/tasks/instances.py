@@ -64,5 +64,18 @@ def instance_marks(
     return {name: 100 * value / max(len(rankings), 1) for name, value in marks.items()}
 
 
+def average_precisions(
+    rankings: Sequence[Sequence[int]], products: Sequence[Sequence[str]], gallery: Sequence[str], cutoff: int
+) -> list[float]:
+    """[Q] percent, of every query; their mean is `instance_marks`'s "mapCUTOFF"."""
+    counts, values = Counter(gallery), []
+    for ranking, named in zip(rankings, products, strict=True):
+        there = bool(named) and all(name in counts for name in named)
+        right = [gallery[item] in set(named) for item in ranking[:cutoff]]
+        positives = sum(counts[name] for name in named)
+        values.append(100 * average_precision_at(right, positives, cutoff) if there else 0.0)
+    return values
+
+
 def _depth(right: Sequence[bool], positives: int, cutoff: int) -> int:
     return min(cutoff, positives, len(right))

@@ -20,7 +20,8 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.tasks.areas import area_with_interval, group_of
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured
-from tuwen.tasks.matching import pair_scores
+from tuwen.tasks.marks import Marks, pictures_shown
+from tuwen.tasks.matching import pair_scores, tell_area
 from tuwen.tasks.task import Task
 
 
@@ -32,12 +33,13 @@ def evaluate_oversight(
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """`{"languages": {"en": {"mean_auc", "kinds": {"location": {"auc", "low", "high", "blind", "above", "pairs"}}}}}`.
 
     auc: of telling wrong reports from right ones, with the middle 95 of 100 resamples by patient or picture; above: the
     share of pictures whose wrong report is more of an error than their right one, ties half. limit: at most so many
-    rows.
+    rows. marks: told what each report adds to the area of its kind of error.
 
     Raises:
         UserError: no report in which an error can be made.
@@ -50,11 +52,11 @@ def evaluate_oversight(
         for language in measured(predictor, corpus, languages):
             kinds = {}
             for kind in ERRORS:
-                marks = _of_kind(predictor, corpus, pictures, errors, language, kind, batch_size)
-                if marks is not None:
-                    kinds[kind] = marks
+                own = _of_kind(predictor, corpus, pictures, errors, language, kind, batch_size, marks)
+                if own is not None:
+                    kinds[kind] = own
             if kinds:
-                mean = float(np.mean([marks["auc"] for marks in kinds.values()]))
+                mean = float(np.mean([own["auc"] for own in kinds.values()]))
                 by_language[language] = {"mean_auc": mean, "kinds": kinds}
     if not by_language:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: no report in which an error can be made")
@@ -79,8 +81,9 @@ def _of_kind(
     language: str,
     kind: str,
     batch_size: int,
+    marks: Marks | None,
 ) -> dict[str, Any] | None:
-    """The marks of one kind of error; None where it changes fewer than two reports."""
+    """The figures of one kind of error; None where it changes fewer than two reports."""
     cases = [(place, errors.of(row, language, kind)) for place, row in enumerate(pictures.rows.tolist())]
     made = [(place, pair) for place, pair in cases if pair is not None]
     if len(made) < 2:
@@ -99,6 +102,7 @@ def _of_kind(
     labels = np.tile([0, 1], len(made))
     groups = [group_of(corpus.record(int(pictures.rows[place]))) for place, _ in made for _ in range(2)]
     scores = wrongness(image)
+    tell_area(marks, f"{language}.{kind}", labels, scores, pictures_shown(corpus, pictures.rows[image]))
     right, wrong = scores[::2], scores[1::2]
     blind = area_with_interval(labels, wrongness(other), groups)["auc"]
     above = float(((wrong > right) + 0.5 * (wrong == right)).mean())

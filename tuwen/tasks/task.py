@@ -36,6 +36,7 @@ class Task:
     beside: further splits that measuring reads, handed to `measure` by name where the corpus has them.
     file: that holds the task's rows beside a corpus's pairs.jsonl.
     verb: of `tuwen.load(RUN)`, that does this ("answer"). learnt: nothing can be done before a head is learnt.
+    marked: whether `measure` tells what single rows add to the figure (`marks`); not so where it is of a whole text.
     """
 
     what: ClassVar[str]
@@ -48,6 +49,7 @@ class Task:
     file: ClassVar[str] = ""
     verb: ClassVar[str] = ""
     learnt: ClassVar[bool] = False
+    marked: ClassVar[bool] = True
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: TaskConfig | None = None):

@@ -133,6 +133,7 @@ def _scored(corpus: Corpus, pair: tuple[str, str], made: Mapping[str, list[str]]
 class Translation(Task):
     what, metric = "a translation, given the picture", "BLEU, chrF"
     figure = "pairs.*.with_picture.bleu"
+    marked = False
     why, needs = "words of one language are produced from another's", ("generate translates",)
 
     def measure(self, predictor, head, corpus, **options):

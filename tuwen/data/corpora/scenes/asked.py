@@ -86,7 +86,7 @@ class SceneExercises(Corpus):
     def _form(self, exercise: Exercise, language: str, scenes: Sequence[Scene]) -> Mapping[str, Any]:
         """The columns of `asked`."""
         text, answer, kind = exercise.words[language], exercise.answer, exercise.kind
-        if self.kind == "questions":
+        if self.kind in ("questions", "groups"):
             return asked.question(text, [answer[language]], language, kind=kind)[2]
         if self.kind == "phrases":
             edges = [edge / self.side for edge in boxes(scenes[0], self.side)[answer]]

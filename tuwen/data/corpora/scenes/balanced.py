@@ -16,7 +16,7 @@ from typing import Any
 from tuwen.data.corpora.scenes.language import RELATIONS, Sentence, changed, chinese_amount, one, sentence
 from tuwen.data.corpora.scenes.pairs import PAIR_MAKERS
 from tuwen.data.corpora.scenes.scene import GROUNDS, STYLES, Draws, Object, Scene, draw_places, draw_things, held_out_of
-from tuwen.data.corpora.scenes.things import COLOURS, THINGS, held_pair
+from tuwen.data.corpora.scenes.things import COLOURS, GROUPS, THINGS, held_pair
 from tuwen.data.corpora.scenes.truth import holds, holds_pair, stands
 
 Words = Mapping[str, str]  # "en", "zh"
@@ -178,6 +178,28 @@ def ask_what(draw: Draws, world: World) -> Group | None:
     en, zh = RELATIONS[kind]
     words = {"en": f"What is {en} the {centre}?", "zh": f"{THINGS[centre].chinese}的{zh}是什么？"}
     return _asked("what", words, scenes, [{"en": name, "zh": THINGS[name].chinese} for name in (first, second)])
+
+
+def ask_group(draw: Draws, world: World) -> Group | None:
+    """Training asks for a group by every other thing in it, val and test by the others: only who knows what belongs to
+    it can answer. No caption names a group."""
+    members: dict[str, list[str]] = {}
+    for name in world.common:
+        members.setdefault(GROUPS[name].en, []).append(name)
+    several = [names for names in members.values() if len(names) > 1]
+    names = draw.choice(several)
+    asked, group = draw.choice(names[world.split != "train" :: 2]), GROUPS[names[0]]
+    rest = [name for name in world.names(draw, 4) if GROUPS.get(name) != group]
+    if not rest:
+        return None
+    scenes = []
+    for things in ([asked], []):
+        count = 1 + draw.below(world.most)
+        scenes.append(compose(draw, [*things, *(draw.choice(rest) for _ in range(count - len(things)))]))
+    if not all(world.allows(scene) for scene in scenes):
+        return None
+    words = {"en": f"Is there any {group.en} in the picture?", "zh": f"图中有{group.zh}吗？"}
+    return _asked("group", words, scenes, (YES, NO))
 
 
 # ---- statements
@@ -343,13 +365,15 @@ MAKERS: dict[str, tuple[Maker, ...]] = {
     "entailment": (make_hypotheses,),
     "phrases": _PHRASES,
 }
-EACH = {"questions": 2, "statements": 4, "pair statements": 4, "entailment": 3, "phrases": 2}  # exercises a group
+PROBES: dict[str, tuple[Maker, ...]] = {"groups": (ask_group,)}  # questions in place of the usual ones
+# exercises a group
+EACH = {"questions": 2, "groups": 2, "statements": 4, "pair statements": 4, "entailment": 3, "phrases": 2}
 
 
 def make_group(kind: str, seed: int, world: World, number: int) -> Group:
     """Group `number` of a split: a pure function of its arguments. Kinds of questions and phrases take turns."""
     draw = Draws("exercises", kind, seed, world.split, number)
-    makers = [maker for maker in MAKERS[kind] if maker is not by_relation or world.most > 2]
+    makers = [maker for maker in (MAKERS | PROBES)[kind] if maker is not by_relation or world.most > 2]
     while True:
         group = makers[number % len(makers)](draw, world)
         if group is not None:

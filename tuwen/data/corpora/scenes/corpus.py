@@ -22,7 +22,7 @@ from tuwen.data.corpus import Caption, Corpus, Record, Relevance
 from tuwen.errors import UserError
 
 VERSION = 2  # raise when the same (seed, index) gives another picture or text
-PLAIN = (("mentioned", 0), ("dropped", 0.0), ("clusters", 1), ("twins", False))
+PLAIN = (("mentioned", 0), ("dropped", 0.0), ("clusters", 1), ("twins", False), ("groups", False))
 COUNTS = {"train": 20000, "val": 500, "test": 500}
 _SEPARATORS = {"ja": "、", "ar": "، ", "fa": "، "}
 
@@ -70,6 +70,8 @@ class Scenes(Corpus):
     dropped: share of the words (in Chinese, characters) that every text has lost.
     clusters: rows that show the same things, one after the other, in other places on other ground.
     twins: every second row is the one before with its things' places passed round, on another ground.
+    groups: questions are of groups of things (is there any mammal?), which no caption names: in training by every other
+        thing of a group, in val and test by the rest.
 
     Columns: "boxes" [x0, y0, x1, y1] in 0..1 of each object's visible pixels; "objects", each's phrase and box; "cls",
         names by language of the one kind of thing shown, null where there are several; "scene"; "tags", names by
@@ -102,6 +104,7 @@ class Scenes(Corpus):
         dropped: float = 0.0,
         clusters: int = 1,
         twins: bool = False,
+        groups: bool = False,
     ):
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; it has {', '.join(SPLITS)}")
@@ -123,9 +126,12 @@ class Scenes(Corpus):
                 f"scenes: mentioned={mentioned}, dropped={dropped}, clusters={clusters}; mentioned must be 0 to 5, "
                 "dropped 0 to 1 (1 excluded), clusters 1 or more"
             )
+        if groups and things < 16:
+            raise UserError(f"scenes: things={things} are too few for groups of several; give 16 or more with groups")
         self.things, self.objects, self.whole, self.ambiguous = things, objects, whole, ambiguous
         self.mentioned, self.dropped, self.clusters, self.twins = mentioned, dropped, clusters, twins
-        probes = {"mentioned": mentioned, "dropped": dropped, "clusters": clusters, "twins": twins}
+        self.groups = groups
+        probes = {"mentioned": mentioned, "dropped": dropped, "clusters": clusters, "twins": twins, "groups": groups}
         self.languages = _languages(languages)
         parts = (
             VERSION,
@@ -209,7 +215,7 @@ class Scenes(Corpus):
         if kind not in MAKERS:
             return None
         options = (self.split, self.count, self.seed, self.side, self.languages, self.things, self.objects)
-        return SceneExercises(kind, *options)
+        return SceneExercises("groups" if self.groups and kind == "questions" else kind, *options)
 
     def relevance(self, rows: Sequence[int], texts: Sequence[Caption]) -> Relevance:
         """A text belongs to every scene of which what it says is true."""

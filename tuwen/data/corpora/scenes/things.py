@@ -7,6 +7,8 @@ the other languages come from the `emoji` package (Unicode CLDR).
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 from tuwen.data import draws
 
@@ -162,6 +164,25 @@ class Thing:
 THINGS = {row.split(",")[0]: Thing(*row.split(",")) for row in TABLE.strip().splitlines()}
 NAMES = tuple(THINGS)
 INDEX = {name: number for number, name in enumerate(NAMES)}
+
+
+class ThingGroup(NamedTuple):
+    """What things are called together."""
+
+    en: str
+    zh: str
+
+
+def _groups() -> dict[str, ThingGroup]:
+    """The group of every thing, as the lexicon of scenes has it."""
+    path = Path(__file__).parents[2] / "lexicons" / "scenes.tsv"
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    facts = {(head, relation): tail for head, relation, tail in lines}
+    of = {head: tail for (head, relation), tail in facts.items() if relation == "is a"}
+    return {name: ThingGroup(*(facts[of[name], f"name:{language}"] for language in ("en", "zh"))) for name in NAMES}
+
+
+GROUPS = _groups()
 COMMON = tuple(name for name in NAMES if name not in HELD_OUT["val"] + HELD_OUT["test"])
 OTHER_LANGUAGES = ("ja", "ko", "de", "fr", "es", "it", "pt", "ru", "tr", "ar", "fa", "id")
 
