@@ -121,13 +121,7 @@ class Scenes(Corpus):
             raise UserError(f"scenes: things={things} leave no two for {split} alone; give another number of things")
         if ambiguous and noise:
             raise UserError("scenes: ambiguous texts of wrong captions make no sense; leave out noise or ambiguous")
-        if not 0 <= mentioned <= 5 or not 0 <= dropped < 1 or not 1 <= clusters < SPAN:
-            raise UserError(
-                f"scenes: mentioned={mentioned}, dropped={dropped}, clusters={clusters}; mentioned must be 0 to 5, "
-                "dropped 0 to 1 (1 excluded), clusters 1 or more"
-            )
-        if groups and things < 16:
-            raise UserError(f"scenes: things={things} are too few for groups of several; give 16 or more with groups")
+        _check_probes(mentioned, dropped, clusters, groups, things)
         self.things, self.objects, self.whole, self.ambiguous = things, objects, whole, ambiguous
         self.mentioned, self.dropped, self.clusters, self.twins = mentioned, dropped, clusters, twins
         self.groups = groups
@@ -274,6 +268,16 @@ class Scenes(Corpus):
             impressions = 15 + draw.below(11)
             clicks.append([impressions, sum(draw.chance(0.6 if right else 0.1) for _ in range(impressions))])
         return clicks
+
+
+def _check_probes(mentioned: int, dropped: float, clusters: int, groups: bool, things: int) -> None:
+    if not 0 <= mentioned <= 5 or not 0 <= dropped < 1 or not 1 <= clusters < SPAN:
+        raise UserError(
+            f"scenes: mentioned={mentioned}, dropped={dropped}, clusters={clusters}; mentioned must be 0 to 5, "
+            "dropped 0 to 1 (1 excluded), clusters 1 or more"
+        )
+    if groups and things < 16:
+        raise UserError(f"scenes: things={things} are too few for groups of several; give 16 or more with groups")
 
 
 @lru_cache(maxsize=4096)
