@@ -31,7 +31,7 @@ import tuwen
 from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.config import read_yaml
-from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, languages_and_texts, text_id
+from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training.features import text_features
@@ -123,26 +123,6 @@ def staged(languages: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def own_pictures(corpus: Corpus) -> Corpus:
-    """The corpus with a gallery in which each row's text stands for itself and is right for its own picture alone."""
-    whole = corpus.gallery
-
-    def gallery(language: str | None = None, limit: int | None = None) -> Gallery:
-        pictures = whole(language, limit)
-        place = {corpus.record(row).image_id: position for position, row in enumerate(pictures.rows)}
-        captions, right = [], []
-        for row in range(len(corpus)):
-            record = corpus.record(row)
-            for number, (spoken, text) in enumerate(languages_and_texts(record)):
-                if record.image_id in place and spoken == (language or spoken):
-                    captions.append(Caption(text, spoken, text_id(text), row, number))
-                    right.append([place[record.image_id]])
-        return Gallery(corpus, pictures.rows, captions, Relevance.of(len(pictures.rows), right))
-
-    corpus.gallery = gallery  # type: ignore[method-assign]
-    return corpus
-
-
 def counted(folder: Path, corpus: Corpus, **options) -> dict[str, Any]:
     """What `retrieve` finds with a run."""
     model = tuwen.load(folder)
@@ -194,8 +174,8 @@ def pack_runs(bench: Bench, results: Found, corpus: Path, seeds: list[int], arms
     def add(arm: str, system: str, run: dict[str, Any]) -> None:
         results.add(pack, arm, system, run)
         if pack == "howtocook_zh":
-            dishes = own_pictures(open_corpus(str(corpus), "test", "skip"))
-            measured = counted(run["folder"], dishes, languages=("zh",), top_k=10, limit=8 if bench.quick else None)
+            dishes, apart = open_corpus(str(corpus), "test", "skip"), {"languages": ("zh",), "protocol": "published"}
+            measured = counted(run["folder"], dishes, **apart, top_k=10, limit=8 if bench.quick else None)
             own_picture = {"languages": staged(measured["languages"]), "texts": measured["texts"]}
             results.add(pack, f"{arm}_own_picture_alone", system, run | own_picture)
 

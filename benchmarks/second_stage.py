@@ -29,8 +29,8 @@ from tuwen.config import override, read_yaml
 from tuwen.data.open import open_corpus
 from tuwen.run import RANKS, SCORE, read_json
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import encode_captions, encode_pictures
-from tuwen.tasks.retrieval import Side, pictures_of
+from tuwen.tasks.encoding import encode_captions, encode_pictures, pictures_of
+from tuwen.tasks.retrieval import Side
 
 CORPUS = "scenes:side=64,things=24,objects=3,whole=true"
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tasks.stub import Pairs
-from tuwen.data.classes import classes_of
+from tuwen.data.classes import SETS, classes_of
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.open import open_corpus
 from tuwen.data.shards import write_shards
@@ -75,3 +76,40 @@ def test_scenes_built_before_they_named_their_class_and_objects(tmp_path, monkey
     again = classes_of(old)
     assert again.names == known.names
     np.testing.assert_array_equal(again.labels, known.labels)
+
+
+def test_imagenets_names_and_prompts_are_built_in():
+    """CLIP's and Wukong's lists: classes by number, by name in either language, by WordNet id."""
+    known = classes_of(of(0, "n01443537", "金鱼", "toilet paper", 999), "imagenet")
+    assert known.labels.tolist() == [0, 1, 1, 999, 999]
+    assert {language: len(names) for language, names in known.names.items()} == {"en": 1000, "zh": 1000}
+    assert (known.names["en"][0], known.names["zh"][0], known.names["zh"][-1]) == ("tench", "丁鲷", "卫生纸")
+    english, chinese = known.texts("en"), known.texts("zh")
+    assert (len(english), len(chinese)) == (80, 80)
+    assert (english[0][0], chinese[0][0]) == ("a bad photo of a tench.", "丁鲷的照片。")
+    assert known.shared_names("en") == {"missile": [657, 744], "sunglasses": [836, 837]}  # published so
+    assert known.shared_names("zh") == {"太阳镜": [836, 837]}
+    content = json.loads((SETS / "imagenet.json").read_text("utf-8"))
+    assert content["folders"] == sorted(set(content["folders"]))
+    assert all(licence in " ".join(content["source"].values()) for licence in ("MIT", "Apache-2.0"))
+
+
+def test_folders_of_a_part_of_imagenet_are_its_classes(tmp_path):
+    """Numbered by the folders that are there, a part of ImageNet would be classes 0, 1, 2."""
+    for folder in ("n01440764", "n01443537", "n15075141"):
+        (tmp_path / "val" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / folder / f"{folder}_1.JPEG")
+    assert classes_of(open_corpus(f"imagenet:{tmp_path}", "val"), "imagenet").labels.tolist() == [0, 1, 999]
+    (tmp_path / "val" / "n01443537").rename(tmp_path / "val" / "n99999999")
+    with pytest.raises(UserError, match="class 'n99999999' of the corpus is none of its 1000 classes"):
+        classes_of(open_corpus(f"imagenet:{tmp_path}", "val"), "imagenet")
+
+
+def test_a_set_that_is_none_and_folders_that_fit_no_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'imagenett': neither a file of classes nor a set of imagenet"):
+        classes_of(of(0), "imagenett")
+    names = {"classnames": {"en": ["crane", "dog"]}, "folders": ["a"]}
+    (tmp_path / "imagenet").write_text(json.dumps(names))  # a file of one's own goes first
+    with pytest.raises(UserError, match="imagenet: folders must be a list of 2 names"):
+        classes_of(of(0), "imagenet")

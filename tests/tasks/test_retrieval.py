@@ -8,7 +8,9 @@ import torch
 
 from tests.systems.common import build
 from tests.tasks.stub import DualStub, FusionStub, MatchOnly, Pairs, Table, ready
+from tuwen.cli.evaluate import print_measured
 from tuwen.data.corpora.scenes import Scenes
+from tuwen.data.corpus import captions_apart
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
@@ -44,6 +46,40 @@ def test_json_has_the_published_shape():
         six = [recalls[way][name] for way in ("image_to_text", "text_to_image") for name in ("r1", "r5", "r10")]
         assert recalls["mean_recall"] == pytest.approx(np.mean(six))
     assert found["languages"]["zh"]["chance"]["text_to_image"]["r1"] == pytest.approx(100 / 12)
+
+
+def test_published_protocol_by_hand(capsys):
+    """Text 1 stands at pictures 0 and 1: merged it is right for both, published it is two texts of one picture each."""
+    of = Pairs([{"zh": ["0", "1"]}, {"zh": ["1", "2"]}, {"zh": ["3"]}])
+    scores = torch.tensor([[0.9, 0.5, 0.3, 0.1], [0.1, 0.8, 0.2, 0.4], [0.2, 0.1, 0.9, 0.6]])  # [picture, text]
+    system = DualStub(Table(scores))
+    merged, published = run(system, of), run(system, of, protocol="published")
+    assert (merged.json["protocol"], merged.json["texts"]) == ("merged", 4)
+    assert (published.json["protocol"], published.json["texts"]) == ("published", 5)
+    ranks = merged.ranks["zh"]["first"]
+    assert ranks["text_to_image"].tolist() == [0, 0, 2, 0]
+    assert ranks["image_to_text"].tolist() == [0, 0, 1]
+    ranks = published.ranks["zh"]["first"]
+    assert ranks["text_to_image"].tolist() == [0, 1, 0, 2, 0]
+    assert ranks["image_to_text"].tolist() == [0, 1, 1]  # the other picture's equal text stands before picture 1's own
+    recalls = published.json["languages"]["zh"]
+    assert recalls["first"]["text_to_image"]["r1"] == pytest.approx(60)
+    assert recalls["first"]["image_to_text"]["r1"] == pytest.approx(100 / 3)
+    assert recalls["chance"]["text_to_image"]["r1"] == pytest.approx(100 / 3)
+    print_measured(published.json)
+    assert "each right for its own picture" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="protocol must be one of merged, published, not 'karpathy'"):
+        run(system, of, protocol="karpathy")
+
+
+def test_published_protocol_of_a_picture_in_two_rows():
+    of = Pairs([{"zh": ["0"], "en": ["5"]}, {"zh": ["0", "1"]}, {"zh": ["1"]}], image_ids=[7, 7, 8])
+    gallery = captions_apart(of, "zh")
+    assert gallery.rows == [0, 2]
+    places = [(text.text, text.row, text.place) for text in gallery.texts]
+    assert places == [("0", 0, 0), ("0", 1, 0), ("1", 1, 1), ("1", 2, 0)]
+    assert [gallery.relevance.images_of(k).tolist() for k in range(4)] == [[0], [0], [0], [1]]
+    assert [text.text for text in captions_apart(of, None, limit=1).texts] == ["0", "5", "0", "1"]
 
 
 def test_first_stage_against_a_slow_ranking():

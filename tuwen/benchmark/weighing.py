@@ -17,9 +17,9 @@ from tuwen.data.corpus import Corpus, Relevance
 from tuwen.predictor import Predictor
 from tuwen.similarity.final import QUERIES, WEIGHTS, chosen_weight, weight_name
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import encode_captions, encode_pictures, measured
+from tuwen.tasks.encoding import encode_captions, encode_pictures, measured, pictures_of
 from tuwen.tasks.metrics import DIRECTIONS
-from tuwen.tasks.retrieval import TOP_K, Side, pictures_of
+from tuwen.tasks.retrieval import TOP_K, Side
 
 PICTURES = 1000  # most of the gallery
 ASKED = 200  # most queries of a language and direction

@@ -13,6 +13,8 @@ EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
   tuwen eval runs/r2d2 --corpus data/photos --task matching --split val --json
   tuwen eval runs/wukong --corpus data/caltech101 --task zero_shot --classes names.json
+  tuwen eval runs/wukong --corpus imagenet:downloads/imagenet --split val --task zero_shot --classes imagenet
+  tuwen eval runs/r2d2 --corpus data/photos --task retrieval --protocol published
   tuwen eval runs/r2d2 --corpus data/photos --fit-score val
   tuwen eval runs/albef-vqa --corpus data/photos --predictions answers.json
   tuwen eval runs/unix2 --corpus data/photos --task captioning --languages zh
@@ -45,10 +47,17 @@ def add_to(commands) -> None:
     command.add_argument("--limit", metavar="N", type=positive, help="at most so many pictures")
     command.add_argument("--top-k", metavar="K", type=positive, help="candidates a query that are re-ranked")
     command.add_argument(
+        "--protocol",
+        choices=("merged", "published"),
+        help="of --task retrieval: equal texts are one, right for all their pictures (default), or as papers count, "
+        "each text apart and right for its own picture alone",
+    )
+    command.add_argument(
         "--classes",
         metavar="FILE",
         type=Path,
-        help="names and prompts of classes for --task zero_shot (zeroshot.json), or of findings for --task findings",
+        help="names and prompts of classes for --task zero_shot (zeroshot.json), or imagenet: its 1,000 names and 80 "
+        "prompts in English and Chinese; of findings for --task findings",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -70,6 +79,10 @@ def run(args) -> None:
         if args.task not in ("retrieval", None):
             args.parser.error(f"--top-k has no meaning for --task {args.task}")
         options["top_k"] = args.top_k
+    if args.protocol:
+        if args.task != "retrieval":
+            args.parser.error(f"--protocol has no meaning for --task {args.task}")
+        options["protocol"] = args.protocol
     if args.classes:
         if args.task not in ("zero_shot", "findings"):
             args.parser.error(f"--classes has no meaning for --task {args.task}")

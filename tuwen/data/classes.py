@@ -14,6 +14,7 @@ from tuwen.data.corpus import Corpus, Record
 from tuwen.errors import UserError, quoted, reason_of
 
 FILE = "zeroshot.json"
+SETS = Path(__file__).parent / "class_sets"  # names and prompts that come with tuwen, each with its source
 PROMPTS = {
     "en": ("{c}", "a photo of a {c}.", "a picture of the {c}."),
     "zh": ("{c}", "{c}的照片。", "一张{c}的图片。"),
@@ -59,12 +60,19 @@ class Classes:
         }
 
 
+def class_sets() -> list[str]:
+    """Names of the class sets that come with tuwen."""
+    return sorted(path.stem for path in SETS.glob("*.json"))
+
+
 def classes_of(corpus: Corpus, file: str | Path | None = None) -> Classes:
     """The classes of a corpus's rows, by their column "cls": a number, a name, names by language, or null for none.
 
     file: names and prompts as `{"classnames": {"en": [...], "zh": [...]}, "templates": {"en": ["a photo of a {c}."]}}`
-    (the form of CLIP_benchmark); None: what the corpus itself says of its classes (`Corpus.class_names`, the
-    zeroshot.json beside its table), else the rows' own texts, where the rows of a class agree on one.
+    (the form of CLIP_benchmark), or one of `class_sets`; None: what the corpus itself says of its classes
+    (`Corpus.class_names`, the zeroshot.json beside its table), else the rows' own texts, where the rows of a class
+    agree on one. A file's "folders", one a class, name classes too; where rows have a column "class" of such folders,
+    it tells their class, since "cls" is a number among the folders that are there.
 
     Raises:
         UserError: no class anywhere, one that is none of the file's, or a file that is not of that form.
@@ -73,10 +81,13 @@ def classes_of(corpus: Corpus, file: str | Path | None = None) -> Classes:
     keys = [_key(corpus, record) for record in records]
     if all(key is None for key in keys):
         raise UserError(f'corpus {corpus.name}: its rows have no column "cls" that names their class; add one')
-    file = Path(file) if file is not None else corpus.zero_shot
+    file = _set_or_file(file) if file is not None else corpus.zero_shot
     if file is not None:
-        names, prompts = _read(file)
-        return Classes(names, prompts, _numbered(keys, names, str(file)))
+        names, prompts, folders = _read(file)
+        shown = [record.columns.get("class") for record in records]
+        if not set(folders).isdisjoint(name for name in shown if isinstance(name, str)):
+            keys = [key if name is None else str(name) for name, key in zip(shown, keys, strict=True)]
+        return Classes(names, prompts, _numbered(keys, {**names, "folders": folders}, str(file)))
     if corpus.class_names:
         return Classes(corpus.class_names, {}, _numbered(keys, corpus.class_names, f"corpus {corpus.name}"))
     return _by_own_texts(records, keys)
@@ -147,11 +158,25 @@ def _by_own_texts(records: Sequence[Record], keys: Sequence[Hashable]) -> Classe
     return Classes(names, {}, np.array(labels, dtype=np.int64))
 
 
-def _read(file: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Class names and prompts by language, checked."""
+def _set_or_file(file: str | Path) -> Path:
+    """A file, or where there is none of that name the class set that is called so.
+
+    Raises:
+        UserError: neither.
+    """
+    path = Path(file)
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return path
+    if str(file) not in class_sets():
+        raise UserError(f"{quoted(str(file))}: neither a file of classes nor a set of {', '.join(class_sets())}")
+    return SETS / f"{file}.json"
+
+
+def _read(file: Path) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
+    """Class names and prompts by language, and the classes' folders where the file has them, checked."""
     try:
         content = json.loads(file.read_text("utf-8"))
-        names, prompts = content["classnames"], content.get("templates", {})
+        names, prompts, folders = content["classnames"], content.get("templates", {}), content.get("folders", [])
     except OSError as error:
         raise UserError(f"{file}: cannot be read as classes: {reason_of(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -165,9 +190,13 @@ def _read(file: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
             raise UserError(f"{file}: {where} must be lists of texts by language")
     if len({len(known) for known in names.values()}) != 1:
         raise UserError(f"{file}: classnames must have as many names in every language")
+    count = len(next(iter(names.values())))
+    texts = isinstance(folders, list) and all(isinstance(folder, str) for folder in folders)
+    if folders and not (texts and len(folders) == count):
+        raise UserError(f"{file}: folders must be a list of {count} names, one a class")
     for language, texts in prompts.items():
         prompts[language] = [prompt.replace("{}", "{c}") for prompt in texts]
         bad = next((prompt for prompt in prompts[language] if "{c}" not in prompt), None)
         if bad is not None:
             raise UserError(f"{file}: template {quoted(bad)} has no {{c}} for the class's name")
-    return names, prompts
+    return names, prompts, folders

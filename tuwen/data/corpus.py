@@ -240,6 +240,22 @@ class Gallery:
     relevance: Relevance
 
 
+def captions_apart(corpus: Corpus, language: str | None = None, limit: int | None = None) -> Gallery:
+    """The gallery as published results count it: every text of every row stands for itself, equal ones too, and is
+    right for the picture of its own row alone, whatever else the corpus knows. The pictures are those of `gallery`.
+    """
+    rows = corpus.gallery(language, limit).rows
+    place = {corpus.record(row).image_id: position for position, row in enumerate(rows)}
+    captions, right = [], []
+    for row in range(len(corpus)):
+        record = corpus.record(row)
+        for number, (spoken, text) in enumerate(languages_and_texts(record)):
+            if record.image_id in place and spoken == (language or spoken):
+                captions.append(Caption(text, spoken, text_id(text), row, number))
+                right.append([place[record.image_id]])
+    return Gallery(corpus, rows, captions, Relevance.of(len(rows), right))
+
+
 def languages_and_texts(record: Record) -> Iterator[tuple[str, str]]:
     """(language, text) of a record in a fixed order."""
     return ((language, text) for language, texts in record.texts.items() for text in texts)

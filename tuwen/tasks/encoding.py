@@ -184,6 +184,16 @@ def restricted(gallery: Gallery, rows: np.ndarray) -> Relevance:
     return Relevance.of(len(rows), [np.sort(images[images >= 0]).tolist() for images in relevant])
 
 
+def pictures_of(gallery: Gallery, pictures: EncodedPictures) -> tuple[Encoded, Relevance, np.ndarray]:
+    """The readable pictures of a gallery in its order, the truth over them, and their corpus rows."""
+    place = {int(row): position for position, row in enumerate(pictures.rows)}
+    rows = np.array([row for row in gallery.rows if row in place], dtype=np.int64)
+    positions = torch.tensor([place[row] for row in rows.tolist()], dtype=torch.int64)
+    whole = len(positions) == len(pictures.rows) and bool((positions == torch.arange(len(positions))).all())
+    images = pictures.encoded if whole else pictures.encoded.select(positions)
+    return images, restricted(gallery, rows), rows
+
+
 def measured(predictor: Predictor, corpus: Corpus, languages: Sequence[str] | None) -> list[str]:
     """The languages to measure: those asked for, or else all of the corpus that the run knows.
 

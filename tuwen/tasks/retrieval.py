@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from tuwen.data.batch import Batch
-from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
-from tuwen.errors import UserError
+from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, captions_apart
+from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.progress import track
 from tuwen.systems.system import Head, Losses, Progress, System
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, restricted
+from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, pictures_of
 from tuwen.tasks.marks import Marks, tell_ranks
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 from tuwen.tasks.task import Task
@@ -30,6 +30,7 @@ from tuwen.tasks.task import Task
 FILLER = -100.0  # score of what was not re-ranked
 TOP_K = 64
 WATCHED = 1000  # pictures that a validation during training looks at
+PROTOCOLS = ("merged", "published")  # equal texts are one, or stand apart
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def retrieve(
     shown: int = 0,
     marks: Marks | None = None,
     budget: int = metrics.BUDGET,
+    protocol: str = "merged",
 ) -> Retrieval:
     """Recall at 1, 5, 10 per language, by the first stage and re-ranked where the system can match.
 
@@ -232,16 +234,19 @@ def retrieve(
     "image_to_text", "text_to_image"; mean recall is the mean of their recalls (three for MUGE, text to image alone).
     rerank: no spares the matching where there is a first stage. samples: texts a language whose best five pictures are
     kept. shown: best items of every query that are kept. marks: where queries' gains are told. budget: scores at once.
+    protocol: "merged": equal texts are one, right for all their pictures; "published": every text stands for itself,
+    right for its own row's picture alone.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
             score nor match.
     """
     began = time.monotonic()
-    _check(top_k, directions)
-    galleries = {language: corpus.gallery(language, limit) for language in measured(predictor, corpus, languages)}
+    _check(top_k, directions, protocol)
+    gallery_of = captions_apart if protocol == "published" else Corpus.gallery
+    galleries = {language: gallery_of(corpus, language, limit) for language in measured(predictor, corpus, languages)}
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
-    out: dict = {"languages": {}}
+    out: dict = {"protocol": protocol, "languages": {}}
     ranks, answers, asked, seconds, queries = {}, [], {}, 0.0, 0
     with predictor.evaluating():
         pictures = encode_pictures(predictor, corpus, rows, batch_size)
@@ -284,21 +289,13 @@ def best_pictures(
             yield from zip(texts[start:stop], pictures.rows[best.numpy()].tolist(), strict=True)
 
 
-def _check(top_k: int, directions: Sequence[str]) -> None:
+def _check(top_k: int, directions: Sequence[str], protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {quoted(protocol, 80)}")
     if not directions or set(directions) - set(DIRECTIONS):
         raise UserError(f"directions must be among {', '.join(DIRECTIONS)}, not {directions!r}")
     if top_k < 1:
         raise UserError(f"top_k is {top_k}; give at least 1")
-
-
-def pictures_of(gallery: Gallery, pictures: EncodedPictures) -> tuple[Encoded, Relevance, np.ndarray]:
-    """The readable pictures of a gallery in its order, the truth over them, and their corpus rows."""
-    place = {int(row): position for position, row in enumerate(pictures.rows)}
-    rows = np.array([row for row in gallery.rows if row in place], dtype=np.int64)
-    positions = torch.tensor([place[row] for row in rows.tolist()], dtype=torch.int64)
-    whole = len(positions) == len(pictures.rows) and bool((positions == torch.arange(len(positions))).all())
-    images = pictures.encoded if whole else pictures.encoded.select(positions)
-    return images, restricted(gallery, rows), rows
 
 
 def _summary(ranks: dict[str, dict[str, np.ndarray]], truths: dict[str, Relevance], directions) -> dict:
@@ -396,4 +393,5 @@ class ImageTextRetrieval(Task):
                     ways = [stages[stage].get(way, {}) for way in ("image_to_text", "text_to_image")]
                     recalls = [f"{way[cut]:.1f}" if cut in way else "-" for way in ways for cut in cuts]
                     rows.append((language, stage, *recalls, f"{stages[stage]['mean_recall']:.1f}"))
-        return f"{measured['images']} images, {measured['texts']} texts, recall in percent", head, rows
+        apart = ", each right for its own picture alone" if measured["protocol"] == "published" else ""
+        return f"{measured['images']} images, {measured['texts']} texts{apart}, recall in percent", head, rows
