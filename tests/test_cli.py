@@ -193,6 +193,18 @@ def test_training_leaves_a_run_that_eval_measures(run, capsys):
     assert "i2t R@10" in table
 
 
+def test_eval_counts_the_texts_it_leaves_out(run, tmp_path, capsys):
+    texts = [["a red bird", "2024"], ["two cats", "😀"], ["a dog"], ["красная птица"]]
+    for n, given in enumerate(texts):
+        Image.new("RGB", (40, 40), (60 * n, 0, 0)).save(tmp_path / f"{n}.png")
+        line = json.dumps({"id": str(n), "image": f"{n}.png", "texts": given, "split": "test"}, ensure_ascii=False)
+        (tmp_path / "pairs.jsonl").open("a").write(line + "\n")
+    assert cli.main(["eval", str(run), "--corpus", str(tmp_path), "--task", "retrieval"]) == 0
+    table = " ".join(capsys.readouterr().out.split())
+    assert "3 texts, recall in percent" in table
+    assert "not measured: 3 texts in und, unknown to the run" in table
+
+
 def test_eval_says_what_is_wrong(run, tmp_path, capsys):
     for arguments, said in (
         ([str(tmp_path), "--corpus", "scenes", "--task", "retrieval"], "config.yaml"),

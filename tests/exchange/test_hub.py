@@ -62,9 +62,8 @@ def hub(folder: Path, name: str):
 
 
 def entry(file: Path) -> dict:
-    return {
-        "type": "file", "path": file.name, "size": file.stat().st_size, "oid": hashlib.sha1(file.read_bytes()).hexdigest()
-    }  # fmt: skip
+    digest = hashlib.sha1(file.read_bytes()).hexdigest()
+    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": digest}
 
 
 def imported(folder: Path, place: Path, endpoint: str) -> tuple[int, str]:

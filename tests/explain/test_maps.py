@@ -108,8 +108,10 @@ def test_what_cannot_be_explained_is_told(tokenizer):
     with pytest.raises(UserError, match="looks at no places"):
         explain(asked, picture(), "red", how="attention")
     clip = model(build("clip"), tokenizer, 32)
-    with pytest.raises(UserError, match="cannot explain"):
-        explain(clip, torch.zeros(3, 32, 32, dtype=torch.uint8), "red")
+    able_by = {None: "albef, blip, r2d2", "regions": "mvptr, slan", "tokens": "bagformer, tokenflow, wukong"}
+    for how, able in able_by.items():
+        with pytest.raises(UserError, match=rf"clip cannot explain.*; {able} can$"):
+            explain(clip, torch.zeros(3, 32, 32, dtype=torch.uint8), "red", how=how)
 
 
 @pytest.mark.parametrize("name", ["albef", "r2d2"])

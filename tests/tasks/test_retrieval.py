@@ -72,6 +72,17 @@ def test_published_protocol_by_hand(capsys):
         run(system, of, protocol="karpathy")
 
 
+def test_a_language_without_a_text_does_not_fail_the_others():
+    of = Pairs([{"en": ["0"]}, {"en": ["1"], "zh": ["1"]}])
+    system = DualStub(Table(torch.eye(2)))
+    found = run(system, of, limit=1).json  # the first picture has no Chinese text
+    assert list(found["languages"]) == ["en"]
+    assert found["note"] == "not measured: no text in zh"
+    assert list(run(system, of).json["languages"]) == ["en", "zh"]
+    with pytest.raises(UserError, match="no text in 'zh' to search by"):
+        run(system, of, limit=1, languages=["zh"])
+
+
 def test_published_protocol_of_a_picture_in_two_rows():
     of = Pairs([{"zh": ["0"], "en": ["5"]}, {"zh": ["0", "1"]}, {"zh": ["1"]}], image_ids=[7, 7, 8])
     gallery = captions_apart(of, "zh")

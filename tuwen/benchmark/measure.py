@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import tuwen
 from tuwen import tasks
 from tuwen.benchmark.predictions import check_predictions, write_predictions
-from tuwen.data.corpus import Corpus
+from tuwen.data.corpus import Corpus, languages_and_texts
 from tuwen.data.images import encode_jpeg, shrink
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.private import hides, own_only
@@ -246,7 +247,8 @@ def measure_task(
             return about | {"unmeasured": str(error)}
     unknown = [language for language in rows.languages if language not in model.languages]
     if unknown and not options.get("languages") and task != "zero_shot":  # that is in the languages of its class names
-        what = f"not measured: texts in {', '.join(unknown)}, which the run was not trained on"
+        counts = Counter(name for row in range(len(rows)) for name, _ in languages_and_texts(rows.record(row)))
+        what = f"not measured: {', '.join(f'{counts[name]:,} texts in {name}' for name in unknown)}, unknown to the run"
         measured["note"] = "\n".join(filter(None, (measured.get("note"), what)))
     return measured
 

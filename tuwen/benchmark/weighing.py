@@ -17,7 +17,7 @@ from tuwen.data.corpus import Corpus, Relevance
 from tuwen.predictor import Predictor
 from tuwen.similarity.final import QUERIES, WEIGHTS, chosen_weight, weight_name
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import encode_captions, encode_pictures, measured, pictures_of
+from tuwen.tasks.encoding import encode_captions, encode_pictures, galleries_of, pictures_of
 from tuwen.tasks.metrics import DIRECTIONS
 from tuwen.tasks.retrieval import TOP_K, Side
 
@@ -66,7 +66,7 @@ def weigh(
     """
     if not predictor.system.matches():
         return Weighed(0.0, "it has no cross encoder")
-    galleries = {language: corpus.gallery(language, limit) for language in measured(predictor, corpus, languages)}
+    galleries = galleries_of(predictor, corpus, languages, limit)
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     hits, shares, groups, seconds = [], [], [], 0.0
     with predictor.evaluating():

@@ -34,7 +34,8 @@ CLICKS = """\
   tuwen data clicks log.csv --out pairs.jsonl --floor 10 --least 0.2
   tuwen data clicks scenes:clicks=true,noise=0.5 --out data/clicked --share 0.5"""
 SHOW = """\
-  tuwen data show data/photos --out photos.html"""
+  tuwen data show data/photos --out photos.html
+  tuwen data show data/photos --split test --all --count 100 --out photos.html"""
 
 
 def add_to(commands):
@@ -129,8 +130,10 @@ def _add_show(actions) -> None:
     show.add_argument("corpus", metavar="DIR", help=CORPUS)
     add_columns(show)
     show.add_argument("--out", metavar="FILE", type=Path, default=Path("contact_sheet.html"), help="page to write")
-    show.add_argument("--split", default="train", help="split to show (default train)")
+    show.add_argument("--split", help="split to show (default train, or the first there is)")
     show.add_argument("--count", metavar="N", type=positive, default=48, help="pictures to show (default 48)")
+    everything = "show every row in order, --count a page: FILE, and -2, -3, ... before its ending"
+    show.add_argument("--all", action="store_true", help=everything)
 
 
 def run_list(args) -> None:
@@ -309,7 +312,12 @@ def run_clicks(args) -> None:
 
 
 def run_show(args) -> None:
-    from tuwen.data.curate.show import contact_sheet
-    from tuwen.data.open import open_corpus
+    from tuwen.data.curate.show import contact_sheet, contact_sheets
+    from tuwen.data.open import open_corpus, splits_of
 
-    print_line(str(contact_sheet(open_corpus(args.corpus, args.split, "skip"), args.out, args.count)))
+    there = splits_of(args.corpus)
+    split = args.split or ("train" if "train" in there or not there else there[0])
+    corpus = open_corpus(args.corpus, split, "skip")
+    pages = contact_sheets(corpus, args.out, args.count) if args.all else [contact_sheet(corpus, args.out, args.count)]
+    for page in pages:
+        print_line(str(page))

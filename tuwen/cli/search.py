@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def _add_search(commands) -> None:
     help = "how many of the first stage are re-ranked (default 64); 0: first stage alone"
     search.add_argument("--candidates", metavar="K", type=whole, default=64, help=help)
     search.add_argument("--budget-ms", metavar="MS", type=positive, help="stop re-ranking when this time is up")
-    where = "metadata: name=value, name=a|b (one of them), name=5..10, 5.. or ..10 (numbers, and dates as 2024-05-31)"
+    where = "metadata: name=value, name=a|b (one of them; a value's own | is written \\|), name=5..10, 5.. or ..10 "
+    where += "(numbers, and dates as 2024-05-31)"
     search.add_argument("--where", metavar="NAME=VALUE", nargs="+", default=[], help=where)
     add_opening(search)
     search.add_argument("--json", action="store_true", help="print one JSON object")
@@ -376,7 +378,8 @@ def parse_where(words: list[str], columns: dict[str, str]) -> dict[str, Any]:
             ends = zip(("min", "max"), value.split("..", 1), strict=True)
             filters[name] = {end: _parse(word, kind, bound) for end, bound in ends if bound}
         else:
-            filters[name] = [_parse(word, kind, part) for part in value.split("|")]
+            parts = re.split(r"(?<!\\)\|", value)  # a value's own sign is written \|
+            filters[name] = [_parse(word, kind, part.replace(r"\|", "|")) for part in parts]
     return filters
 
 

@@ -92,8 +92,10 @@ def explain(
     if chosen not in can and chosen is not None:
         raise UserError(f"no explanation by {chosen!r}; there are {', '.join(can)}")
     if chosen is None or not can[chosen]:
-        why = {"tokens": "it has no tokens to match", "regions": "it locates nothing"}
-        raise system.lacks("explain", why.get(chosen or "", "it looks at no places"))
+        why = {"tokens": "it has no tokens to match", "regions": "it locates nothing"}.get(chosen or "")
+        needed = dict(zip(HOW, ("flow", "locate", "match_heat"), strict=True))
+        way = f"explain by {chosen}" if chosen else "explain"
+        raise system.lacks(way, why or "it looks at no places", needed[chosen or "attention"])
     whole, pictures, texts, words = _inputs(predictor, image, text, language)
     if chosen == "regions":
         words = _pieces(predictor, text, "phrase") or words

@@ -321,8 +321,7 @@ class System(nn.Module):
         raise self.lacks("match", "it has no cross encoder")
 
     def rerank(self, match: Tensor, first: Tensor) -> Tensor:
-        """[N] the paper's own final score, of match log-odds [N, H] and first-stage scores [N]; by default the mean
-        log-odds. Used where `model.score` is "published"."""
+        """[N] the paper's own score (`model.score=published`) of log-odds [N, H] and first-stage scores; the mean."""
         return match.float().mean(-1)
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
@@ -393,7 +392,8 @@ class System(nn.Module):
         names = ("encode_images", "encode_texts", "match", "fuse", "generate", "likelihood", "locate", "flow", "adapt")
         return tuple(name for name in names if cls.can(name))
 
-    def lacks(self, capability: str, why: str) -> UserError:
-        """The error of asking for a capability this system does not have."""
-        name = type(self).__module__.rpartition(".")[2]
-        return UserError(f"system {name} cannot {capability}: {why}; `tuwen systems` lists what each can do")
+    def lacks(self, asked: str, why: str, capability: str = "") -> UserError:
+        """The error of asking for what this system does not have (`systems.refusal`)."""
+        from tuwen.systems import refusal  # which imports this file
+
+        return refusal(type(self), asked, why, capability or asked)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tuwen.data.batch import Images, blank_images, places_of
-from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, languages_and_texts
+from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, captions_apart, languages_and_texts
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
@@ -192,6 +192,28 @@ def pictures_of(gallery: Gallery, pictures: EncodedPictures) -> tuple[Encoded, R
     whole = len(positions) == len(pictures.rows) and bool((positions == torch.arange(len(positions))).all())
     images = pictures.encoded if whole else pictures.encoded.select(positions)
     return images, restricted(gallery, rows), rows
+
+
+def galleries_of(
+    predictor: Predictor,
+    corpus: Corpus,
+    languages: Sequence[str] | None,
+    limit: int | None = None,
+    apart: bool = False,
+) -> dict[str, Gallery]:
+    """The gallery of each language to measure; one without a text is left out, unless it was asked for by name.
+
+    limit: at most so many pictures. apart: equal texts stand apart (`captions_apart`).
+
+    Raises:
+        UserError: as `measured`, or no text in a language that was asked for, or in any.
+    """
+    gallery_of = captions_apart if apart else Corpus.gallery
+    galleries = {language: gallery_of(corpus, language, limit) for language in measured(predictor, corpus, languages)}
+    silent = [language for language, gallery in galleries.items() if not gallery.texts]
+    if silent and (languages or len(silent) == len(galleries)):
+        raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {silent[0]!r} to search by")
+    return {language: gallery for language, gallery in galleries.items() if language not in silent}
 
 
 def measured(predictor: Predictor, corpus: Corpus, languages: Sequence[str] | None) -> list[str]:

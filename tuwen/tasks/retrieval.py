@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from tuwen.data.batch import Batch
-from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance, captions_apart
+from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
 from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.progress import track
 from tuwen.systems.system import Head, Losses, Progress, System
 from tuwen.tasks import metrics
-from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, measured, pictures_of
+from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, galleries_of, measured, pictures_of
 from tuwen.tasks.marks import Marks, tell_ranks
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
 from tuwen.tasks.task import Task
@@ -243,16 +243,13 @@ def retrieve(
     """
     began = time.monotonic()
     _check(top_k, directions, protocol)
-    gallery_of = captions_apart if protocol == "published" else Corpus.gallery
-    galleries = {language: gallery_of(corpus, language, limit) for language in measured(predictor, corpus, languages)}
+    galleries = galleries_of(predictor, corpus, languages, limit, apart=protocol == "published")
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     out: dict = {"protocol": protocol, "languages": {}}
     ranks, answers, asked, seconds, queries = {}, [], {}, 0.0, 0
     with predictor.evaluating():
         pictures = encode_pictures(predictor, corpus, rows, batch_size)
         for language, gallery in galleries.items():
-            if not gallery.texts:
-                raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {language!r} to search by")
             texts = encode_captions(predictor, gallery.texts, batch_size)
             images, truth, rows_shown = pictures_of(gallery, pictures)
             how = top_k, batch_size, budget, rerank, shown
@@ -271,6 +268,8 @@ def retrieve(
     out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
     out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
     about = _described(out, predictor, corpus, pictures, top_k)
+    if silent := [language for language in measured(predictor, corpus, languages) if language not in galleries]:
+        about["note"] = "\n".join(filter(None, (about.get("note"), f"not measured: no text in {', '.join(silent)}")))
     if rerank and predictor.system.matches():
         about["second_stage"] = {**predictor.score_rule(), "ms_a_query": round(1000 * seconds / max(1, queries), 3)}
     return Retrieval(about, ranks, answers, asked)

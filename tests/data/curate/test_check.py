@@ -164,6 +164,16 @@ def test_contact_sheet_draws_by_seed(folder):
         contact_sheet(corpus, folder)
 
 
+def test_what_programs_write_for_no_text_is_remarked_on(folder):
+    texts = ["nan", "NULL", "N/A", "#VALUE!", "naan bread", "null island"]
+    findings = check(write(folder, *(row(n, texts={"en": [text]}) for n, text in enumerate(texts))), quiet=True)
+    assert findings.faults == []
+    remarks = [remark for remark in findings.remarks if remark.reason == "placeholder text"]
+    assert [remark.row for remark in remarks] == [0, 1, 2, 3]
+    said = "pairs.jsonl:2: 'NULL' for a text, as programs write an empty cell; write one, or take it out"
+    assert remarks[1].message.endswith(said)
+
+
 def test_pictures_of_rare_endings_are_named(tmp_path):
     for place, name in enumerate(("a.jpg", "b.jpe", "c")):
         Image.new("RGB", (80, 80), (90 * place, 9, 200)).save(tmp_path / name, "JPEG")

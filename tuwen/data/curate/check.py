@@ -30,7 +30,7 @@ KINDS = (
     *("leak", "duplicate picture", "similar picture", "similar picture in another split"),
     *("picture in another corpus", "similar picture in another corpus", "similar text", "other language"),
     *("truncated text", "small picture", "extreme picture", "grey picture", "empty picture"),
-    "rare ending",
+    *("rare ending", "placeholder text"),
 )  # what may be found of rows that can be used
 SHOWN = 30  # faults printed; the JSON has them all
 LEAK = "its picture is in split {split} too ({place}); keep it in one split"

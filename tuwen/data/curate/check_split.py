@@ -13,7 +13,7 @@ from torch import Tensor
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpora.scripts import is_blank
 from tuwen.data.corpus import BrokenImage, Corpus, Record, all_texts, languages_and_texts, normalise, text_id
-from tuwen.data.curate.quality import LanguageCheck, QualityLimits, flatness, is_grey, perceptual_hash
+from tuwen.data.curate.quality import LanguageCheck, QualityLimits, flatness, is_grey, is_placeholder, perceptual_hash
 from tuwen.data.private import hides
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
@@ -146,6 +146,10 @@ class SplitReader:
         self._texts[text_id(text)] += 1
         self._characters.append(len(normalise(text)))
         self.texts_at.setdefault(text, row)
+        if is_placeholder(text):
+            what = f"{one_line(text, 20)!r} for a text, as programs write an empty cell; write one, or take it out"
+            yield self.finding(row, "placeholder text", what, text)
+            return
         other = self._language.doubt(text, language, self.limits.unsure)
         if other:
             what = f"said to be {language}, looks like {other}: {one_line(text, 80)}"

@@ -14,6 +14,8 @@ from tuwen.data.images import resize, to_pillow
 
 # beside those a corpus declares: the languages a text is taken for
 COMMON = ("en", "zh", "ja", "ko", "fr", "de", "es", "pt", "it", "ru", "ar", "nl", "cs", "pl", "tr", "vi", "th")
+# what programs write where a cell has no text
+PLACEHOLDERS = ("nan", "null", "none", "nil", "n/a", "#n/a", "<na>", "undefined", "#value!", "#ref!", "#name?")
 _LOOKED_AT = 64  # pixels a side at which colours are counted
 _SHINGLE = 3  # characters; of Chinese about two words
 _HASHES = 64
@@ -36,6 +38,11 @@ class QualityLimits:
     distance: int = 4
     likeness: float = 0.8
     unsure: float = 0.05
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a text is what a program writes for none, as "nan" and "NULL"."""
+    return normalise(text).casefold() in PLACEHOLDERS
 
 
 def is_grey(image: Tensor) -> bool:

@@ -4,20 +4,24 @@ import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from tuwen.data import draws
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import encode_jpeg, resize
 from tuwen.data.private import hides
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.outputs import PAGE_MARK, check_free
 
 _SIDE = 224  # pixels of a thumbnail's longer side
+_CELL = 120  # characters of a column's value
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, "Noto Sans CJK SC", sans-serif; margin: 2em auto; max-width: 84em; padding: 0 1em;
   background: #fafafa; color: #222 }
+nav { margin: 0 0 1.5em; text-align: center }
 h1 { font-size: 1.4em; margin: 0 } header p { color: #666; margin: .3em 0 1.5em }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(15em, 1fr)); gap: 1em }
 figure { margin: 0; padding: .7em; background: #fff; border: 1px solid #ddd; border-radius: 6px;
@@ -39,13 +43,43 @@ def contact_sheet(corpus: Corpus, out: str | Path, count: int = 48, seed: int = 
     """
     rows = draws.generator("contact sheet", seed).permutation(len(corpus))[:count]
     figures = [_figure(corpus, int(row)) for row in sorted(rows)]
+    return write_sheet(out, *_heading(corpus, f"{len(rows)} of {len(corpus):,} rows"), figures)
+
+
+def contact_sheets(corpus: Corpus, out: str | Path, count: int = 48) -> list[Path]:
+    """Writes every row in order, `count` a page, as `out`, and -2, -3, ... before its ending; returns their paths.
+
+    Each page leads to the first, the last and those beside it.
+
+    Raises:
+        UserError: as `contact_sheet`.
+    """
+    starts, first = range(0, len(corpus), count), Path(out)
+    paths = [first if not k else first.with_stem(f"{first.stem}-{k + 1}") for k in range(len(starts))]
+    for place, start in enumerate(starts):
+        rows = range(start, min(start + count, len(corpus)))
+        title, summary = _heading(corpus, f"rows {start:,} to {rows[-1]:,} of {len(corpus):,}")
+        write_sheet(paths[place], title, summary, [_figure(corpus, row) for row in rows], _links(paths, place))
+    return paths
+
+
+def _heading(corpus: Corpus, rows: str) -> tuple[str, str]:
+    """Title and summary of a page."""
     spoken = ", ".join(corpus.languages) or "no texts"
-    summary = f"{len(rows)} of {len(corpus):,} rows · {spoken} · {corpus.notice}".rstrip(" ·")
-    return write_sheet(out, f"{corpus.name}, {corpus.split}", summary, figures)
+    return f"{corpus.name}, {corpus.split}", f"{rows} · {spoken} · {corpus.notice}".rstrip(" ·")
 
 
-def write_sheet(out: str | Path, title: str, summary: str, figures: Sequence[str]) -> Path:
-    """A page of figures, each HTML of its own; returns its path.
+def _links(paths: Sequence[Path], place: int) -> str:
+    """HTML that leads from one page to the others."""
+    shown = sorted({0, max(place - 1, 0), place, min(place + 1, len(paths) - 1), len(paths) - 1})
+    links = (
+        f"<b>{k + 1}</b>" if k == place else f'<a href="{escape(quote(paths[k].name))}">{k + 1}</a>' for k in shown
+    )
+    return f"<nav>{' · '.join(links)}</nav>" if len(paths) > 1 else ""
+
+
+def write_sheet(out: str | Path, title: str, summary: str, figures: Sequence[str], links: str = "") -> Path:
+    """A page of figures, each HTML of its own, with HTML that leads to other pages; returns its path.
 
     Raises:
         UserError: the page cannot be written.
@@ -54,10 +88,10 @@ def write_sheet(out: str | Path, title: str, summary: str, figures: Sequence[str
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head>
-<body><header><h1>{escape(title)}</h1><p>{escape(summary)}</p></header>
+<body><header><h1>{escape(title)}</h1><p>{escape(summary)}</p>{links}</header>
 <main>
 {body}
-</main></body></html>
+</main>{links}</body></html>
 """
     path = check_free(out, PAGE_MARK)
     try:
@@ -77,8 +111,17 @@ def _figure(corpus: Corpus, row: int) -> str:
         for language, several in record.texts.items()
         for text in several
     )
+    columns = "".join(
+        f'<p class="id"><b>{escape(one_line(name, 40))}</b> {escape(one_line(_cell(value), _CELL))}</p>'
+        for name, value in record.columns.items()
+        if value not in (None, "")
+    )
     label = f'<p class="id">{escape(one_line(record.id))} · row {row}</p>'
-    return f"<figure>{thumbnail(corpus, row)}<figcaption>{texts}{label}</figcaption></figure>"
+    return f"<figure>{thumbnail(corpus, row)}<figcaption>{texts}{columns}{label}</figcaption></figure>"
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else quoted(value, _CELL)
 
 
 def thumbnail(corpus: Corpus, row: int, side: int = _SIDE) -> str:

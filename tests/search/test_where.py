@@ -1,0 +1,33 @@
+"""`--where`: what is typed, and the filter it means."""
+
+import pytest
+
+from tuwen.cli.search import parse_where
+from tuwen.errors import UserError
+
+COLUMNS = {"brand": "text", "price": "number", "sale": "flag", "tags": "tags"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("brand=A", {"brand": ["A"]}),
+        ("brand=A|B", {"brand": ["A", "B"]}),
+        (r"brand=A\|B", {"brand": ["A|B"]}),
+        (r"brand=A\|B|C", {"brand": ["A|B", "C"]}),
+        (r"tags=\||x", {"tags": ["|", "x"]}),
+        (r"brand=C:\dir", {"brand": [r"C:\dir"]}),
+        ("price=20|30.5", {"price": [20, 30.5]}),
+        ("price=10..", {"price": {"min": 10}}),
+        ("sale=true|false", {"sale": [True, False]}),
+    ],
+)
+def test_what_is_typed_is_what_is_meant(typed, meant):
+    assert parse_where([typed], COLUMNS) == meant
+
+
+@pytest.mark.parametrize("typed", ["brand", "price=a|b", r"price=1\|2", "sale=1"])
+def test_what_cannot_be_meant_is_told_with_the_right_form(typed):
+    with pytest.raises(UserError, match=r"write|holds") as caught:
+        parse_where([typed], COLUMNS)
+    assert "\n" not in str(caught.value)
