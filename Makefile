@@ -12,7 +12,7 @@ setup: $(VENV)/.ok
 $(VENV)/.ok: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv==0.13.9
-	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install -q --compile-bytecode -p $(VENV) -r requirements.lock
+	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --compile-bytecode -p $(VENV) -r requirements.lock
 	$(BIN)/uv pip install -q -p $(VENV) --no-deps -e .
 	touch $@
 

@@ -189,6 +189,7 @@ class TestSplits:
 LINES = {
     "broken JSON": (b'{"id": "9", "image": ', "broken JSON at column 21: Expecting value"),
     "two objects": (b"{} {}", "broken JSON"),
+    "CR": (b"{}\r{}\r", "lines end in CR alone"),
     "a list": (b"[1]", "not a list"),
     "a number": (b"17", "not a number"),
     "NaN": (b'{"id": NaN}', "NaN"),

@@ -84,6 +84,21 @@ def test_batches_broken_pictures_and_rows_of_one_picture():
     assert list(limited["languages"]) == ["en"]
 
 
+def test_a_language_without_a_text_does_not_fail_the_others():
+    of = Pairs([{"en": ["zero"]}, {"en": ["one"], "zh": ["one"]}])
+    found = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), of, limit=1)
+    assert (list(found["languages"]), found["note"]) == (["en"], "not measured: no text in zh")
+    with pytest.raises(UserError, match="no text in 'zh' to measure by"):
+        evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), of, limit=1, languages=["zh"])
+    table = (*LANGUAGES, "de")
+    of = Pairs([{"en": ["1"], "zh": ["say 1"], "de": ["2", "3"]}])
+    translated = evaluate_translation(ready(Namer(), table, Speaking()), of)
+    assert set(translated["pairs"]) == {"en-zh", "zh-en"}
+    assert translated["note"] == "not measured, no parallel texts: en-de, zh-de, de-en, de-zh"
+    with pytest.raises(UserError, match="as many texts in en as in de, so none are translations"):
+        evaluate_translation(ready(Namer(), table, Speaking()), of, languages=["en", "de"])
+
+
 def test_draws_are_keyed_by_the_picture():
     system, how = Namer(), Generation("nucleus", seed=3)
     evaluate_captioning(

@@ -79,8 +79,14 @@ def test_a_language_without_a_text_does_not_fail_the_others():
     assert list(found["languages"]) == ["en"]
     assert found["note"] == "not measured: no text in zh"
     assert list(run(system, of).json["languages"]) == ["en", "zh"]
-    with pytest.raises(UserError, match="no text in 'zh' to search by"):
+    with pytest.raises(UserError, match="no text in 'zh' to measure by"):
         run(system, of, limit=1, languages=["zh"])
+
+
+def test_texts_of_no_told_language_are_told_how_to_name_it():
+    of = Pairs([{"und": ["0"]}, {"und": ["1"]}])
+    with pytest.raises(UserError, match=r'name the language, as "texts": \{"ru": \[\.\.\.\]\} or a column text_ru'):
+        run(DualStub(Table(torch.eye(2))), of, ("ru",))
 
 
 def test_published_protocol_of_a_picture_in_two_rows():

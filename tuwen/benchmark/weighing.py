@@ -66,7 +66,7 @@ def weigh(
     """
     if not predictor.system.matches():
         return Weighed(0.0, "it has no cross encoder")
-    galleries = galleries_of(predictor, corpus, languages, limit)
+    galleries, _ = galleries_of(predictor, corpus, languages, limit)
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     hits, shares, groups, seconds = [], [], [], 0.0
     with predictor.evaluating():

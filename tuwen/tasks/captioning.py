@@ -24,7 +24,7 @@ from tuwen.nn.sizes import CrossEncoderConfig
 from tuwen.objectives.next_word import next_word
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head, Losses, Needs, Progress, System
-from tuwen.tasks.encoding import measured, picture_states
+from tuwen.tasks.encoding import measured, picture_states, with_texts
 from tuwen.tasks.task import Task, TaskConfig
 from tuwen.tasks.text_metrics import caption_scores
 
@@ -59,6 +59,7 @@ def evaluate_captioning(
     began = time.monotonic()
     asked = measured(predictor, corpus, languages)
     rows, references = _references(corpus, asked, limit)
+    asked, note = with_texts(corpus, languages, {language: len(references[language]) for language in asked})
     how, broken = how or Generation(), Counter[str]()
     captions = _captions(predictor, head, corpus, rows, asked, how, broken, batch_size)
     return {
@@ -70,6 +71,7 @@ def evaluate_captioning(
         "images": len(rows) - sum(broken.values()),
         "method": how.method if how.method != "beam" else f"beam search, {how.beams} beams",
         "words": "small letters, no punctuation, Chinese and Japanese by character",
+        "note": note,
         "broken": dict(broken),
         "seconds": time.monotonic() - began,
     }

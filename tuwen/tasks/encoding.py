@@ -1,7 +1,7 @@
 """What tasks are built from: pictures and texts encoded once, the truth over them, the languages measured."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -200,20 +200,31 @@ def galleries_of(
     languages: Sequence[str] | None,
     limit: int | None = None,
     apart: bool = False,
-) -> dict[str, Gallery]:
-    """The gallery of each language to measure; one without a text is left out, unless it was asked for by name.
+) -> tuple[dict[str, Gallery], str]:
+    """The gallery of each language to measure, and a note on languages that are left out (`with_texts`).
 
     limit: at most so many pictures. apart: equal texts stand apart (`captions_apart`).
 
     Raises:
-        UserError: as `measured`, or no text in a language that was asked for, or in any.
+        UserError: as `measured` and `with_texts`.
     """
     gallery_of = captions_apart if apart else Corpus.gallery
     galleries = {language: gallery_of(corpus, language, limit) for language in measured(predictor, corpus, languages)}
-    silent = [language for language, gallery in galleries.items() if not gallery.texts]
-    if silent and (languages or len(silent) == len(galleries)):
-        raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {silent[0]!r} to search by")
-    return {language: gallery for language, gallery in galleries.items() if language not in silent}
+    spoken, note = with_texts(corpus, languages, {language: len(of.texts) for language, of in galleries.items()})
+    return {language: galleries[language] for language in spoken}, note
+
+
+def with_texts(corpus: Corpus, asked: Sequence[str] | None, texts: Mapping[str, int]) -> tuple[list[str], str]:
+    """The languages that have texts, and a note on those that have none. texts: how many, by language to measure.
+
+    Raises:
+        UserError: none in a language that was asked for by name, or in any.
+    """
+    silent = [language for language, count in texts.items() if not count]
+    if silent and (asked or len(silent) == len(texts)):
+        raise UserError(f"corpus {corpus.name}, split {corpus.split}: no text in {silent[0]!r} to measure by")
+    note = f"not measured: no text in {', '.join(silent)}" if silent else ""
+    return [language for language in texts if language not in silent], note
 
 
 def measured(predictor: Predictor, corpus: Corpus, languages: Sequence[str] | None) -> list[str]:

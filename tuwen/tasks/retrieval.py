@@ -243,7 +243,7 @@ def retrieve(
     """
     began = time.monotonic()
     _check(top_k, directions, protocol)
-    galleries = galleries_of(predictor, corpus, languages, limit, apart=protocol == "published")
+    galleries, note = galleries_of(predictor, corpus, languages, limit, apart=protocol == "published")
     rows = list(dict.fromkeys(row for gallery in galleries.values() for row in gallery.rows))
     out: dict = {"protocol": protocol, "languages": {}}
     ranks, answers, asked, seconds, queries = {}, [], {}, 0.0, 0
@@ -268,8 +268,8 @@ def retrieve(
     out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
     out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
     about = _described(out, predictor, corpus, pictures, top_k)
-    if silent := [language for language in measured(predictor, corpus, languages) if language not in galleries]:
-        about["note"] = "\n".join(filter(None, (about.get("note"), f"not measured: no text in {', '.join(silent)}")))
+    if note:
+        about["note"] = "\n".join(filter(None, (about.get("note"), note)))
     if rerank and predictor.system.matches():
         about["second_stage"] = {**predictor.score_rule(), "ms_a_query": round(1000 * seconds / max(1, queries), 3)}
     return Retrieval(about, ranks, answers, asked)

@@ -59,12 +59,19 @@ def evaluate_translation(
                 last = encoded.select(torch.tensor([len(readable) - 1]))
                 translator.add(made, encoded, before or last, [corpus.record(row) for row in readable])
                 before = last
+    lacking = [pair for pair in pairs if not made[pair]["source"]]
+    if lacking and (languages or len(lacking) == len(pairs)):
+        what = (
+            f"no row has as many texts in {lacking[0][0]} as in {lacking[0][1]}, so none are translations of each other"
+        )
+        raise UserError(f"corpus {corpus.name}, split {corpus.split}: {what}")
     return {
         "system": predictor.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "task": "translation",
-        "pairs": {"-".join(pair): _scored(corpus, pair, made[pair]) for pair in pairs},
+        "pairs": {"-".join(pair): _scored(pair, made[pair]) for pair in pairs if pair not in lacking},
+        "note": f"not measured, no parallel texts: {', '.join(map('-'.join, lacking))}" if lacking else "",
         "images": len(rows) - sum(broken.values()),
         "method": translator.how.method if translator.how.method != "beam" else f"beam, {translator.how.beams} beams",
         "broken": dict(broken),
@@ -118,12 +125,7 @@ def parallel(record: Record, source: str, target: str) -> Iterator[tuple[str, st
     yield from ((a, b) for a, b in zip(here, there, strict=True) if a.strip() and b.strip())
 
 
-def _scored(corpus: Corpus, pair: tuple[str, str], made: Mapping[str, list[str]]) -> dict:
-    if not made["source"]:
-        raise UserError(
-            f"corpus {corpus.name}, split {corpus.split}: no row has as many texts in {pair[0]} as in {pair[1]}, "
-            "so none are translations of each other"
-        )
+def _scored(pair: tuple[str, str], made: Mapping[str, list[str]]) -> dict:
     scores: dict = {name: translation_scores(made[name], made["reference"], pair[1]) for name in CONDITIONS}
     names = ("source", "reference", *CONDITIONS)
     shown = zip(*(made[name][:SAMPLES] for name in names), strict=True)

@@ -31,6 +31,8 @@ def parse(text: str, constants: bool = False) -> Any:
     except UnicodeEncodeError:
         raise RowError("broken JSON", "half a character (a lone \\ud... escape); write the character itself") from None
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text[error.pos - 1 : error.pos] == "\r":
+            raise RowError("broken JSON", "lines end in CR alone; save the file with LF or CRLF line ends") from None
         raise RowError("broken JSON", f"broken JSON at column {error.colno}: {error.msg}; mend it") from None
     except RecursionError:
         raise RowError("broken JSON", "JSON nested too deeply; write it flat") from None
