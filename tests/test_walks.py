@@ -64,10 +64,10 @@ def test_a_shop_exports_its_goods_and_searches_them(tmp_path):
     with open(tmp_path / "export" / "goods.csv", "w", encoding="gb18030", newline="") as file:
         csv.writer(file).writerows(rows)
     walk("shop", tmp_path)
-    found = json.loads((tmp_path / "found.json").read_text("utf-8"))["results"]
-    assert len(found) == 5
+    results = json.loads((tmp_path / "chinese.json").read_text("utf-8"))["results"]
+    assert len(results) == 5
     goods = {f"export/images/{n}.jpg": row for n, row in enumerate(rows[1:])}
-    shown = [goods[re.sub(r".*export/", "export/", result["image"])] for result in found]
+    shown = [goods[re.sub(r".*export/", "export/", result["image"])] for result in results]
     assert all(10 <= float(row[2]) <= 30 and "促销" in row[3] for row in shown)
     assert [row[1] for row in shown].count("红色的圆盘") >= 3, [row[1] for row in shown]  # one in fifteen is
     english = json.loads((tmp_path / "english.json").read_text("utf-8"))["results"]  # never trained on

@@ -86,8 +86,8 @@ def test_batches_broken_pictures_and_rows_of_one_picture():
 
 def test_a_language_without_a_text_does_not_fail_the_others():
     of = Pairs([{"en": ["zero"]}, {"en": ["one"], "zh": ["one"]}])
-    found = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), of, limit=1)
-    assert (list(found["languages"]), found["note"]) == (["en"], "not measured: no text in zh")
+    measured = evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), of, limit=1)
+    assert (list(measured["languages"]), measured["note"]) == (["en"], "not measured: no text in zh")
     with pytest.raises(UserError, match="no text in 'zh' to measure by"):
         evaluate_captioning(ready(Namer(), LANGUAGES, Speaking()), of, limit=1, languages=["zh"])
     table = (*LANGUAGES, "de")

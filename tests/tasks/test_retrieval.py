@@ -75,9 +75,9 @@ def test_published_protocol_by_hand(capsys):
 def test_a_language_without_a_text_does_not_fail_the_others():
     of = Pairs([{"en": ["0"]}, {"en": ["1"], "zh": ["1"]}])
     system = DualStub(Table(torch.eye(2)))
-    found = run(system, of, limit=1).json  # the first picture has no Chinese text
-    assert list(found["languages"]) == ["en"]
-    assert found["note"] == "not measured: no text in zh"
+    measured = run(system, of, limit=1).json  # the first picture has no Chinese text
+    assert list(measured["languages"]) == ["en"]
+    assert measured["note"] == "not measured: no text in zh"
     assert list(run(system, of).json["languages"]) == ["en", "zh"]
     with pytest.raises(UserError, match="no text in 'zh' to measure by"):
         run(system, of, limit=1, languages=["zh"])

@@ -61,9 +61,8 @@ def evaluate_translation(
                 before = last
     lacking = [pair for pair in pairs if not made[pair]["source"]]
     if lacking and (languages or len(lacking) == len(pairs)):
-        what = (
-            f"no row has as many texts in {lacking[0][0]} as in {lacking[0][1]}, so none are translations of each other"
-        )
+        source, target = lacking[0]
+        what = f"no row has as many texts in {source} as in {target}, so none are translations of each other"
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: {what}")
     return {
         "system": predictor.name,

@@ -170,8 +170,8 @@ def test_what_programs_write_for_no_text_is_remarked_on(folder):
     assert findings.faults == []
     remarks = [remark for remark in findings.remarks if remark.reason == "placeholder text"]
     assert [remark.row for remark in remarks] == [0, 1, 2, 3]
-    said = "pairs.jsonl:2: 'NULL' for a text, as programs write an empty cell; write one, or take it out"
-    assert remarks[1].message.endswith(said)
+    line = "pairs.jsonl:2: 'NULL' for a text, as programs write an empty cell; write one, or take it out"
+    assert remarks[1].message.endswith(line)
 
 
 def test_pictures_of_rare_endings_are_named(tmp_path):
