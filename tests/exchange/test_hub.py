@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.children import Child
-from tests.exchange.checkpoints import TEXT, VISION, randomised, saved
 
-t = pytest.importorskip("transformers")
+pytest.importorskip("huggingface_hub")
 
 SHA = "a" * 40
 UNREACHABLE = "http://127.0.0.1:9"  # discard: nobody listens
@@ -38,7 +37,10 @@ def hub(folder: Path, name: str):
             file = folder / path.removeprefix(f"/{name}/resolve/{SHA}/")
             if path.startswith(f"/{name}/resolve/") and file.is_file():
                 return self.give(file.read_bytes())
-            self.send_error(404)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def give(self, body: bytes):
             self.send_response(200)
@@ -66,43 +68,41 @@ def entry(file: Path) -> dict:
     return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": digest}
 
 
-def imported(folder: Path, place: Path, endpoint: str) -> tuple[int, str]:
-    """Status and last line of `tuwen import tiny/clip` with that HF_ENDPOINT; what the hub keeps lies in `folder`."""
-    here = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    words = ("import", "tiny/clip", "--out", str(place / "run"))
-    child = Child(place / "child", "tuwen", *words, **here, no_proxy="127.0.0.1", TUWEN_LANG="en")
+def asked_for(place: Path, endpoint: str, kept: Path, module: str = "tests.exchange.ask_hub", *words: str):
+    """Status and last line of a program that looks for tiny/clip with that HF_ENDPOINT; kept: what the hub keeps."""
+    here = {"HF_ENDPOINT": endpoint, "HF_HOME": str(kept), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TUWEN_LANG": "en"}
+    child = Child(place, module, *(words or ("tiny/clip",)), **here, no_proxy="127.0.0.1")
     status = child.end()
     lines = (child.out.read_text() + child.errors.read_text()).strip().splitlines()
     return status, lines[-1]
 
 
 def test_a_mirror_is_asked_and_its_copy_kept(tmp_path):
-    model = t.ChineseCLIPModel(t.ChineseCLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=12))
-    folder = saved(randomised(model), tmp_path / "theirs")
-    (folder / "flax_model.msgpack").write_bytes(b"not asked for")
+    (folder := tmp_path / "theirs").mkdir()
+    names = {"config.json", "model.safetensors", "vocab.txt"}
+    for name in (*names, "flax_model.msgpack", "pytorch_model.bin"):
+        (folder / name).write_bytes(name.encode())
     with hub(folder, "tiny/clip") as (endpoint, asked):
-        status, line = imported(tmp_path, tmp_path / "a", endpoint)
-    assert (status, line) == (0, f"run: {tmp_path}/a/run")
-    fetched = {path.rpartition("/")[2] for path in asked if "/resolve/" in path}
-    assert fetched == {
-        "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"
-    }  # fmt: skip
-    assert (tmp_path / "a/run/weights.safetensors").exists()
-    status, line = imported(tmp_path, tmp_path / "b", endpoint)  # the server has gone
-    assert (status, line) == (0, f"run: {tmp_path}/b/run")
+        status, copy = asked_for(tmp_path / "a", endpoint, tmp_path / "hub")
+    assert status == 0
+    assert {path.name: path.read_text() for path in Path(copy).iterdir()} == {name: name for name in names}
+    assert {path.rpartition("/")[2] for path in asked if "/resolve/" in path} == names
+    assert asked_for(tmp_path / "b", endpoint, tmp_path / "hub") == (0, copy)  # the server has gone
 
 
 def test_no_hub_is_one_line_that_says_what_to_do(tmp_path):
-    status, line = imported(tmp_path, tmp_path / "a", UNREACHABLE)
+    words = ("import", "tiny/clip", "--out", str(tmp_path / "run"))
+    status, line = asked_for(tmp_path / "a", UNREACHABLE, tmp_path / "hub", "tuwen", *words)
     assert status == 1
     assert line.startswith(f"tuwen: tiny/clip: no such folder, and the hub at {UNREACHABLE} did not give it (")
     for advice in ("HF_ENDPOINT", "config.json, preprocessor_config.json, weights and tokenizer's files", "weights.md"):
         assert advice in line
-    assert not (tmp_path / "a/run").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_name_that_the_hub_has_not(tmp_path):
+    words = ("import", "tiny/clip", "--out", str(tmp_path / "run"))
     with hub(tmp_path, "other/clip") as (endpoint, _):
-        status, line = imported(tmp_path, tmp_path / "a", endpoint)
+        status, line = asked_for(tmp_path / "a", endpoint, tmp_path / "hub", "tuwen", *words)
     assert status == 1
     assert f"the hub at {endpoint} did not give it (404" in line
