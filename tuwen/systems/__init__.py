@@ -33,14 +33,14 @@ def find(name: str) -> type[System]:
     )
 
 
-def able(capability: str) -> list[str]:
+def having(capability: str) -> list[str]:
     """Names of the systems that themselves provide a capability, a method of `System`; none where it is none."""
     return [name for name in names() if hasattr(System, capability) and find(name).can(capability)]
 
 
 def refusal(system: type[System], asked: str, why: str, capability: str) -> UserError:
     """The error of asking a system for what it has not; those that have the capability are named where they are few."""
-    name, others = system.__module__.rpartition(".")[2], able(capability)
+    name, others = system.__module__.rpartition(".")[2], having(capability)
     few = name not in others and 0 < len(others) <= _FEW
     which = f"{', '.join(others)} can" if few else "`tuwen systems` lists what each can do"
     return UserError(f"system {name} cannot {asked}: {why}; {which}")
