@@ -234,8 +234,7 @@ def retrieve(
     "image_to_text", "text_to_image"; mean recall is the mean of their recalls (three for MUGE, text to image alone).
     rerank: no spares the matching where there is a first stage. samples: texts a language whose best five pictures are
     kept. shown: best items of every query that are kept. marks: where queries' gains are told. budget: scores at once.
-    protocol: "merged": equal texts are one, right for all their pictures; "published": every text stands for itself,
-    right for its own row's picture alone.
+    protocol: "merged", or "published": equal texts stand apart, each right for its own row's picture alone.
 
     Raises:
         UserError: unknown language or direction, nothing to rank, unreadable pictures, a system that can neither
@@ -267,9 +266,7 @@ def retrieve(
                 asked[language] = Asked(gallery.texts, rows_shown, truth, {way: sides[way].top() for way in directions})
     out |= {"images": len(pictures.rows), "texts": sum(len(gallery.texts) for gallery in galleries.values())}
     out |= {"broken": dict(pictures.broken), "seconds": time.monotonic() - began}
-    about = _described(out, predictor, corpus, pictures, top_k)
-    if note:
-        about["note"] = "\n".join(filter(None, (about.get("note"), note)))
+    about = _described(out, predictor, corpus, pictures, top_k, note)
     if rerank and predictor.system.matches():
         about["second_stage"] = {**predictor.score_rule(), "ms_a_query": round(1000 * seconds / max(1, queries), 3)}
     return Retrieval(about, ranks, answers, asked)
@@ -326,12 +323,15 @@ def _answers(side: Side, gallery: Gallery, truth: Relevance, rows: np.ndarray, s
     return out
 
 
-def _described(metrics: dict, predictor: Predictor, corpus: Corpus, pictures: EncodedPictures, top_k: int) -> dict:
+def _described(
+    metrics: dict, predictor: Predictor, corpus: Corpus, pictures: EncodedPictures, top_k: int, note: str
+) -> dict:
     """What was measured and how, before the figures."""
     about = {"system": predictor.name, "corpus": corpus.name, "split": corpus.split, "task": "retrieval", **metrics}
-    if not predictor.has_first(pictures.encoded):
-        return about | {"note": "no first stage: every picture was matched with every text"}
-    return about | {"top_k": top_k} if predictor.system.matches() else about
+    ranks = predictor.has_first(pictures.encoded)
+    notes = ["" if ranks else "no first stage: every picture was matched with every text", note]
+    about |= {"note": "\n".join(filter(None, notes))} if any(notes) else {}
+    return about | {"top_k": top_k} if ranks and predictor.system.matches() else about
 
 
 class RetrievalHead(Head):
