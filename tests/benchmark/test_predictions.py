@@ -1,10 +1,17 @@
 """Files of predictions against the rules of who scores them: what is taken, and each way to be refused."""
 
+import base64
+import io
 import json
 
 import pytest
+from PIL import Image
 
+import tuwen
+from tests.data.published import muge, picture
 from tests.data.published_asked import MAKERS
+from tests.search.common import untrained
+from tuwen import cli
 from tuwen.benchmark.predictions import (
     check_answers,
     check_captions,
@@ -106,3 +113,54 @@ def test_files(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name):
             read_predictions(tmp_path / name)
+
+
+def test_captions_of_a_run_are_what_coco_s_server_takes(tmp_path):
+    """`loadRes` of pycocotools: a list whose every entry is of a picture of the split; and here all of them, once."""
+    coco = tmp_path / "coco"
+    MAKERS["coco-captions"](coco)
+    path = coco / "annotations/image_info_test2014.json"
+    content = json.loads(path.read_text())
+    for n in (391895, 7):
+        name = f"COCO_test2014_{n:012d}.jpg"
+        content["images"].append(content["images"][0] | {"file_name": name, "id": n})
+        (coco / "test2014" / name).write_bytes(picture(n % 200))
+    path.write_text(json.dumps(content))
+    out = tmp_path / "captions_test2014_tuwen_results.json"
+    run = untrained(tmp_path / "run", "blip")
+    asked = ["eval", str(run), "--corpus", f"coco-captions:{coco}", "--task", "captioning", "--predictions", str(out)]
+    assert cli.main(asked) == 0
+    entries = json.loads(out.read_text())
+    assert type(entries) is list
+    assert sorted(entry["image_id"] for entry in entries) == [7, 102, 391895]
+    for entry in entries:
+        assert entry.keys() == {"image_id", "caption"}
+        assert type(entry["image_id"]) is int
+        assert entry["caption"].strip()
+
+
+def test_rankings_of_a_run_are_what_muge_s_server_takes(tmp_path):
+    """Lines of JSON: each query of the split once, with ten different pictures of it by their numbers."""
+    folder = tmp_path / "muge"
+    folder.mkdir()
+    muge(folder)
+    items, queries = [1000 + 17 * n for n in range(13)], {5: "红色连衣裙", 11: "托特包", 240031: "蓝帽"}
+    lines = [f"{item}\t{base64.b64encode(picture(15 * n)).decode()}\n" for n, item in enumerate(items)]
+    (folder / "MR_test_imgs.tsv").write_text("".join(lines))
+    told = [json.dumps({"query_id": n, "query_text": text}, ensure_ascii=False) for n, text in queries.items()]
+    (folder / "MR_test_queries.jsonl").write_text("\n".join(told) + "\n")
+    out, run = tmp_path / "test_predictions.jsonl", untrained(tmp_path / "run", "clip")
+    asked = ["eval", str(run), "--corpus", f"muge:{folder}", "--task", "retrieval", "--predictions", str(out)]
+    assert cli.main(asked) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted(answer["query_id"] for answer in answers) == sorted(queries)
+    for answer in answers:
+        assert answer.keys() == {"query_id", "item_ids"}
+        assert all(type(item) is int for item in answer["item_ids"])
+        assert len(set(answer["item_ids"])) == len(answer["item_ids"]) == 10
+        assert set(answer["item_ids"]) <= set(items)
+    answer = next(answer for answer in answers if answer["query_id"] == 11)
+    shown = [Image.open(io.BytesIO(picture(15 * n))) for n in range(len(items))]
+    both = tuwen.load(run).embed(shown, [queries[11]])
+    cosines = (both.images.double() @ both.texts.double().T)[:, 0]
+    assert answer["item_ids"] == [items[n] for n in cosines.argsort(descending=True)[:10].tolist()]

@@ -16,7 +16,7 @@ from tuwen.data.loader import DataConfig, Loader, image_batches, images_of, orde
 from tuwen.data.needs import check_needs, check_reads, every_text, sentences
 from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
-from tuwen.data.views import PictureViews, View
+from tuwen.data.views import CHANGES, PictureViews, View
 from tuwen.errors import UserError
 from tuwen.systems.system import Needs, Reads
 
@@ -251,7 +251,7 @@ def test_views():
         assert torch.equal(made["plain"][k], resize(corpus.image(row), 10))
 
 
-@pytest.mark.parametrize("augment", ["none", "crop", "crop+randaugment"])
+@pytest.mark.parametrize("augment", ["none", "crop", "crop+randaugment", "crop+colour"])
 @pytest.mark.parametrize("side", [24, 48, 96])
 def test_views_that_are_compared_have_one_geometry(augment, side):
     """A view of another size shows what the tower's shows, place by place, whatever was done to that."""
@@ -259,7 +259,7 @@ def test_views_that_are_compared_have_one_geometry(augment, side):
     corpus = Scenes("train", count=30, side=128)
     for row in range(30):
         made = how.made(corpus.image(row), (0, 0, row))
-        if augment == "crop+randaugment":
+        if augment in CHANGES:
             assert torch.equal(made["codes"], resize(made[""], side))
             continue
         small, large = sorted(made.values(), key=lambda image: image.shape[1])

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import tuwen
 from tests.exchange.checkpoints import IDS, WORDS, randomised, saved, write_tokenizer
@@ -13,6 +14,10 @@ from tuwen.errors import UserError
 from tuwen.exchange.exporting import export_model
 from tuwen.exchange.importing import import_model
 from tuwen.nn.published.files import tensors_of
+from tuwen.tasks.entailment import Entailment
+from tuwen.tasks.heads import head_of
+from tuwen.tasks.two_pictures import TwoPictures
+from tuwen.tasks.vqa import VQA
 
 t = pytest.importorskip("transformers")
 
@@ -157,3 +162,87 @@ def test_what_the_architecture_lacks_is_refused(tmp_path):
     (source / "config.json").write_text(json.dumps(settings | {"link_tower_type": "interpolate"}))
     with pytest.raises(UserError, match="only link_tower_type add"):
         import_model(str(source), tmp_path / "run")
+
+
+# ---- classification heads on imported models. transformers has none for either: they are the cards' (section 6), built
+# here of torch's own layers on transformers' outputs
+
+
+def bridgetower_head(inputs: int, hidden: int, classes: int) -> nn.Sequential:
+    """`vqa_classifier`, `snli_classifier` and `nlvr2_classifier` of microsoft/BridgeTower, without dropout."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
+
+
+def flava_head(inputs: int, hidden: int, classes: int) -> nn.Sequential:
+    """The classifier of facebookresearch/multimodal, without dropout."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+def same_head(system, task, classes: int, theirs: nn.Sequential) -> None:
+    """Attaches our head for a task, with their weights, layer by layer."""
+    head = head_of(system, task, classes, "target")
+    system.attach(head)
+    randomised(theirs)
+    mine = [layer for layer in head.layers if list(layer.parameters())]
+    for layer, other in zip(mine, [layer for layer in theirs if list(layer.parameters())], strict=True):
+        layer.load_state_dict(other.state_dict())
+    head.begin(system)
+    system.eval()
+
+
+TASKS = {
+    "two_pictures": TwoPictures(TwoPictures.Config("two_pictures", labels=("true", "false"), pictures=2)),
+    "vqa": VQA(VQA.Config("vqa", answers=("a", "b", "c", "d"))),
+    "entailment": Entailment(Entailment.Config("entailment", labels=("yes", "no", "maybe"))),
+}
+
+
+@pytest.mark.parametrize(("task", "classes"), [("vqa", 4), ("entailment", 3)])
+@torch.no_grad()
+def test_flava_s_classes_are_told_from_transformers_joint_states(task, classes, tmp_path):
+    model = flava("FlavaForPreTraining")
+    import_model(str(saved(model, tmp_path / "theirs")), tmp_path / "run")
+    system, images, texts = ours(tmp_path / "run", IDS)
+    theirs = flava_head(64, 128, classes)
+    same_head(system, TASKS[task], classes, theirs)
+    asked = {"input_ids": IDS, "pixel_values": PIXELS, "attention_mask": REAL.long(), "output_hidden_states": True}
+    want = theirs(model.flava(**asked).multimodal_embeddings[:, 0])
+    torch.testing.assert_close(system.head.logits(system, [images], texts), want, **CLOSE)
+
+
+def type_rows(model, rows: int) -> None:
+    """As many kinds of picture as NLVR2 needs: a further one begins as the first picture's (card, section 6)."""
+    old = model.token_type_embeddings.weight
+    model.token_type_embeddings = nn.Embedding(rows, old.shape[1])
+    model.token_type_embeddings.weight.copy_(torch.cat([old, old[1:].expand(rows - 2, -1)]))
+
+
+@pytest.mark.parametrize(("task", "classes"), [("vqa", 4), ("entailment", 3), ("two_pictures", 2)])
+@torch.no_grad()
+def test_bridgetower_s_classes_are_told_from_transformers_pooled_states(task, classes, tmp_path):
+    model = bridgetower("BridgeTowerForImageAndTextRetrieval")
+    import_model(str(saved(model, tmp_path / "theirs", roberta=True)), tmp_path / "run")
+    ids = IDS.masked_fill(~REAL, 1)  # RoBERTa's padding
+    system, images, texts = ours(tmp_path / "run", ids)
+    asked = {"input_ids": ids, "attention_mask": REAL.long()}
+    inner, pictures, seen = model.bridgetower, [PIXELS], [images]
+    if task == "two_pictures":
+        pictures.append(PIXELS.flip(0))
+        seen.append(system.encode_images(Images(PIXELS.flip(0))))
+    width = 128 * len(pictures)
+    theirs = bridgetower_head(width, 192 if task == "two_pictures" else 256, classes)
+    same_head(system, TASKS[task], classes, theirs)
+    type_rows(inner, 3)
+    pooled: list[Tensor] = [
+        inner(**asked, pixel_values=pixels, image_token_type_idx=1 + k).pooler_output
+        for k, pixels in enumerate(pictures)
+    ]
+    want = theirs(torch.cat(pooled, 1))
+    torch.testing.assert_close(system.head.logits(system, seen, texts), want, **CLOSE)
+    if task == "two_pictures":  # the second picture's kind is learnt apart
+        changed = inner.token_type_embeddings.weight[2] + 1
+        inner.token_type_embeddings.weight[2].copy_(changed)
+        system.fusion.types.weight[2].copy_(changed)
+        pooled[1] = inner(**asked, pixel_values=pictures[1], image_token_type_idx=2).pooler_output
+        want = theirs(torch.cat(pooled, 1))
+        torch.testing.assert_close(system.head.logits(system, seen, texts), want, **CLOSE)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.search.common import TEXTS, picture
+from tests.search.common import TEXTS, make_run, picture
 from tests.tasks.stub import ready
 from tuwen import cli
+from tuwen.data.batch import Images
 from tuwen.data.images import encode_jpeg
 from tuwen.errors import UserError
 from tuwen.nn.encoded import Located
@@ -103,3 +104,30 @@ def test_the_command(index, tmp_path, capsys):
     assert "'a,b,c,d' is not X0,Y0,X1,Y1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["search", str(index.path), "a cat", "--box", "0,0,1,1"])
+
+
+def test_the_command_finds_what_a_run_of_slan_locates(tmp_path, capsys):
+    """The boxes are the best that the system itself gives of each name, and each is searched for by its part."""
+    run = make_run(tmp_path / "run", "slan", **{"train.steps": 3})
+    pictures = [Picture(encode_jpeg(picture(n)), id=f"p{n}") for n in range(8)]
+    index = build_index(run, pictures, tmp_path / "i", batch_size=5)
+    path = tmp_path / "both.png"
+    Image.fromarray(beside(3, 6).permute(1, 2, 0).numpy()).save(path)
+    names, words = ["red", "teal gold"], ["search", str(index.path), "--image", str(path), "--top", "3", "--json"]
+    assert cli.main([*words, "--find", *names]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert [part["name"] for part in parts] == names
+    predictor = index.predictor
+    with torch.no_grad():
+        pixels = predictor.pixels(path)[None].repeat(2, 1, 1, 1)
+        located = predictor.system.eval().locate(Images(pixels), predictor.tokens(names))
+    best = located.boxes[torch.arange(2), located.scores.argmax(1)]
+    for part, box in zip(parts, best.tolist(), strict=True):  # a squashing fit: shares of the square are of the whole
+        assert part["box"] == pytest.approx(box, abs=1e-6)
+        assert cli.main([*words, "--box", ",".join(map(str, part["box"]))]) == 0
+        (given,) = json.loads(capsys.readouterr().out)["parts"]
+        assert [(r["id"], r["score"]) for r in given["results"]] == [(r["id"], r["score"]) for r in part["results"]]
+    assert parts[0]["box"] != parts[1]["box"]
+    assert cli.main([*words, "--box", "0,0,1,1"]) == 0
+    (whole,) = json.loads(capsys.readouterr().out)["parts"]
+    assert [r["score"] for r in whole["results"]] != [r["score"] for r in parts[0]["results"]]

@@ -82,22 +82,28 @@ def slow_terms(system, batch, progress, masked, labels, draws) -> dict[str, torc
     for kind, queries, against in ((0, texts.pooled, image_keys.pooled), (1, images.pooled, text_keys.pooled)):
         chosen = negatives(queries, against, temperature, draws[:, kind], ids, near)
         every += [((j, k, 0) if kind == 0 else (k, j, 0)) for k, j in enumerate(chosen) if j is not None]
-    logits = []
+    logits, by_pictures = [], []
     for i, t, _ in every:
-        real = report.mask[t]
-        states = system.fusion(texts.states["last"][t : t + 1, real], None, images.states["last"][i : i + 1], None)
-        logits.append(system.match_head(states[0, 0]))
+        words, seen = (
+            texts.states["last"][t : t + 1, report.mask[t]],
+            system.image_input(images.states["last"][i : i + 1]),
+        )
+        logits.append(system.match_head(system.fusion(words, None, seen, None)[0, 0]))
+        if system.config.alternating:  # the same layers the other way, and the picture's class token
+            by_pictures.append(system.image_match_head(system.fusion(seen, None, words, None)[0, 0]))
+    heads = [logits, by_pictures] if by_pictures else [logits]
+    labels_of = [label for *_, label in every]
     logits_of_words = []
     for parts, seen in ((system, images), (teacher, image_keys)):
         read = parts.encoders.encode_texts(masked.ids, masked.mask).states["last"]
-        states = parts.fusion(read, masked.mask, seen.states["last"], None)
+        states = parts.fusion(read, masked.mask, parts.image_input(seen.states["last"]), None)
         logits_of_words.append(parts.word_head(states, parts.encoders.text.words.weight))
     return {
         "contrast": 2 * albef_slow.contrast(*rows, *ids, queue, temperature, alpha) / 5,
         "pictures": slow.within(images.pooled, keys["p"], right, temperature) / 5,
         "texts": slow.within(texts.pooled, keys["t"], right, temperature) / 5,
         "sentences": slow.sentences(images.pooled, spoken, *ids, temperature) / 5,
-        "matching": 2 * albef_slow.matching(torch.stack(logits), [label for *_, label in every]),
+        "matching": 2 * slow.mean([albef_slow.matching(torch.stack(own), labels_of) for own in heads]),
         "masked_words": albef_slow.masked_words(logits_of_words[0], logits_of_words[1].detach(), labels, alpha),
     }
 
@@ -121,9 +127,21 @@ def negatives(queries, keys, temperature, draws, ids, near) -> list[int | None]:
     return chosen
 
 
-@pytest.mark.parametrize(("step", "alike"), [(0, 0.95), (3, 0.2), (7, 0.95)])
-def test_every_term_and_gradient_is_the_slow_version_s(monkeypatch, step, alike):
-    system, batch = system_of(alike=alike), reported()
+NARROW = module.ImageTowerConfig(side=32, patch=8, width=24, layers=1, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("step", "alike", "changes"),
+    [
+        (0, 0.95, {}),
+        (3, 0.2, {}),
+        (7, 0.95, {}),
+        (3, 0.95, {"alternating": True}),
+        (3, 0.2, {"alternating": True, "image": NARROW}),
+    ],
+)
+def test_every_term_and_gradient_is_the_slow_version_s(monkeypatch, step, alike, changes):
+    system, batch = system_of(alike=alike, **changes), reported()
     drawn, masks = watched(monkeypatch, matching, "hard_negatives"), watched(monkeypatch, module, "mask_words")
     progress = Progress(step, PROGRESS.steps_per_epoch, PROGRESS.total_steps, 6)
     losses = system(batch, progress)
@@ -296,3 +314,21 @@ def test_constant_scores_cost_the_logarithm_of_how_many():
     own = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).bool()
     loss = sentence_contrast(alike, alike[:1].expand(6, 2), own, ~own, 0.07)
     assert float(loss) == pytest.approx((math.log(5) + math.log(6) + math.log(4)) / 3)
+
+
+@torch.no_grad()
+def test_the_alternating_form_has_two_heads_and_the_control_arms_are_settings():
+    """Card, sections 9 and 10: one stack both ways, two heads whose scores are averaged; without the filter of
+    near-identical reports, and without sentences."""
+    batch, plain, both = reported(), build("max_vl").eval(), build("max_vl", alternating=True).eval()
+    extra = {name for name in both.state_dict() if name not in plain.state_dict()}
+    assert extra == {"image_match_head.weight", "image_match_head.bias"}
+    images, texts = both.encode_images(batch.images), both.encode_texts(batch.texts)
+    odds = both.match(images, texts)
+    assert odds.shape == (6, 2)
+    assert (odds[:, 0] != odds[:, 1]).all()
+    torch.testing.assert_close(odds[:, :1], plain.match(images, texts))  # equal weights, the words' pass is the same
+    progress = PROGRESS
+    unfiltered = build("max_vl", alike=2.0)(batch, progress)
+    assert float(unfiltered.metrics["near_identical"]) == 0
+    assert "sentences" not in build("max_vl", sentences=0.0)(batch, progress).terms

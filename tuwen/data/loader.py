@@ -7,7 +7,7 @@ broken pictures included. To resume, ask for the steps that remain.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -48,8 +48,8 @@ class DataConfig:
     split: that is trained on.
     texts: "one" draws a text a row, every epoch anew; "all" makes every text a row of its own.
     languages: those that texts are drawn from; none: all the corpus has.
-    augment: what is done to training pictures beside resizing. crop_scale: least and greatest share of the picture's
-        area that a crop keeps. strength: of RandAugment, 0 to 10.
+    augment: what is done to training pictures beside resizing ("crop+colour": `tuwen.data.colour`). crop_scale: least
+        and greatest share of the picture's area that a crop keeps. strength: of RandAugment, 0 to 10.
     flip: every other picture is mirrored, as papers do whose captions say left and right all the same.
     sources: corpora of pictures alone ("images") and of texts alone ("texts"), by location, for systems that mix them
         with pairs; what is not named is read from the pairs, one side of them.
@@ -76,7 +76,7 @@ class DataConfig:
     on_bad: Literal["skip", "stop"] = "skip"
 
     def __post_init__(self):
-        choices = {"texts": ("one", "all"), "augment": ("crop", "crop+randaugment", "none"), "on_bad": ("skip", "stop")}
+        choices = {"texts": ("one", "all"), "augment": get_args(Augment), "on_bad": ("skip", "stop")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -7,11 +7,13 @@ from typing import Literal
 from torch import Tensor
 
 from tuwen.data import draws
+from tuwen.data.colour import colour_changed
 from tuwen.data.fit import Fit, fitted, side_of
 from tuwen.data.images import rand_augment, random_resized_crop, resize
 from tuwen.errors import UserError
 
-Augment = Literal["crop", "crop+randaugment", "none"]
+Augment = Literal["crop", "crop+randaugment", "crop+colour", "none"]
+CHANGES = {"crop+randaugment", "crop+colour"}  # of what a crop shows
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class View:
     """A further view of a row's picture.
 
     side: pixels.
-    augment: whether RandAugment, where the run augments by it, is done to this view too.
+    augment: whether what the run changes of its crops (RandAugment, colours) is changed of this view too.
     crop: "same" is the piece that the tower reads, changed by the same operations, so that the two can be compared
         place by place; "own" another piece, changed by other draws; "none" the whole picture.
     scale: least and greatest share of the picture's area in a crop of its own; None: `data.crop_scale`.
@@ -56,8 +58,8 @@ class PictureViews:
                 setting = "data.crop_scale: 1, 1" if still else "data.augment: none"
                 raise UserError(
                     f"config field {setting} makes the second view {name!r} that this system compares with the first "
-                    "the same picture; set data.augment=crop (with data.crop_scale below 1) or crop+randaugment, or "
-                    "give the loss that compares them no weight"
+                    "the same picture; set data.augment=crop (with data.crop_scale below 1), crop+randaugment or "
+                    "crop+colour, or give the loss that compares them no weight"
                 )
 
     def made(self, image: Tensor, key: tuple[int, ...], which: str = "") -> dict[str, Tensor]:
@@ -67,7 +69,7 @@ class PictureViews:
         """
         made = {"": self._view(image, "", View(side_of(self.fit)), key, which)}
         for name, view in self.views.items():
-            if view.crop == "same" and view.augment and self.augment == "crop+randaugment":
+            if view.crop == "same" and view.augment and self.augment in CHANGES:
                 made[name] = resize(made[""], view.side)  # no operation does the same to another size
             else:
                 made[name] = self._view(image, name, view, key, which)
@@ -81,6 +83,8 @@ class PictureViews:
             picture = random_resized_crop(image, view.side, generator, view.scale or self.scale)
             if self.flip and generator.random() < 0.5:
                 picture = picture.flip(2)
+        if self.augment == "crop+colour" and view.augment:
+            return colour_changed(picture, generator)
         varied = self.augment == "crop+randaugment" and view.augment
         return rand_augment(picture, generator, m=self.strength) if varied else picture
 

@@ -292,6 +292,15 @@ class FLAVA(System):
         """Match probability plus cosine, in [-1, 2]."""
         return match.float().sigmoid().mean(1) + first
 
+    def adapt(self, task: str, classes: int = 2, pictures: int = 1) -> nn.Module | None:
+        """Section 6: on the joint class token's state one hidden layer, twice as wide, as the paper has it; its ReLU
+        and dropout are those of the released classifier."""
+        if task not in ("vqa", "entailment"):
+            return None
+        width = self.config.fusion.width
+        hidden = nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(0.5)
+        return nn.Sequential(*hidden, nn.Linear(2 * width, classes))
+
 
 class PredictionHead(nn.Module):
     """Dense, GELU, norm, then a decoder of its own (not tied to any embedding)."""

@@ -37,7 +37,7 @@ class MAXVLConfig:
 
     shuffle: a report's sentences in another order every epoch. sentences: weight of their contrast, 0 for none.
     alike: cosine of two reports' states from which they are one, above 1 for none. centred: of the states less their
-    mean over the batch; False as published, see the class.
+    mean over the batch; False as published, see the class. alternating: the paper's earlier form, see the class.
     """
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -49,6 +49,7 @@ class MAXVLConfig:
     sentences: float = 1.0
     alike: float = 0.95
     centred: bool = True
+    alternating: bool = False
     queue: int = 40960  # pairs
     queue_share: float = 0.25  # of an epoch, that the queue holds at most [choice]; 1 and more: as published
     queue_from: float = 1.0  # epochs before queued keys count; 0 as published, see `albef`
@@ -68,7 +69,9 @@ class MAXVL(System):
     """ALBEF's parts for pictures with reports: contrast across and within, with sentences, matching, masked words.
 
     Park et al., arXiv 2208.05140, as in the official code of its later form, with cross-attention one way (section
-    numbers are the method card's; the earlier, alternating form is left out, since only traces of it can be read).
+    numbers are the method card's). `model.alternating` is the earlier form, RECONSTRUCTED from the traces that can be
+    read (section 10): the very same layers read the picture by the words and then the words by the picture, each pass
+    with a match head of its own; their losses' mean is learnt, and a pair's score is the mean of both.
     Where the code is wrong, ours is as meant (card, section 10): the teacher's words are a distribution over the
     vocabulary; every row has its own draws of negatives; where all others are near-identical, none is taken.
 
@@ -120,11 +123,15 @@ class MAXVL(System):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoders = DualEncoder(config.image, config.text, config.embed, vocabulary)
-        self.fusion = CrossEncoder(config.fusion, config.image.width)
-        self.word_head = WordHead(config.fusion.width, vocabulary.size)
-        self.match_head = MatchHead(config.fusion.width)
+        width, seen = config.fusion.width, config.image.width
+        self.image_input = nn.Linear(seen, width) if config.alternating and seen != width else nn.Identity()
+        self.fusion = CrossEncoder(config.fusion, width if config.alternating else seen)
+        self.word_head = WordHead(width, vocabulary.size)
+        self.match_head = MatchHead(width)
+        self.image_match_head = MatchHead(width) if config.alternating else None
         self.temperature = Temperature()
-        self.teacher = Momentum(self, ("encoders", "fusion", "word_head"), config.momentum, config.momentum_rises)
+        parts = ("encoders", "image_input", "fusion", "word_head")
+        self.teacher = Momentum(self, parts, config.momentum, config.momentum_rises)
         self.pace = Pace(config.hardness)
         self.queue = FeatureQueue(config.queue, config.embed)
 
@@ -241,9 +248,9 @@ class MAXVL(System):
         draws = progress.uniform(batch, 2, "hard negatives")
         pairs = drawn_pairs(text_scores, image_scores, same | near, draws, hardness=self.pace.hardness)
         logits = self.match_logits(images.select(pairs.images), texts.select(pairs.texts))
-        loss = matching_loss(logits, pairs.labels)
+        loss = torch.stack([matching_loss(own, pairs.labels) for own in logits]).mean()
         metrics = {
-            "matching_accuracy": matching_accuracy(logits, pairs.labels),
+            "matching_accuracy": matching_accuracy(torch.stack(logits).mean(0), pairs.labels),
             "near_identical": (near & ~same).sum() / (~same).sum().clamp(min=1),  # share of wrong pairs left out
         }
         return loss, matching_gain(loss, pairs.labels), metrics
@@ -271,7 +278,7 @@ class MAXVL(System):
     def word_logits(parts: nn.Module, images: Encoded, masked: Texts, index: Tensor) -> Tensor:
         """[K, V] of the K masked positions, by the student's parts or the teacher's."""
         texts = parts.encoders.encode_texts(masked.ids, masked.mask)
-        states = parts.fusion(texts.states["last"], masked.mask, images.states["last"], None)
+        states = parts.fusion(texts.states["last"], masked.mask, parts.image_input(images.states["last"]), None)
         return parts.word_head(states.flatten(0, 1)[index], parts.encoders.text.words.weight)
 
     def after_step(self, keep: Mapping[str, Tensor], progress: Progress) -> None:
@@ -280,9 +287,14 @@ class MAXVL(System):
 
     # ---- use
 
-    def match_logits(self, images: Encoded, texts: Encoded) -> Tensor:
-        """[N, 2] logits (no match, match) of pairs (image n, text n)."""
-        return self.match_head(self.fusion.first(texts.states["last"], texts.state_mask, images.states["last"], None))
+    def match_logits(self, images: Encoded, texts: Encoded) -> list[Tensor]:
+        """[N, 2] logits (no match, match) of pairs (image n, text n), of each match head."""
+        words, patches, mask = texts.states["last"], self.image_input(images.states["last"]), texts.state_mask
+        logits = [self.match_head(self.fusion.first(words, mask, patches, None))]
+        if self.image_match_head is not None:
+            read = self.encoders.image.pool(self.fusion(patches, None, words, mask))
+            logits.append(self.image_match_head(read))
+        return logits
 
     def encode_images(self, images: Images) -> Encoded:
         return self.encoders.encode_images(images)
@@ -291,7 +303,8 @@ class MAXVL(System):
         return self.encoders.encode_texts(texts.ids, texts.mask)
 
     def match(self, images: Encoded, texts: Encoded) -> Tensor:
-        return log_odds(self.match_logits(images, texts).float())[:, None]
+        """[N, heads] log-odds."""
+        return torch.stack([log_odds(logits.float()) for logits in self.match_logits(images, texts)], 1)
 
     def adapt(self, task: str, classes: int = 2, pictures: int = 1) -> nn.Module | None:
         """Section 6, questions: answers ranked by a decoder, as ALBEF's."""
@@ -299,13 +312,13 @@ class MAXVL(System):
         if task != "vqa":
             return None
         decoder = AnswerDecoder(config.text, config.fusion, config.fusion.width, self.vocabulary.size)
-        return AnswerRanker(decoder, ("encoders", "fusion"), config.alpha)
+        return AnswerRanker(decoder, ("encoders", "image_input", "fusion"), config.alpha)
 
     def answer_layers(self) -> tuple[nn.ModuleList, WordHead | None]:
         return self.fusion.stack.blocks, self.word_head
 
     def fuse(self, images: Sequence[Encoded], texts: Encoded) -> Fused:
         """Text states after cross-attention over the tokens of all pictures; pooled is the first token's."""
-        memory = torch.cat([image.states["last"] for image in images], 1)
+        memory = torch.cat([self.image_input(image.states["last"]) for image in images], 1)
         states = self.fusion(texts.states["last"], texts.state_mask, memory, None)
         return Fused(states[:, 0], states, texts.state_mask)
