@@ -24,7 +24,7 @@ from tuwen.data.batch import Batch, Spans
 from tuwen.data.lexicons.lexicon import Lexicon
 from tuwen.data.spans import KINDS
 from tuwen.errors import UserError
-from tuwen.nn.knowledge import slots_of, without_hidden
+from tuwen.nn.knowledge import GraphAttention, slots_of, without_hidden
 from tuwen.objectives.masked_pixels import masked_pixels
 from tuwen.systems import arl as module
 from tuwen.systems.arl import EachAnswer, ranking_loss
@@ -288,6 +288,19 @@ def test_the_graph_knows_no_kinds_of_edges():
         tables.append(other.entities())
     assert torch.equal(tables[0], tables[1])
     assert not torch.equal(tables[0], tables[2])
+
+
+@torch.no_grad()
+def test_edges_of_the_graph_are_left_out_by_chance_in_training_alone():
+    """As torch_geometric's layer: shares of the neighbours, of which half are dropped and the others count twice."""
+    layer = GraphAttention(4, 4, 1, dropout=0.5)
+    layer.values.weight.copy_(torch.eye(4))
+    edges = torch.tensor([(k, 0) for k in range(4)])  # all alike likely: a quarter each
+    torch.manual_seed(0)
+    seen = torch.stack([layer(torch.eye(4), edges)[0] for _ in range(200)])
+    assert set(seen.unique().tolist()) == {0.0, 0.5}
+    assert abs(float(seen.mean()) - 0.25) < 0.02
+    assert layer.eval()(torch.eye(4), edges)[0].tolist() == [0.25] * 4
 
 
 def test_a_step_reads_the_graph_once():

@@ -19,12 +19,12 @@ from tuwen.nn.transformer import Block
 class GraphAttention(nn.Module):
     """A node attends to those with an edge to it and to itself (Velickovic et al. 2018, as torch_geometric has it).
 
-    Heads stand one after the other in the output.
+    Heads stand one after the other in the output. dropout: of edges, head by head.
     """
 
-    def __init__(self, width: int, out: int, heads: int):
+    def __init__(self, width: int, out: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.values = nn.Linear(width, heads * out, bias=False)
         self.source, self.target = (nn.Parameter(torch.zeros(heads, out)) for _ in range(2))
         self.bias = nn.Parameter(torch.zeros(heads * out))
@@ -38,13 +38,16 @@ class GraphAttention(nn.Module):
         most = most.scatter_reduce(0, end[:, None].expand_as(score), score.detach(), "amax")
         weight = (score - most[end]).exp()
         total = torch.zeros_like(most).index_add(0, end, weight)
-        share = weight / total[end]
+        share = F.dropout(weight / total[end], self.dropout, self.training)
         summed = torch.zeros_like(values).index_add(0, end, share[..., None] * values[start])
         return summed.flatten(1) + self.bias
 
 
 class EntityEncoder(nn.Module):
-    """A vector an entity: what was learnt of the graph, normed, through two layers of attention along its edges (3)."""
+    """A vector an entity: what was learnt of the graph, normed, through two layers of attention along its edges (3).
+
+    dropout: of each layer's input, and of its edges.
+    """
 
     edges: Tensor
 
@@ -54,7 +57,8 @@ class EntityEncoder(nn.Module):
         self.vectors = nn.Embedding(entities, width)
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         hidden = max(1, width // 4)
-        self.first, self.second = GraphAttention(width, hidden, heads), GraphAttention(heads * hidden, width, 1)
+        self.first = GraphAttention(width, hidden, heads, dropout)
+        self.second = GraphAttention(heads * hidden, width, 1, dropout)
         itself = np.arange(entities)[:, None].repeat(2, 1)
         every = np.unique(np.concatenate([itself, edges]), axis=0)
         self.register_buffer("edges", torch.from_numpy(every), persistent=False)
