@@ -127,7 +127,7 @@ def test_captions_of_a_run_are_what_coco_s_server_takes(tmp_path):
         (coco / "test2014" / name).write_bytes(picture(n % 200))
     path.write_text(json.dumps(content))
     out = tmp_path / "captions_test2014_tuwen_results.json"
-    run = untrained(tmp_path / "run", "blip")
+    run = untrained(tmp_path / "run", "nlip")
     asked = ["eval", str(run), "--corpus", f"coco-captions:{coco}", "--task", "captioning", "--predictions", str(out)]
     assert cli.main(asked) == 0
     entries = json.loads(out.read_text())
