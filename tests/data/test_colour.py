@@ -36,7 +36,7 @@ def test_places_stay_where_they_are():
 
 
 def test_shares_are_those_of_the_papers():
-    """Grey: 2 of 10, whatever else is done. As it was: neither jittered, grey nor solarised, and not blurred visibly."""
+    """Grey: 2 of 10, whatever else is done. As it was: not jittered, grey or solarised, nor blurred visibly."""
     picture, count = coloured(), 800
     made = [colour_changed(picture, draws.generator(n)) for n in range(count)]
     grey = np.mean([torch.equal(x[0], x[1]) and torch.equal(x[1], x[2]) for x in made])
