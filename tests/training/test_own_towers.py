@@ -71,6 +71,18 @@ def test_one_tower_alone_leaves_the_other_as_the_seed_draws_it(donors, tmp_path)
     assert (mine - drawn).abs().max() > 1e-3
 
 
+def test_a_text_tower_goes_into_a_run_with_entities_of_its_own(donors, tmp_path):
+    """The words are the donor's, the lexicon is the new run's: what ARL starts from never heard of a graph."""
+    lexicon = tmp_path / "things.tsv"
+    lexicon.write_text("dog\tname:en\tdog\ncat\tname:en\tcat\ndog\tis a\tanimal\n")
+    sets = {"train__lr": 1e-12, "tokenizer__lexicon": str(lexicon)}
+    run = loop.train(config_of("arl", init={"text": donors[1]}, **sets), tmp_path / "run", quiet=True)
+    for part, tensor in tower(donors[1], "text").items():
+        expected = tensor[: len(tower(run, "text")[part])] if part == "positions" else tensor
+        torch.testing.assert_close(tower(run, "text")[part], expected, rtol=0, atol=1e-9, msg=part)
+    assert "animal" in (run / "lexicon.tsv").read_text()
+
+
 @pytest.mark.parametrize(
     ("system", "changes", "words"),
     [
