@@ -351,6 +351,17 @@ def test_a_runs_config_is_a_recipe(run):
         config_of(cli.parser().parse_args(words.replace(" clip ", " albef ").split()))
 
 
+def test_what_pre_training_ran_with_is_a_recipe_for_a_task(run, tmp_path):
+    """Its `task: null` gives way to --task, and a task may be named without settings."""
+    assert "task: null" in (run / "config.yaml").read_text()
+    words = "train clip --corpus scenes --out x --config"
+    config = config_of(cli.parser().parse_args([*words.split(), f"{run}/config.yaml", "--task", "classification"]))
+    assert (config.task_name, config.train.steps, config.data.workers) == ("classification", 3, 0)
+    (tmp_path / "named.yaml").write_text("task: classification\n")
+    config = config_of(cli.parser().parse_args([*words.split(), str(tmp_path / "named.yaml")]))
+    assert config.task_name == "classification"
+
+
 def test_data_is_built_checked_and_shown(tmp_path, capsys):
     out = tmp_path / "built"
     assert cli.main(["data", "build", "scenes:count=8", "--side", "32", "--seed", "5", "--out", str(out)]) == 0

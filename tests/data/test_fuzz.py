@@ -11,10 +11,11 @@ def test_a_few_mutations_of_every_form(form):
     assert faults(fuzz.outcomes(form, range(2))) == {}
 
 
-@pytest.mark.slow  # about 6 minutes: under a tenth of a second a mutation
+@pytest.mark.slow  # about 15 minutes: a tenth of a second a mutation
 @pytest.mark.parametrize("form", fuzz.FORMS)
 def test_many_mutations_of_every_form(form):
-    assert faults(fuzz.outcomes(form, range(200))) == {}
+    """7,650 in all; `python -m tests.data.fuzz 150` counts the same ones, and more or other forms as it is told."""
+    assert faults(fuzz.outcomes(form, range(150))) == {}
 
 
 def test_a_fault_of_a_reader_is_seen():

@@ -101,8 +101,8 @@ def watched(monkeypatch, where, name: str) -> list:
     """Records every call of a function a system uses: (arguments, result)."""
     calls, real = [], getattr(where, name)
 
-    def record(*args):
-        calls.append((args, real(*args)))
+    def record(*args, **options):
+        calls.append((args, real(*args, **options)))
         return calls[-1][1]
 
     monkeypatch.setattr(where, name, record)

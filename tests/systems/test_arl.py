@@ -141,6 +141,17 @@ def test_every_term_and_gradient_is_the_slow_version_s(monkeypatch, step):
 # ---- the card's checks
 
 
+def test_the_end_of_a_text_is_never_hidden_and_a_word_always_is(monkeypatch):
+    """Section 10: specials are excluded, and the budget is of the padded length, so that no text has nothing to tell."""
+    batch, masks = linked(), watched(monkeypatch, module, "mask_words")
+    words = batch.texts.mask & (batch.texts.ids != VOCABULARY.cls) & (batch.texts.ids != VOCABULARY.sep)
+    for share in (1.0, 1e-12):
+        system_of(mask_share=share, whole_entities=False)(batch, PROGRESS)
+        hidden = masks.pop()[1][1] >= 0
+        assert hidden.sum(1).tolist() == (words.sum(1) if share == 1 else words.any(1).long()).tolist()
+        assert bool((hidden <= words).all())
+
+
 def test_a_mention_matrix_has_ones_at_its_tokens_and_slots_have_no_order():
     """Check 1."""
     batch = linked()

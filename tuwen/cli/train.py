@@ -160,6 +160,8 @@ def config_of(args):
     learnt = changes.get("task")
     named = changes.get("task.name") or (learnt.get("name") if isinstance(learnt, Mapping) else learnt)
     task = args.task or (None if named is None else str(named))
+    if not isinstance(learnt, Mapping):  # a name alone, or null in what pre-training ran with: no settings of a task
+        changes.pop("task", None)
     before = None
     if args.init:
         changes["init"] = args.init

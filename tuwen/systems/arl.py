@@ -252,7 +252,7 @@ class ARL(System):
         texts, spans = batch.texts, self.entity_spans(batch.texts)
         draws = progress.uniform(batch, 3 * texts.ids.shape[1], "mask")
         whole = spans if self.config.whole_entities else None
-        masked, labels = mask_words(texts, self.vocabulary, draws, self.config.mask_share, whole)
+        masked, labels = mask_words(texts, self.vocabulary, draws, self.config.mask_share, whole, sep=False, some=True)
         index, words = masked_positions(labels)
         slots = without_hidden(*self.slots(texts), labels != IGNORED)
         states, _ = self.fusion(images, self.read(masked, slots, entities))

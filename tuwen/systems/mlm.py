@@ -71,7 +71,7 @@ class MLM(System):
         texts = batch.texts
         draws = progress.uniform(batch, 3 * texts.ids.shape[1], "mask")
         words = texts.spans if self.config.whole_words else None
-        masked, labels = mask_words(texts, self.vocabulary, draws, self.config.mask_share, words)
+        masked, labels = mask_words(texts, self.vocabulary, draws, self.config.mask_share, words, sep=False, some=True)
         index, hidden = masked_positions(labels)
         states = self.encode_texts(masked).states["last"]
         logits = self.word_head(states.flatten(0, 1)[index], self.encoders["text"].words.weight)
