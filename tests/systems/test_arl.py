@@ -142,7 +142,7 @@ def test_every_term_and_gradient_is_the_slow_version_s(monkeypatch, step):
 
 
 def test_the_end_of_a_text_is_never_hidden_and_a_word_always_is(monkeypatch):
-    """Section 10: specials are excluded, and the budget is of the padded length, so that no text has nothing to tell."""
+    """Section 10: specials are excluded, and the budget is of the padded length, so that every text tells something."""
     batch, masks = linked(), watched(monkeypatch, module, "mask_words")
     words = batch.texts.mask & (batch.texts.ids != VOCABULARY.cls) & (batch.texts.ids != VOCABULARY.sep)
     for share in (1.0, 1e-12):
