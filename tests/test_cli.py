@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tuwen import cli, systems
@@ -133,6 +134,24 @@ def test_errors_become_status_and_one_line(error, status, said, monkeypatch, cap
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         fails_with(monkeypatch, ZeroDivisionError())
+
+
+def allocated_too_much() -> RuntimeError:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50, dtype=torch.uint8)
+    return raised.value
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), allocated_too_much()])
+def test_memory_that_runs_out_is_a_line(error, monkeypatch, capsys):
+    """Python's, a GPU's and the CPU's as torch tells it; what a batch takes is not known before."""
+    assert fails_with(monkeypatch, error) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("tuwen: memory ran out (")
+    assert "train.batch_size" in line
+    assert line.count("\n") == 1
+    with pytest.raises(RuntimeError, match="other"):
+        fails_with(monkeypatch, RuntimeError("other"))
 
 
 def test_a_closed_pipe_is_no_error():

@@ -76,6 +76,12 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ in ("PanicException", "RustPanic")  # RustPanic: of what ran in a task of its own
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, numpy's and Arrow's, a GPU's, or that of torch on the CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator" in str(error)[:200]
+
+
 def _shown(character: str) -> str:
     if unicodedata.category(character)[0] not in "CZ" or character in _JOINERS:
         return character

@@ -26,9 +26,10 @@ from tuwen.cli import (
     train,
 )
 from tuwen.cli.parser import Parser, with_columns
-from tuwen.errors import UserError, printable
+from tuwen.errors import UserError, is_out_of_memory, printable, reason_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # told by Arrow without the file's name
+_LESS = "take smaller batches (in training: --set train.batch_size=N), or a smaller --size"
 DESCRIPTION = "Learn from pictures and the texts beside them: published vision-language systems, compared fairly."
 EXAMPLES = """\
 examples:
@@ -89,6 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno not in _FULL:
             raise
         return _fail(str(error.strerror) + (f": {error.filename}" if error.filename is not None else ""))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(f"memory ran out ({reason_of(error)}); {_LESS}")
 
 
 def _renamed(argv: Sequence[str]) -> list[str]:

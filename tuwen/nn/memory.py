@@ -1,4 +1,9 @@
-"""How much memory a config asks for at least, before anything of that size is made."""
+"""How much memory a config asks for at least, before anything of that size is made.
+
+What the layers keep of a batch for the way back is not counted: how much that is depends on what a system hides or
+freezes, on precision and on lengths of texts, and a bound that is below all of it is a small part of the truth. Where
+a batch is too large, memory runs out in its first step, and that is a line (`tuwen.cli.main`).
+"""
 
 import os
 from collections.abc import Iterator, Mapping
