@@ -9,11 +9,12 @@ LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config
 
 setup: $(VENV)/.ok
 
+# compat: Python finds the package also beside the clone's own folder, which it would take for it otherwise
 $(VENV)/.ok: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv==0.13.9
 	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --compile-bytecode -p $(VENV) -r requirements.lock
-	$(BIN)/uv pip install -q -p $(VENV) --no-deps -e .
+	$(BIN)/uv pip install -q -p $(VENV) --no-deps -C editable_mode=compat -e .
 	touch $@
 
 demo: setup

@@ -163,6 +163,20 @@ def test_tuwen_is_imported_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_clone_s_folder_beside_it_is_not_taken_for_the_package(tmp_path):
+    """Where the install puts the clone's place on Python's path; setuptools' own finder comes too late for it."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(tuwen.__file__).parents[1]
+    assert "-C editable_mode=compat -e ." in (root / "Makefile").read_text()
+    (tmp_path / "tuwen").symlink_to(root)
+    command = [sys.executable, "-c", "import tuwen; assert tuwen.__file__"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)}, check=True)
+
+
 # ---- texts made
 
 
