@@ -3,13 +3,16 @@
 import pytest
 
 from tests.data.test_shards import Memory, rows
+from tuwen import cli
+from tuwen.benchmark.budget import read_budget
+from tuwen.benchmark.ladder import ladder
 from tuwen.data.corpora.fetched import MissingList
 from tuwen.data.curate.check import Findings
 from tuwen.data.curate.check_page import write_page
 from tuwen.data.curate.show import contact_sheet
 from tuwen.data.fit import Fit
 from tuwen.errors import UserError
-from tuwen.outputs import check_free
+from tuwen.outputs import check_folder, check_free
 from tuwen.search.embed import _settle
 
 
@@ -59,3 +62,31 @@ def test_a_folder_of_something_else_takes_no_vectors(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     _settle(tmp_path / "new", {"weights": "a"}, Fit(8), None)
     _settle(tmp_path / "new", {"weights": "a"}, Fit(8), None)
+
+
+def test_a_folder_of_something_else_takes_no_report(tmp_path):
+    assert check_folder(tmp_path / "new", "judged.json") == tmp_path / "new"
+    check_folder(tmp_path, "judged.json")
+    (tmp_path / "report.html").write_text("my own")
+    with pytest.raises(UserError, match=r"holds something else \('report.html'\) and no judged.json"):
+        check_folder(tmp_path, "judged.json")
+    with pytest.raises(UserError, match="is a file"):
+        check_folder(tmp_path / "report.html", "judged.json")
+    check_folder(tmp_path, "judged.json", ["report.html"])
+    (tmp_path / "judged.json").touch()
+    check_folder(tmp_path, "judged.json")
+
+
+def test_commands_that_would_write_over_something_say_so_before_any_work(tmp_path, capsys):
+    """No run is read before: there is none."""
+    (tmp_path / "report.html").write_text("my own")
+    (tmp_path / "mine.json").write_text("[]")
+    runs = ["--runs", "none", "none", "--corpus", "x", "--out", str(tmp_path)]
+    for words in (["compare", *runs], ["compare", *runs, "--task", "vqa"]):
+        assert cli.main(words) == 1
+        assert "holds something else" in capsys.readouterr().err
+    words = ["eval", "none", "--corpus", "x", "--task", "vqa", "--predictions", str(tmp_path / "mine.json")]
+    assert cli.main(words) == 1
+    assert "mine.json: is there already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds something else"):
+        ladder(["clip"], "x", tmp_path, [1, 2], budget=read_budget("steps=1"))

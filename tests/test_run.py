@@ -9,8 +9,10 @@ import pytest
 from tests.test_floors import ROOT, sources
 from tuwen import run as names
 from tuwen.errors import UserError
-from tuwen.run import finished, provenance, read_json
+from tuwen.exchange.importing import import_model
+from tuwen.run import check_new, finished, provenance, read_json
 from tuwen.training.config import RunConfig
+from tuwen.training.loop import train
 
 ORIGIN = {"corpus": {"name": "memory", "fingerprint": "memory-1", "languages": ["en"]}}
 DONE = {"step": 3, "seconds": 1.5, "pairs_per_second": 2}
@@ -45,6 +47,28 @@ def test_the_search_sees_a_spelled_name():
         '"""Reads config.yaml."""\nx = f"no config.yaml: {run}"\ny = run / "tokenizer.json"\nz = "a tokenizer.json"'
     )
     assert spelled(ast.parse(source)) == ["no config.yaml: ", "tokenizer.json"]
+
+
+def test_a_new_run_writes_over_nothing_that_no_run_made(tmp_path):
+    """A folder of published towers has a tokenizer.json too; a run that was killed as it began is begun again."""
+    check_new(tmp_path / "new")
+    (tmp_path / "notes.txt").touch()
+    check_new(tmp_path)
+    (tmp_path / names.TOKENIZER).write_text("mine")
+    with pytest.raises(UserError, match=r"holds 'tokenizer\.json', which a run would write over"):
+        check_new(tmp_path)
+    with pytest.raises(UserError, match=r"holds 'tokenizer\.json'"):
+        train(RunConfig.of("clip", "tiny", "scenes:count=8,side=32"), tmp_path, quiet=True)
+    with pytest.raises(UserError, match=r"holds 'tokenizer\.json'"):
+        import_model("nowhere", tmp_path)
+    assert (tmp_path / names.TOKENIZER).read_text() == "mine"
+    (tmp_path / names.PROVENANCE).touch()
+    check_new(tmp_path)
+    for name in (names.CONFIG, names.STATE):
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match="holds a run already; choose"):
+            check_new(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_provenance_as_a_run_writes_it(tmp_path):

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen.errors import UserError, reason_of
+from tuwen.errors import UserError, quoted, reason_of
 
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
@@ -51,6 +51,19 @@ def marks_name(task: str) -> str:
 def holds_run(folder: str | Path) -> bool:
     """Whether a folder holds a run, begun or done."""
     return (Path(folder) / CONFIG).exists()
+
+
+def check_new(folder: str | Path, hint: str = "choose another --out") -> None:
+    """A folder for a new run: what a run writes is not there yet, or was left by one that was killed as it began.
+
+    Raises:
+        UserError: it holds a run, or a file that the run would write over and no run made.
+    """
+    if holds_run(folder) or (Path(folder) / STATE).exists():
+        raise UserError(f"{folder}: holds a run already; {hint}")
+    names = [name for name in NAMES if (Path(folder) / name).exists()]
+    if names and PROVENANCE not in names:  # which a run writes first
+        raise UserError(f"{folder}: holds {quoted(names[0])}, which a run would write over; choose another --out")
 
 
 def provenance(run: str | Path) -> dict[str, Any]:

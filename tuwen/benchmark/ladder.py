@@ -23,6 +23,7 @@ from tuwen.benchmark.compare import compare
 from tuwen.benchmark.paired import LEVEL
 from tuwen.benchmark.written import Tabled, write_tables
 from tuwen.errors import UserError
+from tuwen.outputs import check_folder
 from tuwen.training import checkpoint
 
 RESULT = "ladder.json"
@@ -105,6 +106,7 @@ def ladder(
     rungs, out = sorted(set(rungs)), Path(out)
     if len(rungs) < 2:
         raise UserError("compare: a ladder has two rungs at least: --ladder 1 2 4 8")
+    check_folder(out, RESULT, [f"x{rung:g}" for rung in rungs])
     comparisons = []
     for rung in rungs:
         share = rung / rungs[-1] if of == "data" else 1.0

@@ -20,6 +20,7 @@ from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.private import hides, own_only
 from tuwen.errors import UserError, quoted
 from tuwen.model import Model
+from tuwen.outputs import check_free
 from tuwen.progress import bars
 from tuwen.run import RANKS, RECALLS, SAMPLES, SCORE, THUMBNAILS, WEIGHTS, marks_name, measured_name, read_json
 from tuwen.systems.system import Head
@@ -228,8 +229,10 @@ def measure_task(
     split: as `ready_for`. options: of the task's measure. predictions: the file to write what is predicted to.
 
     Raises:
-        UserError: as `ready_for`, or whatever measuring raises.
+        UserError: as `ready_for`, a file of predictions that is there already, or whatever measuring raises.
     """
+    if predictions is not None:
+        check_free(predictions)
     model, chosen, head, rows, further = ready_for(run, location, split, task)
     with bars():
         if predictions is not None:

@@ -57,6 +57,7 @@ def tested(args, name: str, claim) -> dict[str, Any]:
     import json
 
     from tuwen.benchmark.claim import run_claim
+    from tuwen.outputs import check_free
     from tuwen.run import write
 
     print_line(f"{name}: {claim.claim[chosen_language()]} (about {claim.minutes:g} minutes)")
@@ -64,7 +65,10 @@ def tested(args, name: str, claim) -> dict[str, Any]:
     print_line(verdict_line(result))
     if args.results:
         args.results.mkdir(parents=True, exist_ok=True)
-        write(args.results / f"{result['name']}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write(
+            check_free(args.results / f"{result['name']}.json", '"card"'),
+            json.dumps(result, indent=1, ensure_ascii=False) + "\n",
+        )
     return result
 
 

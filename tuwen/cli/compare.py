@@ -97,6 +97,11 @@ def run_compare(args) -> None:
 
 def judge(args) -> None:
     """Two finished runs on the same queries."""
+    from tuwen.benchmark.judge import RESULT
+    from tuwen.outputs import check_folder
+
+    if args.out:
+        check_folder(args.out, RESULT)
     if (args.task or "retrieval") != "retrieval":
         return judge_by_task(args)
     from tuwen.benchmark.judge import judge_runs

@@ -22,7 +22,7 @@ from tuwen.nn.published.names import Report, inward, refuse_broken_weights
 from tuwen.nn.published.text import word_rows
 from tuwen.nn.published.tokenizer import longest, tokenizer_of
 from tuwen.nn.published.towers import fitting, located, shapes
-from tuwen.run import CONFIG, TOKENIZER, WEIGHTS, holds_run, write_provenance
+from tuwen.run import CONFIG, TOKENIZER, WEIGHTS, check_new, write_provenance
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
 
@@ -45,8 +45,7 @@ def import_model(
         UserError: nothing there, unknown, unsafe, or not whole; or `out` holds a run.
     """
     run = Path(out)
-    if holds_run(run):
-        raise UserError(f"{run}: holds a run already; choose another --out")
+    check_new(run)
     source = Path(where) if layout or Path(where).is_file() else located(where)
     layout = layout or _layout_of(source)
     file = _weights_file(source) if layout or source.is_file() else source
@@ -76,9 +75,6 @@ def import_model(
     initialise(system, 0)
     report = replace(report, notes=published.notes + picture_notes(picture) + _cut(folder, config))
     _fill(system, ours)
-    run.mkdir(parents=True, exist_ok=True)
-    words.save(run / TOKENIZER)
-    checkpoint.save_tensors(run / WEIGHTS, checkpoint.parted(system)[0])
     imported: dict[str, Any] = {"source": where, "architecture": kind, "report": report.lines()}
     if "logit_bias" in weights:
         imported["logit_bias"] = float(weights["logit_bias"].float().mean())
@@ -86,7 +82,10 @@ def import_model(
         "imported": imported,
         "corpus": {"name": f"imported from {where}", "languages": list(LANGUAGES), "fingerprint": "imported"},
     }
+    run.mkdir(parents=True, exist_ok=True)
     write_provenance(run, origin)
+    words.save(run / TOKENIZER)
+    checkpoint.save_tensors(run / WEIGHTS, checkpoint.parted(system)[0])
     checkpoint.write(run / CONFIG, dump(config))
     return report
 

@@ -26,6 +26,7 @@ from tuwen.run import (
     METRICS,
     SKIPPED,
     TOKENIZER,
+    check_new,
     finished,
     holds_run,
     provenance,
@@ -58,8 +59,7 @@ def train(
         Interrupted: after SIGTERM or Ctrl-C; the run is saved.
     """
     run = Path(out)
-    if holds_run(run) or checkpoint.steps(run):
-        raise UserError(f"{run}: holds a run already; go on with `tuwen train --resume {run}`, or choose another --out")
+    check_new(run, f"go on with `tuwen train --resume {run}`, or choose another --out")
     return _run(run, settled(config), evaluate, corpus, quiet, new=True)
 
 

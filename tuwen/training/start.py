@@ -74,8 +74,8 @@ def prepare(
     parallel.barrier()  # no process looks at the folder any more: it may now be filled
     if tokenizer is not None and parallel.rank() == 0:
         run.mkdir(parents=True, exist_ok=True)
+        write_provenance(run, origin)  # first: what is beside it is a run's (`check_new`)
         tokenizer.save(run / TOKENIZER)
-        write_provenance(run, origin)
         checkpoint.write(run / CONFIG, dump(config))  # last: with it the folder holds a run
     parallel.barrier()
     if tokenizer is not None:
