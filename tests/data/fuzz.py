@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from tests.data.made import json_lines, picture, put
 from tests.data.published import MAKERS
 from tests.fuzzing import ended, in_children, mutate, report
+from tests.training import toy
+from tuwen.data.beside import TABLE, laid_over, write_table
 from tuwen.data.classes import classes_of
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import BrokenImage
@@ -25,6 +27,7 @@ from tuwen.data.curate.check import check
 from tuwen.data.curate.quality import LanguageCheck
 from tuwen.data.grounding import phrases_of
 from tuwen.data.images import EXTENSIONS
+from tuwen.data.needs import numbers
 from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.shards import write_shards
 from tuwen.errors import UserError
@@ -113,7 +116,18 @@ def captions_of_clips(folder: Path) -> str:
     return f"msrvtt:{folder}"
 
 
+def table_beside(folder: Path) -> str:
+    """A table for `data.beside`: of each of toy rows, and what the loader makes something of."""
+    columns = {"row": [str(row) for row in range(8)], "text": pa.array([None] * 8, pa.int64()), "noise": [0.5] * 8}
+    columns |= {"tags": [{"en": ["red"]}] * 8, "written": [{"en": "a dog", "zh": "狗"}] * 8}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / TABLE, pa.table(columns))
+    return str(folder)
+
+
+BESIDE = "table beside a corpus"
 OWN = {
+    BESIDE: table_beside,
     "pairs.jsonl": json_table,
     "pairs.csv": csv_table,
     "pairs.parquet": parquet_table,
@@ -183,13 +197,25 @@ def read_all(location: str) -> str:
     return ended(lines)
 
 
+def read_beside(place: str) -> str:
+    """Lays the table over rows, and reads what is then there."""
+    try:
+        rows = laid_over(toy.Memory(8), [place])
+        for row in range(len(rows)):
+            numbers(rows.record(row), "noise")
+    except UserError as error:
+        return ended([str(error)])
+    return "read"
+
+
 def attempt(form: str, place: str, number: int) -> str:
     """Reads the whole corpus beside it with one file mutated."""
     LanguageCheck.doubt = lambda *_: None  # type: ignore[method-assign]  # no reader; its models take seconds
     folder = Path(place) / f"copy{number}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        return read_all(mutated(form, number, Path(place) / "whole", folder))
+        location = mutated(form, number, Path(place) / "whole", folder)
+        return read_beside(location) if form == BESIDE else read_all(location)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

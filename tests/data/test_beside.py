@@ -96,11 +96,14 @@ def test_tables_that_are_not_of_the_corpus_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "no Parquet table"),
-        (b"PAR1\x00\x00\x00\xffPAR1", "no Parquet table"),
+        (b"", "no readable Arrow or Parquet file"),
+        (b"PAR1\x00\x00\x00\xffPAR1", "no readable Arrow or Parquet file"),
         (pa.table({"row": [1, 2], "text": [1, 2]}), "lacks the columns row"),
         (pa.table({"row": ["1", "2"]}), "lacks the columns row"),
         (pa.table({"row": ["1", None], "text": pa.array([None, None], pa.int64())}), "1 entries name no row"),
+        (pa.table({"row": pa.array([b"\xff"]).view(pa.string()), "text": [None]}), "UTF"),
+        (pa.table({"row": ["1"], "text": [None], "written": ["a dog"]}), "holds no texts by language"),
+        (pa.Table.from_arrays([["1"], [None], [1], [2]], ["row", "text", "x", "x"]), "has the column 'x' twice"),
     ],
 )
 def test_what_is_no_table_is_told_in_a_line(content, what, tmp_path):
@@ -110,6 +113,12 @@ def test_what_is_no_table_is_told_in_a_line(content, what, tmp_path):
         SideTable.read(path)
     assert "\n" not in str(told.value)
     assert len(str(told.value)) < 500
+
+
+def test_a_date_that_python_does_not_know_is_a_line(tmp_path):
+    place = table(tmp_path / "t", ["0"], optional=True, day=pa.array([2**62], pa.timestamp("s")))
+    with pytest.raises(UserError, match="make it again"):
+        laid_over(Memory(ROWS), [place])
 
 
 def test_a_written_text_stands_in_as_often_as_the_own_is_likely_wrong(tmp_path):

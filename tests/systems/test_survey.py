@@ -242,3 +242,15 @@ def test_the_table_is_built_from_the_code(monkeypatch, capsys):
     assert "grounding" in found["tasks"]
     assert cli.main(["systems", "albef", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["axes"]["objectives"]["itm"]["requires"] == ["fusion"]
+
+
+def test_what_is_published_is_told_from_what_a_run_builds(capsys):
+    """The survey's axes are the papers'; a run of them builds a plain ViT and BERT unless it is given towers."""
+    assert cli.main(["systems"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("encoders and data as published; `tuwen systems NAME`")
+    for name in ("bridgetower", "tokenflow"):
+        built = systems.find(name).paper
+        config = systems.find(name).Config.sized("base")
+        assert (config.image.backbone, config.text.backbone, config.text.kind) == (None, None, "bert")
+        assert built.image_encoder.startswith("ViT (published")
+        assert built.text_encoder.startswith("BERT")

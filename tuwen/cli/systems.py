@@ -55,6 +55,9 @@ def run(args) -> None:
     print_json({"systems": every}) if args.json else _print_all(every)
 
 
+_PUBLISHED = "encoders and data as published; `tuwen systems NAME` says what a run builds"
+
+
 def _print_all(every: list[dict[str, Any]]) -> None:
     head = ("name", "fidelity", "paper", "text", "vision", "interaction", "decoder", "objectives", "data", "tasks")
     rows = []
@@ -64,7 +67,7 @@ def _print_all(every: list[dict[str, Any]]) -> None:
         ends = (", ".join(axes.get(key, ())) for key in ("objectives", "data"))
         own = (about["name"], about["fidelity"], about["venue"], axes.get("text", "?"))
         rows.append((*own, *listed, axes.get("decoder", "?"), *ends, ", ".join(about["tasks"])))
-    print_table("", head, rows, whole=("name", "fidelity"))
+    print_table(_PUBLISHED, head, rows, whole=("name", "fidelity"))
 
 
 def _print_one(about: dict[str, Any]) -> None:

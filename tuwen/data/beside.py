@@ -12,7 +12,7 @@ written  a text that was written for the picture, by language: it stands in for 
 
 import hashlib
 import json
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tuwen.data import draws
+from tuwen.data.corpora.arrow import arrow_file, checked_rows
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance, all_texts, text_id
 from tuwen.data.private import UNSAID, hides
 from tuwen.data.subset import Subset, Wrapped
@@ -86,13 +87,15 @@ class SideTable:
         if not path.is_file():
             raise UserError(f"{path}: no table there; give a Parquet file, or the folder of a stage that has made one")
         digest = digest_of(path)
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{path}: no Parquet table that can be read ({reason_of(error)})") from None
+        with arrow_file(path, "make it again"):
+            table = checked_rows(pq.read_table(path))
+        if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+            raise UserError(f"{path}: has the column {quoted(twice[0], 60)} twice; names of columns must differ")
         kinds = {name: table.schema.field(name).type for name in (ROW, TEXT) if name in table.column_names}
         if kinds.get(ROW) not in (pa.string(), pa.large_string()) or kinds.get(TEXT) not in (pa.int64(), pa.null()):
             raise UserError(f"{path}: lacks the columns row (the ids of rows, texts) and text (int64, or null)")
+        if WRITTEN in table.column_names and not _by_language(table.schema.field(WRITTEN).type):
+            raise UserError(f"{path}: column {WRITTEN} holds no texts by language, such as {{en: a dog, zh: 狗}}")
         if table[ROW].null_count:
             raise UserError(f"{path}: {table[ROW].null_count} entries name no row")
         keys = np.fromiter((draws.key(ROW, row) for row in table[ROW].to_pylist()), np.int64, len(table))
@@ -120,7 +123,9 @@ class SideTable:
         """
         key = draws.key(ROW, record.id)
         first, last = (int(np.searchsorted(self.keys, key, side)) for side in ("left", "right"))
-        entries = [entry for entry in self.table.slice(first, last - first).to_pylist() if entry[ROW] == record.id]
+        with arrow_file(self.path, "make it again"):  # a date that Python does not know is met here
+            rows = self.table.slice(first, last - first).to_pylist()
+        entries = [entry for entry in rows if entry[ROW] == record.id]
         if not entries:
             return {} if self.optional else self._lacks(record, "the row")
         if entries[0][TEXT] is None:
@@ -135,6 +140,12 @@ class SideTable:
         raise UserError(
             f"{self.path}: has nothing of {what} {record.called}; make it of the very corpus it lies beside"
         )
+
+
+def _by_language(kind: pa.DataType) -> bool:
+    """Whether values of a kind are texts by language, or nothing at all."""
+    texts = [pa.string(), pa.large_string(), pa.null()]
+    return kind == pa.null() or (pa.types.is_struct(kind) and all(field.type in texts for field in kind))
 
 
 def _refuse_doubles(path: Path, table: pa.Table, private: bool) -> None:
