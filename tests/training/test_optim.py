@@ -120,6 +120,8 @@ def test_what_is_frozen_does_not_move_and_takes_no_gradient():
     [
         ((("imgae", 0.0),), "'imgae' matches no parameter; there are image"),
         ((("(", 0.0),), r"'\(' is no regular expression"),
+        ((("(" * 100_000, 0.0),), r"^.{1,300}$"),
+        ((("x" * 100_000, 0.0),), r"^.{1,400}$"),
         (((".*", 0.0),), "every parameter is frozen"),
     ],
 )

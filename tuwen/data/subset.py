@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tuwen.data import draws
 from tuwen.data.corpus import Caption, Corpus, Record, Relevance, languages_and_texts
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 
 
 class Wrapped(Corpus):
@@ -203,7 +203,7 @@ def by_ids(corpora: Mapping[str, Corpus], ids: Iterable[str]) -> dict[str, Corpu
         if rows:
             chosen[split] = Subset(corpus, rows)
     if asked - known:
-        what = f"{len(asked - known)} of {len(asked)} ids are of no row, e.g. {min(asked - known)!r}"
+        what = f"{len(asked - known)} of {len(asked)} ids are of no row, e.g. {quoted(min(asked - known), 80)}"
         raise UserError(f"{', '.join(corpora)}: {what}")
     return chosen
 

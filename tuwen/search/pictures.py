@@ -20,7 +20,7 @@ from tuwen.data.corpus import BrokenImage, Corpus
 from tuwen.data.images import Source, load, read_file
 from tuwen.data.open import COLUMNS, open_corpus, source_of, splits_of
 from tuwen.data.private import UNSAID, hides
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{1,15})?")
 
@@ -183,7 +183,9 @@ def as_number(column: str, value: Any) -> float | None:
         UserError: a whole number that float64 cannot hold exactly.
     """
     if isinstance(value, int | np.integer) and abs(int(value)) > 2**53:
-        raise UserError(f"column {column!r}: {value} has too many digits for a number; write it as a string")
+        raise UserError(
+            f"column {column!r}: {quoted(value, 60)} has too many digits; write it as a string"
+        )
     return float(value) if math.isfinite(value) else None
 
 
@@ -216,6 +218,6 @@ def check_rows(pictures: Sequence[Picture], kinds: Mapping[str, str]) -> None:
         for column, value in picture.columns.items():
             kind = column_kind(value)
             if kind is not None and known.setdefault(column, kind) != kind:
-                raise UserError(f"{name}: column {column!r} is {known[column]} in this index, not {value!r}")
+                raise UserError(f"{name}: column {column!r} is {known[column]} in this index, not {quoted(value, 60)}")
             if kind == "number":
                 as_number(column, value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted, reason_of
 from tuwen.nn.transformer import Stack
 from tuwen.training.config import HEAD, TrainConfig
 
@@ -54,7 +54,9 @@ def factors(system: nn.Module, config: TrainConfig) -> dict[str, float]:
     for pattern, _ in patterns:
         if not any(pattern.match(name) for name in trained) and not (weightless and pattern.pattern == HEAD.pattern):
             parts = ", ".join(sorted({".".join(name.split(".")[:2]) for name in trained}))
-            raise UserError(f"config field train.rates: {pattern.pattern!r} matches no parameter; there are {parts}")
+            raise UserError(
+                f"config field train.rates: {quoted(pattern.pattern, 80)} matches no parameter; there are {parts}"
+            )
     layered = _layer_factors(system, trained, config.layer_decay)
     chosen = {name: next((f for p, f in patterns if p.match(name)), 1.0) for name in trained}
     return {name: chosen[name] * layered[name] for name in trained}
@@ -107,8 +109,9 @@ def averaged(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> 
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"config field train.rates: {pattern!r} is no regular expression: {error}") from None
+    except (re.error, RecursionError, OverflowError) as error:
+        what = f"{quoted(pattern, 80)} is no regular expression ({reason_of(error, 80)})"
+        raise UserError(f"config field train.rates: {what}") from None
 
 
 def _undecayed(system: nn.Module, decays: str) -> set[str]:

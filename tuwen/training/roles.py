@@ -44,7 +44,9 @@ def load_roles(
     for role in config.data.teachers:
         if role not in asked:
             known = ", ".join(asked) or "none"
-            raise UserError(f"config field data.teachers: {config.system} asks for no {role!r}; its roles: {known}")
+            raise UserError(
+                f"config field data.teachers: {config.system} asks for no {quoted(role, 60)}; its roles: {known}"
+            )
     roles = {}
     for role, capabilities in asked.items():
         if role not in config.data.teachers:
