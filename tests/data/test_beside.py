@@ -103,7 +103,7 @@ def test_tables_that_are_not_of_the_corpus_are_refused(tmp_path):
         (pa.table({"row": ["1", None], "text": pa.array([None, None], pa.int64())}), "1 entries name no row"),
         (pa.table({"row": pa.array([b"\xff"]).view(pa.string()), "text": [None]}), "UTF"),
         (pa.table({"row": ["1"], "text": [None], "written": ["a dog"]}), "holds no texts by language"),
-        (pa.Table.from_arrays([["1"], [None], [1], [2]], ["row", "text", "x", "x"]), "has the column 'x' twice"),
+        (pa.Table.from_arrays([["1"], [None], [1], [2]], ["row", "text", "x", "x"]), "Multiple matches"),
     ],
 )
 def test_what_is_no_table_is_told_in_a_line(content, what, tmp_path):

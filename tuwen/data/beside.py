@@ -12,7 +12,7 @@ written  a text that was written for the picture, by language: it stands in for 
 
 import hashlib
 import json
-from collections import ChainMap, Counter
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,8 +89,6 @@ class SideTable:
         digest = digest_of(path)
         with arrow_file(path, "make it again"):
             table = checked_rows(pq.read_table(path))
-        if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
-            raise UserError(f"{path}: has the column {quoted(twice[0], 60)} twice; names of columns must differ")
         kinds = {name: table.schema.field(name).type for name in (ROW, TEXT) if name in table.column_names}
         if kinds.get(ROW) not in (pa.string(), pa.large_string()) or kinds.get(TEXT) not in (pa.int64(), pa.null()):
             raise UserError(f"{path}: lacks the columns row (the ids of rows, texts) and text (int64, or null)")

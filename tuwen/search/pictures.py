@@ -183,9 +183,7 @@ def as_number(column: str, value: Any) -> float | None:
         UserError: a whole number that float64 cannot hold exactly.
     """
     if isinstance(value, int | np.integer) and abs(int(value)) > 2**53:
-        raise UserError(
-            f"column {column!r}: {quoted(value, 60)} has too many digits; write it as a string"
-        )
+        raise UserError(f"column {column!r}: {quoted(value, 60)} has too many digits; write it as a string")
     return float(value) if math.isfinite(value) else None
 
 
