@@ -116,7 +116,7 @@ def test_what_is_no_table_is_told_in_a_line(content, what, tmp_path):
 
 
 def test_a_date_that_python_does_not_know_is_a_line(tmp_path):
-    place = table(tmp_path / "t", ["0"], optional=True, day=pa.array([2**62], pa.timestamp("s")))
+    place = table(tmp_path / "t", ["0"], optional=True, day=pa.array([2**58], pa.timestamp("us")))
     with pytest.raises(UserError, match="make it again"):
         laid_over(Memory(ROWS), [place])
 
