@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from tuwen.data import draws
+from tuwen.data.clicked import Rule
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpus import Corpus, all_texts
-from tuwen.data.curate.clicks import Rule, by_clicks
+from tuwen.data.curate.clicks import by_clicks
 from tuwen.data.shards import write_shards
 from tuwen.data.subset import Subset
 

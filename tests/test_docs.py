@@ -72,6 +72,8 @@ def test_shown_commands_parse_and_name_real_settings(where, words, capsys):
     args = cli.parser().parse_args(words)
     named = {"train": lambda: [args.system], "compare": lambda: args.systems}.get(args.command, list)()
     for name in filter(None, named):
+        if arms.is_recipe_arm(name):
+            continue
         system, own = arms.arm_settings(name)
         RunConfig.of(system, args.size or "small", args.corpus, changes=settings_for(system, args.sets) | own)
 
@@ -160,7 +162,7 @@ def test_recipes_fit_the_systems_their_commands_name(path, tmp_path, monkeypatch
             how = override(compare.CompareConfig(), own)
             steps = args.budget and int(args.budget.amount)
             options = args.size, steps, args.seeds, changes, how.arms
-            arms.arm_configs(args.systems, args.corpus, Path("runs"), *options)
+            arms.planned_arms(args.systems, args.corpus, Path("runs"), *options)
 
 
 @pytest.fixture

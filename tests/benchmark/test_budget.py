@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tuwen.benchmark import tuning
-from tuwen.benchmark.arms import arm_configs
+from tuwen.benchmark.arms import planned_arms
 from tuwen.benchmark.budget import Budget, read_budget, steps_for
 from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig, read_marks
@@ -46,7 +46,7 @@ def test_work_counted_is_that_of_the_matrices(tmp_path):
     flops = []
     for layers in (1, 2, 3):
         changes = CHANGES | {"model.image.layers": layers}
-        (config,) = arm_configs(["clip"], CORPUS, tmp_path, "tiny", 2, 1, changes, {}).values()
+        (config,) = planned_arms(["clip"], CORPUS, tmp_path, "tiny", 2, 1, changes, {}).configs.values()
         trial = trial_of(config, pairs, tmp_path / f"{layers}.json")
         flops.append(trial.flops)
     assert flops[2] - flops[1] == flops[1] - flops[0]
@@ -62,7 +62,7 @@ def test_work_counted_is_that_of_the_matrices(tmp_path):
 
 def test_the_rate_is_chosen_by_validation_alone(tmp_path):
     pairs = open_corpus(CORPUS, "train")
-    configs = arm_configs(["clip"], CORPUS, tmp_path, "tiny", 2, 2, CHANGES, {})
+    configs = planned_arms(["clip"], CORPUS, tmp_path, "tiny", 2, 2, CHANGES, {}).configs
     scores = iter([{"score": 10.0}, {"score": 10.0}, {"score": 30.0}, {"score": 40.0}, {"score": 20.0}, {"score": 5.0}])
 
     def evaluate(trained, step):

@@ -162,7 +162,7 @@ def test_mistakes_are_told_before_any_work(tmp_path):
 
 def test_settings_of_one_system_alone(tmp_path):
     arms = {"albef": {"model": {"momentum": 0.9}, "model.alpha": 0.1}}
-    configs = arms_module.arm_configs(["clip", "albef"], CORPUS, tmp_path, "tiny", 5, 1, CHANGES, arms)
+    configs = arms_module.planned_arms(["clip", "albef"], CORPUS, tmp_path, "tiny", 5, 1, CHANGES, arms).configs
     albef = configs[tmp_path / "albef-seed0"]
     assert (albef.model.momentum, albef.model.alpha) == (0.9, 0.1)
     assert [config.train.steps for config in configs.values()] == [5, 5]

@@ -24,9 +24,11 @@ def test_mean_squares_by_hand():
     # means: all 4; seeds 1, 7; pictures 2, 6; what is left: +1, -1, -1, +1
     assert (table.mean, table.of_seeds, table.of_pictures, table.rest) == (4.0, 36.0, 16.0, 4.0)
     # of the mean's variance, 48 / 4, seeds have 36 parts of 48, known by one degree, and pictures 12
-    quantile = (36 * stats.t.ppf(0.975, 1) + 12 * stats.norm.ppf(0.975)) / 48
+    quantile = (36 * stats.t.ppf(0.75, 1) + 12 * stats.norm.ppf(0.75)) / 48
+    assert table.reach(0.5) == pytest.approx(quantile * 12**0.5)
+    # further out Student's quantile of one degree is so long that seeds alone, 36 / 4, reach further
     low, high = table.interval()["interval"]
-    assert (low, high) == pytest.approx((4 - quantile * 12**0.5, 4 + quantile * 12**0.5))
+    assert (low, high) == pytest.approx((4 - stats.t.ppf(0.975, 1) * 3, 4 + stats.t.ppf(0.975, 1) * 3))
     assert table.reach(table.interval()["p"]) == pytest.approx(4.0, rel=1e-4)  # at p it ends at 0
 
 
@@ -46,6 +48,16 @@ def test_with_seeds_alone_it_is_scipys_t_test():
     test = stats.ttest_1samp(gains.mean(1), 0)
     assert table.interval()["p"] == pytest.approx(test.pvalue, rel=1e-4)
     assert table.interval()["interval"] == pytest.approx(list(test.confidence_interval()))
+
+
+def test_pictures_never_make_an_interval_narrower_than_that_of_seeds_alone():
+    generator = np.random.default_rng(4)
+    for _ in range(50):
+        gains = drawn(generator, 3, 40, 1.0, 0.0)
+        table, means = Crossed.of(gains), gains.mean(1)
+        for level in (0.05, 0.05 / 6):
+            alone = stats.t.ppf(1 - level / 2, 2) * means.std(ddof=1) / 3**0.5
+            assert table.reach(level) >= alone * (1 - 1e-12)
 
 
 def test_no_difference_anywhere_is_no_difference():

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tuwen.benchmark import paired
-from tuwen.benchmark.paired import by_picture, detectable_line, holm, paired_difference, seeds_interval, swapped_p
+from tuwen.benchmark.paired import by_picture, holm, paired_difference, seeds_interval, swapped_p
 from tuwen.data import draws
 
 
@@ -68,16 +68,6 @@ def test_seeds_are_scipys_t_test_and_fewer_than_three_have_no_interval():
     assert ours["interval"] == pytest.approx([*test.confidence_interval()])
     assert seeds_interval(values[:2]) == {"interval": None, "p": None}
     assert seeds_interval([0.0] * 3) == {"interval": [0, 0], "p": 1}
-
-
-def test_what_seeds_can_show_is_as_the_t_test_has_it():
-    """The power of t with effect d and n pairs from the noncentral t: 10 seeds for d = 1, 34 for a half."""
-    for effect, seeds in ((1.0, 10), (0.5, 34)):
-        power = [stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, effect * n**0.5) for n in (seeds - 1, seeds)]
-        assert power[0] < 0.8 <= power[1]
-    assert "1 deviation between seeds needs 10 seeds, of half a deviation 34" in detectable_line(1)
-    assert "too few for an interval" in detectable_line(2)
-    assert detectable_line(3).startswith("3 seeds show a difference of 3.3 deviations")
 
 
 def simulated(study, pictures, texts, effect):

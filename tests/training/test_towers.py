@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.exchange.checkpoints import TEXT, VISION, randomised, saved
-from tuwen.benchmark.arms import arm_configs
+from tuwen.benchmark.arms import planned_arms
 from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.errors import UserError
@@ -93,7 +93,7 @@ def test_free_towers_are_trained(places, tmp_path):
 
 def test_every_arm_has_them_and_a_cross_encoder_the_width_of_the_texts(places, tmp_path):
     published = Published(*places, ("image",))
-    configs = arm_configs(["clip", "r2d2"], CORPUS, tmp_path, "tiny", 2, 1, {}, {}, published)
+    configs = planned_arms(["clip", "r2d2"], CORPUS, tmp_path, "tiny", 2, 1, {}, {}, published).configs
     for config in configs.values():
         assert (config.image_weights, config.text_weights) == places
         assert (config.model.image.locked, config.model.text.locked) == (True, False)

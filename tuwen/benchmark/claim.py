@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuwen import tasks
-from tuwen.benchmark.arms import arm_configs, learnt_of
+from tuwen.benchmark.arms import learnt_of, planned_arms
 from tuwen.benchmark.compare import CompareConfig, compare, metric_of
 from tuwen.benchmark.crossed import Crossed, table_of_gains
 from tuwen.benchmark.figures import figure_of
@@ -127,8 +127,8 @@ def check_claim(name: str, claim: Claim) -> None:
     """
     settings, towers = settings_of_claim(claim), towers_of_claim(claim)
     try:
-        learnt_of(claim.arms, claim.measure.task, claim.learn)
-        arm_configs(claim.arms, claim.corpus, Path(), claim.size, claim.steps, 1, settings, {}, towers)
+        planned = planned_arms(claim.arms, claim.corpus, Path(), claim.size, claim.steps, 1, settings, {}, towers)
+        learnt_of(planned.configs.values(), claim.measure.task, claim.learn)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 

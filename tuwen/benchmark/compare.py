@@ -15,16 +15,17 @@ from tuwen import systems, tasks
 from tuwen.benchmark.arms import (
     DRAWN,
     ArmRun,
-    arm_configs,
+    PlannedArms,
     arm_folder,
-    arm_settings,
     learnt_of,
+    planned_arms,
     train_arm,
     validator,
 )
 from tuwen.benchmark.budget import Budget, steps_for
 from tuwen.benchmark.figures import figure_of
 from tuwen.benchmark.measure import MeasureConfig, measure_arm, measure_run, read_marks
+from tuwen.benchmark.recipe_arms import RecipeArm, is_recipe_arm
 from tuwen.benchmark.score import settle_score
 from tuwen.benchmark.statistics import STAGES, differences, figure_differences, mean_and_spread
 from tuwen.benchmark.trial import Trial, trial_of
@@ -56,13 +57,14 @@ class CompareConfig:
     starts, as published fusion systems start from trained encoders; 0: from the same drawn weights. learn: settings
     ({"train.steps": 100}) of what every arm learns before it is measured on a task that must be learnt, or is to be.
     tune: learning rates that are tried for every arm, as factors of its own (`tuwen.benchmark.tuning`); none: it has
-    its own. measure: how runs are measured.
+    its own. also: further corpora by the names that stages of recipes have for them. measure: how runs are measured.
     """
 
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     towers: int = 0
     learn: Mapping[str, Any] = field(default_factory=dict)
     tune: tuple[float, ...] = ()
+    also: Mapping[str, str] = field(default_factory=dict)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self):
@@ -91,8 +93,8 @@ def compare(
 ) -> dict:
     """Trains and measures every system with every seed, and writes OUT/comparison.json.
 
-    names: systems, in the order of all tables, or arms of one ("wukong:model.style=filip"). steps: optimizer steps of
-    every run (default: the config's); budget: or what every run may spend otherwise. seeds: runs a system, from
+    names: systems, in the order of all tables, arms of one ("wukong:model.style=filip"), or recipes. steps: optimizer
+    steps of every run (default: the config's); budget: or what every run may spend. seeds: runs a system, from
     `train.seed` on. published: towers that every run starts from. changes: config by dotted or nested name for all
     systems. how: what single systems differ in, and how runs are measured. validation: pictures of "val" (else of the
     split) followed. effect: a wanted difference: the seeds it needs are reckoned. share: of the training rows.
@@ -106,27 +108,33 @@ def compare(
     """
     out, how = Path(out), how or CompareConfig()
     measure, location = how.measure, how.measure.corpus or str(corpus)
-    learnt = learnt_of(names, measure.task, how.learn)
+    refuse_of_recipes(names, how, budget, share)
     equal: Any = {} if budget and budget.unit != "steps" else steps  # steps; what another budget buys is known later
-    configs = arm_configs(names, str(corpus), out, size, equal, seeds, changes or {}, how.arms, published)
+    options: Any = (seeds, changes or {}, how.arms, published, how.also)
+    configs, recipes = planned_arms(names, str(corpus), out, size, equal, *options)
+    learnt = learnt_of(configs.values(), measure.task, how.learn)
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
     pairs = share_of(open_corpus(corpus, "train", first.data.on_bad), share)
     gallery = open_corpus(location, measure.split, first.data.on_bad) if measure.task == "retrieval" else None
     watched = watched_of(str(corpus), location, measure, first.data.on_bad)
     evaluate = validator(watched, validation) if validation else None
-    _share_tokenizer(out, configs, pairs)
+    _share_tokenizer(out, configs, recipes, pairs)
     if how.towers:
         _train_towers(out, configs, how.towers, pairs, quiet)
-    trials = {name: trial_of(configs[run], pairs, trial_file(out, name)) for run, name in reversed(arms.items())}
-    configs = budgeted(configs, arms, budget, trials)
+    plain = {name: run for run, name in reversed(arms.items()) if run not in recipes}
+    trials = {name: trial_of(configs[run], pairs, trial_file(out, name)) for name, run in plain.items()}
+    configs, recipes = budgeted(configs, recipes, arms, budget, trials)
     configs, arms, tuned = tuned_configs(configs, arms, how.tune, pairs, watched, validation, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
     for number, (run, config) in enumerate(configs.items(), 1):
         place = f"run {number} of {len(configs)}"
-        trained = train_arm(run, config, pairs, evaluate, learnt, quiet=quiet, place=place)
-        result = measured_arm(trained, gallery, location, measure, trials[arms[run]], quiet)
-        results_of[arms[run]].append({"seed": config.train.seed, **result})
+        name, recipe = arms[run], recipes.get(run)
+        trained = train_arm(run, config, pairs, evaluate, learnt, recipe=recipe, quiet=quiet, place=place)
+        if recipe is not None:
+            trials[name] = recipe.cost(lambda stage, name=name: trial_file(out, name, stage))
+        result = measured_arm(trained, out, gallery, location, measure, trials[name], quiet)
+        results_of[name].append({"seed": config.train.seed, **result})
     about: dict[str, Any] = {"location": str(corpus), "watched": watched.split, "size": size, "tuned": tuned}
     about |= {"batch_size": first.train.batch_size, "budget": str(budget or f"steps={first.train.steps}")}
     about["fingerprints"] = {part.split: part.fingerprint for part in (pairs, gallery) if part is not None}
@@ -134,13 +142,34 @@ def compare(
 
 
 def budgeted(
-    configs: dict[Path, RunConfig], arms: Mapping[Path, str], budget: Budget | None, trials: Mapping[str, Trial]
-) -> dict[Path, RunConfig]:
-    """The configs with the steps that the budget buys each arm."""
+    configs: dict[Path, RunConfig],
+    recipes: dict[Path, RecipeArm],
+    arms: Mapping[Path, str],
+    budget: Budget | None,
+    trials: Mapping[str, Trial],
+) -> PlannedArms:
+    """The configs and recipes with the steps that the budget buys each arm."""
     if budget is None:
-        return configs
-    bought = {run: steps_for(budget, config.train.batch_size, trials[arms[run]]) for run, config in configs.items()}
-    return {run: override(config, {"train.steps": bought[run]}) for run, config in configs.items()}
+        return PlannedArms(configs, recipes)
+    bought = {run: steps_for(budget, configs[run].train.batch_size, trials.get(name)) for run, name in arms.items()}
+    recipes = {run: recipe.of_steps(bought[run]) for run, recipe in recipes.items()}
+    single = {run: override(configs[run], {"train.steps": bought[run]}) for run in configs.keys() - recipes.keys()}
+    return PlannedArms({run: single.get(run, config) for run, config in configs.items()}, recipes)
+
+
+def refuse_of_recipes(names: Sequence[str], how: "CompareConfig", budget: Budget | None, share: float) -> None:
+    """Raises:
+    UserError: what is for single systems alone, asked of a recipe.
+    """
+    name = next(filter(is_recipe_arm, names), None)
+    wrong = {
+        "compare.towers: its stages say what they start from": how.towers,
+        "--tune: its stages have their own rates": how.tune,
+        "a budget in seconds or flops: give steps or pairs": budget and budget.unit in ("seconds", "flops"),
+        "a ladder of data: give one of budgets": share < 1,
+    }
+    if name and (what := next((what for what, asked in wrong.items() if asked), None)):
+        raise UserError(f"compare: {name} is a recipe, which cannot have {what}")
 
 
 def write_comparison(out: Path, comparison: dict[str, Any]) -> dict[str, Any]:
@@ -170,8 +199,8 @@ def tuned_configs(
     return chosen, dict(zip(chosen, arms.values(), strict=True)), tuned
 
 
-def trial_file(out: Path, name: str) -> Path:
-    return out / TRIALS / f"{arm_folder(name)}.json"
+def trial_file(out: Path, name: str, stage: str = "") -> Path:
+    return out / TRIALS / f"{arm_folder(name)}{stage and '-' + stage}.json"
 
 
 def compared(
@@ -216,7 +245,9 @@ def metric_of(measure: MeasureConfig) -> str:
 # ---- what is trained
 
 
-def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -> None:
+def _share_tokenizer(
+    out: Path, configs: dict[Path, RunConfig], recipes: Mapping[Path, RecipeArm], pairs: Corpus
+) -> None:
     """OUT/tokenizer.json, made once and given to every run's config."""
     path = out / TOKENIZER
     begun = any(holds_run(run) for run in configs)
@@ -225,7 +256,9 @@ def _share_tokenizer(out: Path, configs: dict[Path, RunConfig], pairs: Corpus) -
         raise UserError(f"{out} holds something else than a comparison ({quoted(min(others))}); choose another folder")
     if not (begun and path.exists()):
         out.mkdir(parents=True, exist_ok=True)
-        start.make_tokenizer(next(iter(configs.values())), [pairs]).save(path)
+        run, config = next(iter(configs.items()))
+        config = recipes[run].words if run in recipes else config
+        start.make_tokenizer(config, [pairs]).save(path)
     Tokenizer.load(path)  # a damaged file is told before any work
     for run, config in configs.items():
         configs[run] = override(config, {"tokenizer.file": str(path)})
@@ -246,9 +279,10 @@ def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: 
 
 
 def measured_arm(
-    trained: ArmRun, gallery: Corpus | None, location: str, measure: MeasureConfig, trial: Trial, quiet: bool
+    trained: ArmRun, out: Path, gallery: Corpus | None, location: str, measure: MeasureConfig, trial: Trial, quiet: bool
 ) -> dict:
-    """What a finished arm has on the task and what it cost, with the "figure" that counts. gallery: of retrieval."""
+    """What a finished arm has on the task and what it cost, with the "figure" that counts, and its "run", a place in
+    the folder `out`. gallery: of retrieval."""
     if gallery is None:
         result = measure_arm(trained.run, location, measure)
     else:
@@ -256,7 +290,7 @@ def measured_arm(
             settle_score(trained.run, top_k=measure.top_k, quiet=quiet)
         with bars(not quiet):
             result = measure_run(trained.run, gallery, measure)
-    result = {**result, **_cost(trained, result, trial)}
+    result = {**result, **_cost(trained, result, trial), "run": trained.run.relative_to(out).as_posix()}
     return {**result, "figure": figure_of(result, metric_of(measure))}
 
 
@@ -271,9 +305,8 @@ def _cost(trained: ArmRun, result: dict, trial: Trial) -> dict:
     asked = [own["queries"] for own in result["languages"].values()] if result["task"] == "retrieval" else []
     queries = sum(sum(own.values()) for own in asked)
     return {
-        "run": trained.run.name,
         "steps": sum(part["step"] for part in done),
-        "seconds": seconds,
+        "seconds": seconds + trained.table_seconds,
         "pairs_per_second": pairs / seconds if len(done) > 1 and seconds else done[0]["pairs_per_second"],
         "measure_seconds": result["seconds"],
         "ms_a_query": 1000 * result["seconds"] / queries if queries else None,
@@ -293,7 +326,7 @@ def summary(name: str, results: list[dict]) -> dict:
         mean["languages"] = {name: {**stages, **mean["languages"][name]} for name, stages in first["languages"].items()}
     else:
         about = {key: about[key] for key in ("system", "task")}
-    paper = systems.find(arm_settings(name)[0]).paper
+    paper = systems.find(first["system"]).paper
     return {**about, **mean, "fidelity": paper.fidelity, "spread": spread, "seeds": results}
 
 

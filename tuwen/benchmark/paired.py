@@ -104,17 +104,3 @@ def seeds_interval(differences: Sequence[float]) -> dict[str, Any]:
     reach = float(t.ppf(1 - LEVEL / 2, seeds - 1)) * error
     p = float(2 * t.sf(abs(mean) / error, seeds - 1)) if error else float(mean == 0)
     return {"interval": [mean - reach, mean + reach], "p": p}
-
-
-def detectable_line(seeds: int) -> str:
-    """What so many seeds can show, in deviations between seeds, and the seeds that finer differences need."""
-    from statsmodels.stats.power import TTestPower
-
-    def needed(effect: float) -> int:
-        return next(k for k in range(2, 10_000) if TTestPower().power(effect, k, LEVEL) >= POWER)
-
-    finer = f"a difference of 1 deviation between seeds needs {needed(1)} seeds, of half a deviation {needed(0.5)}"
-    if seeds < FEWEST_SEEDS:
-        return f"{seeds} seed{'s' * (seeds > 1)}: too few for an interval over seeds; {finer}"
-    effect = TTestPower().solve_power(nobs=seeds, alpha=LEVEL, power=POWER)
-    return f"{seeds} seeds show a difference of {effect:.1f} deviations between seeds in 4 cases of 5; {finer}"

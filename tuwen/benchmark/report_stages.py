@@ -32,7 +32,7 @@ def effects_in_words(name: str, seeds: Sequence[Record], folders: Sequence[Path]
 
     seeds: the retrieval JSON of every seed, with its "run". folders: of the runs that are still there.
     """
-    by_name = {folder.name: folder for folder in folders}
+    by_name = {seed["run"]: folder for seed in seeds for folder in folders if f"/{folder}".endswith(f"/{seed['run']}")}
     if not any("second_stage" in seed for seed in seeds):
         return [(f"{name} has one stage: its vectors alone rank.", f"{name} 只有一个阶段：只按向量排序。")]
     return [

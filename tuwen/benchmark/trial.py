@@ -34,9 +34,9 @@ class Trial:
     batch_size: int
 
 
-def trial_of(config: RunConfig, pairs: Corpus, file: Path) -> Trial:
+def trial_of(config: RunConfig, pairs: Corpus | None, file: Path) -> Trial:
     """Takes a few steps of an arm in a folder that goes again, and writes what they cost into the file; read back
-    where it is there.
+    where it is there. pairs: None: those that the config names.
 
     Raises:
         UserError: whatever training raises.

@@ -5,7 +5,6 @@ another seed might differ by more.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from tuwen.benchmark.crossed import Crossed, paired_marks, table_of_gains
 from tuwen.benchmark.paired import FEWEST_SEEDS, paired_difference
 from tuwen.benchmark.statistics import with_holm
-from tuwen.run import read_json
 from tuwen.tasks.marks import Marks
 
 RESULT = "comparison.json"
@@ -52,22 +50,6 @@ def judged_gains(of: Sequence[Marks], over: Sequence[Marks], effect: float | Non
     table = Crossed.of(gains)
     needed = {} if effect is None else {"seeds_needed": table.seeds_for(effect)}
     return {**table.interval(), "covers": BOTH, "detectable": table.detectable(), **needed}
-
-
-def effect_line(out: Path, effect: float) -> str:
-    """The seeds that would show the effect, by the spread of the comparison that lies in the folder; before there is
-    one, that this cannot be known yet."""
-    if not (out / RESULT).exists():
-        return (
-            f"how many seeds show {effect:g} depends on how much seeds and pictures differ: the first comparison says "
-            "it, with what these would have shown"
-        )
-    needed = [(row, row["seeds_needed"]) for row in read_json(out / RESULT)["differences"] if "seeds_needed" in row]
-    return "; ".join(
-        f"{row['of']} over {row['over']}: {'only more pictures show' if seeds is None else f'{seeds} seeds show'} "
-        f"{effect:g} in 4 cases of 5"
-        for row, seeds in needed
-    )
 
 
 def _of_language(marks: Marks | None, language: str | None) -> Marks | None:

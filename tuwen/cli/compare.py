@@ -26,7 +26,7 @@ def add_to(commands) -> None:
         "systems",
         metavar="SYSTEM",
         nargs="*",
-        help="names from `tuwen systems`; NAME:SETTING=VALUE,... for one arm of several",
+        help="names from `tuwen systems`, or recipes (.yaml); NAME:SETTING=VALUE,... for one arm of several",
     )
     command.add_argument("--runs", metavar="RUN", type=Path, nargs=2, help="two finished runs instead; trains nothing")
     command.add_argument("--corpus", metavar="DIR", required=True, help=CORPUS)
@@ -141,11 +141,10 @@ def judge_by_task(args) -> None:
 def train_and_compare(args) -> None:
     """Systems under one budget."""
     from tuwen.benchmark.compare import CompareConfig, compare
-    from tuwen.benchmark.paired import detectable_line
+    from tuwen.benchmark.foretold import foretold
     from tuwen.benchmark.report import write_report
     from tuwen.benchmark.table import print_comparison
     from tuwen.benchmark.tuning import GRID
-    from tuwen.benchmark.uncertainty import effect_line
     from tuwen.benchmark.written import tables_of, write_tables
     from tuwen.config import override
 
@@ -159,8 +158,7 @@ def train_and_compare(args) -> None:
     options = {"size": size, "budget": args.budget, "seeds": args.seeds, "published": published_towers(args)}
     options |= {"changes": changes, "how": override(CompareConfig(), own), "effect": args.effect}
     with only_json(args.json):
-        print_line(detectable_line(args.seeds))
-        if args.effect and (line := effect_line(args.out, args.effect)):
+        for line in foretold(args.corpus, args.out, options["how"].measure, args.seeds, args.effect):
             print_line(line)
         if args.ladder:
             result = climb(args, options)

@@ -296,7 +296,8 @@ def run_clean(args) -> None:
 
 
 def run_clicks(args) -> None:
-    from tuwen.data.curate.clicks import Rule, by_clicks, select_log
+    from tuwen.data.clicked import Rule
+    from tuwen.data.curate.clicks import by_clicks, select_log
     from tuwen.data.open import open_corpus, splits_of
     from tuwen.data.shards import write_shards
 

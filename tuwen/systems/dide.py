@@ -30,6 +30,7 @@ class DiDEConfig:
     """Both towers are ViTs with a pooler; they have as many heads as the teacher, and the image tower its tokens.
 
     starts_as: "teacher" copies of its weights what has the same shape [choice], as far as the card says; "own": none.
+    attention: weight of the teacher's attention, in pre-training and for a task; 0 leaves its answers alone.
     """
 
     image: ImageTowerConfig = field(default_factory=lambda: ImageTowerConfig(pooler=True))
@@ -37,7 +38,12 @@ class DiDEConfig:
     embed: int = 256
     nested: tuple[int, ...] = ()  # widths of prefixes that are to be vectors of their own, see `nested_mean`
     starts_as: Literal["teacher", "own"] = "teacher"
+    attention: float = 1.0
     score: Literal["fitted", "published"] = "fitted"  # the final one: see `tuwen.predictor.Predictor.final`
+
+    def __post_init__(self):
+        if self.attention < 0:
+            raise ValueError(f"attention is a weight, 0 or more, got {self.attention}")
 
     @classmethod
     def sized(cls, name: str) -> "DiDEConfig":
@@ -129,7 +135,8 @@ class DiDE(System):
         match = torch.stack([-odds, odds], 1).sigmoid()  # (no match, match)
         terms = {
             "contrast": contrast,
-            "attention": attention_distillation(crossing_of(shown, texts), taught, batch.texts.mask),
+            "attention": self.config.attention
+            * attention_distillation(crossing_of(shown, texts), taught, batch.texts.mask),
             "matching": soft_classes(logits, match),
         }
         accuracy = matching_accuracy(logits, pairs.labels)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from tests.data.pairs import with_pictures
 from tuwen.cli import main
+from tuwen.data.clicked import Rule, choose_pairs, wilson
 from tuwen.data.corpora.scenes import Scenes
 from tuwen.data.corpora.table import open_table
 from tuwen.data.corpus import all_texts
-from tuwen.data.curate.clicks import Rule, by_clicks, choose_pairs, select_log, wilson
+from tuwen.data.curate.clicks import by_clicks, select_log
 from tuwen.errors import UserError
 
 

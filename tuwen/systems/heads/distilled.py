@@ -112,7 +112,8 @@ class Distilled(Head):
         ]
         logits = self.logits(system, images, texts).float()
         soft = soft_answers if self.binary else soft_classes
-        terms = {"answers": soft(logits, taught), "attention": torch.stack(attention).sum()}
+        whole = system.config.attention * torch.stack(attention).sum()
+        terms = {"answers": soft(logits, taught), "attention": whole}
         agreement = (logits.detach().argmax(1) == taught.argmax(1)).float().mean()
         return Losses(terms, metrics={"agreement": agreement})
 

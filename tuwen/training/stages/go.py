@@ -39,11 +39,13 @@ def run_recipe(
     evaluate_of: EvaluateOf | None = None,
     quiet: bool = False,
     rehearsal: bool = True,
+    tokenizer: Path | None = None,
 ) -> list[Planned]:
     """Does every stage of a recipe in a folder of its own, OUT/NAME, and gives them.
 
     also: further corpora by the names that stages have for them. evaluate_of: what watches a run while it is trained.
-    rehearsal: whether a miniature says first what each stage will take.
+    rehearsal: whether a miniature says first what each stage will take. tokenizer: of all runs that bring none; None:
+    one of the recipe's own.
 
     Raises:
         UserError: a mistake in the recipe, or a stage whose inputs have changed since it was done.
@@ -59,7 +61,7 @@ def run_recipe(
     for place, planned in enumerate(stages):
         refuse_changed(planned, made_of(planned, corpora[planned.stage.name]), stages[place + 1 :], sure=False)
     _make_folder(recipe, stages, out)
-    stages = _share_tokenizer(stages, corpora, out)
+    stages = _share_tokenizer(stages, corpora, tokenizer or out / TOKENIZER)
     left = [planned for planned in stages if not is_done(planned.folder)]
     threads = torch.get_num_threads()
     costs = _costs(recipe, stages, corpora, out) if left and rehearsal else {}
@@ -105,9 +107,8 @@ def _make_folder(recipe: Recipe, stages: Sequence[Planned], out: Path) -> None:
     write(out / PLAN, recipe.path.read_text(encoding="utf-8"))
 
 
-def _share_tokenizer(stages: Sequence[Planned], corpora: Mapping[str, Corpus], out: Path) -> list[Planned]:
-    """OUT/tokenizer.json, of the first run that reads texts and brings none, for all runs that bring none."""
-    path = out / TOKENIZER
+def _share_tokenizer(stages: Sequence[Planned], corpora: Mapping[str, Corpus], path: Path) -> list[Planned]:
+    """The tokenizer there, of the first run that reads texts and brings none, for all runs that bring none."""
     own = [planned for planned in stages if is_training(planned) and _brings_none(planned)]
     reading = [planned for planned in own if start.reads_texts(planned.config)]
     if not reading:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from tuwen.training.stages.caption import CaptionConfig, write_captions
+from tuwen.training.stages.clicks import ClicksConfig, choose_by_clicks
 from tuwen.training.stages.concepts import ConceptsConfig, retrieve_concepts
 from tuwen.training.stages.knowledge import LexiconConfig, write_knowledge
 from tuwen.training.stages.noise import NoiseConfig, estimate_noise
@@ -32,5 +33,6 @@ KINDS: Mapping[str, Kind] = {
     "noise": Kind(NoiseConfig, estimate_noise),
     "concepts": Kind(ConceptsConfig, retrieve_concepts, optional=True, few={"least": 1, "count": 1}),
     "caption": Kind(CaptionConfig, write_captions, optional=True),
+    "clicks": Kind(ClicksConfig, choose_by_clicks, asks=False, few={"floor": 1, "least": 0.0}),
     "knowledge": Kind(LexiconConfig, write_knowledge, asks=False, optional=True, few={"epochs": 1, "least": 0}),
 }
