@@ -8,6 +8,7 @@ Every run lies in OUT/SYSTEM-seedK; what is finished is not repeated, what was s
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,9 @@ def compare(
     steps of every run (default: the config's); budget: or what every run may spend. seeds: runs a system, from
     `train.seed` on. published: towers that every run starts from. changes: config by dotted or nested name for all
     systems. how: what single systems differ in, and how runs are measured. validation: pictures of "val" (else of the
-    split) followed. effect: a wanted difference: the seeds it needs are reckoned. share: of the training rows.
-
-    Gives `{"systems": {name: the retrieval JSON, averaged over seeds, with "seconds", "pairs_per_second", "fidelity",
-    "seeds" (each run's own), "spread" (deviation over seeds)}}` with "differences", "corpus", "split" and the like.
+    split) followed. effect: a wanted difference: the seeds it needs are reckoned. share: of the training rows. Gives
+    `{"systems": {name: the retrieval JSON over seeds, with "seconds", "fidelity", "seeds" (each run's own), "spread"}}`
+    with "differences", "corpus", "split" and the like.
 
     Raises:
         UserError: unknown or repeated systems or settings, or a run in `out` with other settings.
@@ -109,36 +109,38 @@ def compare(
     out, how = Path(out), how or CompareConfig()
     measure, location = how.measure, how.measure.corpus or str(corpus)
     refuse_of_recipes(names, how, budget, share)
-    equal: Any = {} if budget and budget.unit != "steps" else steps  # steps; what another budget buys is known later
     options: Any = (seeds, changes or {}, how.arms, published, how.also)
-    configs, recipes = planned_arms(names, str(corpus), out, size, equal, *options)
+    configs, recipes = planned_arms(names, str(corpus), out, size, equal_steps(steps, budget), *options)
     learnt = learnt_of(configs.values(), measure.task, how.learn)
     arms = {run: names[k % len(names)] for k, run in enumerate(configs)}
     first = next(iter(configs.values()))
-    pairs = share_of(open_corpus(corpus, "train", first.data.on_bad), share)
-    gallery = open_corpus(location, measure.split, first.data.on_bad) if measure.task == "retrieval" else None
-    watched = watched_of(str(corpus), location, measure, first.data.on_bad)
+    pairs, gallery, watched = opened_corpora(str(corpus), location, measure, first.data.on_bad, share)
     evaluate = validator(watched, validation) if validation else None
     _share_tokenizer(out, configs, recipes, pairs)
-    if how.towers:
-        _train_towers(out, configs, how.towers, pairs, quiet)
-    plain = {name: run for run, name in reversed(arms.items()) if run not in recipes}
-    trials = {name: trial_of(configs[run], pairs, trial_file(out, name)) for name, run in plain.items()}
+    _train_towers(out, configs, how.towers, pairs, quiet)
+    single = {name: run for run, name in reversed(arms.items()) if run not in recipes}
+    trials = {name: trial_of(configs[run], pairs, trial_file(out, name)) for name, run in single.items()}
     configs, recipes = budgeted(configs, recipes, arms, budget, trials)
     configs, arms, tuned = tuned_configs(configs, arms, how.tune, pairs, watched, validation, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
     for number, (run, config) in enumerate(configs.items(), 1):
-        place = f"run {number} of {len(configs)}"
-        name, recipe = arms[run], recipes.get(run)
+        name, recipe, place = arms[run], recipes.get(run), f"run {number} of {len(configs)}"
         trained = train_arm(run, config, pairs, evaluate, learnt, recipe=recipe, quiet=quiet, place=place)
-        if recipe is not None:
-            trials[name] = recipe.cost(lambda stage, name=name: trial_file(out, name, stage))
-        result = measured_arm(trained, out, gallery, location, measure, trials[name], quiet)
+        trial = recipe.cost(partial(trial_file, out, name)) if recipe else trials[name]
+        result = measured_arm(trained, out, gallery, location, measure, trial, quiet)
         results_of[name].append({"seed": config.train.seed, **result})
+    own = recipes[run].steps if (run := next(iter(configs))) in recipes else first.train.steps
     about: dict[str, Any] = {"location": str(corpus), "watched": watched.split, "size": size, "tuned": tuned}
-    about |= {"batch_size": first.train.batch_size, "budget": str(budget or f"steps={first.train.steps}")}
+    about |= {"batch_size": first.train.batch_size, "budget": str(budget or f"steps={own}")}
     about["fingerprints"] = {part.split: part.fingerprint for part in (pairs, gallery) if part is not None}
     return write_comparison(out, {**compared(results_of, out, measure, effect), **about})
+
+
+def equal_steps(steps: int | None, budget: Budget | None) -> int | dict | None:
+    """The steps of every arm; empty where what the budget buys is known later."""
+    if budget is None:
+        return steps
+    return steps_for(budget, 1) if budget.unit == "steps" else {}
 
 
 def budgeted(
@@ -230,6 +232,15 @@ def share_of(pairs: Corpus, share: float) -> Corpus:
     return pairs if share >= 1 else Subset(pairs, range(max(1, round(share * len(pairs)))))
 
 
+def opened_corpora(
+    corpus: str, location: str, measure: MeasureConfig, on_bad: str, share: float
+) -> tuple[Corpus, Corpus | None, Corpus]:
+    """(the pairs that are trained on, the pictures of retrieval, what runs are watched on)."""
+    pairs = share_of(open_corpus(corpus, "train", on_bad), share)
+    gallery = open_corpus(location, measure.split, on_bad) if measure.task == "retrieval" else None
+    return pairs, gallery, watched_of(corpus, location, measure, on_bad)
+
+
 def watched_of(corpus: str, location: str, measure: MeasureConfig, on_bad: str) -> Corpus:
     """What runs are watched on while they train: "val" where there is one, else what they are measured on."""
     if "val" in splits_of(corpus):
@@ -265,9 +276,10 @@ def _share_tokenizer(
 
 
 def _train_towers(out: Path, configs: dict[Path, RunConfig], steps: int, pairs: Corpus, quiet: bool) -> None:
-    """A clip run a seed, of the first system's towers, which becomes the start of every system of that seed."""
+    """A clip run of so many steps a seed, of the first system's towers, which becomes the start of every system of that
+    seed; of none, they start as they are."""
     runs: dict[int, Path] = {}
-    for path, config in configs.items():
+    for path, config in configs.items() if steps else ():
         seed = config.train.seed
         if seed not in runs:
             runs[seed] = out / f"towers-seed{seed}"
