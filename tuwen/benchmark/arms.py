@@ -144,7 +144,8 @@ def planned_arms(
         raise UserError(f"compare: {repeated[0]} is named twice" if repeated else "compare: name at least one system")
     if unknown := sorted(arms.keys() - set(systems.names())):
         raise UserError(f"config field compare.arms: no system called {quoted(unknown[0])}; `tuwen systems` lists them")
-    planned, spent = PlannedArms({}, {}), set()
+    planned = PlannedArms({}, {})
+    spent: set[tuple[int, float | None]] = set()
     first_seed = override(TrainConfig(), {"seed": dotted(changes).get("train.seed", 0)}).seed
     for turn in range(seeds):
         for name in names:
