@@ -5,16 +5,22 @@ BIN := $(VENV)/bin
 # uv reads none of pip's settings: hand it pip's own list of local wheels, so that a CPU build of torch found there is taken
 LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
+# where someone watches, uv shows what it fetches
+QUIET := $(shell [ -t 2 ] || echo -q)
+
 .PHONY: setup demo test test-slow lint format docs lock clean
 
 setup: $(VENV)/.ok
 
 # compat: Python finds the package also beside the clone's own folder, which it would take for it otherwise
 $(VENV)/.ok: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q uv==0.13.9
-	UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --compile-bytecode -p $(VENV) -r requirements.lock
-	$(BIN)/uv pip install -q -p $(VENV) --no-deps -C editable_mode=compat -e .
+	@echo "setup 1 of 3: a virtual environment in $(VENV), with uv"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q uv==0.13.9
+	@echo "setup 2 of 3: the packages of requirements.lock, torch the largest"
+	@UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install $(QUIET) --compile-bytecode -p $(VENV) -r requirements.lock
+	@echo "setup 3 of 3: tuwen itself"
+	@$(BIN)/uv pip install $(QUIET) -p $(VENV) --no-deps -C editable_mode=compat -e .
 	touch $@
 
 demo: setup

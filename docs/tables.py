@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from tuwen.benchmark.claim import claim_names, decimals, read_claim
+from tuwen.speech import in_chinese
 from tuwen.systems import find, names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,12 +34,14 @@ COVERS = {"seeds and pictures": "种子与图片", "seeds alone": "仅种子"}
 def systems_table(language: str) -> str:
     """The Markdown table of all systems."""
     rows = [HEADS[language], ("---",) * len(HEADS[language])]
+    said, semicolon, comma = (in_chinese, "；", "、") if language == "zh" else (str, "; ", ", ")
     for name in names():
         paper = find(name).paper
         link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.title
-        towers = f"{paper.image_encoder}; {paper.text_encoder}"
-        objectives = ", ".join(paper.objectives)
-        rows.append((f"`{name}`", f"{link}, {paper.venue}", towers, paper.interaction, objectives, paper.fidelity))
+        towers = semicolon.join(map(said, (paper.image_encoder, paper.text_encoder)))
+        objectives = comma.join(map(said, paper.objectives))
+        cells = (towers, said(paper.interaction), objectives, said(paper.fidelity))
+        rows.append((f"`{name}`", f"{link}, {paper.venue}", *cells))
     return _markdown(rows)
 
 

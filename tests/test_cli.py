@@ -392,6 +392,19 @@ def test_data_is_built_checked_and_shown(tmp_path, capsys):
     assert page.read_text(encoding="utf-8").count("<img") == 3
 
 
+def test_data_show_takes_the_split_that_is_there(tmp_path, capsys):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    row = {"id": "red", "image": "red.png", "texts": {"en": ["red"]}}
+    page = tmp_path / "page.html"
+    for split in ("val", "train"):
+        rows = [row | {"split": split}, {**row, "id": "other", "split": "val"}]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        assert cli.main(["data", "show", str(tmp_path), "--out", str(page)]) == 0
+        assert f", {split}</h1>" in page.read_text(encoding="utf-8")
+    assert cli.main(["data", "show", str(tmp_path), "--split", "test", "--out", str(page)]) == 1
+    assert "no split 'test'; there are: train, val" in capsys.readouterr().err
+
+
 def test_options_of_scenes_go_into_their_name():
     args = cli.parser().parse_args(
         ["data", "build", "scenes:noise=0.2", "--out", "x", "--count", "9", "--seed", "5", "--side", "64"]

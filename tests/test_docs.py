@@ -118,6 +118,26 @@ def without_comments(text: str) -> list[str]:
     return [re.sub(r"\s+# .*| *# .*$", "", line).rstrip() for line in text.splitlines()]
 
 
+NAMES = {  # of systems, projects, settings and measures: the same in both languages
+    *systems.names(),
+    *("tuwen", "transformers", "sentence-transformers", "float", "bfloat", "tiny", "small", "val", "test", "read"),
+    *("write", "top-", "int"),
+}
+
+
+def test_no_cell_of_a_chinese_table_is_english():
+    strange = []
+    for path in (path for path in PAGES if path.name.endswith(".zh.md")):
+        text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for row in re.findall(r"^\|(.*)\|$", text, re.MULTILINE):
+            cells = [re.sub(r"`[^`]*`|\[[^]]*\]\([^)]*\)", "", cell) for cell in re.split(r"(?<!\\)\|", row)]
+            for cell in cells:
+                words = set(re.findall(r"(?<![A-Za-z-])[a-z][a-z-]{2,}", cell)) - NAMES
+                if words and not re.search("[\u4e00-\u9fff]", cell):
+                    strange.append((path.name, cell.strip()))
+    assert strange == []
+
+
 def test_tables_of_systems_are_the_registry():
     pages = runpy.run_path(str(ROOT / "docs" / "tables.py"))["pages"]()
     of_claims = {"claims.md", "claims.zh.md"}

@@ -30,7 +30,7 @@ FLOORS = {
     "exchange": 8,
     "cli": 9,
 }
-FREE = {"errors", "config", "outputs", "progress", "run"}  # below every floor
+FREE = {"errors", "config", "outputs", "progress", "run", "speech"}  # below every floor
 CLASHING = {"torchvision", "timm", "open_clip"}  # with the CPU build
 EXTRA = {"transformers": ROOT / "nn" / "backbones.py"}  # imported in one place alone, inside a function
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

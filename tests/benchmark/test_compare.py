@@ -277,6 +277,53 @@ def test_the_report_is_one_file_that_asks_for_nothing(done):
     assert f"{recall:.1f}" in words
 
 
+class Visible(HTMLParser):
+    """What a Chinese reader sees, but for files, settings, and texts of the corpus in English."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img", "br", "input"):
+            self.open.append(tag in ("style", "pre", "summary", "code") or dict(attrs).get("lang") == "en")
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+    def handle_data(self, data):
+        if not any(self.open):
+            self.text.append(data)
+
+
+NAMES = {"clip", "albef", "tuwen", "en", "zh", "test", "val", "R", "w", "p", "Holm", "MiB", "MFLOPs", "K", "run"}
+
+
+def english_of(text: str, names) -> set[str]:
+    return set(re.findall("[A-Za-z]+", text)) - names
+
+
+def test_report_and_terminal_are_chinese_but_for_names(done, monkeypatch):
+    out, comparison = done
+    runs = {name: [out / f"{name}-seed{seed}" for seed in (0, 1)] for name in ("clip", "albef")}
+    english = page(comparison, runs)
+    monkeypatch.setenv("TUWEN_LANG", "zh")
+    losses = r'<svg role="img" aria-label="各系统的训练损失.*?</svg>'  # names of losses are those of settings
+    text = page(comparison, runs)
+    assert (text.startswith('<!doctype html>\n<html lang="zh">'), len(re.findall(losses, text, re.DOTALL))) == (True, 1)
+    seen = " ".join(Visible(re.sub(losses, "", text, flags=re.DOTALL)).text)
+    notice = json.loads((out / "clip-seed0" / "samples.json").read_text(encoding="utf-8"))["notice"]
+    assert english_of(seen.replace(comparison["corpus"], "").replace(notice, ""), NAMES) == set()
+    assert "召回" in seen
+    assert "不运行交叉编码器" in seen
+    for figure in re.findall(r">(\d+\.\d)[ <]", english):
+        assert figure in text
+    console = Console(file=io.StringIO(), width=200)
+    print_comparison(comparison, console)
+    assert english_of(console.file.getvalue().replace(comparison["corpus"], ""), NAMES | {"tiny"}) == set()
+
+
 def test_the_report_frames_right_pictures_and_escapes_texts(done):
     out, _ = done
     path = out / "clip-seed0" / "samples.json"

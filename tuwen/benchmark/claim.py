@@ -261,7 +261,9 @@ def decide(direction: str, least: float, difference: float, interval: Sequence[f
         return CONFIRMED, f"the interval lies above 0 and the difference reaches {least:g}"
     if high < least or high <= 0:
         return REFUTED, f"the interval lies below {least:g}" if high > 0 else "the interval lies at or below 0"
-    return UNDETERMINED, f"the interval holds {least:g}" + (" and 0" if low <= 0 else ", of which less was seen")
+    if low <= 0:
+        return UNDETERMINED, f"the interval holds {least:g} and 0"
+    return UNDETERMINED, f"the interval holds {least:g}, of which less was seen"
 
 
 def _chance(claim: Claim, measured: Mapping[str, Any]) -> float | None:

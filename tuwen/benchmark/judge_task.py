@@ -14,6 +14,7 @@ from tuwen.benchmark.report_pieces import document, table, title
 from tuwen.benchmark.written import Tabled, write_tables
 from tuwen.errors import UserError
 from tuwen.run import REPORT, write
+from tuwen.speech import spoken
 from tuwen.tasks.marks import Marks
 from tuwen.training import checkpoint
 
@@ -88,14 +89,15 @@ def write_judged_task(out: Path, judged: dict[str, Any]) -> Path:
     rows = judged_rows(judged)
     about = f"{judged['task']} on {judged['corpus']}, {judged['split']}: {judged['metric']}"
     write_tables(out, Path(RESULT).stem, [Tabled(about, HEADS, rows)])
-    heading = " against ".join(reversed(judged["runs"]))
-    notes = "".join(f'<p class="note">{escape(note)}.</p>' for note in judged["notes"])
+    lower, upper = judged["runs"]
+    heading = spoken(f"{upper} against {lower}")
+    notes = "".join(f'<p class="note">{escape(spoken(note))}.</p>' for note in judged["notes"])
     figures = [[escape(name), f"{own['figure']:.2f}"] for name, own in judged["runs"].items()]
     body = (
-        f'<div class="brand">tuwen 图文</div><h1>{escape(heading)}</h1><p class="note">{escape(about)}</p>'
+        f'<div class="brand">tuwen 图文</div><h1>{escape(heading)}</h1><p class="note">{escape(spoken(about))}</p>'
         + table(("Run 训练", "Figure 指标"), figures, texts=1)
         + title("Differences", "差异")
-        + table(HEADS, [list(map(escape, row)) for row in rows], texts=1)
+        + table(HEADS, [[escape(spoken(cell)) for cell in row] for row in rows], texts=1)
         + notes
     )
     checkpoint.write(out / REPORT, document(heading, body))

@@ -14,9 +14,18 @@ from tuwen.benchmark.compare import RESULT, summary
 from tuwen.benchmark.paired import FEWEST_SEEDS
 from tuwen.benchmark.report_pieces import document, table, title
 from tuwen.benchmark.statistics import STAGES, clearly_best, last_stage
-from tuwen.benchmark.table import cost_cells, difference_cells, figure, figure_cells, remarks, stage_titled
+from tuwen.benchmark.table import (
+    cost_cells,
+    difference_cells,
+    figure,
+    figure_cells,
+    remarks,
+    said_cell,
+    stage_titled,
+)
 from tuwen.errors import UserError
 from tuwen.run import CONFIG, METRICS, PROVENANCE, RECALLS, REPORT, SAMPLES, holds_run, provenance, read_json
+from tuwen.speech import spoken
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
 from tuwen.training import checkpoint
 from tuwen.training.config import RunConfig
@@ -59,8 +68,8 @@ def write_report(folder: str | Path) -> Path:
 def page(comparison: dict[str, Any], runs: Runs) -> str:
     """The whole page. comparison: as `compare` gives it; one of a single run may lack "languages"."""
     names = list(comparison["systems"])
-    title = f"Comparison of {_listed(names)}" if len(names) > 1 else f"Run of {names[0]}"
-    title += f" on {comparison['corpus']}, split {comparison['split']}" if comparison["split"] else ""
+    title = spoken(f"Comparison of {_listed(names)}") if len(names) > 1 else spoken(f"Run of {names[0]}")
+    title += spoken(f" on {comparison['corpus']}, split {comparison['split']}") if comparison["split"] else ""
     parts = [_head(title, comparison, runs), _recall(comparison), _differences(comparison)]
     parts += [report_stages.section(comparison["systems"], runs), _curves(comparison, runs), _cost(comparison)]
     parts += [report_stages.equal_seconds(runs), _samples(comparison, runs), _origin(runs)]
@@ -119,10 +128,13 @@ def _head(title: str, comparison: dict[str, Any], runs: Runs) -> str:
         "Re-ranked a query 重排数": first.get("top_k") or _any(comparison, "top_k"),
     }
     rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value
+        f"<div><dt>{escape(spoken(name))}</dt><dd>{escape(str(value))}</dd></div>"
+        for name, value in facts.items()
+        if value
     )
     broken = sum(first.get("broken", {}).values())
-    note = f'<p class="note">{broken} pictures could not be read and were left out.</p>' if broken else ""
+    left_out = spoken(f"{broken} pictures could not be read and were left out.")
+    note = f'<p class="note">{left_out}</p>' if broken else ""
     return f'<div class="brand">tuwen 图文</div><h1>{escape(title)}</h1><dl class="facts">{rows}</dl>{note}'
 
 
@@ -132,20 +144,21 @@ def _recall(comparison: dict[str, Any]) -> str:
         about, rows = figure_cells(comparison)
         return (
             title("Figure", "指标")
-            + f'<p class="note">{escape(about)}.</p>'
-            + table(("System 系统", "Figure 指标"), rows, 1)
+            + f'<p class="note">{escape(spoken(about))}.</p>'
+            + table(("System 系统", "Figure 指标"), [[escape(said_cell(cell)) for cell in row] for row in rows], 1)
         )
     languages = list(next(iter(by_system.values()))["languages"])
     if not languages:
-        return title("Recall", "召回率") + '<p class="note">Not measured yet 尚未评测: <code>tuwen eval</code>.</p>'
-    note = (
+        unmeasured = spoken("Not measured yet 尚未评测")
+        return title("Recall", "召回率") + f'<p class="note">{unmeasured}: <code>tuwen eval</code>.</p>'
+    note = spoken(
         "A query counts as found at K when any right answer is among the first K. Mean is that of all recalls shown. "
         "Chance is the expected recall of a random order. ± is the standard deviation over seeds. "
         "Bold leads every other row by more than seeds differ (95 % interval of paired seeds above 0); one seed has no "
         "best."
     )
     fidelity = {system["fidelity"] for system in by_system.values()}
-    note += " " + "; ".join(f"“{key}”: {FIDELITY[key]}" for key in FIDELITY if key in fidelity) + "."
+    note += " " + "; ".join(f"“{spoken(key)}”: {spoken(FIDELITY[key])}" for key in FIDELITY if key in fidelity) + "."
     tables = "".join(_recall_table(comparison, language) for language in languages)
     drawn = f"<figure class='plot'>{report_plots.recall_bars(by_system, languages)}</figure>"
     return title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
@@ -172,21 +185,24 @@ def _recall_table(comparison: dict[str, Any], language: str) -> str:
         _cell(value, None, False, edge)
         for value, edge in zip(_figures(first["chance"], paths), _edges(paths), strict=True)
     )
-    body += f'<tr class="chance"><th scope="row">chance 随机</th><td></td>{chance}</tr>'
+    blind = spoken("chance 随机")
+    body += f'<tr class="chance"><th scope="row">{blind}</th><td></td>{chance}</tr>'
     heads = {"image_to_text": "image → text 图搜文", "text_to_image": "text → image 文搜图"}
-    groups = "".join(f'<th class="group" colspan="3">{heads[way]}</th>' for way in ways)
+    groups = "".join(f'<th class="group" colspan="3">{spoken(heads[way])}</th>' for way in ways)
     columns = "".join(
         f'<th class="number{edge}" scope="col">R@{k[1:]}</th>'
         for (_, k), edge in zip(paths, _edges(paths), strict=False)
     )
-    asked = ", ".join(f"{first['queries'][way]} {way.replace('_', ' ')}" for way in ways)
+    asked = ", ".join(f"{first['queries'][way]} {spoken(way.replace('_', ' '))}" for way in ways)
     left = sum(first["left_out"].values())
-    caption = f"Percent of queries: {asked}" + (f"; {left} without a right answer left out" if left else "")
+    caption = spoken(f"Percent of queries: {asked}")
+    caption += spoken(f"; {left} without a right answer left out") if left else ""
+    system, stage_head, mean = map(spoken, ("System 系统", "Stage 阶段", "Mean 平均"))
     return (
-        f"<h3>{escape(language)} {LANGUAGES.get(language, '')}</h3><div class='scroll'><table>"
+        f"<h3>{escape(language)} {spoken(LANGUAGES.get(language, ''))}</h3><div class='scroll'><table>"
         f"<caption>{escape(caption)}</caption><thead><tr class='groups'><td></td><td></td>{groups}<td></td></tr>"
-        f"<tr><th scope='col'>System 系统</th><th scope='col'>Stage 阶段</th>{columns}"
-        f'<th class="number edge" scope="col">Mean 平均</th></tr></thead><tbody>{body}</tbody></table></div>'
+        f"<tr><th scope='col'>{system}</th><th scope='col'>{stage_head}</th>{columns}"
+        f'<th class="number edge" scope="col">{mean}</th></tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -206,15 +222,19 @@ def _differences(comparison: dict[str, Any]) -> str:
     if not comparison["differences"]:
         return ""
     heads, rows = difference_cells(comparison)
-    cells = [[escape(cell).replace("-", "−") if cell[:1] == "-" else escape(cell) for cell in row] for row in rows]
+    cells = [
+        [escape(cell).replace("-", "−") if cell[:1] == "-" else escape(said_cell(cell)) for cell in row] for row in rows
+    ]
     seeds = len(next(iter(comparison["systems"].values()))["seeds"])
-    note = f"In points; each seed against the same seed of the other, {seeds} in all."
+    note = spoken(f"In points; each seed against the same seed of the other, {seeds} in all.")
     if seeds < FEWEST_SEEDS:
-        note += " Fewer than three seeds have no interval over seeds: where one stands it is of these runs on other"
-        note += " pictures, and another seed might differ by more."
+        note += spoken(
+            " Fewer than three seeds have no interval over seeds: where one stands it is of these runs on other "
+            "pictures, and another seed might differ by more."
+        )
     else:
-        note += " 95 %: of other seeds on other pictures, where rows left marks; p after Holm over this table."
-    note += " Detectable: what such a table shows in 4 cases of 5."
+        note += spoken(" 95 %: of other seeds on other pictures, where rows left marks; p after Holm over this table.")
+    note += spoken(" Detectable: what such a table shows in 4 cases of 5.")
     texts = heads.index("difference")
     return title("Differences", "差异") + f'<p class="note">{note}</p>' + table(heads, cells, texts=texts)
 
@@ -282,8 +302,9 @@ def _series(seeds: list[dict[str, dict[int, float]]]) -> dict[str, report_plots.
 
 def _cost(comparison: dict[str, Any]) -> str:
     heads, rows = cost_cells(comparison)
-    notes = "".join(f'<p class="note">{escape(line)}.</p>' for line in remarks(comparison))
-    return title("Quality and cost", "质量与开销") + table(heads, [list(map(escape, row)) for row in rows], 1) + notes
+    notes = "".join(f'<p class="note">{escape(spoken(line))}.</p>' for line in remarks(comparison))
+    cells = [[escape(said_cell(cell)) for cell in row] for row in rows]
+    return title("Quality and cost", "质量与开销") + table(heads, cells, 1) + notes
 
 
 def _samples(comparison: dict[str, Any], runs: Runs) -> str:
@@ -301,12 +322,13 @@ def _samples(comparison: dict[str, Any], runs: Runs) -> str:
         for name, system in by_system.items()
     }
     seed = next(iter(comparison["systems"].values()))["seeds"][0]["seed"]
-    note = f"The five best pictures of each system (seed {seed}) with their scores. Right ones are framed in green. "
+    note = spoken(f"The five best pictures of each system (seed {seed}) with their scores.")
+    framed = spoken('Right ones are framed in green. <span lang="zh">绿框为正确图片。</span>')
     notice = next(iter(samples.values()))[1]["notice"]
     credit = f'<p class="note">{escape(notice)}</p>' if notice else ""
     return (
         title("Sample queries", "查询示例")
-        + f'<p class="note">{note}<span lang="zh">绿框为正确图片。</span></p>'
+        + f'<p class="note">{note} {framed}</p>'
         + report_samples.section(asked, stages)
         + credit
     )
@@ -346,12 +368,12 @@ def _spread(value: float | None, spread: float | None, sign: bool = False) -> st
 
 
 def _system(name: str, system: dict[str, Any], stages: int = 1) -> str:
-    fidelity = escape(system["fidelity"])
+    fidelity = escape(spoken(system["fidelity"]))
     return f'<th scope="rowgroup" rowspan="{stages}">{escape(name)}<span class="fidelity">{fidelity}</span></th>'
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1]
+    return ", ".join(names[:-1]) + spoken(" and ") + names[-1]
 
 
 def _any(comparison: dict[str, Any], key: str) -> Any:

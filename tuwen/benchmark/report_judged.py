@@ -15,6 +15,7 @@ from tuwen.benchmark.report_pieces import document, table, title
 from tuwen.benchmark.statistics import last_stage
 from tuwen.benchmark.table import stage_titled
 from tuwen.run import REPORT, THUMBNAILS
+from tuwen.speech import spoken
 from tuwen.training import checkpoint
 
 EACH = 4  # queries shown of each language, direction and winner
@@ -63,16 +64,18 @@ def shown_queries(queries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def page(judged: Judged, chosen: list[dict[str, Any]], pictures: Path) -> str:
     """The whole page. chosen: the queries shown; pictures: the folder of their ROW.jpg."""
     lower, upper = judged.results
-    heading = f"{upper} against {lower}"
+    heading = spoken(f"{upper} against {lower}")
     facts = {
         "Corpus 语料": judged.corpus.name,
         "Split 划分": judged.corpus.split,
         **{f"{name}": result.json["system"] for name, result in judged.results.items()},
     }
-    listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    notes = "".join(f'<p class="note">{escape(note)}.</p>' for note in judged.json["notes"])
-    cells = [list(map(escape, row)) for row in difference_rows(judged.json)]
-    about = (
+    listed = "".join(
+        f"<div><dt>{escape(spoken(name))}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items()
+    )
+    notes = "".join(f'<p class="note">{escape(spoken(note))}.</p>' for note in judged.json["notes"])
+    cells = [[escape(spoken(cell)) for cell in row] for row in difference_rows(judged.json)]
+    about = spoken(
         "In points. Interval: a bootstrap over pictures with their texts. p: of swapping the two, picture by picture; "
         "Holm: over this table. Detectable: what so many queries show in 4 cases of 5."
     )
@@ -89,7 +92,7 @@ def page(judged: Judged, chosen: list[dict[str, Any]], pictures: Path) -> str:
 
 def _queries(judged: Judged, chosen: list[dict[str, Any]], pictures: Path) -> str:
     if not chosen:
-        return '<p class="note">Both have the same queries right 双方答对的查询相同.</p>'
+        return f'<p class="note">{spoken("Both have the same queries right 双方答对的查询相同.")}</p>'
     total = len(judged.json["queries"])
     of_texts = [
         {**query, "answers": {name: _pictures(query, name, judged, pictures) for name in judged.results}}
@@ -101,12 +104,9 @@ def _queries(judged: Judged, chosen: list[dict[str, Any]], pictures: Path) -> st
         for name, result in judged.results.items()
     }
     of_pictures = [_of_picture(query, judged, pictures) for query in chosen if query["direction"] == "image_to_text"]
-    note = f"{len(chosen)} of {total}; {RESULT} has all. Right answers are framed or marked in green."
-    return (
-        f'<p class="note">{note} <span lang="zh">绿色为正确答案。</span></p>'
-        + report_samples.section(of_texts, stages)
-        + "".join(of_pictures)
-    )
+    note = spoken(f"{len(chosen)} of {total}; {RESULT} has all.")
+    marked = spoken('Right answers are framed or marked in green. <span lang="zh">绿色为正确答案。</span>')
+    return f'<p class="note">{note} {marked}</p>' + report_samples.section(of_texts, stages) + "".join(of_pictures)
 
 
 def _best(query: dict[str, Any], name: str, judged: Judged) -> list[tuple[int, float, bool]]:

@@ -9,22 +9,28 @@ from typing import Any
 from tuwen.benchmark import report_plots
 from tuwen.benchmark.ladder import ladder_tables
 from tuwen.benchmark.report_pieces import document, table, title
+from tuwen.benchmark.table import said_cell
 from tuwen.run import REPORT
+from tuwen.speech import spoken
 from tuwen.training import checkpoint
 
 
 def write_ladder(out: Path, result: Mapping[str, Any]) -> Path:
     """Writes OUT/report.html of what `ladder` gave."""
     figures, crossings = ladder_tables(result)
-    heading = "Ladder of " + ", ".join(result["figures"])
+    heading = spoken(f"Ladder of {', '.join(result['figures'])}")
+    note = spoken(
+        "Lines over log2 of the rung, by least squares over all seeds, with their 95 % band. Beyond the ladder a "
+        "crossing is a guess."
+    )
     body = (
-        f'<div class="brand">tuwen 图文</div><h1>{escape(heading)}</h1><p class="note">{escape(figures.title)}</p>'
+        f'<div class="brand">tuwen 图文</div><h1>{escape(heading)}</h1>'
+        f'<p class="note">{escape(spoken(figures.title))}</p>'
         f"<figure class='plot'>{ladder_plot(result)}</figure>"
         + table(figures.heads, [list(map(escape, row)) for row in figures.rows], texts=1)
         + title("Crossings", "交叉")
-        + table(crossings.heads, [list(map(escape, row)) for row in crossings.rows], texts=3)
-        + '<p class="note">Lines over log2 of the rung, by least squares over all seeds, with their 95 % band. Beyond '
-        "the ladder a crossing is a guess.</p>"
+        + table(crossings.heads, [[escape(said_cell(cell)) for cell in row] for row in crossings.rows], texts=3)
+        + f'<p class="note">{note}</p>'
     )
     checkpoint.write(out / REPORT, document(heading, body))
     return out / REPORT
@@ -46,4 +52,4 @@ def ladder_plot(result: Mapping[str, Any]) -> str:
     panel.set_xticks(places, [f"x{rung:g}" for rung in result["rungs"]])
     panel.set_ylabel(result["metric"].rpartition(".")[2], fontsize=9)
     panel.legend(frameon=False, fontsize=9)
-    return report_plots.svg(drawing, "ladder", "The figure of each arm by rung, with fitted lines")
+    return report_plots.svg(drawing, "ladder", spoken("The figure of each arm by rung, with fitted lines"))

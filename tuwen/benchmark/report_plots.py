@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from tuwen.benchmark.table import stage_called
+from tuwen.speech import spoken
 
 INK = "#010203"  # replaced by the page's own text colour
 COLOURS = ("#3f7fe0", "#e0862b", "#1f9d6b", "#b05fc9", "#d1495b", "#8a8f2a", "#2a9fb5", "#94694f")
@@ -47,14 +49,14 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
             panel.annotate(f"{recall:.1f}", (recall + error, y), (5, 0), textcoords="offset points", va="center")
         chance = next(iter(systems.values()))["languages"][language]["chance"]["mean_recall"]
         panel.axvline(chance, color=INK, linewidth=1, linestyle=(0, (3, 3)))
-        panel.annotate("chance", (chance, -0.62), (3, 0), textcoords="offset points", fontsize=8.5, va="center")
-        called = [f"{name}, {stage_called(stage, systems[name])}" for _, name, stage in rows]
+        panel.annotate(spoken("chance"), (chance, -0.62), (3, 0), textcoords="offset points", fontsize=8.5, va="center")
+        called = [f"{name}, {spoken(stage_called(stage, systems[name]))}" for _, name, stage in rows]
         panel.set_yticks(range(len(rows)), called)
         panel.set_ylim(len(rows) - 0.4, -0.95)
         panel.margins(x=0.14)
         panel.tick_params(axis="y", length=0)
-        panel.set_title(f"{language}: mean recall, %", fontsize=10.5, loc="left")
-    return svg(figure, "bars", "Mean recall of each system by language, with the chance level")
+        panel.set_title(spoken(f"{language}: mean recall, %"), fontsize=10.5, loc="left")
+    return svg(figure, "bars", spoken("Mean recall of each system by language, with the chance level"))
 
 
 def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float], split: str) -> str:
@@ -64,12 +66,12 @@ def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float],
         for k, (name, curve) in enumerate(by_system.items()):
             _draw(panel, curve, colour(k), name, marker="o")
         if language in chance:
-            panel.axhline(chance[language], color=INK, linewidth=1, linestyle=(0, (3, 3)), label="chance")
-        panel.set_title(f"{language}: mean recall on {split}, first stage, %", fontsize=10.5, loc="left")
-        panel.set_xlabel("step", fontsize=9)
+            panel.axhline(chance[language], color=INK, linewidth=1, linestyle=(0, (3, 3)), label=spoken("chance"))
+        panel.set_title(spoken(f"{language}: mean recall on {split}, first stage, %"), fontsize=10.5, loc="left")
+        panel.set_xlabel(spoken("step"), fontsize=9)
         panel.set_ylim(bottom=0)
         panel.legend(frameon=False, fontsize=9)
-    return svg(figure, "recall", f"Mean recall on {split} by training step")
+    return svg(figure, "recall", spoken(f"Mean recall on {split} by training step"))
 
 
 def loss_curves(curves: dict[str, dict[str, Curve]], queued: dict[str, int]) -> str:
@@ -81,11 +83,11 @@ def loss_curves(curves: dict[str, dict[str, Curve]], queued: dict[str, int]) -> 
         for k, (loss, curve) in enumerate(by_loss.items()):
             _draw(panel, curve, colour(k), loss.replace("_", " "))
         if name in queued:
-            panel.axvline(queued[name], color=INK, linewidth=1, linestyle=(0, (1, 2)), label="queue begins")
-        panel.set_title(f"{name}: losses", fontsize=10.5, loc="left")
-        panel.set_xlabel("step", fontsize=9)
+            panel.axvline(queued[name], color=INK, linewidth=1, linestyle=(0, (1, 2)), label=spoken("queue begins"))
+        panel.set_title(spoken(f"{name}: losses"), fontsize=10.5, loc="left")
+        panel.set_xlabel(spoken("step"), fontsize=9)
         panel.legend(frameon=False, fontsize=8.5)
-    return svg(figure, "losses", "Training losses of each system by step")
+    return svg(figure, "losses", spoken("Training losses of each system by step"))
 
 
 def _draw(panel: Axes, curve: Curve, shade: str, label: str, marker: str = "") -> None:
@@ -117,7 +119,9 @@ def svg(figure: Figure, name: str, description: str) -> str:
         text.set(color=INK)
     for axis in (axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)):
         axis.set_tick_params(color=INK, labelcolor=INK)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}):
+    as_text = {"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}
+    with rc_context(as_text), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own font has Chinese
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     drawn = out.getvalue()
     drawn = drawn[drawn.index("<svg") :]

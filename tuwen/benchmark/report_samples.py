@@ -5,6 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tuwen.speech import spoken
+
 PICTURE_BYTES = 3_000_000  # of pictures in one page, before base64 adds a third
 
 Query = dict[str, Any]  # "text", "language", and "answers": system -> results of samples.json
@@ -59,8 +61,8 @@ def _query(query: Query, stages: dict[str, str]) -> str:
 
 def _answer(place: int, result: dict[str, Any], language: str) -> str:
     right = "right" if result["right"] else "wrong"
-    alt = escape(f"{place}, {right}: {result['shows']}", quote=True)
-    mark = "<strong>✓ right</strong>" if result["right"] else f"<span>{place}</span>"
+    alt = escape(f"{place}, {spoken(right)}: {result['shows']}", quote=True)
+    mark = f"<strong>✓ {spoken('right')}</strong>" if result["right"] else f"<span>{place}</span>"
     score = f"{result['score']:.3f}".replace("-", "−")
     return (
         f'<figure class="answer {right}"><img alt="{alt}" lang="{language}" src="{picture_data(result["file"])}">'

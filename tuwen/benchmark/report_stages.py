@@ -11,6 +11,7 @@ from tuwen.benchmark.report_pieces import table, title
 from tuwen.benchmark.statistics import gain_interval
 from tuwen.run import METRICS, RANKS, SCORE, read_json
 from tuwen.similarity.final import WEIGHTS, weight_name, weight_named
+from tuwen.speech import chosen_language, spoken
 from tuwen.training.log import read_metrics
 
 Record = Mapping[str, Any]
@@ -21,9 +22,8 @@ def section(systems: Mapping[str, Any], runs: Mapping[str, Sequence[Path]]) -> s
     if not any("second_stage" in seed for system in systems.values() for seed in system["seeds"]):
         return ""
     of_all = [pair for name, system in systems.items() for pair in effects_in_words(name, system["seeds"], runs[name])]
-    items = "".join(
-        f'<li>{escape(english)}<br><span lang="zh">{escape(chinese)}</span></li>' for english, chinese in of_all
-    )
+    both = '<li>{}<br><span lang="zh">{}</span></li>' if chosen_language() == "en" else "<li>{1}</li>"
+    items = "".join(both.format(escape(english), escape(chinese)) for english, chinese in of_all)
     return title("What the second stage did", "第二阶段做了什么") + f"<ul>{items}</ul>"
 
 
@@ -114,7 +114,7 @@ def equal_seconds(runs: Mapping[str, Sequence[Path]]) -> str:
         + [f"{recall:.1f}" for language in languages for recall in at["recalls"][language]]
         for name, at in reached.items()
     ]
-    note = (
+    note = spoken(
         "What each had when the fastest was done: mean recall of the first stage on validation pictures. A run's rate "
         "falls towards its end, so a run looked at half-way is worth less than one planned to be so short."
     )

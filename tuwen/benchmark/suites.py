@@ -25,6 +25,7 @@ from tuwen.config import read_yaml
 from tuwen.data.corpora.published import formats
 from tuwen.errors import UserError, quoted
 from tuwen.outputs import PAGE_MARK, check_free
+from tuwen.speech import chosen_language, spoken
 
 FOLDER = Path(tasks.__file__).parent / "suites"
 DRAWN = ("scenes", "moving")  # corpora that need no folder
@@ -145,7 +146,7 @@ def group_means(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-COLUMNS = ("group", "set", "corpus", "split", "task", "figure", "value")
+HEADS = ("group", "set", "corpus", "split", "task", "figure", "value")
 
 
 def table_of(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -154,17 +155,22 @@ def table_of(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for name, group in result["groups"].items():
         for entry in (entry for entry in result["entries"] if entry["group"] == name):
             figure = entry["metric"].split("|")[0].split(".")[-1]
-            value = entry["status"] if entry["value"] is None else f"{entry['value']:.3f}"
+            value = spoken(entry["status"]) if entry["value"] is None else f"{entry['value']:.3f}"
             rows.append((name, entry["name"], entry["corpus"], entry["split"], entry["task"], figure, value))
         if group["of"] > 1:
             whole = f"mean of {group['of']}" if group["mean"] is not None else f"{group['measured']} of {group['of']}"
-            rows.append((name, whole, "", "", "", "mean", "-" if group["mean"] is None else f"{group['mean']:.3f}"))
+            mean = "-" if group["mean"] is None else f"{group['mean']:.3f}"
+            rows.append((name, spoken(whole), "", "", "", spoken("mean"), mean))
     return rows
 
 
 def unmeasured(result: Mapping[str, Any]) -> list[str]:
     """A line for each entry that was not measured."""
-    return [f"{e['name']}, {e['status']}: {e['reason']}" for e in result["entries"] if e["status"] != "measured"]
+    return [
+        f"{entry['name']}, {spoken(entry['status'])}: {spoken(entry['reason'])}"
+        for entry in result["entries"]
+        if entry["status"] != "measured"
+    ]
 
 
 def write_suite_page(result: Mapping[str, Any], out: str | Path) -> Path:
@@ -174,17 +180,18 @@ def write_suite_page(result: Mapping[str, Any], out: str | Path) -> Path:
         UserError: something that is not ours is there, or it cannot be written.
     """
     path = check_free(out, PAGE_MARK)
-    head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
+    head = "".join(f"<th>{escape(spoken(name))}</th>" for name in HEADS)
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table_of(result))
     missing = "".join(f"<li>{escape(line)}</li>\n" for line in unmeasured(result))
-    title = escape(f"{result['run']}: suite {result['suite']}")
+    title = escape(spoken(f"{result['run']}: suite {result['suite']}"))
+    lang = chosen_language()
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
+<html lang="{lang}"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{title}</title><style>{_STYLE}</style></head>
 <body><h1>{title}</h1><p>{escape(result["what"])}</p>
 <table><thead><tr>{head}</tr></thead><tbody>
 {rows}</tbody></table>
-{"<h2>Not measured</h2><ul>" + missing + "</ul>" if missing else ""}
+{f"<h2>{spoken('Not measured')}</h2><ul>{missing}</ul>" if missing else ""}
 </body></html>
 """
     try:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuwen.benchmark.statistics import STAGES, clearly_best
+from tuwen.speech import chosen_language, spoken
 from tuwen.tasks.metrics import CUTOFFS, DIRECTIONS
 
 WIDTH = 170  # columns where the output is no terminal
@@ -29,12 +30,18 @@ def print_comparison(comparison: dict[str, Any], console: Console | None = None)
     console.print(_differences(comparison), "")
     console.print(_cost(comparison))
     for line in remarks(comparison):
-        console.print(line)
+        console.print(spoken(line))
 
 
 def called(name: str, system: dict[str, Any]) -> str:
     """A system's name with what its code follows: "r2d2 (paper)"."""
     return f"{name} ({system['fidelity']})"
+
+
+def said_cell(cell: str) -> str:
+    """A cell for people in their language: of "albef first" or "r2d2 (paper)" the name stays."""
+    name, _, rest = cell.partition(" ")
+    return f"{name} {spoken(rest)}" if rest and spoken(cell) == cell else spoken(cell)
 
 
 def figure(value: float | None, spread: float | None = None, sign: bool = False) -> str:
@@ -46,19 +53,18 @@ def figure(value: float | None, spread: float | None = None, sign: bool = False)
 
 def _recalls(comparison: dict[str, Any], language: str) -> Table:
     heading, heads, rows = recall_cells(comparison, language)
-    table = _table(heading)
+    table = _table(spoken(heading))
     for head in heads:
-        table.add_column(
-            head, justify="left" if head in ("system", "stage") else "right", no_wrap=head not in heads[:2]
-        )
+        words = head in heads[:2]
+        table.add_column(spoken(head), justify="left" if words else "right", no_wrap=not words)
     systems = comparison["systems"]
     stages = [(name, stage) for name in systems for stage in STAGES if stage in systems[name]["languages"][language]]
     means = [
         [seed["languages"][language][stage]["mean_recall"] for seed in systems[name]["seeds"]] for name, stage in stages
     ]
     for row, best in zip(rows, clearly_best(means), strict=False):  # the last row, chance, is nobody's
-        table.add_row(*row[:-1], Text(row[-1], "bold" if best else ""))
-    table.add_row(*rows[-1], style="dim")
+        table.add_row(*map(said_cell, row[:-1]), Text(row[-1], "bold" if best else ""))
+    table.add_row(*map(said_cell, rows[-1]), style="dim")
     return table
 
 
@@ -98,9 +104,11 @@ def stage_called(stage: str, system: dict[str, Any]) -> str:
 
 def stage_titled(stage: str, system: dict[str, Any]) -> str:
     """`stage_called`, in both languages of the page."""
+    words = stage_called(stage, system)
+    if chosen_language() == "zh":
+        return spoken(words)
     if stage == "first":
         return "first 初排"
-    words = stage_called(stage, system)
     chinese = "未重排" if "not re-ranked" in words else "重排"
     return words.replace("re-ranked", f"re-ranked {chinese}", 1)
 
@@ -138,25 +146,26 @@ def difference_cells(comparison: dict[str, Any]) -> tuple[tuple[str, ...], list[
 
 def _differences(comparison: dict[str, Any]) -> Table:
     seeds = len(next(iter(comparison["systems"].values()))["seeds"])
-    table = _table(f"differences in points, over {seeds} paired seed{'s' * (seeds > 1)}")
+    paired = "1 paired seed" if seeds == 1 else f"{seeds} paired seeds"
+    table = _table(spoken(f"differences in points, over {paired}"))
     heads, rows = difference_cells(comparison)
     for head in heads:
         words = head in ("language", "of", "over", "interval of")
-        table.add_column(head, justify="left" if words else "right", no_wrap=not words)
+        table.add_column(spoken(head), justify="left" if words else "right", no_wrap=not words)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(said_cell, row))
     return table
 
 
 def _figures(comparison: dict[str, Any]) -> Table:
     """The one figure that counts, of every arm."""
     about, rows = figure_cells(comparison)
-    table = _table(about)
-    table.add_column("system")
-    table.add_column("figure", justify="right", no_wrap=True)
+    table = _table(spoken(about))
+    table.add_column(spoken("system"))
+    table.add_column(spoken("figure"), justify="right", no_wrap=True)
     best = clearly_best([[seed["figure"] for seed in system["seeds"]] for system in comparison["systems"].values()])
     for (name, cell), bold in zip(rows, best, strict=True):
-        table.add_row(name, Text(cell, "bold" if bold else ""))
+        table.add_row(said_cell(name), Text(cell, "bold" if bold else ""))
     return table
 
 
@@ -172,11 +181,10 @@ def figure_cells(comparison: dict[str, Any]) -> tuple[str, list[list[str]]]:
 
 def remarks(comparison: dict[str, Any]) -> list[str]:
     """What else stands with a comparison: rates that were tuned, how often test was read, seeds that are needed."""
-    lines = [
-        f"{name}: learning rate {tuned['chosen']} by validation, of "
-        + ", ".join(f"{rate} ({score:.1f})" for rate, score in tuned["rates"].items())
-        for name, tuned in comparison.get("tuned", {}).items()
-    ]
+    lines = []
+    for name, tuned in comparison.get("tuned", {}).items():
+        tried = ", ".join(f"{rate} ({score:.1f})" for rate, score in tuned["rates"].items())
+        lines.append(f"{name}: learning rate {tuned['chosen']} by validation, of {tried}")
     if "tuned" in comparison and not lines:
         lines.append("learning rates are the arms' own: nothing was tuned")
     if "test_reads" in comparison:
@@ -225,12 +233,13 @@ def cost_cells(comparison: dict[str, Any]) -> tuple[tuple[str, ...], list[list[s
 
 def _cost(comparison: dict[str, Any]) -> Table:
     spent = comparison.get("budget") or f"{comparison['steps']} steps"
-    table = _table(f"quality and cost of {spent}, {comparison['batch_size']} pairs a step, size {comparison['size']}")
+    pairs, size = comparison["batch_size"], comparison["size"]
+    table = _table(spoken(f"quality and cost of {spent}, {pairs} pairs a step, size {size}"))
     heads, rows = cost_cells(comparison)
     for head in heads:
-        table.add_column(head, justify="left" if head == "system" else "right", no_wrap=head == "figure")
+        table.add_column(spoken(head), justify="left" if head == "system" else "right", no_wrap=head == "figure")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(said_cell, row))
     return table
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from tuwen import speech
 from tuwen.cli import (
     claim,
     compare,
@@ -20,7 +21,6 @@ from tuwen.cli import (
     knowledge,
     search,
     serve,
-    speech,
     stages,
     systems,
     train,
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        return _fail(str(error))
+        return _fail(speech.spoken(str(error)))
     except KeyboardInterrupt:
         _fail(speech.spoken("interrupted"))
         return 130
@@ -102,7 +102,7 @@ def _renamed(argv: Sequence[str]) -> list[str]:
     for old, new in RENAMED.items():
         command, word = old.split()
         if words[:1] == [command] and word in words[1:]:
-            print(f"tuwen: `tuwen {old}` is called `tuwen {new}` now", file=sys.stderr)
+            print("tuwen: " + speech.spoken(f"`tuwen {old}` is called `tuwen {new}` now"), file=sys.stderr)
             place = words.index(word)
             words[0], *words[place : place + 1] = new.split()
     return words

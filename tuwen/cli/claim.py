@@ -5,7 +5,7 @@ from typing import Any
 
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_command
-from tuwen.cli.speech import chosen_language
+from tuwen.speech import chosen_language, spoken
 
 EXAMPLES = """\
   tuwen claim                                   which claims there are
@@ -77,7 +77,7 @@ def verdict_line(result: dict[str, Any]) -> str:
     from tuwen.benchmark.claim import decimals
 
     places = 1 + decimals(result["least"])
-    ends = [] if result["interval"] is None else [f"{end:+.{places}f}" for end in result["interval"]]
-    interval = " to ".join(ends) or "no interval"
-    figures = f"{result['difference']:+.{places}f} ({interval}, of {result['covers']})"
-    return f"{result['name']}: {result['verdict']}: {figures}; {result['why']}"
+    ends = [f"{end:+.{places}f}" for end in result["interval"] or ()]
+    interval = spoken(" to ").join(ends) or spoken("no interval")
+    figures = spoken(f"{result['difference']:+.{places}f} ({interval}, of {result['covers']})")
+    return f"{result['name']}: {spoken(result['verdict'])}: {figures}; {spoken(result['why'])}"

@@ -165,8 +165,8 @@ def train_and_compare(args) -> None:
             return print_json(result) if args.json else None
         comparison = compare(args.systems, args.corpus, args.out, **options)
         print_comparison(comparison)
-        print(f"report: {write_report(args.out)}")
-        print(f"tables: {', '.join(map(str, write_tables(args.out, 'comparison', tables_of(comparison))))}")
+        print_line(f"report: {write_report(args.out)}")
+        print_line(f"tables: {', '.join(map(str, write_tables(args.out, 'comparison', tables_of(comparison))))}")
     if args.json:
         print_json(comparison)
 

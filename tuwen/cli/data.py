@@ -7,6 +7,7 @@ from pathlib import Path
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive, ratio, share
 from tuwen.errors import UserError
+from tuwen.speech import spoken
 
 CORPUS = (
     "`scenes` or `scenes:seed=1,noise=0.2` (made up, no download), a folder written by `tuwen data build`, a folder "
@@ -183,7 +184,7 @@ def run_build(args) -> None:
     common = _common_faults(corpora)
     corpora = _chosen(args, corpora)
     if any(corpus.weights for corpus in corpora.values()):
-        print("the weights of a mixture are for training on it; here each row is written once", file=sys.stderr)
+        print_line("the weights of a mixture are for training on it; here each row is written once", sys.stderr)
     written = write_shards(
         corpora, args.out, **({"side": args.side} if args.side else {}), progress=sys.stderr.isatty()
     )
@@ -192,7 +193,7 @@ def run_build(args) -> None:
         left_out = Counter(corpus.skipped) - common + Counter(written[split]["broken"])
         rows.append((split, str(written[split]["count"]), ", ".join(corpus.languages), _counts(left_out)))
     if common:
-        rows.append(("of no split", "", "", _counts(common)))
+        rows.append((spoken("of no split"), "", "", _counts(common)))
     print_table(f"{args.out}", ("split", "rows", "languages", "left out"), rows)
 
 
@@ -203,7 +204,7 @@ def _common_faults(corpora: dict) -> Counter:
 
 
 def _counts(counts: Counter) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "-"
+    return ", ".join(f"{count} {spoken(reason)}" for reason, count in counts.items()) or "-"
 
 
 def _chosen(args, corpora: dict) -> dict:
@@ -291,7 +292,7 @@ def run_clean(args) -> None:
     findings = _checked(args)
     progress = sys.stderr.isatty()
     removed = clean(findings, args.out, kinds, args.simplify, args.half_width, args.side, progress)
-    rows = [(split or "of no split", _counts(counts)) for split, counts in removed.items()]
+    rows = [(split or spoken("of no split"), _counts(counts)) for split, counts in removed.items()]
     print_table(f"{args.out}", ("split", "removed"), rows)
 
 
@@ -304,8 +305,8 @@ def run_clicks(args) -> None:
     rule = Rule(args.floor, args.least, args.top, args.share)
     if Path(args.log).suffix.lower() in (".csv", ".tsv", ".jsonl", ".json") and Path(args.log).is_file():
         seen, chosen, faulty = select_log(args.log, args.out, rule)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in faulty.items())
-        print_line(f"{args.out}: {chosen:,} of {seen:,} pairs" + (f"; lines left out: {reasons}" if reasons else ""))
+        left_out = spoken(f"; lines left out: {_counts(Counter(faulty))}") if faulty else ""
+        print_line(f"{args.out}: " + spoken(f"{chosen:,} of {seen:,} pairs") + left_out)
         return
     corpora = {split: by_clicks(open_corpus(args.log, split, "skip"), rule) for split in splits_of(args.log)}
     written = write_shards(corpora, args.out, progress=sys.stderr.isatty())

@@ -8,6 +8,7 @@ from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.cli.suite import run_suite_of
+from tuwen.speech import spoken
 
 EXAMPLES = """\
   tuwen eval runs/r2d2 --corpus data/photos --task retrieval
@@ -103,7 +104,7 @@ def fit(args) -> dict[str, Any]:
     from tuwen.tasks.retrieval import TOP_K
 
     score = fit_score(args.run_folder, args.corpus, args.fit_score, top_k=args.top_k or TOP_K, limit=args.limit)
-    print(score_line(score))
+    print_line(score_line(score))
     return score
 
 
@@ -118,17 +119,19 @@ def learnt(run_folder: Path) -> str | None:
 def print_measured(measured: dict[str, Any]) -> None:
     """A task's figures as a table."""
     if "unmeasured" in measured:
-        print_line(f"{measured['task']} not measured: {measured['unmeasured']}")
+        print_line(f"{measured['task']} not measured: {spoken(measured['unmeasured'])}")
         return
     remark, head, rows = tasks.find_task(measured["task"])().table(measured)
-    about = f"{measured['system']} on {measured['corpus']}, {measured['split']} split: {measured['task']}, {remark}"
-    print_table(about, head, rows)
+    about = f"{measured['system']} on {measured['corpus']}, {measured['split']} split: {measured['task']}, "
+    print_table(spoken(about) + spoken(remark), head, [tuple(map(spoken, row)) for row in rows])
     if "second_stage" in measured:
         gained = {name: by["gain"] for name, by in measured["languages"].items() if "gain" in by}
         gains = ", ".join(f"{points:+.1f} {language}" for language, points in gained.items())
-        print(f"{rule_line(measured['second_stage'])}; gain in points of mean recall: {gains or '-'}")
+        rule = spoken(rule_line(measured["second_stage"]))
+        print_line(rule + spoken(f"; gain in points of mean recall: {gains or '-'}"))
     if measured.get("broken"):
-        print("left out: " + ", ".join(f"{count} {reason}" for reason, count in measured["broken"].items()))
+        broken = ", ".join(f"{count} {spoken(reason)}" for reason, count in measured["broken"].items())
+        print_line(f"left out: {broken}")
     for line in filter(None, (measured.get("note") or "").split("\n")):
         print_line(line)
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tuwen.cli.output import only_json, print_json, print_table
+from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_command
 from tuwen.errors import UserError
 
@@ -87,7 +87,7 @@ def explain_one(args) -> None:
         lacking = draw(explanation, args.text, args.out)
         if lacking:
             advice = f"no font on this machine has {lacking}: install one, as by `pip install {PACKAGE}`"
-            print(f"tuwen: {advice} or `apt-get install fonts-noto-cjk`; drawn as boxes", file=sys.stderr)
+            print_line(f"tuwen: {advice} or `apt-get install fonts-noto-cjk`; drawn as boxes", sys.stderr)
     if args.json:
         drawn = {"words": explanation.words, "maps": explanation.maps.tolist(), "part": list(explanation.part)}
         if explanation.boxes is not None:

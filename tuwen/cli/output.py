@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TextIO
 
-from tuwen.cli import speech
+from tuwen import speech
 from tuwen.errors import printable
 
 _OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # by a terminal, and no JSON escapes them
@@ -22,8 +22,9 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:
-    """One line, at once, on standard output unless another file is given; what does not print is escaped."""
-    print(printable(text), file=file or sys.stdout, flush=True)
+    """One line in the person's language, at once, on standard output unless another file is given; what does not print
+    is escaped."""
+    print(printable(speech.spoken(text)), file=file or sys.stdout, flush=True)
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 import sys
 from typing import NoReturn
 
-from tuwen.cli import speech
+from tuwen import speech
 from tuwen.errors import printable
 
 
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         hint = speech.spoken("; did you mean {}?").format(near) if near else ""
         self.print_usage(sys.stderr)
         more = speech.spoken(" (`{} --help` shows all)").format(self.prog)
-        self.exit(2, f"{self.prog}: {printable(message)}{hint}{more}\n")
+        self.exit(2, f"{self.prog}: {printable(speech.spoken(message))}{hint}{more}\n")
 
     def _near(self, message: str) -> str:
         """What the user probably meant by an unknown option or choice, or nothing."""

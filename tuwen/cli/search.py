@@ -11,6 +11,7 @@ from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.errors import UserError
+from tuwen.speech import spoken
 
 INDEX = """\
   tuwen index runs/r2d2 photos --out photos.index
@@ -174,10 +175,9 @@ def run_embed(args) -> None:
     if args.json:
         print_json(dataclasses.asdict(done))
         return
-    left_out = "".join(f", {count:,} {reason}" for reason, count in done.broken.items())
-    print_line(
-        f"{done.pictures:,} vectors in {done.parts:,} files, {done.made:,} of them made now{left_out}; {args.out}"
-    )
+    left_out = "".join(f", {count:,} {spoken(reason)}" for reason, count in done.broken.items())
+    made = spoken(f"{done.pictures:,} vectors in {done.parts:,} files, {done.made:,} of them made now")
+    print_line(f"{made}{left_out}; {args.out}")
 
 
 def add_opening(command) -> None:
@@ -215,7 +215,7 @@ def run_index(args) -> int:
         if args.run_folder or args.pictures:
             args.parser.error("--remove goes with --out alone")
         gone = Index.open(args.out, token=args.token).remove(args.remove)
-        print_json({"removed": gone}) if args.json else print(f"{gone} of {len(args.remove)} pictures taken out")
+        print_json({"removed": gone}) if args.json else print_line(f"{gone} of {len(args.remove)} pictures taken out")
         return 0
     if args.pictures is None and not args.refit:
         args.parser.error("give RUN and PICTURES")
@@ -251,15 +251,16 @@ def _print_built(built, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(built))
         return
-    counts = ", ".join(f"{count:,} {state}" for state, count in built.counts.items()) or "no pictures"
-    place = "" if built.bytes is None else f", {readable(built.bytes)} on disk"
-    print(f"{counts}; {built.pictures:,} pictures in the index{place}; {built.seconds:.1f} s")
+    states = ", ".join(f"{count:,} {spoken(state)}" for state, count in built.counts.items()) or spoken("no pictures")
+    place = "" if built.bytes is None else spoken(f", {readable(built.bytes)} on disk")
+    print_line(f"{states}; " + spoken(f"{built.pictures:,} pictures in the index") + f"{place}; {built.seconds:.1f} s")
     if built.skipped:
-        print_line("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in built.skipped.items()))
+        skipped = ", ".join(f"{count:,} {spoken(reason)}" for reason, count in built.skipped.items())
+        print_line(f"left out: {skipped}")
     for picture in built.broken[:20]:
         print_line(f"left out: {picture['id']}: {picture['reason']}")
     if len(built.broken) > 20:
-        print(f"... and {len(built.broken) - 20:,} more; --json lists all")
+        print_line(f"... and {len(built.broken) - 20:,} more; --json lists all")
 
 
 def run_search(args) -> None:
@@ -309,7 +310,7 @@ def _print_parts(parts: list[tuple[str, Any, Any]], as_one: bool) -> None:
         )
         return
     for name, box, answer in parts:
-        print_line(f"{name or 'part'}: " + ", ".join(f"{share:.2f}" for share in box))
+        print_line(f"{name or spoken('part')}: " + ", ".join(f"{share:.2f}" for share in box))
         _print_answer(answer, name)
 
 
@@ -357,8 +358,9 @@ def _print_answer(answer, query: str) -> None:
         text = next((text for _, texts in several for text in texts), "")
         rows.append((str(place), result.id, f"{result.first:.3f}", f"{result.score:.3f}", text, result.image))
     print_table("", ("", "id", "first", "score", "text", "picture"), rows, whole=("id",))
-    note = "" if answer.complete else f"; out of time: {answer.reranked} re-ranked, the rest by the first stage"
-    note += f"; not in the model's vocabulary: {', '.join(answer.unknown[:8])}" if answer.unknown else ""
+    late = spoken(f"; out of time: {answer.reranked} re-ranked, the rest by the first stage")
+    note = "" if answer.complete else late
+    note += spoken(f"; not in the model's vocabulary: {', '.join(answer.unknown[:8])}") if answer.unknown else ""
     print_line(f"{answer.ms:.0f} ms{note}", sys.stderr)
 
 

@@ -1,7 +1,9 @@
 """`tuwen serve` and `tuwen key`: an index as a service with a page, and who may use it."""
 
+import sys
 from pathlib import Path
 
+from tuwen.cli.output import print_line
 from tuwen.cli.parser import add_command, positive
 from tuwen.cli.search import add_opening, open_index, whole
 from tuwen.errors import UserError
@@ -64,7 +66,7 @@ def run_serve(args) -> None:
     settings = service_settings(args)
     with run.bind(settings) as listening:
         searcher = _searcher(args)
-        print(f"{run.url_of(listening)}  {len(searcher.index):,} pictures; Ctrl-C stops", flush=True)
+        print_line(f"{run.url_of(listening)}  {len(searcher.index):,} pictures; Ctrl-C stops")
         run.run_service(searcher, settings, keys, listening)
 
 
@@ -86,8 +88,18 @@ def service_settings(args):
 
 def _searcher(args):
     """The searcher of an index, after a first search, so that the first request finds everything loaded."""
+    _progress(f"opening the index {args.index}")
     from tuwen.search.query import Query, Searcher
 
-    searcher = Searcher(open_index(args))
+    index = open_index(args)
+    _progress(f"loading the run {index.run}")
+    searcher = Searcher(index)
+    _progress("searching once, so that all is loaded")
     searcher.search([Query(text="?")], top=1)
     return searcher
+
+
+def _progress(line: str) -> None:
+    """What takes so long, to whoever watches; where nobody does, standard error is the log, a JSON object a line."""
+    if sys.stderr.isatty():
+        print_line(line, sys.stderr)

@@ -7,7 +7,7 @@ from tuwen.cli.output import only_json, print_json, print_line, print_table
 
 def run_suite_of(args) -> None:
     from tuwen.benchmark.measure import measure_task
-    from tuwen.benchmark.suites import COLUMNS, read_suite, run_suite, table_of, unmeasured, write_suite_page
+    from tuwen.benchmark.suites import HEADS, read_suite, run_suite, table_of, unmeasured, write_suite_page
 
     suite = read_suite(args.suite)
 
@@ -24,6 +24,6 @@ def run_suite_of(args) -> None:
     if args.json:
         print_json(result)
         return
-    print_table(f"{args.run_folder} on suite {suite.name}: {suite.what}", COLUMNS, table_of(result))
+    print_table(f"{args.run_folder} on suite {suite.name}: {suite.what}", HEADS, table_of(result))
     for line in (*unmeasured(result), *filter(None, (result.get("note"), page and str(page)))):
         print_line(str(line))

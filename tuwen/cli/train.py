@@ -8,6 +8,7 @@ from typing import Any
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.evaluate import print_measured
+from tuwen.cli.output import print_line
 from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.errors import UserError, quoted
 
@@ -239,9 +240,9 @@ def measure_finished(folder: Path) -> None:
         print_task(folder, config)
     corpus = held_out(config.corpus) if learns_to_rank(config) else None
     if learns_to_rank(config) and (score := settle_score(folder)):
-        print(score_line(score))
+        print_line(score_line(score))
     if corpus is not None:
         with bars():
             measured = measure_run(folder, corpus, MeasureConfig(split=corpus.split, limit=PICTURES))
         print_measured(measured)
-    print(f"report: {write_report(folder)}")
+    print_line(f"report: {write_report(folder)}")

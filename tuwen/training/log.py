@@ -20,6 +20,7 @@ import tuwen
 from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError, quoted, reason_of
 from tuwen.run import EVENTS, METRICS
+from tuwen.speech import spoken
 from tuwen.training import checkpoint
 
 PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "tokenizers", "safetensors", "pyarrow")
@@ -212,7 +213,7 @@ class Line:
 
     def say(self, text: str) -> None:
         if self.shown:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(spoken(text), markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self.live:

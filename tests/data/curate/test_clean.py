@@ -1,6 +1,7 @@
 """Remarks of the check, its page, and a corpus written without what was found."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -147,6 +148,22 @@ def test_page(folder, tmp_path):
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
     with pytest.raises(UserError, match="cannot be written"):
         write_page(check(folder, quiet=True), tmp_path)
+
+
+def test_page_and_terminal_are_chinese(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TUWEN_LANG", "zh")
+    assert main(["data", "check", str(folder), "--page", str(tmp_path / "page.html")]) == 1
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    words = {words.strip() for words in page.words}
+    assert {"泄漏", "另一划分中的相似图片", "小图片", "灰度图片", "行数", "不同的文字", "各行自己写明"} <= words
+    assert "1 个问题，10 条提示。问题是错误；提示值得看一看。" in words
+    told = [words for words in words if "pairs.jsonl:" in words]
+    assert len(told) == 11
+    assert all(re.search("[\u4e00-\u9fff]", line.partition(": ")[2]) for line in told)
+    out = capsys.readouterr().out
+    assert "1 个问题: 1 泄漏" in out
+    assert "请只留在一个划分里" in out
+    assert "test 和 train 共有 1 图片" in out
 
 
 def test_clean_removes_what_was_chosen_and_tells_all_of_it(folder, tmp_path):

@@ -359,6 +359,34 @@ def test_the_home_page_shows_the_collection_days_are_a_range_and_a_card_says_all
         assert page.one("#status").text.endswith("no picture passes the filters (day, price); take one away")
 
 
+def test_the_columns_on_cards_are_chosen_and_remembered(dated):
+    def columns():
+        return [one.text for one in page.all(".card .columns")]
+
+    def tick(name):
+        page.script("arguments[0].click()", page.one(f"#columns input[name='{name}']"))
+
+    with serving(dated, "--no-keys") as live, opened(live.url, "zh-CN") as page:
+        page.until(lambda: len(page.all(".card")) == 20)
+        assert page.one("#columns summary").text == "卡片上的列"
+        names = [one.get_attribute("name") for one in page.all("#columns input")]
+        assert {"price", "day"} <= set(names)
+        assert all("day: 2024-05" in text for text in columns())
+        page.one("#columns summary").click()
+        for name in names:
+            if name != "price" and page.one(f"#columns input[name='{name}']").is_selected():
+                tick(name)
+        assert all(text == f"price: {text.split()[-1]}" for text in columns())
+        tick("day")
+        assert page.script("return document.activeElement !== document.body"), "the box keeps the focus"
+        page.driver.refresh()
+        page.until(lambda: len(page.all(".card")) == 20)
+        assert all("day: 2024-05" in text and "shelf" not in text for text in columns())
+        tick("day")
+        tick("price")
+        assert columns() == [""] * 20
+
+
 def test_the_requests_are_described_from_local_files(url):
     with opened(url) as page:
         page.driver.get(url + "/docs")

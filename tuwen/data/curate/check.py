@@ -25,6 +25,7 @@ from tuwen.data.open import open_corpus, splits_of
 from tuwen.data.private import UNSAID, hides
 from tuwen.data.text import Tokenizer
 from tuwen.errors import printable
+from tuwen.speech import spoken
 
 KINDS = (
     *("leak", "duplicate picture", "similar picture", "similar picture in another split"),
@@ -78,18 +79,17 @@ class Findings:
     def __rich__(self) -> Group:
         parts: list[Any] = [self._contents()]
         for pair, common in self.shared.items():
-            parts.append(Text(f"{printable(pair)} share {', '.join(f'{n} {what}' for what, n in common.items())}"))
+            shared = ", ".join(f"{n} {spoken(what)}" for what, n in common.items())
+            parts.append(Text(spoken(f"{printable(pair)} share {shared}")))
         if self.remarks:
-            counts = ", ".join(f"{count} {reason}" for reason, count in self.remarkable.items())
-            parts.append(Text(f"{counted(self.remarks, 'remark')}: {counts}", style="yellow"))
-            parts += [Text(remark.message) for remark in self.remarks if remark.reason == "rare ending"][:SHOWN]
+            parts.append(Text(f"{counted(self.remarks, 'remark')}: {_listed(self.remarkable)}", style="yellow"))
+            parts += [Text(spoken(remark.message)) for remark in self.remarks if remark.reason == "rare ending"][:SHOWN]
         if not self.faults:
-            return Group(*parts, Text("no faults", style="green"))
-        counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        parts.append(Text(f"{counted(self.faults, 'fault')}: {counts}", style="red"))
-        parts += [Text(fault.message) for fault in self.faults[:SHOWN]]
+            return Group(*parts, Text(spoken("no faults"), style="green"))
+        parts.append(Text(f"{counted(self.faults, 'fault')}: {_listed(self.reasons)}", style="red"))
+        parts += [Text(spoken(fault.message)) for fault in self.faults[:SHOWN]]
         if len(self.faults) > SHOWN:
-            parts.append(Text(f"... and {len(self.faults) - SHOWN} more; --json lists all"))
+            parts.append(Text(spoken(f"... and {len(self.faults) - SHOWN} more; --json lists all")))
         return Group(*parts)
 
     def _contents(self) -> Table:
@@ -100,13 +100,17 @@ class Findings:
         for name in (item.name for item in dataclasses.fields(Contents)):
             values = [_shown(getattr(contents, name)) for contents in self.splits.values()]
             if any(value not in ("", "0") for value in values):
-                table.add_row(name.replace("_", " "), *map(Text, values))
+                table.add_row(spoken(name.replace("_", " ")), *map(Text, values))
         return table
 
 
 def counted(findings: Sequence[Finding], word: str) -> str:
     """As in "1 fault", "2 faults"."""
-    return f"{len(findings)} {word}{'' if len(findings) == 1 else 's'}"
+    return spoken(f"{len(findings)} {word}{'' if len(findings) == 1 else 's'}")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {spoken(reason)}" for reason, count in counts.items())
 
 
 def check(
@@ -252,4 +256,6 @@ def _plain(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{one_line(str(key), 40)} {count:,}" for key, count in value.items())
-    return " / ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, list):
+        return " / ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else spoken(value)

@@ -12,6 +12,7 @@ from tuwen.data.curate.show import thumbnail
 from tuwen.data.private import hides
 from tuwen.errors import UserError
 from tuwen.outputs import PAGE_MARK, check_free
+from tuwen.speech import chosen_language, spoken
 
 _SIDE = 128  # pixels of a thumbnail's longer side
 
@@ -52,9 +53,10 @@ def write_page(findings: Findings, out: str | Path, examples: int = 12) -> Path:
         for kind, reason, count, all_of in kinds
     ]
     faults, remarks = len(findings.faults), len(findings.remarks)
-    summary = f"{faults:,} faults, {remarks:,} remarks. Faults are wrong; remarks are worth a look."
+    summary = spoken(f"{faults:,} faults, {remarks:,} remarks. Faults are wrong; remarks are worth a look.")
+    lang = chosen_language()
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
+<html lang="{lang}"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(findings.location)}</title><style>{_STYLE}</style></head>
 <body><header><h1>{escape(one_line(findings.location))}</h1><p>{summary}</p>{_contents(findings)}</header>
 <main>
@@ -76,12 +78,12 @@ def _contents(findings: Findings) -> str:
         values = [_shown(getattr(contents, name)) for contents in findings.splits.values()]
         if any(value not in ("", "0") for value in values):
             cells = "".join(f"<td>{escape(value)}</td>" for value in values)
-            rows.append(f"<tr><td>{name.replace('_', ' ')}</td>{cells}</tr>")
+            rows.append(f"<tr><td>{spoken(name.replace('_', ' '))}</td>{cells}</tr>")
     shared = [
-        f"{pair}: {', '.join(f'{n:,} {what}' for what, n in common.items())}"
+        spoken(f"Shared by {pair}: {', '.join(f'{n:,} {spoken(what)}' for what, n in common.items())}")
         for pair, common in findings.shared.items()
     ]
-    lines = "".join(f"<p>Shared by {escape(line)}</p>" for line in shared)
+    lines = "".join(f"<p>{escape(line)}</p>" for line in shared)
     return f"<table>{''.join(rows)}</table>{lines}"
 
 
@@ -93,14 +95,15 @@ def _shown(value: object) -> str:
         if isinstance(value, list)
         else f"{value:,}"
         if isinstance(value, int)
-        else str(value)
+        else spoken(str(value))
     )
 
 
 def _section(kind: str, reason: str, count: int, shown: list[Finding], corpora: dict[str, Corpus]) -> str:
-    more = f"{count:,}" + (f", {len(shown)} shown" if count > len(shown) else "")
+    more = f"{count:,}" + (spoken(f", {len(shown)} shown") if count > len(shown) else "")
     articles = "".join(_article(finding, corpora) for finding in shown)
-    return f'<section class="{kind}"><h2>{escape(reason)} <small>{more}</small></h2><div>{articles}</div></section>\n'
+    heading = f"<h2>{escape(spoken(reason))} <small>{more}</small></h2>"
+    return f'<section class="{kind}">{heading}<div>{articles}</div></section>\n'
 
 
 def _article(finding: Finding, corpora: dict[str, Corpus]) -> str:
@@ -111,7 +114,7 @@ def _article(finding: Finding, corpora: dict[str, Corpus]) -> str:
             texts = _text(finding.text) if finding.text else _first_texts(corpora[finding.split], finding.row)
     if finding.other and finding.other[0] in corpora and not finding.text:
         pictures += thumbnail(corpora[finding.other[0]], finding.other[1], _SIDE)
-    message = f'<p class="told">{escape(one_line(finding.message))}</p>'
+    message = f'<p class="told">{escape(spoken(one_line(finding.message)))}</p>'
     return f"<article><div>{pictures}</div>{texts}{message}</article>"
 
 

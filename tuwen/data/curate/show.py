@@ -14,6 +14,7 @@ from tuwen.data.images import encode_jpeg, resize
 from tuwen.data.private import hides
 from tuwen.errors import UserError, quoted
 from tuwen.outputs import PAGE_MARK, check_free
+from tuwen.speech import chosen_language, spoken
 
 _SIDE = 224  # pixels of a thumbnail's longer side
 _CELL = 120  # characters of a column's value
@@ -43,7 +44,7 @@ def contact_sheet(corpus: Corpus, out: str | Path, count: int = 48, seed: int = 
     """
     rows = draws.generator("contact sheet", seed).permutation(len(corpus))[:count]
     figures = [_figure(corpus, int(row)) for row in sorted(rows)]
-    return write_sheet(out, *_heading(corpus, f"{len(rows)} of {len(corpus):,} rows"), figures)
+    return write_sheet(out, *_heading(corpus, spoken(f"{len(rows)} of {len(corpus):,} rows")), figures)
 
 
 def contact_sheets(corpus: Corpus, out: str | Path, count: int = 48) -> list[Path]:
@@ -58,15 +59,15 @@ def contact_sheets(corpus: Corpus, out: str | Path, count: int = 48) -> list[Pat
     paths = [first if not k else first.with_stem(f"{first.stem}-{k + 1}") for k in range(len(starts))]
     for place, start in enumerate(starts):
         rows = range(start, min(start + count, len(corpus)))
-        title, summary = _heading(corpus, f"rows {start:,} to {rows[-1]:,} of {len(corpus):,}")
+        title, summary = _heading(corpus, spoken(f"rows {start:,} to {rows[-1]:,} of {len(corpus):,}"))
         write_sheet(paths[place], title, summary, [_figure(corpus, row) for row in rows], _links(paths, place))
     return paths
 
 
 def _heading(corpus: Corpus, rows: str) -> tuple[str, str]:
     """Title and summary of a page."""
-    spoken = ", ".join(corpus.languages) or "no texts"
-    return f"{corpus.name}, {corpus.split}", f"{rows} · {spoken} · {corpus.notice}".rstrip(" ·")
+    languages = ", ".join(corpus.languages) or spoken("no texts")
+    return f"{corpus.name}, {corpus.split}", f"{rows} · {languages} · {corpus.notice}".rstrip(" ·")
 
 
 def _links(paths: Sequence[Path], place: int) -> str:
@@ -85,8 +86,9 @@ def write_sheet(out: str | Path, title: str, summary: str, figures: Sequence[str
         UserError: the page cannot be written.
     """
     body = "\n".join(figures)
+    lang = chosen_language()
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
+<html lang="{lang}"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head>
 <body><header><h1>{escape(title)}</h1><p>{escape(summary)}</p>{links}</header>
 <main>
@@ -103,9 +105,9 @@ def write_sheet(out: str | Path, title: str, summary: str, figures: Sequence[str
 
 
 def _figure(corpus: Corpus, row: int) -> str:
-    record = corpus.record(row)
+    record, at = corpus.record(row), spoken(f"row {row}")
     if hides(corpus.private):
-        return f'<figure>{thumbnail(corpus, row)}<figcaption><p class="id">row {row}</p></figcaption></figure>'
+        return f'<figure>{thumbnail(corpus, row)}<figcaption><p class="id">{at}</p></figcaption></figure>'
     texts = "".join(
         f'<p lang="{escape(language)}"><b>{escape(language)}</b> {escape(text)}</p>'
         for language, several in record.texts.items()
@@ -116,7 +118,7 @@ def _figure(corpus: Corpus, row: int) -> str:
         for name, value in record.columns.items()
         if value not in (None, "")
     )
-    label = f'<p class="id">{escape(one_line(record.id))} · row {row}</p>'
+    label = f'<p class="id">{escape(one_line(record.id))} · {at}</p>'
     return f"<figure>{thumbnail(corpus, row)}<figcaption>{texts}{columns}{label}</figcaption></figure>"
 
 
@@ -129,7 +131,7 @@ def thumbnail(corpus: Corpus, row: int, side: int = _SIDE) -> str:
     try:
         image = corpus.image(row)
     except BrokenImage as error:
-        return f'<p class="broken">{escape(one_line(str(error)))}</p>'
+        return f'<p class="broken">{escape(spoken(one_line(str(error))))}</p>'
     height, width = image.shape[1:]
     scale = min(1.0, side / max(height, width))
     image = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))

@@ -10,6 +10,7 @@ from tuwen.data.beside import Beside, noise_of
 from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import languages_and_texts, text_id
 from tuwen.data.curate.show import thumbnail, write_sheet
+from tuwen.speech import spoken
 
 
 @dataclass(frozen=True, order=True)
@@ -54,13 +55,14 @@ def write_suspects(corpus: Beside, out: str | Path, count: int = 60) -> Path:
 
     chosen = heapq.nlargest(count, counted())
     share = 100 * mean / max(total, 1)
-    summary = f"{noisy:,} of {total:,} texts are likelier wrong than right; {share:.1f}% expected · {corpus.notice}"
+    counts = spoken(f"{noisy:,} of {total:,} texts are likelier wrong than right; {share:.1f}% expected")
+    summary = f"{counts} · {corpus.notice}"
     figures = [_figure(corpus, suspect) for suspect in chosen]
-    return write_sheet(out, f"{corpus.name}, {corpus.split}: most suspect", summary.rstrip(" ·"), figures)
+    return write_sheet(out, spoken(f"{corpus.name}, {corpus.split}: most suspect"), summary.rstrip(" ·"), figures)
 
 
 def _figure(corpus: Beside, suspect: Suspect) -> str:
     text = f'<p lang="{escape(suspect.language)}"><b>{escape(suspect.language)}</b> {escape(suspect.text)}</p>'
-    name = escape(one_line(corpus.record(suspect.row).id))
-    label = f'<p class="id">{suspect.noise:.3f} · loss {suspect.loss:.2f} · {name} · row {suspect.row}</p>'
+    name, at = escape(one_line(corpus.record(suspect.row).id)), spoken(f"row {suspect.row}")
+    label = f'<p class="id">{suspect.noise:.3f} · {spoken("loss")} {suspect.loss:.2f} · {name} · {at}</p>'
     return f"<figure>{thumbnail(corpus, suspect.row)}<figcaption>{text}{label}</figcaption></figure>"

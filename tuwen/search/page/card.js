@@ -3,17 +3,17 @@
 import { ask, explain } from "./service.js";
 import { said, speak, spoken } from "./words.js";
 
-const COLUMNS = 4; // shown on a card; the larger view has all
 const HOVER = 150; // ms the pointer rests on a picture before its words are asked for
 
-export function card(result, place, text, similar, reranked) {
+// columns: names of those that the card shows; the larger view has all.
+export function card(result, place, text, similar, reranked, columns) {
   const made = document.getElementById("card").content.cloneNode(true).firstElementChild;
   speak(made);
   const caption = [...(result.texts[spoken()] ?? []), ...Object.values(result.texts).flat()][0] ?? result.id;
   made.querySelector(".caption").textContent = caption;
   made.querySelector(".caption").title = [result.id, ...Object.values(result.texts).flat()].join("\n");
   made.querySelector(".id").textContent = result.id;
-  made.querySelector(".columns").textContent = columnsOf(result).slice(0, COLUMNS).join(" · ");
+  made.querySelector(".columns").textContent = columnsOf(result, columns).join(" · ");
   made.querySelector("dl").hidden = result.first === null && !reranked;
   for (const name of ["first", "score"]) {
     made.querySelector(`.${name} dd`).textContent = result[name] === null ? "–" : result[name].toFixed(3);
@@ -28,7 +28,7 @@ export function card(result, place, text, similar, reranked) {
   return made;
 }
 
-const columnsOf = ({ columns }) => Object.entries(columns)
+const columnsOf = ({ columns }, names = Object.keys(columns)) => names.map((name) => [name, columns[name] ?? null])
   .filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length))
   .map(([name, value]) => `${name}: ${Array.isArray(value) ? value.join(", ") : value}`);
 

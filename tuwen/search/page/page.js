@@ -1,6 +1,7 @@
 // The page: what is looked for, in the box and in the address, and what was found.
 
 import { card } from "./card.js";
+import { showChoice, shownOf } from "./columns.js";
 import { showFilters } from "./filters.js";
 import { Refused, ask, curl, hasKey, request, useKey } from "./service.js";
 import { said, speak, spoken, turn } from "./words.js";
@@ -48,15 +49,17 @@ function failed(error) {
 function clearResults() {
   found = null;
   part("results").replaceChildren();
-  part("more").hidden = part("command").hidden = true;
+  part("more").hidden = part("command").hidden = part("columns").hidden = true;
   say(about ? said("ready", about.pictures) + said("stages", about.second_stage) : "");
 }
 
 function showResults() {
   const similar = (id) => go({ like: id });
-  part("results").replaceChildren(
-    ...found.results.map((result, k) => card(result, k + 1, wanted.like ? "" : wanted.text, similar, k < found.reranked)),
-  );
+  const text = wanted.like ? "" : wanted.text;
+  const names = [...new Set(found.results.flatMap(({ columns }) => Object.keys(columns)))];
+  const cards = found.results.map((result, k) => card(result, k + 1, text, similar, k < found.reranked, shownOf(names)));
+  part("results").replaceChildren(...cards);
+  showChoice(part("columns"), names, showResults);
   part("more").hidden = found.results.length < wanted.top || wanted.top >= MOST;
   part("command").hidden = false;
   part("curl").textContent = curl(wanted);

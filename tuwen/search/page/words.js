@@ -3,7 +3,7 @@
 const WORDS = {
   en: {
     placeholder: "Describe what you look for, or drop a picture", choose: "Search by a picture", forget: "Remove the picture",
-    search: "Search", filters: "Filters", any: "any", range: "A number, or a range: 10..20, 10.. or ..20", key: "API key", use: "Use", more: "More", copy: "Copy", copied: "Copied",
+    search: "Search", filters: "Filters", columns: "Columns on cards", any: "any", range: "A number, or a range: 10..20, 10.. or ..20", key: "API key", use: "Use", more: "More", copy: "Copy", copied: "Copied",
     curl: "The same search with curl", drop: "Drop the picture here", words: "Where the words matched",
     first: "first", score: "re-ranked", similar: "Similar", larger: "Larger", close: "Close", docs: "All requests",
     empty: ": the index holds no pictures yet", narrow: (names) => `: no picture passes the filters (${names}); take one away`,
@@ -19,7 +19,7 @@ const WORDS = {
   },
   zh: {
     placeholder: "描述要找的图片，或拖入一张图片", choose: "以图搜图", forget: "移除图片",
-    search: "搜索", filters: "筛选", any: "不限", range: "一个数，或范围：10..20、10.. 或 ..20", key: "API 密钥", use: "使用", more: "更多", copy: "复制", copied: "已复制",
+    search: "搜索", filters: "筛选", columns: "卡片上的列", any: "不限", range: "一个数，或范围：10..20、10.. 或 ..20", key: "API 密钥", use: "使用", more: "更多", copy: "复制", copied: "已复制",
     curl: "用 curl 进行同样的搜索", drop: "把图片放在这里", words: "各词在图中匹配的位置",
     first: "初排", score: "精排", similar: "相似图片", larger: "放大", close: "关闭", docs: "全部请求",
     empty: "：索引里还没有图片", narrow: (names) => `：没有图片满足筛选条件（${names}），请去掉一个`,

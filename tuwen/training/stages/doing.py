@@ -14,6 +14,7 @@ from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus
 from tuwen.data.private import own_only
 from tuwen.progress import bars
+from tuwen.speech import spoken
 from tuwen.training.config import RunConfig
 from tuwen.training.loaded import predictor_of
 from tuwen.training.once import train_once
@@ -78,4 +79,4 @@ def make_table(
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(spoken(line), file=sys.stderr)
