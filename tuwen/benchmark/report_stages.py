@@ -36,7 +36,7 @@ def effects_in_words(name: str, seeds: Sequence[Record], folders: Sequence[Path]
     if not any("second_stage" in seed for seed in seeds):
         return [(f"{name} has one stage: its vectors alone rank.", f"{name} 只有一个阶段：只按向量排序。")]
     return [
-        _sentence(name if len(seeds) == 1 else f"{name}, seed {seed['seed']}", seed, by_name[seed["run"]])
+        _sentence(spoken(name if len(seeds) == 1 else f"{name}, seed {seed['seed']}"), seed, by_name[seed["run"]])
         for seed in seeds
         if "second_stage" in seed and seed["run"] in by_name
     ]
@@ -85,7 +85,7 @@ def _unused(name: str, score: Record) -> tuple[str, str]:
     tried = score.get("mean_recall", {})
     english, chinese = f"{name} keeps the order of its first stage", f"{name} 保持第一阶段的顺序"
     if not tried:
-        return f"{english}: {score.get('why', 'no weight was settled')}.", f"{chinese}：没有可用的权重（weight 0）。"
+        return f"{english}: {score.get('why', 'no weight was settled')}.", f"{chinese}：没有可用的权重（权重 0）。"
     gains = {weight: tried[str(weight)] - tried["0.0"] for weight in map(weight_name, WEIGHTS)}
     best = max((weight for weight in gains if weight_named(weight)), key=lambda weight: gains[weight])
     alone = gains["match"]
