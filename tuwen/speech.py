@@ -55,7 +55,8 @@ def in_chinese(text: str, depth: int = _DEPTH) -> str:
         if (rest := _whole(text[place + 2 :], depth)) is not None:
             return text[: place + 2] + rest
     parts = text.split("; ", _PARTS)  # sentences that were put together
-    return "；".join(in_chinese(part, depth) for part in parts) if len(parts) > 1 else text
+    said = [in_chinese(part, depth) for part in parts] if len(parts) > 1 else parts
+    return text if said == parts else "；".join(said)
 
 
 def _whole(text: str, depth: int) -> str | None:

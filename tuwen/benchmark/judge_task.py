@@ -91,7 +91,7 @@ def write_judged_task(out: Path, judged: dict[str, Any]) -> Path:
     write_tables(out, Path(RESULT).stem, [Tabled(about, HEADS, rows)])
     lower, upper = judged["runs"]
     heading = spoken(f"{upper} against {lower}")
-    notes = "".join(f'<p class="note">{escape(spoken(note))}.</p>' for note in judged["notes"])
+    notes = "".join(f'<p class="note">{escape(spoken(note))}{spoken(".")}</p>' for note in judged["notes"])
     figures = [[escape(name), f"{own['figure']:.2f}"] for name, own in judged["runs"].items()]
     body = (
         f'<div class="brand">tuwen 图文</div><h1>{escape(heading)}</h1><p class="note">{escape(spoken(about))}</p>'

@@ -144,7 +144,7 @@ def _recall(comparison: dict[str, Any]) -> str:
         about, rows = figure_cells(comparison)
         return (
             title("Figure", "指标")
-            + f'<p class="note">{escape(spoken(about))}.</p>'
+            + f'<p class="note">{escape(spoken(about))}{spoken(".")}</p>'
             + table(("System 系统", "Figure 指标"), [[escape(said_cell(cell)) for cell in row] for row in rows], 1)
         )
     languages = list(next(iter(by_system.values()))["languages"])
@@ -158,7 +158,8 @@ def _recall(comparison: dict[str, Any]) -> str:
         "best."
     )
     fidelity = {system["fidelity"] for system in by_system.values()}
-    note += " " + "; ".join(f"“{spoken(key)}”: {spoken(FIDELITY[key])}" for key in FIDELITY if key in fidelity) + "."
+    kinds = [f"“{spoken(key)}”{spoken(': ')}{spoken(FIDELITY[key])}" for key in FIDELITY if key in fidelity]
+    note += " " + spoken("; ").join(kinds) + spoken(".")
     tables = "".join(_recall_table(comparison, language) for language in languages)
     drawn = f"<figure class='plot'>{report_plots.recall_bars(by_system, languages)}</figure>"
     return title("Recall", "召回率") + f'<p class="note">{escape(note)}</p>{drawn}{tables}'
@@ -302,7 +303,7 @@ def _series(seeds: list[dict[str, dict[int, float]]]) -> dict[str, report_plots.
 
 def _cost(comparison: dict[str, Any]) -> str:
     heads, rows = cost_cells(comparison)
-    notes = "".join(f'<p class="note">{escape(spoken(line))}.</p>' for line in remarks(comparison))
+    notes = "".join(f'<p class="note">{escape(spoken(line))}{spoken(".")}</p>' for line in remarks(comparison))
     cells = [[escape(said_cell(cell)) for cell in row] for row in rows]
     return title("Quality and cost", "质量与开销") + table(heads, cells, 1) + notes
 

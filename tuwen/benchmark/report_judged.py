@@ -73,7 +73,7 @@ def page(judged: Judged, chosen: list[dict[str, Any]], pictures: Path) -> str:
     listed = "".join(
         f"<div><dt>{escape(spoken(name))}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items()
     )
-    notes = "".join(f'<p class="note">{escape(spoken(note))}.</p>' for note in judged.json["notes"])
+    notes = "".join(f'<p class="note">{escape(spoken(note))}{spoken(".")}</p>' for note in judged.json["notes"])
     cells = [[escape(spoken(cell)) for cell in row] for row in difference_rows(judged.json)]
     about = spoken(
         "In points. Interval: a bootstrap over pictures with their texts. p: of swapping the two, picture by picture; "

@@ -70,7 +70,7 @@ class LossProbe:
     def line(self) -> str:
         """The result for people."""
         layout, loss = self.layout, self.loss
-        form = layout.precision + (f", {layout.budget} tokens" if layout.budget else "")
+        form = f"{layout.precision}, {layout.budget} tokens" if layout.budget else layout.precision
         form = "a JPEG, encoded again" if layout.budget == 0 else form
         return (
             f"kept as {form}: final scores of {loss['pairs']:,} pairs are off by {loss['mean']:.2g} on average, "
