@@ -23,7 +23,7 @@ from tuwen.training.grouping import Grouping
 from tuwen.training.log import read_metrics
 from tuwen.training.signals import Interrupted
 
-TIMING = ("pairs_per_second", "data_wait", "memory_mb", "seconds")
+TIMING = ("pairs_per_second", "data_wait", "core_wait", "memory_mb", "seconds")
 
 
 @pytest.fixture(autouse=True)

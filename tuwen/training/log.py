@@ -28,6 +28,7 @@ NOTHING = 0.02  # least gain of a matching that has learnt anything, see `tuwen.
 NOTHING_LEARNT = (
     "its matching ended within 2 % of what guessing gives: the cross encoder has learnt nothing, and is not re-ranked"
 )
+MUCH = 0.25  # of the time: what is waited for so long is what limits
 _MEND = "restore the file, or take the line out"
 PLAIN_SECONDS = 10.0  # between progress lines where standard error is no terminal
 
@@ -36,8 +37,8 @@ class MetricsLog:
     """metrics.jsonl and TensorBoard: one line a step that is logged, rising, no step twice.
 
     A line has "step" (optimizer steps done; 0 is the start), "loss", "losses", "metrics", "lr", "grad_norm",
-    "epoch", "pairs_per_second", "data_wait" (share of the time), "memory_mb", "seconds"; and "eval" where the
-    system was evaluated after that step.
+    "epoch", "pairs_per_second", "data_wait" and "core_wait" (shares of the time: for a batch, for a core that other
+    programs had), "memory_mb", "seconds"; and "eval" where the system was evaluated after that step.
     """
 
     def __init__(self, run: Path, step: int):
@@ -136,17 +137,19 @@ def queue_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 class Rates:
-    """Pairs per second, share of time waiting for data, and memory, since they were last read."""
+    """Pairs per second, shares of the time waiting for data and for a core, and memory, since they were last read."""
 
     def __init__(self, seconds: float):
         """seconds: trained so far, before a resume."""
         self.seconds = seconds
-        self.waited = self.spent = 0.0
+        self.waited = self.crowded = self.spent = 0.0
         self.pairs = 0
         self.latest: dict[str, float] = {}
 
-    def step(self, waited: float, computed: float, pairs: int) -> None:
+    def step(self, waited: float, computed: float, crowded: float, pairs: int) -> None:
+        """waited, computed: seconds for the batch, and after it; crowded: of these, those without a core."""
         self.waited += waited
+        self.crowded += crowded
         self.spent += waited + computed
         self.seconds += waited + computed
         self.pairs += pairs
@@ -156,12 +159,29 @@ class Rates:
         self.latest = {
             "pairs_per_second": round(self.pairs / spent, 2),
             "data_wait": round(self.waited / spent, 4),
+            "core_wait": round(self.crowded / spent, 4),
             "memory_mb": round(memory_mb(), 1),
             "seconds": round(self.seconds, 3),
         }
-        self.waited = self.spent = 0.0
+        self.waited = self.crowded = self.spent = 0.0
         self.pairs = 0
         return self.latest
+
+
+def limit_of(record: Mapping[str, Any]) -> str:
+    """What a training would be faster with: whichever it waits for a quarter of its time, else faster computing."""
+    data, core = record["data_wait"], record.get("core_wait", 0.0)
+    if max(data, core) < MUCH:
+        return "computing"
+    return "data" if data >= core else "other programs"
+
+
+def core_wait() -> float:
+    """Seconds for which this thread was ready to run and other programs had the cores, by Linux; elsewhere 0."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def memory_mb() -> float:
@@ -202,13 +222,14 @@ class Line:
         if "pairs_per_second" in record:
             rates = (
                 f"loss {record['loss']:.3f}  {record['pairs_per_second']:.0f} pairs/s  "
-                f"waiting {100 * record['data_wait']:.0f}%  {record['memory_mb']:.0f} MB"
+                f"waiting {100 * record['data_wait']:.0f}%  {record['memory_mb']:.0f} MB  limit: {limit_of(record)}"
             )
-        self.bar.update(self.task, completed=step, rates=rates)
+        self.bar.update(self.task, completed=step, rates=spoken(rates))
         now = time.monotonic()
         if self.shown and not self.live and rates and (now - self.said_at > PLAIN_SECONDS or step == self.total):
             left = (now - self.begun) / max(1, step - self.first) * (self.total - step)
-            self.say(f"{self.name}  step {step}/{self.total}  {rates}  {left:.0f} s left")
+            place, left_over = spoken(f"step {step}/{self.total}"), spoken(f"{left:.0f} s left")
+            self.say(f"{self.name}  {place}  {spoken(rates)}  {left_over}")
             self.said_at = now
 
     def say(self, text: str) -> None:

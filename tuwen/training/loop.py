@@ -259,7 +259,7 @@ class _Trainer:
             self._step(batches)
 
     def _step(self, batches: Iterator) -> None:
-        begun = time.perf_counter()
+        begun, crowded = time.perf_counter(), log.core_wait()
         batch = next(batches)
         waited = time.perf_counter() - begun
         batch = batch.to(self.place)
@@ -270,7 +270,8 @@ class _Trainer:
         )
         if self.grouping is not None and self.writes:
             self.grouping.add(result.collected, self.progress.epoch)
-        self.rates.step(waited, time.perf_counter() - begun - waited, self.config.train.batch_size)
+        crowded = log.core_wait() - crowded
+        self.rates.step(waited, time.perf_counter() - begun - waited, crowded, self.config.train.batch_size)
         self.state.step += 1
         self.state.seconds = self.rates.seconds
         if self.state.step % self.steps_per_epoch == 0 and self.state.step < self.total:
