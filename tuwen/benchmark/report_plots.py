@@ -119,8 +119,10 @@ def svg(figure: Figure, name: str, description: str) -> str:
         text.set(color=INK)
     for axis in (axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)):
         axis.set_tick_params(color=INK, labelcolor=INK)
-    as_text = {"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}
-    with rc_context(as_text), warnings.catch_warnings():
+    with (
+        rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own font has Chinese
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     drawn = out.getvalue()
