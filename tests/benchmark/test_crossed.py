@@ -60,6 +60,14 @@ def test_pictures_never_make_an_interval_narrower_than_that_of_seeds_alone():
             assert table.reach(level) >= alone * (1 - 1e-12)
 
 
+def test_squares_may_be_as_many_as_there_are_tables():
+    """Tables at once reach as far as each alone."""
+    tables = [Crossed.of(drawn(np.random.default_rng(k), 4, 30, 1.0, 5.0 * (k % 2))) for k in range(6)]
+    squares = [np.array([getattr(table, name) for table in tables]) for name in ("of_seeds", "of_pictures", "rest")]
+    at_once = Crossed(0.0, *squares, 4, 30)._reach(0.01, squares[0])
+    assert at_once == pytest.approx([table.reach(0.01) for table in tables])
+
+
 def test_no_difference_anywhere_is_no_difference():
     table = Crossed.of(np.zeros((3, 20)))
     assert table.interval() == {"interval": [0.0, 0.0], "p": 1.0}

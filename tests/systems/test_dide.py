@@ -401,3 +401,19 @@ def test_towers_of_other_heads_are_refused():
         systems.find("dide")(
             dataclasses.replace(config, text=dataclasses.replace(config.text, locked=True)), VOCABULARY
         )
+
+
+def test_without_weight_the_teacher_s_attention_counts_nothing():
+    """In pre-training and for a task; the other losses stay."""
+    terms = []
+    for weight in (2.0, 0.0):
+        student, learning = build("dide", attention=weight), learner()
+        learning.config = dataclasses.replace(learning.config, attention=weight)
+        student.roles = {"teacher": build("vilt", 1)}
+        batch = dataclasses.replace(example(), columns={"label": torch.zeros(len(example()), dtype=torch.int64)})
+        terms.append((student(example(), PROGRESS).terms, learning(batch, PROGRESS).terms))
+    for whole, without in zip(*terms, strict=True):
+        assert whole.keys() == without.keys()
+        for name, term in without.items():
+            assert float(term.detach()) == (0.0 if name == "attention" else float(whole[name].detach()))
+        assert float(whole["attention"]) > 0

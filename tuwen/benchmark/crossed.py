@@ -69,10 +69,10 @@ class Crossed:
         return {"interval": [self.mean - reach, self.mean + reach], "p": p}
 
     def _reach(self, level: float, of_seeds: np.ndarray) -> np.ndarray:
-        """`reach` for each of several mean squares of seeds."""
+        """`reach` for each of several mean squares of seeds; the other squares may be as many."""
         from scipy.stats import norm, t
 
-        of_pictures = max(self.of_pictures - self.rest, 0.0)
+        of_pictures = np.maximum(self.of_pictures - self.rest, 0.0)
         total = of_seeds + of_pictures
         quantiles = float(t.ppf(1 - level / 2, self.seeds - 1)), float(norm.ppf(1 - level / 2))
         weighted = of_seeds * quantiles[0] + of_pictures * quantiles[1]
