@@ -17,6 +17,7 @@ from tests.data.pairs import fault, row, with_pictures, write
 from tuwen.data.corpora.files import splits_of
 from tuwen.data.corpora.table import open_table, table_source
 from tuwen.data.corpus import hashed_split
+from tuwen.data.curate.check import check
 from tuwen.data.open import open_corpus
 from tuwen.data.open import splits_of as open_splits
 from tuwen.errors import UserError
@@ -341,6 +342,7 @@ def test_a_parquet_table_that_holds_its_pictures(folder):
         record = corpus.record(0)
         assert (record.id, dict(record.texts), record.columns) == ("b", {"en": ["a cat"]}, {"price": 2.0})
         assert corpus.image(0).unique().tolist() == [20]
+        assert "rare ending" not in check(folder / "mine.parquet", quiet=True).remarkable  # a place in a file
     pq.write_table(pa.table({"image": names, **more}), folder / "mine.parquet")  # paths, as ever
     assert open_corpus(folder / "mine.parquet", "day").image(0).unique().tolist() == [10]
     pq.write_table(pa.table({"image": [{"bytes": b"", "path": "../x.png"}], "text": ["x"]}), folder / "mine.parquet")

@@ -125,9 +125,10 @@ class SplitReader:
         if first != row and not self._named_alike(first, row):
             what = f"the very picture of {self.place(first)}"
             yield self.finding(row, "duplicate picture", what, other=(self.label, first))
-        ending = os.path.splitext(self.corpus.path(row))[1].lower()
-        if self.corpus.path(row) and ending in RARE:
-            what = f"read, though its ending is {ending or 'none'}: {one_line(self.corpus.path(row), 120)}"
+        path = self.corpus.path(row)
+        ending = os.path.splitext(path)[1].lower()
+        if ending in RARE and os.path.isfile(path):  # of a picture within a file there is none
+            what = f"read, though its ending is {ending or 'none'}: {one_line(path, 120)}"
             yield self.finding(row, "rare ending", what)
         if min(height, width) < self.limits.side:
             yield self.finding(row, "small picture", f"{width} x {height} pixels")
