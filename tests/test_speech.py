@@ -55,7 +55,7 @@ SAID = {  # calls: the places of their arguments that a person reads
     "ArgumentTypeError": (0,),
 }
 HEADS = ("head", "heads", "columns", "HEADS", "HEADINGS", "DIFFERENCES", "FOCUS")  # of tables
-LINES = ("remarks", "detectable_line", "effect_line", "decide", "_notes", "crossing_line", "score_line", "rule_line")
+LINES = ("remarks", "foretold", "line_of", "decide", "_notes", "crossing_line", "score_line", "rule_line")
 LINES += ("judge_claim", "where_to_ask", "_settled", "cost_cells", "_why_empty", "choose", "line", "_size_line")
 WORDS = re.compile("[A-Za-z]{2}")
 

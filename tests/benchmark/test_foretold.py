@@ -39,19 +39,18 @@ def test_what_seeds_and_pictures_show_together_is_more_than_either_and_less_than
 
 
 def test_lines_say_points_and_the_seeds_that_a_wanted_effect_needs():
-    assert line_of(assumed(1, 200), "1 seed on 200 pictures", 1, None) == (
-        "1 seed on 200 pictures show 14.0 points in 4 cases of 5 on these very seeds: too few for others"
-    )
-    line = line_of(assumed(3, 5000), "3 seeds on 5000 pictures", 3, 4.0)
+    few = line_of(assumed(1, 200), None)
+    assert few == "200 pictures show 14.0 points in 4 cases of 5 on these very seeds (1): too few"
     detectable, needed = assumed(3, 5000).detectable(), assumed(3, 5000).seeds_for(4.0)
-    assert line == f"3 seeds on 5000 pictures show {detectable:.1f} points in 4 cases of 5; 4 needs {needed} seeds"
-    assert line_of(assumed(3, 100), "", 3, 4.0).endswith("4 needs more pictures")
+    line = f"3 seeds on 5000 pictures show {detectable:.1f} points in 4 cases of 5; 4 points need {needed} seeds"
+    assert line_of(assumed(3, 5000), 4.0) == line
+    assert line_of(assumed(3, 100), 4.0).endswith("; 4 points need more pictures")
 
 
 def test_before_the_first_comparison_it_is_assumed_and_said_so(tmp_path):
     (line,) = foretold(CORPUS, tmp_path, MeasureConfig(limit=30), 3)
     assert line.startswith(f"3 seeds on 30 pictures show {assumed(3, 30).detectable():.1f} points")
-    assert "assumed that a gain deviates by 2 points between seeds" in line
+    assert line.endswith("; assumed: a gain deviates by 2 points between seeds, by 71 at most between pictures")
     (line,) = foretold(CORPUS, tmp_path, MeasureConfig(task="oversight"), 3)
     assert "not known before the first comparison" in line
 
@@ -73,4 +72,4 @@ def test_an_earlier_comparison_says_how_much_gains_vary(tmp_path):
     assert head.startswith("by the comparison that lies in")
     assert line.startswith(f"b over a: 7 seeds on 40 pictures show {planned.detectable():.1f} points")
     needed = planned.seeds_for(3.0)
-    assert line.endswith("3 needs more pictures" if needed is None else f"3 needs {needed} seeds")
+    assert line.endswith("3 points need more pictures" if needed is None else f"3 points need {needed} seeds")

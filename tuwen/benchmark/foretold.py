@@ -32,30 +32,35 @@ def foretold(corpus: str, out: Path, measure: MeasureConfig, seeds: int, effect:
         UserError: no such corpus or split.
     """
     pictures = pictures_asked(measure.corpus or corpus, measure)
-    on = f"{seeds} seed{'s' * (seeds > 1)} on {pictures} pictures"
     tables = measured_before(out, measure.task)
     if tables:
-        lines = [f"by the comparison that lies in {out}:"]
-        return lines + [
-            f"{name}: {line_of(table.planned(seeds, pictures), on, seeds, effect)}" for name, table in tables.items()
-        ]
+        lines = [f"{name}: {line_of(table.planned(seeds, pictures), effect)}" for name, table in tables.items()]
+        return [f"by the comparison that lies in {out}:", *lines]
     if not in_percent(measure):
         return ["what so many seeds show is not known before the first comparison: its figure is no percentage of rows"]
-    line = line_of(assumed(seeds, pictures), on, seeds, effect)
-    known = f"assumed that a gain deviates by {BETWEEN_SEEDS:g} points between seeds, and by {BOUND**0.5:.0f} between "
-    return [f"{line} ({known}pictures, which is the most; arms that agree show smaller ones)"]
+    line = line_of(assumed(seeds, pictures), effect)
+    most = BOUND**0.5
+    known = (
+        f"assumed: a gain deviates by {BETWEEN_SEEDS:g} points between seeds, by {most:.0f} at most between pictures"
+    )
+    return [f"{line}; {known}"]
 
 
-def line_of(table: Crossed, on: str, seeds: int, effect: float | None) -> str:
-    """table: as it is expected. on: seeds and pictures in words."""
-    if seeds < FEWEST_SEEDS:
-        shown = f"{on} show {of_pictures(table):.1f} points in 4 cases of 5 on these very seeds: too few for others"
+def line_of(table: Crossed, effect: float | None) -> str:
+    """What a table shows, as it is expected to be, and the seeds that a wanted effect needs."""
+    if table.seeds < FEWEST_SEEDS:
+        shown, seeds = of_pictures(table), table.seeds
+        line = (
+            f"{table.pictures} pictures show {shown:.1f} points in 4 cases of 5 on these very seeds ({seeds}): too few"
+        )
     else:
-        shown = f"{on} show {table.detectable():.1f} points in 4 cases of 5"
+        seeds, shown = table.seeds, table.detectable()
+        line = f"{seeds} seeds on {table.pictures} pictures show {shown:.1f} points in 4 cases of 5"
     if effect is None:
-        return shown
+        return line
     needed = table.seeds_for(effect)
-    return f"{shown}; {effect:g} {'needs more pictures' if needed is None else f'needs {needed} seeds'}"
+    more = f"{effect:g} points need more pictures" if needed is None else f"{effect:g} points need {needed} seeds"
+    return f"{line}; {more}"
 
 
 def assumed(seeds: int, pictures: int) -> Crossed:
