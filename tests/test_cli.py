@@ -18,7 +18,9 @@ from tuwen.cli.output import print_json, print_table
 from tuwen.cli.train import changes_of, config_of
 from tuwen.config import override
 from tuwen.errors import UserError
+from tuwen.training.config import fitting_batch
 
+ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "tuwen"]
 
 
@@ -222,6 +224,15 @@ def test_eval_counts_the_texts_it_leaves_out(run, tmp_path, capsys):
     table = " ".join(capsys.readouterr().out.split())
     assert "3 texts, recall in percent" in table
     assert "not measured: 3 texts in und, unknown to the run" in table
+
+
+def test_the_offline_recipe_fits_a_small_shop_and_keeps_a_batch_that_is_typed():
+    words = f"train clip --corpus shop --out run --config {ROOT}/recipes/offline.yaml".split()
+    train = config_of(cli.parser().parse_args(words)).train
+    assert (train.batch_size, fitting_batch(train, 218).batch_size) == (256, 64)  # 218 rows do not fill 256
+    assert fitting_batch(train, 606).batch_size == 256
+    typed = config_of(cli.parser().parse_args([*words, "--set", "train.batch_size=128"])).train
+    assert fitting_batch(typed, 189).batch_size == 128
 
 
 def test_eval_says_what_is_wrong(run, tmp_path, capsys):

@@ -101,7 +101,10 @@ def changes_of(args) -> tuple[dict[str, Any], dict[str, Any]]:
     from tuwen.config import read_yaml
     from tuwen.systems import names
 
-    changes = {**(read_yaml(args.config) if args.config else {}), **dict(args.sets)}
+    sets = dict(args.sets)
+    if "train.batch_size" in sets:
+        sets.setdefault("train.least_steps", "1")  # what is typed stays, whatever the recipe fits to the corpus
+    changes = {**(read_yaml(args.config) if args.config else {}), **sets}
     arms = set(names())
     for name in changes:
         first = str(name).partition(".")[0]
