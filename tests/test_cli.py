@@ -319,7 +319,7 @@ def test_one_recipe_serves_training_and_comparing(tmp_path):
     """What only a comparison reads is no setting of a run; of the older form each name is told where it stands now."""
     recipe = Path(__file__).parents[1] / "recipes" / "demo.yaml"
     args = cli.parser().parse_args(f"train clip --corpus x --out y --config {recipe} --set compare.towers=3".split())
-    assert config_of(args).train.steps == 300
+    assert config_of(args).train.steps == 200
     settings, own = changes_of(args)
     assert set(settings) == {"train", "data"}
     how = override(CompareConfig(), own)
