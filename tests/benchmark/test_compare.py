@@ -297,24 +297,7 @@ class Visible(HTMLParser):
             self.text.append(data)
 
 
-NAMES = {
-    "clip",
-    "albef",
-    "tuwen",
-    "en",
-    "zh",
-    "test",
-    "val",
-    "R",
-    "w",
-    "p",
-    "Holm",
-    "MiB",
-    "MFLOPs",
-    "K",
-    "run",
-    "tiny",
-}
+NAMES = set("clip albef tuwen en zh test val tiny run steps R K w p Holm MiB MFLOPs".split())
 
 
 def english_of(text: str, names) -> set[str]:
