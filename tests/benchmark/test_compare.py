@@ -297,7 +297,27 @@ class Visible(HTMLParser):
             self.text.append(data)
 
 
-NAMES = set("clip albef tuwen en zh test val tiny run steps R K w p Holm MiB MFLOPs".split())
+NAMES = set(
+    [
+        "clip",
+        "albef",
+        "tuwen",
+        "en",
+        "zh",
+        "test",
+        "val",
+        "tiny",
+        "run",
+        "steps",
+        "R",
+        "K",
+        "w",
+        "p",
+        "Holm",
+        "MiB",
+        "MFLOPs",
+    ]
+)
 
 
 def english_of(text: str, names) -> set[str]:
