@@ -297,27 +297,8 @@ class Visible(HTMLParser):
             self.text.append(data)
 
 
-NAMES = set(
-    [
-        "clip",
-        "albef",
-        "tuwen",
-        "en",
-        "zh",
-        "test",
-        "val",
-        "tiny",
-        "run",
-        "steps",
-        "R",
-        "K",
-        "w",
-        "p",
-        "Holm",
-        "MiB",
-        "MFLOPs",
-    ]
-)
+NAMES = {*("clip", "albef", "tuwen", "en", "zh", "test", "val", "tiny", "run", "steps"), *("R", "K", "w", "p", "Holm")}
+NAMES |= {"MiB", "MFLOPs"}
 
 
 def english_of(text: str, names) -> set[str]:
