@@ -73,3 +73,15 @@ def test_what_a_run_has_not_learnt_is_refused(tmp_path):
         measure(run, CORPUS, "test", "captioning", {})
     probed = measure(run, CORPUS, "test", "linear_probe", {})
     assert probed["fitted_on"] > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "classes"), [("vqa", "answers"), ("entailment", "labels"), ("two_pictures", "labels")]
+)
+def test_a_baseline_s_class_that_is_none_is_a_line(task, classes):
+    """Of a run's config that was edited: found where it is read, not in the middle of measuring."""
+    changes = {f"task.{classes}": ["a", "b"], "task.beginnings": {"what": 1}}
+    assert RunConfig.of("albef", "tiny", "x", changes=changes, task=task).task.beginnings == {"what": 1}
+    for number in (2, -1):
+        with pytest.raises(UserError, match=f"beginnings: 'what' has class {number} of 2"):
+            RunConfig.of("albef", "tiny", "x", changes=changes | {"task.beginnings": {"what": number}}, task=task)

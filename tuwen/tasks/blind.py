@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tuwen.data.corpus import Corpus, Record, normalise
 from tuwen.data.subset import Wrapped
+from tuwen.errors import quoted
 
 WORDS, TIMES, MOST = 6, 5, 2000  # of a beginning at most; it is known from so often on; beginnings kept
 _WORD = re.compile(r"[^\W\u4e00-\u9fff]+|[\u4e00-\u9fff]")
@@ -34,6 +35,15 @@ def beginnings_of(texts: Iterable[str], classes: Iterable[int]) -> dict[str, int
         if not beginning or common[beginning] != by_beginning(beginning, answers):
             answers[beginning] = common[beginning]
     return dict(list(answers.items())[:MOST])
+
+
+def check_beginnings(beginnings: Mapping[str, int], classes: int) -> None:
+    """Raises:
+    ValueError: a class that is none of so many, as in a config that was edited.
+    """
+    for beginning, number in beginnings.items():
+        if not 0 <= number < classes:
+            raise ValueError(f"beginnings: {quoted(beginning, 60)} has class {quoted(number, 40)} of {classes}")
 
 
 def by_beginning(text: str, beginnings: Mapping[str, int]) -> int:

@@ -10,7 +10,7 @@ from tuwen.errors import UserError
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Head
 from tuwen.tasks import choosing
-from tuwen.tasks.blind import Blind, beginnings_of
+from tuwen.tasks.blind import Blind, beginnings_of, check_beginnings
 from tuwen.tasks.heads import head_of
 from tuwen.tasks.task import Task, TaskConfig
 
@@ -28,6 +28,9 @@ class LabelConfig(TaskConfig):
     blind: Literal["none", "picture", "text"] = "none"
     labels: tuple[str, ...] = ()
     beginnings: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_beginnings(self.beginnings, len(self.labels))
 
 
 Config = TypeVar("Config", bound=LabelConfig)

@@ -27,6 +27,7 @@ class TwoPicturesConfig(LabelConfig):
     pictures: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.pictures <= BOXES:
             raise ValueError(f"pictures must lie between 0 and {BOXES}, got {self.pictures}")
 

@@ -18,7 +18,7 @@ from tuwen.data.items import WithColumns
 from tuwen.errors import UserError
 from tuwen.tasks import choosing
 from tuwen.tasks.answers import most_given, plain_answer, soft_targets, vqa_accuracy
-from tuwen.tasks.blind import Blind, beginnings_of
+from tuwen.tasks.blind import Blind, beginnings_of, check_beginnings
 from tuwen.tasks.heads import head_of
 from tuwen.tasks.task import Task, TaskConfig
 
@@ -44,6 +44,7 @@ class VQAConfig(TaskConfig):
     def __post_init__(self):
         if self.most < 1:
             raise ValueError(f"most must be at least 1, got {self.most}")
+        check_beginnings(self.beginnings, len(self.answers))
 
 
 class VQA(Task):
