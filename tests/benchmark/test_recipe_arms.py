@@ -9,6 +9,7 @@ from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig
 from tuwen.benchmark.recipe_arms import recipe_arm, shared_out
 from tuwen.benchmark.report import write_report
+from tuwen.config import override
 from tuwen.data import draws
 from tuwen.errors import UserError
 from tuwen.run import provenance
@@ -89,6 +90,16 @@ def test_settings_of_an_arm_reach_one_stage_and_those_of_all_go_under_a_stage_s_
     assert (warm.train.steps, final.train.steps, arm.steps) == (1, 2, 3)
     assert [planned.config.train.steps for planned in arm.of_steps(31).trained] == [10, 21]
     assert shared_out(10, [1, 1, 1]) == [3, 3, 4]
+
+
+def test_only_the_run_that_is_measured_is_watched(recipe, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("tuwen.benchmark.recipe_arms.run_recipe", lambda *args, **options: calls.append(args))
+    arm = recipe_arm(recipe, {}, CORPUS, tmp_path, "tiny", 4, CHANGES, {})
+    arm.do(print, tmp_path / "tokenizer.json", True)
+    watch = calls[0][4]
+    configs = [override(planned.config, {"tokenizer.file": "shared.json"}) for planned in arm.trained]
+    assert [watch(config) for config in configs] == [None, print]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tuwen.tasks import areas, find_task, findings, oversight
 from tuwen.tasks.areas import area_with_interval, group_of
 from tuwen.tasks.correction import CorrectionHead, evaluate_correction
 from tuwen.tasks.findings import pair_of_probabilities
+from tuwen.tasks.marks import Marks
 from tuwen.training.config import RunConfig
 
 # ---- areas
@@ -131,12 +132,15 @@ def test_findings_by_hand(monkeypatch):
     predictor = ready(DualStub(Table(torch.zeros(8, 1))), corpus)
     monkeypatch.setattr(findings, "_logits", logits)
     monkeypatch.setattr(Predictor, "texts", lambda self, texts, *rest: asked.extend(texts))
-    measured = findings.evaluate_findings(predictor, corpus)
+    told = Marks()
+    measured = findings.evaluate_findings(predictor, corpus, marks=told)
     marks = measured["languages"]["en"]
     assert set(marks["findings"]) == {"Edema", "Nodule"}  # nobody has the third
     assert (marks["findings"]["Edema"]["auc"], marks["findings"]["Edema"]["rows"]) == (1.0, 7)
     assert (marks["findings"]["Nodule"]["auc"], marks["findings"]["Nodule"]["there"]) == (0.5, 4)
     assert marks["mean_auc"] == marks["low"] == marks["high"] == 0.75
+    assert told.figure() == pytest.approx(0.75)
+    assert sum(len(part.values) for name, part in told.parts.items() if "Edema" in name) == 7  # not the uncertain one
     with pytest.raises(UserError, match="no finding that some"):
         findings.evaluate_findings(predictor, corpus, limit=1)
 
