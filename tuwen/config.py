@@ -34,6 +34,14 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     return _override(config, _tree(changes), "", field_names(config))
 
 
+def dotted(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name, whether they came nested or not."""
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        values |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return values
+
+
 def field_names(config: Any, prefix: str = "") -> list[str]:
     """Dotted names of all fields that hold values."""
     dotted: list[str] = []

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen import systems, tasks
-from tuwen.benchmark.recipe_arms import RecipeArm, dotted, is_recipe_arm, recipe_arm
+from tuwen.benchmark.recipe_arms import RecipeArm, is_recipe_arm, recipe_arm
 from tuwen.benchmark.statistics import STAGES
-from tuwen.config import override, to_dict
+from tuwen.config import dotted, override, to_dict
 from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError, quoted
 from tuwen.run import holds_run

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.benchmark.trial import Trial, trial_of
-from tuwen.config import override
+from tuwen.config import dotted, override
 from tuwen.errors import UserError, quoted
 from tuwen.run import provenance
 from tuwen.training.config import RunConfig, fitting_batch
@@ -144,14 +144,6 @@ def recipe_arm(
     named = {stage.corpus for stage in stages}
     own = {place: where for place, where in also.items() if place in named}
     return RecipeArm(replace(recipe, stages=stages), corpus, folder, own)
-
-
-def dotted(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name, whether they came nested or not."""
-    values: dict[str, Any] = {}
-    for name, value in changes.items():
-        values |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return values
 
 
 def steps_of(planned: Planned) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen.config import read_yaml, to_dict
+from tuwen.config import dotted, read_yaml, to_dict
 from tuwen.data.beside import laid_over
 from tuwen.data.corpus import Corpus
 from tuwen.data.text import Tokenizer
@@ -71,9 +71,6 @@ def same_tokenizer(shared: Path, own: Path) -> bool:
     return own.read_bytes() == shared.read_bytes() or own.read_text("utf-8") == Tokenizer.load(shared).to_json()
 
 
-def weighty(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def weighty(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config by dotted name, but for those that change no weight."""
-    values: dict[str, Any] = {}
-    for name, value in tree.items():
-        values |= weighty(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return {name: value for name, value in values.items() if prefix or name not in _FREE}
+    return {name: value for name, value in dotted(tree).items() if name not in _FREE}
