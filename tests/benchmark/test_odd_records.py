@@ -37,6 +37,21 @@ def test_evaluations_that_are_none_are_left_out_of_the_curves(tmp_path):
     assert "\x1b" not in page
 
 
+def test_a_curve_of_one_point_is_left_out(tmp_path):
+    right = {"en": {"first": {"mean_recall": 40.0}}, "zh": {"first": {"mean_recall": 30.0}}}
+    later = {"en": {"first": {"mean_recall": 50.0}}}
+    records = [{"step": 1, "losses": {"contrast": 2.0, "match": 1.0}, "eval": right}]
+    records.append({"step": 5, "losses": {"contrast": 1.5}, "eval": later})
+    written(tmp_path / "run", records)
+    page = _curves({}, {"clip": [tmp_path / "run"]})
+    assert "en: mean recall" in page
+    assert ">contrast<" in page
+    assert "zh: mean recall" not in page
+    assert ">match<" not in page
+    written(tmp_path / "short", records[:1])
+    assert _curves({}, {"clip": [tmp_path / "short"]}) == ""
+
+
 @pytest.mark.parametrize("odd", [[], 3, "x", None])
 def test_an_evaluation_that_is_no_table_is_no_record(tmp_path, odd):
     written(tmp_path / "run", [{"step": 1, "eval": {}}, {"step": 2, "eval": odd}])
