@@ -264,7 +264,7 @@ class Predictor:
         Raises:
             UserError: a system without a cross encoder.
         """
-        return self.system.match(self.ready(pictures), self.ready(texts)).float()
+        return match_of(self.system, self.ready(pictures), self.ready(texts)).float()
 
     def ready(self, encoded: Encoded) -> Encoded:
         """What was kept, as heads and matches read it: on the device, in float32."""
@@ -300,6 +300,12 @@ class Predictor:
             return self.system.rerank(log_odds, first).float()
         logit = self.system.first_logit(first, direction)
         return final_score(logit, log_odds, self.weight or math.inf)  # 0 comes here without a first stage alone
+
+
+def match_of(system: System, pictures: Encoded, texts: Encoded) -> Tensor:
+    """[N, H] log-odds of pairs: by the score that a head learnt in the match's place, else by the system's match."""
+    learnt = getattr(system.head, "match", None)
+    return system.match(pictures, texts) if learnt is None else learnt(system, pictures, texts)
 
 
 def vectors(encoded: Encoded) -> Tensor | None:

@@ -26,8 +26,9 @@ from tuwen.data.spans import KINDS
 from tuwen.errors import UserError
 from tuwen.nn.knowledge import GraphAttention, slots_of, without_hidden
 from tuwen.objectives.masked_pixels import masked_pixels
+from tuwen.objectives.matching import ranking_loss
 from tuwen.systems import arl as module
-from tuwen.systems.arl import EachAnswer, ranking_loss
+from tuwen.systems.arl import EachAnswer
 from tuwen.tasks.heads import binary_loss
 
 EDGES = [(0, 0, 1), (1, 0, 2), (3, 1, 2), (0, 1, 1), (4, 0, 4)]  # head, kind, tail: two kinds between 0 and 1

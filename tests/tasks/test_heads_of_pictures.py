@@ -25,8 +25,8 @@ from tuwen.tasks.captioning import CaptionHead, Captioning, CaptioningConfig, sa
 from tuwen.tasks.classification import Classification, ClassificationConfig, PictureClassifier
 from tuwen.tasks.encoding import picture_features
 from tuwen.tasks.matching import MatchingHead
+from tuwen.tasks.ranking import RetrievalHead
 from tuwen.tasks.referring import BoxHead, Referring, middle, picture_tokens
-from tuwen.tasks.retrieval import RetrievalHead
 
 RANKING = [name for name in systems.names() if tasks.can(systems.find(name), tasks.find_task("retrieval"))]
 

@@ -12,7 +12,7 @@ from tuwen.data.text import Vocabulary
 from tuwen.errors import UserError
 from tuwen.nn.sizes import ImageTowerConfig, TextTowerConfig
 from tuwen.nn.towers import DualEncoder
-from tuwen.tasks.retrieval import RetrievalHead
+from tuwen.tasks.ranking import RetrievalHead
 from tuwen.training import optim
 from tuwen.training.config import TrainConfig, train_config
 

@@ -14,7 +14,7 @@ from tuwen.errors import UserError
 from tuwen.model import load
 from tuwen.nn.encoded import Encoded
 from tuwen.nn.engines import ABOUT, FOLDER, weights_digest
-from tuwen.predictor import Predictor
+from tuwen.predictor import Predictor, match_of
 from tuwen.run import WEIGHTS
 from tuwen.tasks.metrics import DIRECTIONS
 from tuwen.training import checkpoint
@@ -55,7 +55,7 @@ class MatchPart(nn.Module):
 
     def forward(self, tokens: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         images, texts = Encoded(states={"last": tokens}), Encoded(states={"last": states}, state_mask=mask)
-        return self.system.match(images, texts)
+        return match_of(self.system, images, texts)
 
 
 def export_onnx(run: str | Path, int8: bool = False) -> dict[str, Any]:

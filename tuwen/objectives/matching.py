@@ -150,6 +150,25 @@ def matching_gain(loss: Tensor, labels: Tensor, positive_weight: float = 1.0) ->
     return torch.where(entropy > 0, 1 - loss.detach() / entropy.clamp(min=1e-9), 0.0)
 
 
+def candidates(same: Tensor, draws: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(columns [B, C] int64, counts [B, C] bool): each row's own column, then others as drawn, wrong ones first.
+
+    C is `count`, or B where there are fewer columns; further columns that are right for the row do not count.
+    same: [B, B] bool. draws: [B, B] in [0, 1).
+    """
+    own = torch.arange(len(same), device=same.device)[:, None]
+    order = draws.masked_fill(same, 2.0).scatter(1, own, 3.0).argsort(dim=1, stable=True)
+    columns = torch.cat([own, order[:, : min(count, len(same)) - 1]], 1)
+    counts = ~same.gather(1, columns)
+    counts[:, 0] = True
+    return columns, counts
+
+
+def ranking_loss(scores: Tensor, counts: Tensor) -> Tensor:
+    """Mean of the cross entropy of each row's first candidate among those that count; both [B, C]."""
+    return F.cross_entropy(scores.masked_fill(~counts, -torch.inf), torch.zeros_like(scores[:, 0], dtype=torch.int64))
+
+
 def log_odds(logits: Tensor) -> Tensor:
     """[R] log p(match) / p(no match) from two-class logits [R, 2]."""
     return logits[:, 1] - logits[:, 0]

@@ -23,7 +23,15 @@ from tuwen.nn.towers import image_tower, text_tower, unit
 from tuwen.objectives.knowledge import entity_alignment
 from tuwen.objectives.masked_language import masked_language, masked_positions
 from tuwen.objectives.masked_pixels import masked_pixels
-from tuwen.objectives.matching import IGNORED, log_odds, matching_accuracy, matching_loss, one_wrong
+from tuwen.objectives.matching import (
+    IGNORED,
+    candidates,
+    log_odds,
+    matching_accuracy,
+    matching_loss,
+    one_wrong,
+    ranking_loss,
+)
 from tuwen.systems.survey import Axes
 from tuwen.systems.system import Fused, Losses, Paper, Progress, Reads, System
 
@@ -282,14 +290,10 @@ class ARL(System):
     def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         """Section 6: each picture's own text against others drawn, cross entropy over their log-odds."""
         images, texts, same = encoded["images"], encoded["texts"], batch.same_here()
-        rows, count = len(batch), min(self.config.candidates, len(batch))
-        draws = progress.uniform(batch, rows, "candidates").masked_fill(same, 2.0)
-        own = torch.arange(rows, device=same.device)
-        chosen = torch.cat([own[:, None], draws.argsort(dim=1, stable=True)[:, : count - 1]], 1)
-        odds = self.match(images.select(own.repeat_interleave(count)), texts.select(chosen.flatten())).view(rows, count)
-        right = same.gather(1, chosen)
-        right[:, 0] = False
-        return Losses({"ranking": ranking_loss(odds, ~right)})
+        chosen, counts = candidates(same, progress.uniform(batch, len(batch), "candidates"), self.config.candidates)
+        own = torch.arange(len(batch), device=same.device).repeat_interleave(chosen.shape[1])
+        odds = self.match(images.select(own), texts.select(chosen.flatten())).view_as(chosen)
+        return Losses({"ranking": ranking_loss(odds, counts)})
 
     # ---- use
 
@@ -326,8 +330,3 @@ class EachAnswer(nn.Sequential):
     """The loss is the sum of the binary ones."""
 
     binary = True
-
-
-def ranking_loss(odds: Tensor, counts: Tensor) -> Tensor:
-    """Mean of the cross entropy of each row's first candidate among those that count; odds, counts: [B, C]."""
-    return F.cross_entropy(odds.masked_fill(~counts, -torch.inf), torch.zeros_like(odds[:, 0], dtype=torch.int64))

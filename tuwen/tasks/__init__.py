@@ -12,7 +12,7 @@ from tuwen.errors import UserError, quoted
 
 _PARTS = (  # what tasks are built from
     *("answers", "areas", "blind", "choosing", "encoding", "heads", "instances", "labels"),
-    *("likeness", "marks", "metrics", "task", "text_metrics"),
+    *("likeness", "marks", "metrics", "ranking", "task", "text_metrics"),
 )
 
 

@@ -6,7 +6,7 @@ Recalls are percent, kept exact (tables round them to 0.1).
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,17 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuwen.data.batch import Batch
 from tuwen.data.corpus import Caption, Corpus, Gallery, Relevance
 from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, for_ranking
 from tuwen.progress import track
-from tuwen.systems.system import Head, Losses, Progress, System
 from tuwen.tasks import metrics
 from tuwen.tasks.encoding import EncodedPictures, encode_captions, encode_pictures, galleries_of, measured, pictures_of
 from tuwen.tasks.marks import Marks, tell_ranks
 from tuwen.tasks.metrics import DIRECTIONS, MISSED
+from tuwen.tasks.ranking import RetrievalConfig, retrieval_head
 from tuwen.tasks.task import Task
 
 FILLER = -100.0  # score of what was not re-ranked
@@ -334,34 +333,14 @@ def _described(
     return about | {"top_k": top_k} if ranks and predictor.system.matches() else about
 
 
-class RetrievalHead(Head):
-    """No weights of its own: the system's fine-tuning for retrieval, with its identities, queue and hard negatives, and
-    the teachers of its pre-training."""
-
-    def __init__(self, system: System):
-        super().__init__()
-        self.teachers = system.teachers
-
-    def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
-        assert batch.images is not None
-        assert batch.texts is not None
-        encoded = {"images": system.encode_images(batch.images), "texts": system.encode_texts(batch.texts)}
-        return system.retrieval(encoded, batch, progress)
-
-    def before_step(self, system: System, progress: Progress) -> None:
-        system.before_step(progress)
-
-    def after_step(self, system: System, keep: Mapping[str, Tensor], progress: Progress) -> None:
-        system.after_step(keep, progress)
-
-
 class ImageTextRetrieval(Task):
     what, metric = "texts of a picture, pictures of a text", "recall at k"
     figure = "languages.*.reranked.mean_recall|languages.*.first.mean_recall"
     why, needs = "each pair has a score", ("encode_images encode_texts", "match")
+    Config = RetrievalConfig
 
     def head(self, system, tokenizer):
-        return RetrievalHead(system)
+        return retrieval_head(system, self.config)
 
     def validate(self, predictor, head, corpus):
         """Mean recall of the first stage, or of the match where there is none."""
