@@ -42,6 +42,7 @@ def test_no_text_of_the_help_lacks_its_translation(chinese):
 ROOT = Path(tuwen.__file__).parent
 SAID = {  # calls: the places of their arguments that a person reads
     "UserError": (0,),
+    "ValueError": (0,),  # of a config: told after its name
     "RowError": (0, 1),
     "BrokenImage": (0, 1),
     "Fault": (2, 3),
