@@ -5,8 +5,9 @@ benchmarks/results/first_search.json.
 
 Clones this repository, makes a fresh environment, installs with pip, trains two heads on the offline towers, indexes
 and searches: each command of the README with the seconds it took, the machine's load before and after, and what the
-run reached on the test split of the pictures. The packages and the texts' features are taken anew: no cache of pip's
-or tuwen's is read, but wheels come from wherever pip is set up to find them (the result names it).
+run reached on the test split of the pictures. Nothing comes from a cache of pip's or tuwen's, but wheels come from
+wherever pip is set up to find them (the result names it). Stopped and called again with its --folder, it installs
+nothing twice.
 """
 
 import argparse
@@ -58,6 +59,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment = plain | {"TUWEN_CACHE": str(folder / "cache"), "TUWEN_LANG": "en"}
+        path = folder / "first_search.json"
+        before = json.loads(path.read_text()) if path.is_file() else []  # of a run that was stopped: not done again
         result = {
             "command": " ".join(["python", *sys.argv]),
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
@@ -68,6 +71,9 @@ def main() -> None:
             "steps": [],
         }
         for name, words in steps(args.photos.absolute(), folder, args.query):
+            if step := next((step for step in before if step["words"] == words), None):
+                result["steps"].append({key: step[key] for key in ("what", "seconds", "status")})
+                continue
             began = time.monotonic()
             done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True)
             seconds = round(time.monotonic() - began, 1)
@@ -75,6 +81,9 @@ def main() -> None:
             print(result["steps"][-1], flush=True)
             if done.returncode and name != "tuwen data check":  # whose status says that something was found
                 sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
+            if not words[0].endswith("tuwen"):
+                before.append({**result["steps"][-1], "words": words})
+                path.write_text(json.dumps(before))
             if name.startswith("tuwen search"):
                 print(done.stdout, flush=True)
             if name == "tuwen eval":
