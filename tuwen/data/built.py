@@ -168,9 +168,9 @@ class Shards(Corpus):
     def __getstate__(self) -> dict:
         return {**{k: v for k, v in self.__dict__.items() if k != "_index"}, "_files": {}}
 
-    def __del__(self):
+    def __del__(self, close=os.close):  # as the process ends, `os` may be gone already
         for file in self.__dict__.get("_files", {}).values():
-            os.close(file)
+            close(file)
 
 
 def _split_of(meta: dict, split: str, folder: Path) -> dict:
