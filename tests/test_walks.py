@@ -20,7 +20,7 @@ WALKS = Path(__file__).parent / "walks"
 COLOURS = {"红色": "red", "蓝色": "blue", "绿色": "green", "黄色": "yellow", "紫色": "purple"}
 SHAPES = {"圆盘": "disc", "方块": "square", "三角": "triangle"}
 
-pytestmark = pytest.mark.slow  # three minutes on a quiet core, the shop two of them
+pytestmark = pytest.mark.slow  # 29 minutes beside ten other programs, most of it starting tuwen twenty times
 
 
 def walk(name: str, folder: Path, package: Path = ROOT) -> None:
