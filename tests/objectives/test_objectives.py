@@ -45,7 +45,7 @@ def test_soft_cross_entropy_by_hand():
     assert weighted == pytest.approx((math.log(4) + (0.25 + 0.375) * math.log(2)) / 2)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(NUMBERS)
 def test_columns_that_do_not_exist_take_no_probability_and_no_gradient(seed):
     logits = random(3, 5, seed=seed)
@@ -70,7 +70,7 @@ def test_columns_that_do_not_exist_take_no_probability_and_no_gradient(seed):
     assert ga[:, ~real].abs().max() == 0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(NUMBERS)
 def test_contrast_is_the_slow_one_and_no_row_knows_its_place(seed):
     u, t = units(5, 4, seed).requires_grad_(), units(5, 4, seed + 1).requires_grad_()
@@ -148,7 +148,7 @@ def test_hard_negatives_follow_softmax_over_what_is_wrong():
     assert (share[1:4] - want).abs().max() < 4 * 0.5 / 200  # four deviations of a share
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(NUMBERS, st.integers(1, 7), st.floats(0, 1, exclude_max=True), st.floats(0.1, 300))
 def test_hard_negatives_are_the_slow_sampler(seed, columns, draw, spread):
     scores = random(1, columns, seed=seed) * spread
@@ -179,7 +179,7 @@ def test_hard_negatives_give_no_gradient_and_depend_on_the_draw():
 # ---- masked words and distillation
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(NUMBERS, st.sampled_from([0.0, 0.4, 1.0]))
 def test_masked_words_are_the_slow_ones(seed, alpha):
     logits, taught = random(2, 3, 5, seed=seed).requires_grad_(), random(2, 3, 5, seed=seed + 1)

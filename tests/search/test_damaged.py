@@ -98,7 +98,7 @@ def attempt(right: str, run: str, seed: str, number: int) -> str:
 
 def test_damaged_at_random(built, run):
     """In a process of its own: Lance may take one down with a mapped file."""
-    ends = in_children(range(40), attempt, built, run, 0)
+    ends = in_children(range(25), attempt, built, run, 0)
     assert faults(ends) == {}
     assert Counter(what for what, _ in ends.values())["line"] > 5
 

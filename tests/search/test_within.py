@@ -106,6 +106,7 @@ def test_the_command(index, tmp_path, capsys):
         cli.main(["search", str(index.path), "a cat", "--box", "0,0,1,1"])
 
 
+@pytest.mark.slow  # half a minute
 def test_the_command_finds_what_a_run_of_slan_locates(tmp_path, capsys):
     """The boxes are the best that the system itself gives of each name, and each is searched for by its part."""
     run = make_run(tmp_path / "run", "slan", **{"train.steps": 3})

@@ -75,7 +75,7 @@ def test_drawn_pairs_are_half_right_by_the_truth_of_the_gallery():
     assert (fewer.texts == pairs.texts).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sets(st.integers(0, 11), max_size=11), st.floats(0, 1, exclude_max=True))
 def test_wrong_texts_are_drawn_evenly(right, draw):
     truth = Relevance.of(12, [sorted(right)])

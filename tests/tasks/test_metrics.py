@@ -79,7 +79,7 @@ def test_card_check_8_random_scores_are_at_chance():
             assert abs(value - chance[name]) < 3 * sigma
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_ranks_equal_a_slow_stable_sort_whatever_the_block(data):
     queries, items = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 12))
@@ -93,7 +93,7 @@ def test_ranks_equal_a_slow_stable_sort_whatever_the_block(data):
         assert rank.tolist() == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=20), st.integers(1, 25))
 def test_top_is_the_head_of_a_stable_sort(row, count):
     expected = sorted(range(len(row)), key=lambda item: -row[item])[:count]
