@@ -60,6 +60,8 @@ def test_languages_are_told_given_or_refused():
         predictor.tokens(["1", "2"], ["en", "fr"])
     with pytest.raises(UserError, match=r"texts\[1\] is int"):
         predictor.tokens(["1", 2])
+    with pytest.raises(UserError, match="this run has no languages"):
+        ready(DualStub(Table(None)), (), Numbers()).tokens(["cat 1"])
 
 
 class Huge(FusionStub):

@@ -10,7 +10,7 @@ from tests.test_floors import ROOT, sources
 from tuwen import run as names
 from tuwen.errors import UserError
 from tuwen.exchange.importing import import_model
-from tuwen.run import check_new, finished, provenance, read_json
+from tuwen.run import check_new, finished, provenance, read_json, write
 from tuwen.training.config import RunConfig
 from tuwen.training.loop import train
 
@@ -97,6 +97,15 @@ def test_edited_provenance_is_told_in_a_line(tmp_path, changes, told):
     (tmp_path / "provenance.json").write_text(json.dumps(ORIGIN | changes))
     with pytest.raises(UserError, match=rf"^{tmp_path}/provenance.json: {told}"):
         provenance(tmp_path)
+
+
+def test_what_utf8_has_not_is_written_as_json_has_it(tmp_path):
+    """JSON may say half a pair of UTF-16 by its number, and what was read so is written again."""
+    (tmp_path / "x.json").write_text(r'{"name": "\ud800猫"}')
+    value = read_json(tmp_path / "x.json")
+    write(tmp_path / "x.json", json.dumps(value, ensure_ascii=False))
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == r'{"name": "\ud800猫"}'
+    assert read_json(tmp_path / "x.json") == value
 
 
 @pytest.mark.parametrize(

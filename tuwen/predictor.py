@@ -150,6 +150,10 @@ class Predictor:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(f"texts[{position}] is {type(text).__name__}, not a text")
+        if not self.languages:
+            raise UserError(
+                "this run has no languages: it learnt from pictures alone, or what it says of itself was changed"
+            )
         if language is None:
             return [language_of(text, self.languages) for text in texts]
         spoken = [language] * len(texts) if isinstance(language, str) else language

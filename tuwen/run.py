@@ -121,9 +121,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file in one move."""
+    """Writes a text file in one move. Half a pair of UTF-16, which no file of UTF-8 holds, is written as JSON has it."""
     fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
     sync(fresh)
     fresh.replace(path)
 

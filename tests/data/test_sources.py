@@ -182,6 +182,9 @@ def test_what_cannot_be_is_refused():
         make({"texts": Words()}, asked=Needs())
     with pytest.raises(UserError, match="has no texts in zh"):
         make({"texts": Other()}, languages=("zh",))
+    with pytest.raises(UserError, match="has no texts in xxx") as refusal:
+        make({"texts": Other()}, languages=("x" * 100_000,))
+    assert len(str(refusal.value)) < 1000
     with pytest.raises(ValueError, match="images and texts, got sounds"):
         DataConfig(sources={"sounds": "here"})
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from tuwen.data.beside import OfTexts
+from tuwen.data.corpora.faults import one_line
 from tuwen.data.corpus import Corpus, Record, text_id
 from tuwen.data.spans import KINDS
 from tuwen.data.views import View
@@ -91,7 +92,7 @@ def check_needs(
     unknown = [language for language in languages if language not in corpus.languages]
     if unknown:
         raise UserError(
-            f"{where}: has no texts in {', '.join(unknown)}; it has {', '.join(corpus.languages) or 'none'}"
+            f"{where}: has no texts in {one_line(', '.join(unknown))}; it has {one_line(', '.join(corpus.languages)) or 'none'}"
         )
     languages = languages or corpus.languages
     if len(languages) < needs.languages:

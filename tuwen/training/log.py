@@ -54,7 +54,7 @@ class MetricsLog:
         self.events = SummaryWriter(str(run / EVENTS), purge_step=step + 1 if records else None)
 
     def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(_line(record))
         self.last = record
         self._events(record)
