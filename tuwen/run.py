@@ -121,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file in one move. Half a pair of UTF-16, which no file of UTF-8 holds, is written as JSON has it."""
+    """Writes a text file in one move; half a pair of UTF-16, which UTF-8 has not, as JSON writes it."""
     fresh = path.with_name(f".{path.name}.tmp")
     fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
     sync(fresh)

@@ -91,9 +91,8 @@ def check_needs(
     where = f"corpus {corpus.name}, split {corpus.split}"
     unknown = [language for language in languages if language not in corpus.languages]
     if unknown:
-        raise UserError(
-            f"{where}: has no texts in {one_line(', '.join(unknown))}; it has {one_line(', '.join(corpus.languages)) or 'none'}"
-        )
+        listed = one_line(", ".join(corpus.languages)) or "none"
+        raise UserError(f"{where}: has no texts in {one_line(', '.join(unknown))}; it has {listed}")
     languages = languages or corpus.languages
     if len(languages) < needs.languages:
         raise UserError(f"{where}: the system needs texts in {needs.languages} languages a row; give more languages")
