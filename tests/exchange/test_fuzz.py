@@ -3,6 +3,7 @@
 import json
 import time
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import tokenizers
@@ -177,3 +178,13 @@ def test_rules_beside_a_tokenizer_are_checked(folder, rules):
     (folder / "tokenizer_rules.json").write_text(rules)
     with pytest.raises(UserError):
         Tokenizer.load(folder / "tokenizer.json")
+
+
+def test_a_name_within_a_pickle_is_told_printable(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(OrderedDict(a=torch.zeros(2)), folder / "whole.bin")
+    with zipfile.ZipFile(folder / "whole.bin") as whole, zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:
+        for name in whole.namelist():
+            file.writestr(name, whole.read(name).replace(b"OrderedDict", b"Ordered\tict"))
+    (folder / "whole.bin").unlink()
+    refused(folder, "running what it holds is not safe", "Ordered\\tict")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tuwen.data.given import json_of, refuse_pointer
 from tuwen.data.images import Resample
-from tuwen.errors import UserError, quoted, reason_of, refused
+from tuwen.errors import UserError, printable, quoted, reason_of, refused
 from tuwen.nn.published.sizes import checked_settings
 from tuwen.nn.published.vision import square_of
 from tuwen.nn.sizes import CLIP_MEAN, CLIP_STD
@@ -88,7 +88,7 @@ def _weights_only(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds on what it does not take
         asked = re.search(r"WeightsUnpickler error:\s*(.+?)(?: was not|\n|$)", str(error)[:10_000])
-        why = asked[1][:200] if asked else reason_of(error)
+        why = printable(asked[1][:200]) if asked else reason_of(error)
         raise UserError(
             f"{path}: refused, it is damaged or holds more than tensors, and running what it holds is not safe "
             f"({why}); ask for a safetensors file, or convert it where you trust it"
