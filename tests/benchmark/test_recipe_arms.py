@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tuwen.benchmark.arms import arm_folder
 from tuwen.benchmark.budget import Budget
 from tuwen.benchmark.compare import CompareConfig, compare
 from tuwen.benchmark.measure import MeasureConfig
@@ -122,3 +123,8 @@ def test_what_a_recipe_cannot_have_is_told_before_any_work(names, options, messa
     named = [name.replace("RECIPE", recipe) for name in names]
     with pytest.raises(UserError, match=message):
         compare(named, CORPUS, tmp_path / "out", **OPTIONS | options)
+
+
+def test_an_arm_s_folder_is_called_by_file_and_settings():
+    assert arm_folder("recipes/nlip.yaml") == "nlip.yaml"
+    assert arm_folder("recipes/nlip.yaml:final.init=runs/a") == "nlip.yaml-final.init=runs-a"

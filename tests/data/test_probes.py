@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tuwen.data.corpora.scenes import Scenes, holds
-from tuwen.data.corpora.scenes.things import GROUPS
+from tuwen.data.corpora.scenes.things import groups
 from tuwen.errors import UserError
 
 PLAIN = {"count": 40, "side": 32}
@@ -55,21 +55,22 @@ def test_groups_are_asked_for_by_other_things_than_in_training_and_no_caption_na
     for split in ("train", "test"):
         corpus = Scenes(split, count=200, side=32, things=32, objects=3, groups=True)
         questions = corpus.exercises("questions")
-        groups = {group.en: group for group in GROUPS.values()}
+        of = groups()
+        by_name = {group.en: group for group in of.values()}
         asked[split] = set()
         for row in range(0, 200, 4):  # en, zh of one picture, en, zh of the other
             yes, no = questions.record(row), questions.record(row + 2)
             (words,) = yes.texts["en"]
-            group = groups[words.removeprefix("Is there any ").removesuffix(" in the picture?")]
+            group = by_name[words.removeprefix("Is there any ").removesuffix(" in the picture?")]
             assert questions.record(row + 1).texts["zh"] == [f"图中有{group.zh}吗？"]
             assert (yes.columns["answers"], no.columns["answers"]) == (["yes"], ["no"])
             shown, absent = (set(questions.scenes(place)[0].counts()) for place in (row, row + 2))
-            assert not any(GROUPS[name] == group for name in absent)
-            (thing,) = [name for name in shown if GROUPS[name] == group]
+            assert not any(of[name] == group for name in absent)
+            (thing,) = [name for name in shown if of[name] == group]
             asked[split].add(thing)
         for row in range(50):
             texts = " ".join(corpus.record(row).texts["en"])
-            assert not any(f" {group}" in texts for group in groups)
+            assert not any(f" {group}" in texts for group in by_name)
     assert len(asked["train"]) > 5
     assert len(asked["test"]) > 5
     assert not asked["train"] & asked["test"]

@@ -111,7 +111,9 @@ def arm_settings(name: str) -> tuple[str, dict[str, str]]:
 
 def arm_folder(name: str) -> str:
     """What an arm's folders begin with; a recipe's, with the name of its file."""
-    name = name.rpartition("/")[2] if is_recipe_arm(name) else name
+    if is_recipe_arm(name):
+        file, colon, settings = name.partition(":")
+        name = Path(file).name + colon + settings
     return re.sub(r"[^\w.=-]+", "-", name)
 
 

@@ -150,6 +150,13 @@ def test_tables_that_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "log.csv"]
 
 
+def test_a_log_whose_lines_end_in_cr_alone_is_told_so(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_bytes("query,image,impressions,clicks\r猫,a.jpg,20,12\r".encode())
+    with pytest.raises(UserError, match="lines end in CR alone; save the file with LF or CRLF line ends"):
+        select_log(log, tmp_path / "pairs.jsonl", Rule())
+
+
 def test_a_table_that_is_there_stays(tmp_path):
     log, table = tmp_path / "log.csv", tmp_path / "pairs.jsonl"
     log.write_text("query,image,impressions,clicks\n猫,a.jpg,20,12\n")

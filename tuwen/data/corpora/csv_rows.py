@@ -30,7 +30,10 @@ def csv_rows(
             except StopIteration:
                 break
             except csv.Error as error:
-                faults.add(Fault(path, lines.first[1], "broken row", f"{one_line(str(error), 120)}; mend its quotes"))
+                what = f"{one_line(str(error), 120)}; mend its quotes"
+                if str(error).startswith("new-line character"):
+                    what = "lines end in CR alone; save the file with LF or CRLF line ends"
+                faults.add(Fault(path, lines.first[1], "broken row", what))
                 lines.restart()
                 reader = csv.reader(lines, delimiter=delimiter, strict=True)
                 continue

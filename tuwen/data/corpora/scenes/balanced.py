@@ -16,7 +16,7 @@ from typing import Any
 from tuwen.data.corpora.scenes.language import RELATIONS, Sentence, changed, chinese_amount, one, sentence
 from tuwen.data.corpora.scenes.pairs import PAIR_MAKERS
 from tuwen.data.corpora.scenes.scene import GROUNDS, STYLES, Draws, Object, Scene, draw_places, draw_things, held_out_of
-from tuwen.data.corpora.scenes.things import COLOURS, GROUPS, THINGS, held_pair
+from tuwen.data.corpora.scenes.things import COLOURS, THINGS, groups, held_pair
 from tuwen.data.corpora.scenes.truth import holds, holds_pair, stands
 
 Words = Mapping[str, str]  # "en", "zh"
@@ -183,13 +183,14 @@ def ask_what(draw: Draws, world: World) -> Group | None:
 def ask_group(draw: Draws, world: World) -> Group | None:
     """Training asks for a group by every other thing in it, val and test by the others: only who knows what belongs to
     it can answer. No caption names a group."""
+    of = groups()
     members: dict[str, list[str]] = {}
     for name in world.common:
-        members.setdefault(GROUPS[name].en, []).append(name)
+        members.setdefault(of[name].en, []).append(name)
     several = [names for names in members.values() if len(names) > 1]
     names = draw.choice(several)
-    asked, group = draw.choice(names[world.split != "train" :: 2]), GROUPS[names[0]]
-    rest = [name for name in world.names(draw, 4) if GROUPS.get(name) != group]
+    asked, group = draw.choice(names[world.split != "train" :: 2]), of[names[0]]
+    rest = [name for name in world.names(draw, 4) if of.get(name) != group]
     if not rest:
         return None
     scenes = []

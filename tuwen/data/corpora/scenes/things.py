@@ -173,7 +173,8 @@ class ThingGroup(NamedTuple):
     zh: str
 
 
-def _groups() -> dict[str, ThingGroup]:
+@cache
+def groups() -> dict[str, ThingGroup]:
     """The group of every thing, as the lexicon of scenes has it."""
     path = Path(__file__).parents[2] / "lexicons" / "scenes.tsv"
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
@@ -182,7 +183,6 @@ def _groups() -> dict[str, ThingGroup]:
     return {name: ThingGroup(*(facts[of[name], f"name:{language}"] for language in ("en", "zh"))) for name in NAMES}
 
 
-GROUPS = _groups()
 COMMON = tuple(name for name in NAMES if name not in HELD_OUT["val"] + HELD_OUT["test"])
 OTHER_LANGUAGES = ("ja", "ko", "de", "fr", "es", "it", "pt", "ru", "tr", "ar", "fa", "id")
 
