@@ -5,8 +5,9 @@ broken pictures included. To resume, ask for the steps that remain.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -177,7 +178,8 @@ class Loader:
             UserError: a row cannot be used and on_bad is "stop", or hardly any row can be used.
         """
         workers = default_workers() if self.config.workers is None else self.config.workers
-        for made in in_workers(_Steps(self, rank, world), range(start, stop), min(workers, max(stop - start, 0))):
+        items = Steps(partial(self.load, rank=rank, world=world))
+        for made in in_workers(items, range(start, stop), min(workers, max(stop - start, 0))):
             yield self.noted(made)
 
     def load(self, step: int, rank: int = 0, world: int = 1) -> tuple[Batch, Notes]:
@@ -365,16 +367,14 @@ def image_batches(
 
 
 @dataclass
-class _Steps:
+class Steps:
     """Steps as items of a torch data set. A user's mistake is handed over as a value: torch would wrap its message."""
 
-    loader: Loader
-    rank: int
-    world: int
+    load: Callable[[int], tuple[Batch, Notes]]
 
     def __getitem__(self, step: int) -> tuple[Batch, Notes] | UserError:
         try:
-            return self.loader.load(step, self.rank, self.world)
+            return self.load(step)
         except UserError as error:
             return error
 

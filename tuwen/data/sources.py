@@ -6,7 +6,8 @@ k-th batch of its own order, so that its rows are gone through epoch by epoch as
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from tuwen.data import draws
 from tuwen.data.batch import Batch
 from tuwen.data.corpus import Corpus
 from tuwen.data.fit import Fit
-from tuwen.data.loader import DataConfig, Loader, Notes, order_rows
+from tuwen.data.loader import DataConfig, Loader, Notes, Steps, order_rows
 from tuwen.data.needs import DataNeeds, DataReads
 from tuwen.data.order import order_of
 from tuwen.data.text import Tokenizer
@@ -108,7 +109,7 @@ class MixedLoader:
         """The batches of steps start..stop-1, process `rank`'s share of each; errors as `Loader.run`."""
         config = self.main.config
         workers = default_workers() if config.workers is None else config.workers
-        items = _Steps(self, rank, world)
+        items = Steps(partial(self.load, rank=rank, world=world))
         for made in in_workers(items, range(start, stop), min(workers, max(stop - start, 0))):
             yield self._noted(made)
 
@@ -119,21 +120,6 @@ class MixedLoader:
 
     def _noted(self, made: tuple[Batch, Notes]) -> Batch:
         return self.loaders[made[0].source].noted(made)
-
-
-@dataclass
-class _Steps:
-    """Steps as items of a torch data set; a user's mistake is a value, see `loader`."""
-
-    loader: MixedLoader
-    rank: int
-    world: int
-
-    def __getitem__(self, step: int) -> tuple[Batch, Notes] | UserError:
-        try:
-            return self.loader.load(step, self.rank, self.world)
-        except UserError as error:
-            return error
 
 
 def languages_of(corpora: Mapping[str, Corpus], known: Sequence[str] = ()) -> tuple[str, ...]:
