@@ -21,17 +21,21 @@ class Store(Protocol):
 
 
 class ImageFeatures:
-    """Tokens of a corpus's pictures that a locked tower gave before, in place of the pictures; by corpus row."""
+    """Tokens of a corpus's pictures that a locked tower gave before, in place of the pictures; by corpus row.
 
-    def __init__(self, store: Store):
-        self.store = store
+    keys: [rows] int64 where in the store each row's are. pictures: that a row shows, one after the other in its entry.
+    """
+
+    def __init__(self, store: Store, keys: np.ndarray, pictures: int):
+        self.store, self.keys, self.pictures = store, keys, pictures
 
     def __contains__(self, row: int) -> bool:
-        return row in self.store
+        return int(self.keys[row]) in self.store
 
     def tokens(self, row: int) -> Tensor:
-        """[N, W] float32."""
-        return torch.from_numpy(np.array(self.store.read(row)))
+        """[pictures, N, W] float32."""
+        values = torch.from_numpy(np.array(self.store.read(int(self.keys[row]))))
+        return values.view(self.pictures, -1, values.shape[1])
 
 
 class RegionFeatures(NamedTuple):

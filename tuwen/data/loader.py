@@ -253,7 +253,7 @@ class Loader:
         Frames of a clip are cropped alike, separate pictures each by a draw of its own.
         """
         if self.features is not None and row in self.features:
-            return {}, self.features.tokens(row)[None]
+            return {}, self.features.tokens(row)
         apart, key = self.corpus.pictures > 1, (self.seed, epoch, entry)
         which = [f" of picture {k}" if k and apart else "" for k in range(self.corpus.pictures * self.corpus.frames)]
         shown = [

@@ -16,7 +16,7 @@ class Row:
     """One row of a batch, drawn. views[""] are its pictures; texts are (text, language index); further by name.
 
     A row of pictures alone has no texts and no text identity (0); one of texts alone no views and no image identity.
-    features: [1, N, W], in place of the views. regions: beside them.
+    features: [F, N, W] of its F pictures, in place of the views. regions: beside them.
     """
 
     index: int
@@ -31,13 +31,18 @@ class Row:
 
 def images_of_rows(rows: list[Row]) -> Images:
     """Their pictures with views and regions, or the features that stand for them."""
-    if rows[0].features is not None:
-        return Images(features=torch.cat([row.features for row in rows if row.features is not None]))
+    features = [row.features for row in rows if row.features is not None]
+    if features:
+        return Images(features=torch.cat(features), owner=_owner([len(own) for own in features]))
     images = padded([row.regions for row in rows if row.regions is not None]) if rows[0].regions else Images()
     views = {name: torch.cat([row.views[name] for row in rows]) for name in rows[0].views}
-    frames = [len(row.views[""]) for row in rows]
-    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(frames)) if max(frames) > 1 else None
+    owner = _owner([len(row.views[""]) for row in rows])
     return replace(images, pixels=views.pop(""), owner=owner, views=views)
+
+
+def _owner(counts: list[int]) -> Tensor | None:
+    """The row of every picture, of rows that show so many; None where each shows one."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)) if max(counts) > 1 else None
 
 
 def stacked(rows: list[Row], name: str) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -42,7 +43,8 @@ def text_features(system: nn.Module, tokenizer: Tokenizer) -> None:
 def image_features(
     system: nn.Module, config: RunConfig, corpus: Corpus, views: Mapping[str, Any], say: Say
 ) -> ImageFeatures | None:
-    """Tokens of every picture of a corpus by a locked image tower, computed now where they are not on disk yet.
+    """Tokens of every picture of a corpus by a locked image tower, computed now where they are not on disk yet; rows of
+    one picture (its questions) share them.
 
     None where the tower is not locked, pictures are augmented, or `views` of them are asked for beside.
     """
@@ -55,11 +57,19 @@ def image_features(
         blank = torch.zeros(1, 3, tower.config.side, tower.config.side, dtype=torch.uint8)
         width = tower(blank.to(next(tower.parameters()).device)).shape[2]
     store = FeatureStore(cache_folder() / "features" / name[:200], width)
-    missing = [row for row in range(len(corpus)) if row not in store]
+    keys = first_rows(corpus)
+    missing = [row for row in np.unique(keys).tolist() if row not in store]
     if missing and store.writes:
-        say(f"features of {len(missing)} pictures by the locked image tower, kept in {store.folder}")
+        count = len(missing) * corpus.pictures * corpus.frames
+        say(f"features of {count} pictures by the locked image tower, kept in {store.folder}")
         _compute(tower, config, corpus, store, missing)
-    return ImageFeatures(store)
+    return ImageFeatures(store, keys, corpus.pictures * corpus.frames)
+
+
+def first_rows(corpus: Corpus) -> np.ndarray:
+    """[rows] int64 the first row of the same picture, or pictures."""
+    _, first, same = np.unique(corpus.image_ids(), return_index=True, return_inverse=True)
+    return first[same]
 
 
 @torch.no_grad()
@@ -69,20 +79,20 @@ def _compute(tower: Lockable, config: RunConfig, corpus: Corpus, store: FeatureS
 
     device = next(tower.parameters()).device
     fit = config.model.image.fit
-    size = 32
+    size = max(1, 32 // (corpus.pictures * corpus.frames))
     console = Console(stderr=True)
     chunks = [rows[k : k + size] for k in range(0, len(rows), size)]
     for chunk in track(chunks, "features", console=console, transient=True, disable=not console.is_terminal):
         pixels, read = [], []
         for row in chunk:
             try:
-                pixels.append(fit(corpus.image(row)))
+                pixels.append(torch.stack([fit(picture) for picture in corpus.shown(row)]))
                 read.append(row)
             except BrokenImage:
                 continue  # the loader meets it again, and says why
         if read:
-            tokens = tower(torch.stack(pixels).to(device)).float().cpu().numpy()
-            store.write(read, list(tokens))
+            tokens = tower(torch.cat(pixels).to(device)).float().cpu().numpy()
+            store.write(read, list(tokens.reshape(len(read), -1, tokens.shape[2])))
 
 
 def fingerprint(tower: nn.Module) -> str:
