@@ -233,31 +233,25 @@ def curve(runs: Sequence[Path]) -> list[list[float]]:
 
 
 def scenes(bench: Bench, seeds: Sequence[int], options) -> None:
-    """Every task by two systems; the first seed of all before the second, so that a cut leaves whole rows."""
+    """Every task by two systems, then `vilt` blind; one seed of all before the next, so that a cut leaves whole rows."""
     done: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
-    for seed in seeds:
-        own = TINY | {"train.seed": seed}
-        base = {
-            system: bench.trained(f"scenes/{system}-{seed}", system, "tiny", SCENES, **own, **{"train.steps": steps})
-            for system, steps in PRETRAINING.items()
-        }
-        for task, chosen in LEARNT.items():
-            steps = LEARNING.get(task, 300)
-            arms = {system: (system, {}) for system in chosen}
-            if task in CHOOSING:
-                arms["no picture"] = ("vilt", {"task.blind": "picture"})
-            for arm, (system, changes) in arms.items():
-                changes |= {"init": str(base[system]), "train.steps": steps, "train.eval_every": steps // 4}
-                changes = {**own, **changes}
-                changes.pop("tokenizer.size")
-                if (task, system) == ("vqa", "albef"):  # its decoder ranks every answer: minutes for one validation
-                    changes["task.way"] = "classes"
-                name = f"scenes/{task}-{arm.replace(' ', '_')}-{seed}"
-                run = bench.trained(name, system, "tiny", SCENES, task, **changes)
-                measured = bench.measured(run, SCENES, task, limit=LIMIT)
-                done.setdefault((task, arm), []).append((run, measured))
-                runs, all_measured = zip(*done[task, arm], strict=True)
-                bench.keep("scenes", task, arm, bench.cell(task, runs, all_measured))
+    bases: dict[tuple[str, int], Path] = {}
+    arms = [(task, system, system, {}) for task, chosen in LEARNT.items() for system in chosen]
+    blind = [(task, "no picture", "vilt", {"task.blind": "picture"}) for task in CHOOSING]
+    for seed, (task, arm, system, changes) in [(s, a) for part in (arms, blind) for s in seeds for a in part]:
+        own, steps = TINY | {"train.seed": seed}, LEARNING.get(task, 300)
+        if (system, seed) not in bases:
+            first = own | {"train.steps": PRETRAINING[system]}
+            bases[system, seed] = bench.trained(f"scenes/{system}-{seed}", system, "tiny", SCENES, **first)
+        further = {"init": str(bases[system, seed]), "train.steps": steps, "train.eval_every": steps // 4, **changes}
+        own.pop("tokenizer.size")
+        if (task, system) == ("vqa", "albef"):  # its decoder ranks every answer: minutes for one validation
+            further["task.way"] = "classes"
+        name = f"scenes/{task}-{arm.replace(' ', '_')}-{seed}"
+        run = bench.trained(name, system, "tiny", SCENES, task, **own, **further)
+        done.setdefault((task, arm), []).append((run, bench.measured(run, SCENES, task, limit=LIMIT)))
+        runs, measured = zip(*done[task, arm], strict=True)
+        bench.keep("scenes", task, arm, bench.cell(task, runs, measured))
 
 
 # ---- packs

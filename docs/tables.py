@@ -1,12 +1,13 @@
-"""Writes the tables of systems and of claims into the pages that show them: `make docs`.
+"""Writes the tables of systems, of claims and of measured tasks into the pages that show them: `make docs`.
 
 Systems come from the registry, claims from `tuwen/benchmark/claims` with what benchmarks/results/claims/*.json say of
-them. A page marks the place with `<!-- systems -->` and `<!-- /systems -->`, or `claims`. A test holds the pages equal
-to this.
+them, tasks from benchmarks/results/tasks.json. A page marks the place with `<!-- systems -->` and `<!-- /systems -->`,
+or `claims`, `scenes`, `packs`. A test holds the pages equal to this.
 """
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from tuwen.benchmark.claim import claim_names, decimals, read_claim
@@ -15,7 +16,8 @@ from tuwen.systems import find, names
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "claims"
-PLACE = re.compile(r"(<!-- (systems|claims) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+TASKS = ROOT / "benchmarks" / "results" / "tasks.json"
+PLACE = re.compile(r"(<!-- (systems|claims|scenes|packs) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 HEADS = {
     "en": ("Name", "Paper", "Towers", "Interaction", "Objectives", "Fidelity"),
     "zh": ("名称", "论文", "编码器", "交互方式", "训练目标", "忠实程度"),
@@ -29,6 +31,24 @@ CLAIM_HEADS = {
 VERDICTS = {"confirmed": "证实", "refuted": "不成立", "undetermined": "本规模下未定"}
 RUN_IT = {"en": "not run", "zh": "未运行"}
 COVERS = {"seeds and pictures": "种子与图片", "seeds alone": "仅种子"}
+
+
+TASK_HEADS = {
+    "en": ("Task", "By", "Figure", "Best baseline", "Above every baseline", "Minutes"),
+    "zh": ("任务", "系统", "指标", "最好的基线", "高于所有基线", "分钟"),
+}
+BASELINES = {
+    "majority": "最常见者",
+    "blind": "只看文字开头",
+    "other_picture": "换成别的图片",
+    "other_text": "换成别的文字",
+    "centre": "居中的框",
+    "whole": "整张图片",
+    "shuffled": "对错图片",
+    "colours": "缩略图",
+    "chance": "随机",
+}
+PLAIN = {"blind": "by the text's beginning", "shuffled": "of the next picture", "colours": "thumbnails"}
 
 
 def systems_table(language: str) -> str:
@@ -72,11 +92,43 @@ def _ours(result: dict | None, language: str) -> tuple[str, str]:
     return f"{figure}; {seeds} seeds, interval of {covers}", f"{word}: {result['why']}"
 
 
+def tasks_table(part: str, language: str) -> str:
+    """The Markdown table of a part of what benchmarks/tasks.py measured; where a figure is not above its baselines,
+    with the score on validation as it was learnt."""
+    rows = [TASK_HEADS[language], ("---",) * 6]
+    results = json.loads(TASKS.read_text(encoding="utf-8")) if TASKS.exists() else {}
+    for task, arms in results.get(part, {}).items():
+        for arm, cell in arms.items():
+            if "figure" in cell:
+                rows.append((f"`{task}`", f"`{arm}`", *_of_task(cell, language), f"{cell['minutes']:.1f}"))
+    return _markdown(rows)
+
+
+def _of_task(cell: dict, language: str) -> tuple[str, str, str]:
+    """(figure with its interval, the best baseline, whether the one is above the other)."""
+    places = 1 if cell["rows"] else 2  # of percent, or of CIDEr-D
+    reach = "" if cell["reach"] is None else f" ± {cell['reach']:.{places}f}"
+    name = cell["best"].split()[0]
+    named = BASELINES[name] if language == "zh" else PLAIN.get(name, name.replace("_", " "))
+    best = f"{cell['baselines'][cell['best']]:.{places}f} ({named})"
+    if cell["above"]:
+        return f"{cell['figure']:.{places}f}{reach}", best, "是" if language == "zh" else "yes"
+    word = {True: ("no", "否"), False: ("not known", "不明")}[cell["above"] is not None][language == "zh"]
+    curve = " → ".join(f"{score:.{places}f}" for _, score in cell["curve"])
+    learnt = {"en": f"; validation {curve}", "zh": f"；验证 {curve}"}[language] if curve else ""
+    return f"{cell['figure']:.{places}f}{reach}", best, word + learnt
+
+
 def _markdown(rows: list[tuple[str, ...]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
-TABLES = {"systems": systems_table, "claims": claims_table}
+TABLES = {
+    "systems": systems_table,
+    "claims": claims_table,
+    "scenes": partial(tasks_table, "scenes"),
+    "packs": partial(tasks_table, "packs"),
+}
 
 
 def pages() -> dict[Path, str]:

@@ -7,6 +7,7 @@ from torch import nn
 from tests.systems.common import PROGRESS, VOCABULARY, build, example, shaken
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.systems.system import Progress
+from tuwen.tasks.entailment import Entailment
 from tuwen.tasks.heads import Classifier, head_of
 from tuwen.tasks.two_pictures import TwoPictures
 from tuwen.tasks.vqa import VQA
@@ -144,8 +145,10 @@ def test_keys_and_values_of_a_pair_stay_one_after_a_step():
         assert not torch.equal(one.attention.query_key_value.weight, other.attention.query_key_value.weight)
 
 
-def test_softened_targets_are_the_momentum_copies():
-    """L = (1 - alpha) CE + alpha CE(softmax of the copies' logits), the copies' head included."""
+@pytest.mark.parametrize(("step", "alpha"), [(0, 0.0), (3, 0.24), (5, 0.4), (7, 0.4)])
+def test_softened_targets_are_the_momentum_copies(step, alpha):
+    """L = (1 - alpha) CE + alpha CE(softmax of the copies' logits), the copies' head included; alpha rises to 0.4 over
+    the first epoch."""
     system, batch = paired().eval(), example()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -156,7 +159,7 @@ def test_softened_targets_are_the_momentum_copies():
         images = type(batch.images)(pixels, torch.arange(6).repeat_interleave(2))
         batch = type(batch)(images, batch.texts, batch.image_id, batch.text_id, batch.index, {"class": labels})
         before = {name: p.clone() for name, p in system.named_parameters()}
-        loss = float(system.head.losses(system, batch, PROGRESS).terms["task"])
+        loss = float(system.head.losses(system, batch, Progress(step, 5, 10, 6)).terms["task"])
         assert all(torch.equal(p, before[name]) for name, p in system.named_parameters())  # all stand where they stood
 
         own = system.head.of_batch(system, batch).log_softmax(-1)
@@ -165,8 +168,25 @@ def test_softened_targets_are_the_momentum_copies():
         read = teacher.encoders.encode_texts(batch.texts.ids, batch.texts.mask)
         soft = teacher.head.layers.of(system, seen, read).softmax(-1)
         hard = -own[torch.arange(6), labels].mean()
-        by_hand = 0.6 * hard - 0.4 * (soft * own).sum(1).mean()
+        by_hand = (1 - alpha) * hard - alpha * (soft * own).sum(1).mean()
         assert loss == pytest.approx(float(by_hand), abs=1e-6)
+
+
+def test_entailment_s_targets_are_softened_from_the_first_step():
+    """Card, section 6: no ramp for SNLI-VE."""
+    system, batch = build("albef").double(), example()
+    task = Entailment(Entailment.Config("entailment", labels=("a", "b", "c")))
+    system.attach(head_of(system, task, 3, "class").double())
+    shaken(system)
+    copy_students(system)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    batch = type(batch)(batch.images, batch.texts, batch.image_id, batch.text_id, batch.index, {"class": labels})
+    with torch.no_grad():
+        system.eval()
+        loss = float(system.head.losses(system, batch, Progress(0, 5, 10, 6)).terms["task"])
+        own = system.head.of_batch(system, batch).log_softmax(-1)  # the copies are as the student is
+        hard = -own[torch.arange(6), labels].mean()
+        assert loss == pytest.approx(float(0.6 * hard - 0.4 * (own.exp() * own).sum(1).mean()), abs=1e-6)
 
 
 @torch.no_grad()

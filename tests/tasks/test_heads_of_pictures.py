@@ -225,14 +225,20 @@ def test_captions_of_a_head_by_hand():
     assert float(loss) == pytest.approx(total / count, rel=1e-6)
 
 
-def test_a_system_with_a_decoder_is_taught_by_its_likelihood():
-    system, batch = shaken(build("ernie_unix2", label_smoothing=0.0)).eval(), example()
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_system_with_a_decoder_is_taught_by_its_likelihood_and_its_paper_s_smoothing(smoothing):
+    """(1 - s) of -log p of each word and s of the mean over all words, over the words and ends (ERNIE-UniX2's card)."""
+    system, batch = shaken(build("ernie_unix2", label_smoothing=smoothing)).eval(), example()
     head = CaptionHead(system, CaptioningConfig())
     assert not list(head.parameters())
     with torch.no_grad():
         loss = head.losses(system, batch, PROGRESS).terms["captions"]
-        expected = system.next_word_loss(batch.texts, system.encode_images(batch.images), None)
-    torch.testing.assert_close(float(loss), float(expected), rtol=1e-5, atol=1e-6)
+        images, words = system.encode_images(batch.images), system.encoders.text.words.weight
+        states, following = system.decoder.taught(batch.texts, *system.context(images, None), words)
+        log_p = system.decoder.logits(states, words).float().log_softmax(1)
+        even = float(log_p.mean(1).sum())
+        own = float(system.likelihood(images, None, batch.texts).sum())
+    assert float(loss) == pytest.approx(-((1 - smoothing) * own + smoothing * even) / len(following), rel=1e-5)
 
 
 def test_a_head_learns_captions_by_heart_and_says_them():

@@ -312,6 +312,10 @@ class ERNIEUniX2(System):
         source = None if prompt is None else self.encode_texts(prompt)
         return self.decoder.likelihood(answers, *self.context(images, source), self.encoders.text.words.weight)
 
+    def caption_loss(self, images: Encoded | None, prompt: Texts | None, texts: Texts) -> Tensor:
+        """With the label smoothing of all its decoder's losses (card, section 5)."""
+        return self.next_word_loss(texts, images, None if prompt is None else self.encode_texts(prompt))
+
 
 def identity(texts: Texts) -> Tensor:
     """[S] int64 of what token sequences say: equal tokens, equal number, whatever the padding."""

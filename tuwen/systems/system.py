@@ -346,6 +346,10 @@ class System(nn.Module):
         """[B] log-likelihood of each answer, in the language it names, given picture n, prompt n or both."""
         raise self.lacks("likelihood", "it has no decoder")
 
+    def caption_loss(self, images: Encoded | None, prompt: Texts | None, texts: Texts) -> Tensor:
+        """What a decoder learns to say texts by: -log likelihood a word, ends included, or what its paper has instead."""
+        return -self.likelihood(images, prompt, texts).sum() / texts.mask[:, 1:].sum().clamp(min=1)
+
     def match_heat(self, images: Encoded, texts: Encoded) -> Tensor:
         """[N, h, w]: which places of picture n speak for its matching text n; never negative."""
         raise self.lacks("match_heat", "its match looks at no places")

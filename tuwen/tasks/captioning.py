@@ -130,8 +130,7 @@ class CaptionHead(Head):
         assert batch.texts is not None
         if self.decoder is None:
             prompt = cast(Texts, batch.columns["tags"]) if self.reads_tags else None
-            likelihood = system.likelihood(system.encode_images(batch.images), prompt, batch.texts)
-            return Losses({"captions": -likelihood.sum() / batch.texts.mask[:, 1:].sum().clamp(min=1)})
+            return Losses({"captions": system.caption_loss(system.encode_images(batch.images), prompt, batch.texts)})
         words = word_vectors(system)
         states, following = self.decoder.taught(batch.texts, picture_states(system, batch.images), None, words)
         return Losses({"captions": next_word(self.decoder.logits(states, words), following, self.smoothing)})

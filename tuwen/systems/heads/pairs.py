@@ -30,8 +30,11 @@ class PairClassifier(nn.Module):
     """Text states through pairs of layers: the first of a pair attends to the first picture, the second to the second.
 
     Both start as the pre-trained fusion layer; within a pair keys and values of the cross-attention are one matrix,
-    all else is apart.
+    all else is apart. The momentum copies' share of the targets rises over the first epoch (`ramps`), as in
+    pre-training; that of `TaughtMLP`, for entailment, is there from the first step (card, section 6).
     """
+
+    ramps = True
 
     def __init__(
         self, config: CrossEncoderConfig, memory_width: int, classes: int, taught: tuple[str, ...], alpha: float
