@@ -233,7 +233,7 @@ def curve(runs: Sequence[Path]) -> list[list[float]]:
 
 
 def scenes(bench: Bench, seeds: Sequence[int], options) -> None:
-    """Every task by two systems, then `vilt` blind; one seed of all before the next, so that a cut leaves whole rows."""
+    """Every task by two systems, then `vilt` blind; a seed of all before the next: a cut leaves whole rows."""
     done: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
     bases: dict[tuple[str, int], Path] = {}
     arms = [(task, system, system, {}) for task, chosen in LEARNT.items() for system in chosen]

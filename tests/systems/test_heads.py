@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.systems.common import PROGRESS, VOCABULARY, build, example, shaken
+from tests.systems.common import VOCABULARY, build, example, shaken
 from tuwen.nn.initial import copy_students, initialise
 from tuwen.systems.system import Progress
 from tuwen.tasks.entailment import Entailment

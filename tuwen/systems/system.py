@@ -347,7 +347,7 @@ class System(nn.Module):
         raise self.lacks("likelihood", "it has no decoder")
 
     def caption_loss(self, images: Encoded | None, prompt: Texts | None, texts: Texts) -> Tensor:
-        """What a decoder learns to say texts by: -log likelihood a word, ends included, or what its paper has instead."""
+        """What a decoder learns to say texts by: -log likelihood a word, ends included, or what its paper has."""
         return -self.likelihood(images, prompt, texts).sum() / texts.mask[:, 1:].sum().clamp(min=1)
 
     def match_heat(self, images: Encoded, texts: Encoded) -> Tensor:

@@ -36,7 +36,8 @@ class Classifier(Head):
     column: of the rows, with their targets or labels. layers: from [B, W] to [B, C]; None: the default. They may have
     `of(system, images, texts)`, called in place of a call on `read`; `binary`: each class is told for itself, by binary
     cross entropy summed over classes (BridgeTower's VQA); `taught` and `alpha`: parts whose momentum copies, with the
-    layers', soften the targets with that weight, `ramps`: reached at the end of the first epoch (ALBEF's card, section 6).
+    layers', soften the targets with that weight; `ramps`: it is reached at the end of the first epoch (ALBEF's card,
+    section 6).
     """
 
     def __init__(self, system: System, task: Task, classes: int, column: str, layers: nn.Module | None = None):
