@@ -253,8 +253,6 @@ def scenes(bench: Bench, seeds: Sequence[int], options) -> None:
 
 
 # ---- packs
-
-
 def packs(bench: Bench, seeds: Sequence[int], options) -> None:
     """One arm after the other, each on its own; a pack that fails is told, and the others go on."""
     for pack in options.only or PACKS:
@@ -326,7 +324,7 @@ def questions(bench: Bench, pack: Path) -> None:
 
 
 def rewritten(bench: Bench, pack: Path, file: str, make: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Path:
-    """A copy of a pack below the runs, with the rows of one file as `make` gives them; None leaves a row out."""
+    """A copy of a pack below the runs, a file's rows as `make` gives them; None leaves a row out."""
     made = bench.folder / "packs" / "data" / pack.name
     if not (made / "whole").exists():
         shutil.copytree(pack, made, dirs_exist_ok=True)
@@ -338,7 +336,7 @@ def rewritten(bench: Bench, pack: Path, file: str, make: Callable[[dict[str, Any
 
 
 def gaokao(bench: Bench, pack: Path) -> None:
-    """With the four letters as choices where the answer is one of them, and a split by picture."""
+    """With the four letters as choices where the answer is one of them (they end the question), and a split."""
 
     def make(row: dict[str, Any]) -> dict[str, Any]:
         picture = row.pop("images")[0]
@@ -347,8 +345,9 @@ def gaokao(bench: Bench, pack: Path) -> None:
         return {**row, "image": picture, "split": "train" if float(part) < 2 / 3 else "test", **choices}
 
     made = rewritten(bench, pack, "vqa.jsonl", make)
-    learnt(bench, made, "vqa", "clip", steps=60, **{"train.batch_size": 32})
-    learnt(bench, made, "vqa", "clip", "no picture", steps=60, **{"train.batch_size": 32, "task.blind": "picture"})
+    own = {"train.batch_size": 32, "model.text.length": 256}
+    learnt(bench, made, "vqa", "clip", steps=60, **own)
+    learnt(bench, made, "vqa", "clip", "no picture", steps=60, **own, **{"task.blind": "picture"})
 
 
 def nlvr(bench: Bench, pack: Path) -> None:

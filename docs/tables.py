@@ -48,6 +48,7 @@ BASELINES = {
     "colours": "缩略图",
     "chance": "随机",
 }
+ARMS = {"no picture": {"en": "`clip` without pictures", "zh": "`clip`，不看图片"}}
 PLAIN = {"blind": "by the text's beginning", "shuffled": "of the next picture", "colours": "thumbnails"}
 
 
@@ -100,7 +101,8 @@ def tasks_table(part: str, language: str) -> str:
     for task, arms in results.get(part, {}).items():
         for arm, cell in arms.items():
             if "figure" in cell:
-                rows.append((f"`{task}`", f"`{arm}`", *_of_task(cell, language), f"{cell['minutes']:.1f}"))
+                by = ARMS.get(arm, {}).get(language, f"`{arm}`")
+                rows.append((f"`{task}`", by, *_of_task(cell, language), f"{cell['minutes']:.1f}"))
     return _markdown(rows)
 
 
