@@ -110,7 +110,7 @@ def _of_task(cell: dict, language: str) -> tuple[str, str, str]:
     """(figure with its interval, the best baseline, whether the one is above the other)."""
     places = 1 if cell["rows"] else 2  # of percent, or of CIDEr-D
     reach = "" if cell["reach"] is None else f" ± {cell['reach']:.{places}f}"
-    name = cell["best"].split()[0]
+    name = next(word for word in cell["best"].split() if word in BASELINES)
     named = BASELINES[name] if language == "zh" else PLAIN.get(name, name.replace("_", " "))
     best = f"{cell['baselines'][cell['best']]:.{places}f} ({named})"
     if cell["above"]:
