@@ -359,17 +359,13 @@ class System(nn.Module):
         raise self.lacks("locate", "it has no way to point into a picture")
 
     def flow(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor]:
-        """(F of i2t, F of t2i), each [B, N, L]: which image token is matched with which text token in pair b.
-
-        For systems that score by tokens: score = sum of flow times similarity (`tuwen.similarity`).
-        """
+        """(F of i2t, F of t2i), each [B, N, L]: which image token is matched with which text token in pair b, for
+        systems whose score is the sum of flow times similarity of tokens (`tuwen.similarity`)."""
         raise self.lacks("flow", "it scores by one vector each")
 
     def image_places(self, images: Images) -> Tensor:
         """[B, N, h, w]: where on a grid over the picture each of `Encoded.tokens` lies; shares that sum to 1 a token.
-
-        By default the tokens are the cells of a square grid, row by row.
-        """
+        By default the tokens are the cells of a square grid, row by row."""
         tokens = self.encode_images(images).tokens
         if tokens is None or math.isqrt(tokens.shape[1]) ** 2 != tokens.shape[1]:
             raise self.lacks("image_places", "its image tokens are no square grid")
