@@ -52,7 +52,9 @@ SAID = {  # calls: the places of their arguments that a person reads
     "print_line": (0,),
     "say": (0,),
     "_progress": (0,),
+    "in_parts": (0,),
     "error": (0,),  # of an argument parser
+    "track": (1,),  # what a bar is called
     "ArgumentTypeError": (0,),
 }
 HEADS = ("head", "heads", "columns", "HEADS", "HEADINGS", "DIFFERENCES", "FOCUS")  # of tables
@@ -171,10 +173,10 @@ def test_a_message_is_said_within_another_and_behind_its_place(chinese):
 def test_a_hostile_value_takes_no_time(chinese):
     import time
 
-    began = time.monotonic()
+    began = time.process_time()  # a busy neighbour's time is not its own
     speech.spoken("x: " * 100_000)
     speech.spoken("{} " * 1000 + ": cannot be read (" * 1000)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_the_catalogue_keeps_options_defaults_and_names():

@@ -1,10 +1,15 @@
-"""Bars for what takes long to measure: `track` shows one where a command asked for it by `bars`."""
+"""What is told while work goes on, in the person's language: lines, and bars for what takes long to measure.
+
+`track` shows a bar where a command asked for it by `bars`.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
+
+from tuwen.speech import spoken
 
 Item = TypeVar("Item")
 _shown: ContextVar[bool] = ContextVar("shown", default=False)
@@ -29,7 +34,12 @@ def track(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     from rich.progress import track as bar
 
     with bars(False):
-        yield from bar(items, what, total=total, console=Console(stderr=True), transient=True)
+        yield from bar(items, spoken(what), total=total, console=Console(stderr=True), transient=True)
+
+
+def say(line: str) -> None:
+    """A line on standard error."""
+    print(spoken(line), file=sys.stderr)
 
 
 def batches(rows: int, size: int) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.children import Child
 
-WORDS = ["compare", "clip", "albef", "--corpus", "scenes:count=24,side=32", "--size", "tiny", "--seeds", "3"]
+WORDS = ["compare", "clip", "albef", "r2d2", "--corpus", "scenes:count=24,side=32", "--size", "tiny", "--seeds", "3"]
 WORDS += ["--budget", "steps=6", "--set", "data.workers=0", "train.threads=1", "train.batch_size=8"]
 WORDS += ["tokenizer.size=300", "train.checkpoint_every=2", "compare.measure.limit=8", "train.precision=float32"]
 
@@ -23,22 +23,29 @@ def figures(out):
     return seeds, comparison["differences"], comparison["test_reads"]
 
 
-@pytest.mark.slow  # half a minute
-def test_a_comparison_killed_in_the_middle_repeats_nothing_and_ends_the_same(tmp_path):
+def finished_runs(out):
+    return [path.parent for path in out.glob("*-seed*/provenance.json") if "finished" in json.loads(path.read_text())]
+
+
+@pytest.mark.slow  # one minute
+def test_a_comparison_killed_twice_in_the_middle_repeats_nothing_and_ends_the_same(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert Child(tmp_path / "undisturbed", "tuwen", *WORDS, "--out", str(whole)).end(300) == 0
-    child = Child(tmp_path / "killed", "tuwen", *WORDS, "--out", str(broken))
-    middle = broken / "albef-seed1" / "metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not middle.exists() and child.process.exitcode is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    child.kill(signal.SIGKILL)
-    assert child.end() == -signal.SIGKILL
-    done = [path for path in broken.glob("*-seed*/provenance.json") if "finished" in json.loads(path.read_text())]
-    assert {path.parent.name for path in done} == {"clip-seed0", "albef-seed0", "clip-seed1"}
-    stamps = {path: path.stat().st_mtime_ns for run in done for path in run.parent.glob("*.safetensors")}
-    assert Child(tmp_path / "again", "tuwen", *WORDS, "--out", str(broken)).end(300) == 0
+    assert Child(tmp_path / "undisturbed", "tuwen", *WORDS, "--out", str(whole)).end(1500) == 0
+    stamps: dict = {}
+    for last, run, done in [(0, "albef-seed0", 1), (1, "r2d2-seed1", 5)]:
+        child = Child(tmp_path / f"killed{last}", "tuwen", *WORDS, "--out", str(broken))
+        middle, deadline = broken / run / "metrics.jsonl", time.monotonic() + 900
+        while not middle.exists() and child.process.exitcode is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        child.kill(signal.SIGKILL)
+        assert child.end() == -signal.SIGKILL
+        runs = finished_runs(broken)
+        assert len(runs) == done
+        assert run not in {path.name for path in runs}
+        stamps |= {path: path.stat().st_mtime_ns for own in runs for path in own.glob("*.safetensors")}
+    assert Child(tmp_path / "again", "tuwen", *WORDS, "--out", str(broken)).end(1500) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps  # neither trained nor measured again
-    said = (tmp_path / "again" / "errors").read_text()
-    assert said.count("finished before") == 3
+    errors = (tmp_path / "again" / "errors").read_text()
+    assert errors.count("finished before") == 5
+    assert "r2d2-seed1, goes on" in errors
     assert figures(broken) == figures(whole)

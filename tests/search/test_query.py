@@ -125,6 +125,7 @@ def test_similar(searcher):
         ({"sale": True, "a.b ‘图’": ["one"]}, lambda n: n % 6 == 0),
         ({"tags": "y"}, lambda n: n % 2 == 1),
         ({"tags": ["y", "nothing"]}, lambda n: n % 2 == 1),
+        ({"标签": "y"}, lambda n: n % 2 == 1),  # as a table's header called it
         ({"price": []}, lambda n: False),
         ({"price": [k + 0.5 for k in range(20_000)] + [3]}, lambda n: n == 3),
         ({"a.b ‘图’": [f"v{k}" for k in range(20_000)] + ["it's"]}, lambda n: n % 2 == 1),

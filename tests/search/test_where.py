@@ -20,6 +20,8 @@ COLUMNS = {"brand": "text", "price": "number", "sale": "flag", "tags": "tags"}
         ("price=20|30.5", {"price": [20, 30.5]}),
         ("price=10..", {"price": {"min": 10}}),
         ("sale=true|false", {"sale": [True, False]}),
+        ("标签=促销|包邮", {"tags": ["促销", "包邮"]}),  # as the table's header called the column
+        ("tags=", {"tags": [""]}),
     ],
 )
 def test_what_is_typed_is_what_is_meant(typed, meant):
@@ -31,3 +33,13 @@ def test_what_cannot_be_meant_is_told_with_the_right_form(typed):
     with pytest.raises(UserError, match=r"write|holds") as caught:
         parse_where([typed], COLUMNS)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("typed", ["颜色=红", "文案=红", "Tags=a"])
+def test_an_unknown_column_is_told_with_those_there_are(typed):
+    with pytest.raises(UserError, match=r"this index has brand, price, sale, tags$"):
+        parse_where([typed], COLUMNS)
+
+
+def test_a_column_of_the_header_s_own_name_goes_before_what_the_header_means():
+    assert parse_where(["标签=a"], {**COLUMNS, "标签": "text"}) == {"标签": ["a"]}

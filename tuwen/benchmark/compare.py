@@ -40,6 +40,7 @@ from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
 from tuwen.progress import bars
 from tuwen.run import SCORE, TOKENIZER, holds_run, provenance
+from tuwen.speech import spoken
 from tuwen.training import checkpoint, start
 from tuwen.training.config import RunConfig
 from tuwen.training.once import train_once
@@ -124,7 +125,7 @@ def compare(
     configs, arms, tuned = tuned_configs(configs, arms, how.tune, pairs, watched, validation, quiet)
     results_of: dict[str, list[dict]] = {name: [] for name in names}
     for number, (run, config) in enumerate(configs.items(), 1):
-        name, recipe, place = arms[run], recipes.get(run), f"run {number} of {len(configs)}"
+        name, recipe, place = arms[run], recipes.get(run), spoken(f"run {number} of {len(configs)}")
         trained = train_arm(run, config, pairs, evaluate, learnt, recipe=recipe, quiet=quiet, place=place)
         trial = recipe.cost(partial(trial_file, out, name)) if recipe else trials[name]
         result = measured_arm(trained, out, gallery, location, measure, trial, quiet)

@@ -142,7 +142,7 @@ def tracked(what: str, total: int):
         from rich import progress
         from rich.console import Console
 
-        return progress.track(items, what, total=total, console=Console(stderr=True), transient=True)
+        return progress.track(items, spoken(what), total=total, console=Console(stderr=True), transient=True)
 
     return track
 
@@ -338,14 +338,8 @@ def as_json(query: str | None, answer) -> dict[str, Any]:
     import dataclasses
 
     results = [dataclasses.asdict(result) for result in answer.results]
-    return {
-        "query": query,
-        "results": results,
-        "reranked": answer.reranked,
-        "complete": answer.complete,
-        "unknown": answer.unknown,
-        "ms": answer.ms,
-    }
+    about = {name: getattr(answer, name) for name in ("reranked", "complete", "unknown", "ms")}
+    return {"query": query, "results": results, **about}
 
 
 def _print_answer(answer, query: str) -> None:
@@ -368,14 +362,17 @@ def parse_where(words: list[str], columns: dict[str, str]) -> dict[str, Any]:
     """Filters of `Searcher.search` from NAME=VALUE.
 
     Raises:
-        UserError: not of that form, or no number where one is needed.
+        UserError: not of that form, no such column, or no number where one is needed.
     """
+    from tuwen.search.filters import column_called
+
     filters: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"--where {word!r}: write name=value, name=a|b (one of them) or name=10..20")
-        kind = columns.get(name, "text")
+        name = column_called(name, columns)
+        kind = columns[name]
         if kind in ("number", "text") and ".." in value:
             ends = zip(("min", "max"), value.split("..", 1), strict=True)
             filters[name] = {end: _parse(word, kind, bound) for end, bound in ends if bound}

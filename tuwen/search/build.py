@@ -27,6 +27,7 @@ from tuwen.search.loss import LossProbe
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
 from tuwen.search.record import IndexRecord
+from tuwen.speech import spoken
 
 THUMBNAIL_BYTES = 9_000  # of a photograph, for the estimate before building
 
@@ -277,7 +278,7 @@ def take_in(
     broken = []
     with record.writing(), _bar(progress) as bar:
         ingest = Ingest(record, probe.load, index.run_fit, index.layout, batch_size, probe.watch)
-        task = bar.add_task("pictures", total=len(source) if isinstance(source, Sized) else None)
+        task = bar.add_task(spoken("pictures"), total=len(source) if isinstance(source, Sized) else None)
         for outcomes in ingest.run(source):
             counts.update(outcome.state for outcome in outcomes)
             broken += [

@@ -30,6 +30,7 @@ from tuwen.predictor import FIRST, Predictor, vectors
 from tuwen.search.columns import vector_column
 from tuwen.search.index import weights_mark
 from tuwen.search.pictures import Picture, Unreadable, open_pictures
+from tuwen.speech import spoken
 
 ROWS = 4096  # of a part, where the corpus has no shards
 
@@ -317,4 +318,4 @@ def _tracked(items, shown: bool, total: int | None = None):
     from rich.console import Console
     from rich.progress import track
 
-    return track(items, "parts", total=total, console=Console(stderr=True))
+    return track(items, spoken("parts"), total=total, console=Console(stderr=True))

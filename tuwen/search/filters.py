@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tuwen.data.corpora.columns import CHINESE
 from tuwen.errors import UserError, quoted
 from tuwen.search.record import field_of, literal
 
@@ -28,9 +29,10 @@ def is_date(text: str) -> bool:
 def sql(filters: Filters | None, columns: Mapping[str, str]) -> str | None:
     """The condition that all filters hold; None where there are none.
 
-    filters: column -> the value it must equal (of tags: must contain), a list of values of which one will do, or
-        {"min": a, "max": b} of numbers, or of texts in the order of their letters (so dates as 2024-05-01), either end
-        left out at will; "10..20", "10.." and "..20" are the same range, of numbers and of dates.
+    filters: column, or the Chinese header it had in a table (标签 of tags) -> the value it must equal (of tags: must
+        contain), a list of values of which one will do, or {"min": a, "max": b} of numbers, or of texts in the order of
+        their letters (so dates as 2024-05-01), either end left out at will; "10..20", "10.." and "..20" are the same
+        range, of numbers and of dates.
     columns: kinds by name, as `Index.columns`.
 
     Raises:
@@ -70,8 +72,9 @@ def milvus(filters: Filters | None, columns: Mapping[str, str]) -> str:
 
 def _read(filters: Filters | None, columns: Mapping[str, str]) -> Iterator[tuple[str, str, list[tuple], list | None]]:
     """(name, kind, bounds with signs, values of which one will do: None where there are bounds) of every filter."""
-    for name, asked in (filters or {}).items():
-        kind = _kind(name, columns)
+    for asked_name, asked in (filters or {}).items():
+        name = column_called(asked_name, columns)
+        kind = columns[name]
         ends = _range(kind, asked) if isinstance(asked, str) else asked
         if isinstance(ends, Mapping):
             yield name, kind, _bounds(name, kind, ends), None
@@ -93,10 +96,16 @@ def _range(kind: str, text: str) -> dict[str, str | float] | None:
     return None
 
 
-def _kind(name: str, columns: Mapping[str, str]) -> str:
-    if name not in columns:
+def column_called(name: str, columns: Mapping[str, str]) -> str:
+    """The column of a name, or of the Chinese header that tables have for it ("tags" of "标签").
+
+    Raises:
+        UserError: neither; it says which there are.
+    """
+    called = name if name in columns else CHINESE.get(name.lower(), name)
+    if called not in columns:
         raise UserError(f"no column {quoted(name, 80)} to filter by; this index has {', '.join(columns) or 'none'}")
-    return columns[name]
+    return called
 
 
 def _sql(value: str | float | bool) -> str:

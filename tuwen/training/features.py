@@ -19,6 +19,7 @@ from tuwen.nn.backbones import ImageBackbone, TextBackbone
 from tuwen.nn.features import FeatureStore, TextFeatures
 from tuwen.nn.locked import Lockable
 from tuwen.nn.towers import ImageTower, TextTower
+from tuwen.speech import spoken
 from tuwen.training.config import RunConfig
 from tuwen.training.towers import Say
 
@@ -82,7 +83,7 @@ def _compute(tower: Lockable, config: RunConfig, corpus: Corpus, store: FeatureS
     size = max(1, 32 // (corpus.pictures * corpus.frames))
     console = Console(stderr=True)
     chunks = [rows[k : k + size] for k in range(0, len(rows), size)]
-    for chunk in track(chunks, "features", console=console, transient=True, disable=not console.is_terminal):
+    for chunk in track(chunks, spoken("features"), console=console, transient=True, disable=not console.is_terminal):
         pixels, read = [], []
         for row in chunk:
             try:

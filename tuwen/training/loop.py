@@ -1,7 +1,6 @@
 """A run from start to end: corpus, tokenizer, system, steps, evaluations, checkpoints; and going on with one."""
 
 import errno
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from tuwen.data.sources import PAIRS, MixedLoader, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, reason_of
 from tuwen.predictor import Predictor
+from tuwen.progress import say
 from tuwen.run import (
     CONFIG,
     METRICS,
@@ -94,7 +94,7 @@ def resume(
         config = replace(config, corpus=_whole(moved))
     if finished(run):
         if not quiet:
-            print(f"{run}: has come to its end already; nothing to do", file=sys.stderr)
+            say(f"{run}: has come to its end already; nothing to do")
         return run
     return _run(run, config, evaluate, corpus, quiet, new=False)
 

@@ -1,6 +1,5 @@
 """Train a run, go on with it, or leave it as it is: what comparisons and recipes do with every run of theirs."""
 
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from tuwen.data.beside import laid_over
 from tuwen.data.corpus import Corpus
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
+from tuwen.progress import say
 from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
+from tuwen.speech import spoken
 from tuwen.training import loop
 from tuwen.training.config import RunConfig
 from tuwen.training.validation import Evaluate
@@ -37,7 +38,7 @@ def train_once(
         check_same(run, config, pairs)
     done = begun and finished(run)
     if not quiet:
-        print(f"{place}: {run.name}{', finished before' if done else ', goes on' if begun else ''}", file=sys.stderr)
+        say(f"{place}: {run.name}" + (spoken(", finished before") if done else spoken(", goes on") if begun else ""))
     if not begun:
         loop.train(config, run, evaluate=evaluate, corpus=pairs, quiet=quiet)
     elif not done:

@@ -69,6 +69,7 @@ def test_a_picture_and_a_picture_with_a_text(client, searcher):
         ({"price": "5..9"}, lambda row: 5 <= row["price"] <= 9),
         ({"price": "20.."}, lambda row: row["price"] >= 20),
         ({"tags": "t1"}, lambda row: "t1" in row["tags"]),
+        ({"标签": "t1"}, lambda row: "t1" in row["tags"]),  # as a table's header called it
         ({"shelf": "a' OR '1'='1"}, lambda row: False),
     ],
 )

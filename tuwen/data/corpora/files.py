@@ -27,6 +27,7 @@ from tuwen.data.corpora.faults import Fault, Faults, one_line
 from tuwen.data.corpora.parts import path_inside, veiled
 from tuwen.data.corpus import BrokenImage, Corpus, Record, hashed_split
 from tuwen.errors import UserError
+from tuwen.speech import spoken
 
 EVERY = "all"  # the split of every row, where no row names a split so
 
@@ -316,7 +317,7 @@ class _Pictures:
         """The rows kept, and their picture identities (int64)."""
         usable, identities = Places(), array("q")
         console = Console(stderr=True)
-        rows = track(range(len(places)), "reading", console=console, transient=True, disable=not progress)
+        rows = track(range(len(places)), spoken("reading"), console=console, transient=True, disable=not progress)
         entries = (places.entry(self._source, row) for row in rows)
         with ThreadPoolExecutor(8) as pool:
             while chunk := list(islice(entries, 256)):

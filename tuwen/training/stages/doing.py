@@ -1,7 +1,6 @@
 """One stage, done: a run trained, or a table made."""
 
 import contextlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from tuwen.data.beside import TABLE, laid_over, write_table
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus
 from tuwen.data.private import own_only
-from tuwen.progress import bars
-from tuwen.speech import spoken
+from tuwen.progress import bars, say
 from tuwen.training.config import RunConfig
 from tuwen.training.loaded import predictor_of
 from tuwen.training.once import train_once
@@ -70,13 +68,9 @@ def make_table(
         predictor = predictor_of(run, asked, str(device("auto")))
         if asked.train.threads:
             torch.set_num_threads(asked.train.threads)
-    say: Callable[[str], None] = (lambda line: None) if quiet else _say
+    tell: Callable[[str], None] = (lambda line: None) if quiet else say
     with bars() if not quiet else contextlib.nullcontext():
-        table = KINDS[kind].make(StageWork(predictor, corpus, config, seed, folder, say))
+        table = KINDS[kind].make(StageWork(predictor, corpus, config, seed, folder, tell))
     write_table(path, table, KINDS[kind].optional, corpus.private)
     forget_parts(folder)
     return path
-
-
-def _say(line: str) -> None:
-    print(spoken(line), file=sys.stderr)

@@ -1,7 +1,6 @@
 """A recipe from start to end: every stage once, in order; what is done is left, what was stopped goes on."""
 
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,9 @@ from tuwen.config import override
 from tuwen.data.corpus import Corpus
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
+from tuwen.progress import say
 from tuwen.run import TOKENIZER, write
+from tuwen.speech import chosen_language, spoken
 from tuwen.training import start
 from tuwen.training.stages.doing import EvaluateOf, corpus_of, do_stage
 from tuwen.training.stages.recipe import Planned, Recipe, of_stage, plan
@@ -148,41 +149,46 @@ class _Teller:
             return
         for place, planned in enumerate(stages):
             cost = costs[planned.stage.name]
-            state = ", done before" if is_done(planned.folder) else ""
-            self._say(f"{self._name(place)}: about {in_time(cost.seconds)}, {in_bytes(cost.bytes)}{state}")
+            state = spoken(", done before") if is_done(planned.folder) else ""
+            self.say(f"{self._name(place)}: about {in_time(cost.seconds)}, {in_bytes(cost.bytes)}{state}")
         whole = in_time(sum(cost.seconds for cost in costs.values()))
-        self._say(f"in all about {whole}, evaluations left out, {in_bytes(sum(cost.bytes for cost in costs.values()))}")
+        self.say(f"in all about {whole}, evaluations left out, {in_bytes(sum(cost.bytes for cost in costs.values()))}")
 
     def done(self, place: int) -> None:
         seconds = read_record(self.stages[place].folder)["finished"]["seconds"]
-        self._say(f"{self._name(place)}: done before, in {in_time(seconds)}")
+        self.say(f"{self._name(place)}: done before, in {in_time(seconds)}")
 
     def begins(self, place: int) -> str:
         """The stage's place, told where it makes a table (a run tells its own line); with what is left of the whole."""
-        name, where = self._name(place), f"stage {place + 1} of {len(self.stages)}"
+        where = spoken(f"stage {place + 1} of {len(self.stages)}")
         if self.costs:
             seconds = [self.costs[planned.stage.name].seconds for planned in self.stages]
             share = 100 * sum(seconds[:place]) / max(sum(seconds), 1e-9)
-            where += f", {share:.0f}% of the whole, about {in_time(sum(seconds[place:]))} left"
+            left = in_time(sum(seconds[place:]))
+            where += spoken(f", {share:.0f}% of the whole, about {left} left")
         if not is_training(self.stages[place]):
-            self._say(f"{where}: {name.partition(': ')[2]}")
+            self.say(f"{where}: {self._what(place)}")
         return where
 
     def _name(self, place: int) -> str:
-        stage = self.stages[place].stage
-        what = " ".join(filter(None, [stage.do, stage.system, f"for {stage.task}" if stage.task else ""]))
-        return f"stage {place + 1} of {len(self.stages)}: {stage.name} ({what})"
+        return spoken(f"stage {place + 1} of {len(self.stages)}") + f": {self._what(place)}"
 
-    def _say(self, line: str) -> None:
+    def _what(self, place: int) -> str:
+        stage = self.stages[place].stage
+        what = " ".join(filter(None, [stage.do, stage.system]))
+        return f"{stage.name} ({what}{spoken(f', task {stage.task}') if stage.task else ''})"
+
+    def say(self, line: str) -> None:
         if not self.quiet:
-            print(line, file=sys.stderr)
+            say(line)
 
 
 def in_time(seconds: float) -> str:
-    """ "12 s", "7 min", "3.2 h"."""
+    """ "12 s", "7 min", "3.2 h"; "12 秒", "7 分钟", "3.2 小时"."""
+    second, minute, hour = ("秒", "分钟", "小时") if chosen_language() == "zh" else ("s", "min", "h")
     if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return f"{max(seconds, 1):.0f} {second}"
+    return f"{seconds / 60:.0f} {minute}" if seconds < 6000 else f"{seconds / 3600:.1f} {hour}"
 
 
 def in_bytes(count: int) -> str:
