@@ -144,6 +144,19 @@ def test_no_message_lacks_its_translation():
     assert lacking == {}
 
 
+def test_no_word_of_the_lists_of_corpora_and_suites_lacks_its_translation():
+    from tuwen.benchmark import suites
+    from tuwen.data.corpora.published import formats
+
+    kinds = ("title", "records", "needs", "ask", "licence")
+    texts = {getattr(form, kind) for form in formats().values() for kind in kinds}
+    texts |= {suites.read_suite(name).what for name in suites.suite_names()}
+    same = {"apt-get install tuxpaint-stamps-default"}  # names, licences and addresses are the same in both
+    words = {text for text in texts - same if re.search(r"[a-z]{2,} |, [a-z]", text)}
+    assert len(words) > 100
+    assert sorted(words - speech.catalogue().keys()) == []
+
+
 def test_every_message_with_values_is_said_with_them_in_their_places(chinese):
     """Each by its own line, not by that of another, and with every value of it."""
     for english, in_chinese in speech.catalogue().items():

@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
+from tests.benchmark.chinese import NAMES, Visible, english_of
 from tuwen.benchmark import arms as arms_module
 from tuwen.benchmark import compare as module
 from tuwen.benchmark.compare import CompareConfig, compare
@@ -275,34 +276,6 @@ def test_the_report_is_one_file_that_asks_for_nothing(done):
     assert path.stat().st_size < 5_000_000
     recall = found["systems"]["albef"]["languages"]["zh"]["reranked"]["mean_recall"]
     assert f"{recall:.1f}" in words
-
-
-class Visible(HTMLParser):
-    """What a Chinese reader sees, but for files, settings, and texts of the corpus in English."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.text = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "br", "input"):
-            self.open.append(tag in ("style", "pre", "summary", "code") or dict(attrs).get("lang") == "en")
-
-    def handle_endtag(self, tag):
-        self.open.pop()
-
-    def handle_data(self, data):
-        if not any(self.open):
-            self.text.append(data)
-
-
-NAMES = {*("clip", "albef", "tuwen", "en", "zh", "test", "val", "tiny", "run", "steps"), *("R", "K", "w", "p", "Holm")}
-NAMES |= {"MiB", "MFLOPs"}
-
-
-def english_of(text: str, names) -> set[str]:
-    return set(re.findall("[A-Za-z]+", text)) - names
 
 
 def test_report_and_terminal_are_chinese_but_for_names(done, monkeypatch):

@@ -27,7 +27,7 @@ def write_ladder(out: Path, result: Mapping[str, Any]) -> Path:
         f'<div class="brand">tuwen 图文</div><h1>{escape(heading)}</h1>'
         f'<p class="note">{escape(spoken(figures.title))}</p>'
         f"<figure class='plot'>{ladder_plot(result)}</figure>"
-        + table(figures.heads, [list(map(escape, row)) for row in figures.rows], texts=1)
+        + table(figures.heads, [[escape(spoken(cell)) for cell in row] for row in figures.rows], texts=1)
         + title("Crossings", "交叉")
         + table(crossings.heads, [[escape(said_cell(cell)) for cell in row] for row in crossings.rows], texts=3)
         + f'<p class="note">{note}</p>'

@@ -158,7 +158,8 @@ def table_of(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
             value = spoken(entry["status"]) if entry["value"] is None else f"{entry['value']:.3f}"
             rows.append((name, entry["name"], entry["corpus"], entry["split"], entry["task"], figure, value))
         if group["of"] > 1:
-            whole = f"mean of {group['of']}" if group["mean"] is not None else f"{group['measured']} of {group['of']}"
+            measured = f"{group['measured']} of {group['of']} measured"
+            whole = measured if group["mean"] is None else f"mean of {group['of']}"
             mean = "-" if group["mean"] is None else f"{group['mean']:.3f}"
             rows.append((name, spoken(whole), "", "", "", spoken("mean"), mean))
     return rows
@@ -167,7 +168,7 @@ def table_of(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def unmeasured(result: Mapping[str, Any]) -> list[str]:
     """A line for each entry that was not measured."""
     return [
-        f"{entry['name']}, {spoken(entry['status'])}: {spoken(entry['reason'])}"
+        f"{entry['name']}{spoken(', ')}{spoken(entry['status'])}{spoken(': ')}{spoken(entry['reason'])}"
         for entry in result["entries"]
         if entry["status"] != "measured"
     ]
@@ -188,7 +189,7 @@ def write_suite_page(result: Mapping[str, Any], out: str | Path) -> Path:
     page = f"""<!doctype html>
 <html lang="{lang}"><head><meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width">
 <title>{title}</title><style>{_STYLE}</style></head>
-<body><h1>{title}</h1><p>{escape(result["what"])}</p>
+<body><h1>{title}</h1><p>{escape(spoken(result["what"]))}</p>
 <table><thead><tr>{head}</tr></thead><tbody>
 {rows}</tbody></table>
 {f"<h2>{spoken('Not measured')}</h2><ul>{missing}</ul>" if missing else ""}

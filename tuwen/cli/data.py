@@ -149,14 +149,18 @@ def run_list(args) -> None:
     if args.json:
         print_json({"corpora": about})
     elif args.name:
+        called = {"title": "corpus", "records": "full copy", "ask": "to be had at"}
         print_table(
             "",
             ("", ""),
-            [(name, value if isinstance(value, str) else " ".join(value)) for name, value in about[0].items()],
+            [
+                (spoken(called.get(name, name)), spoken(value if isinstance(value, str) else " ".join(value)))
+                for name, value in about[0].items()
+            ],
         )
     else:
         rows = [
-            tuple(str(corpus[name]) for name in ("name", "title", "records", "needs", "ask", "licence"))
+            tuple(spoken(str(corpus[name])) for name in ("name", "title", "records", "needs", "ask", "licence"))
             for corpus in about
         ]
         print_table("", ("name", "corpus", "full copy", "needs", "to be had at", "licence"), rows, whole=("name",))
