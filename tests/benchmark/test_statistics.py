@@ -31,6 +31,19 @@ def test_differences_keep_their_sign_and_pair_the_seeds():
     assert (other["image_to_text"], other["text_to_image"]) == (-3, -6)
 
 
+def test_what_no_seed_re_ranked_is_no_row_and_raises_no_p():
+    """Weight 0 leaves the first stage; a family of one p is not raised, and two hypotheses would double it."""
+    firsts, others = [20.0, 24.0, 25.0], [17.0, 20.0, 24.0]
+    found = {"clip": [result(first) for first in others], "r2d2": [result(first, first) for first in firsts]}
+    (row,) = differences(found)
+    assert (row["of"], row["over"]) == ("r2d2 reranked", "clip first")
+    assert row["p_holm"] == row["p"] < 1
+    found["r2d2"][2] = result(25.0, 26.0)  # one seed that was re-ranked
+    own, other = differences(found)
+    assert own["of"] == "r2d2 reranked"
+    assert other["p_holm"] == pytest.approx(2 * other["p"])
+
+
 def test_one_seed_has_no_spread():
     (one,) = differences({"clip": [result(10)], "albef": [result(12)]})
     assert (one["of"], one["mean_recall"], one["spread"]) == ("albef first", 2, None)

@@ -78,6 +78,9 @@ def last_stage(language: Mapping[str, Any]) -> str:
 def differences(results_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """What each later system has over each earlier one, and re-ranking over the first stage, seed by seed.
 
+    Where no seed was re-ranked (validation chose weight 0 for all) there is nothing to tell, and nothing that would
+    raise the p of the others.
+
     results_of: system -> retrieval JSON of each seed, the seeds in one order. Both sides are taken at their last stage.
     Gives `{"language", "of", "over", "mean_recall", "image_to_text", "text_to_image", "spread"}`: differences in
     points of mean recall and of R@1 either way, averaged over paired seeds, with the standard deviation of the mean
@@ -88,7 +91,7 @@ def differences(results_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
     for language in results_of[names[0]][0]["languages"]:
         at = {name: [result["languages"][language] for result in results_of[name]] for name in names}
         for name in names:
-            if all(stage in at[name][0] for stage in STAGES):
+            if all(stage in at[name][0] for stage in STAGES) and _reranked(at[name]):
                 out.append(_difference(language, (name, at[name], "reranked"), (name, at[name], "first")))
         for earlier, later in combinations(names, 2):
             sides = [(name, at[name], last_stage(at[name][0])) for name in (later, earlier)]
@@ -117,6 +120,12 @@ def with_holm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row, p in zip(judged, holm([row["p"] for row in judged]), strict=True):
         row["p_holm"] = p
     return rows
+
+
+def _reranked(languages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether re-ranking changed a figure of any seed: weight 0 leaves the first stage bit for bit."""
+    figures = ("mean_recall", "image_to_text", "text_to_image")
+    return any(own["reranked"].get(key) != own["first"].get(key) for own in languages for key in figures)
 
 
 def _difference(language: str, of: tuple[str, list, str], over: tuple[str, list, str]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def side_called(side: str, comparison: dict[str, Any]) -> str:
     if name not in comparison["systems"]:
         return side
     called_stage = stage_called(stage, comparison["systems"][name])
-    return f"{name} {called_stage if 'not' in called_stage else called_stage.partition(',')[0]}"
+    return f"{name} {'first' if 'not' in called_stage else called_stage.partition(',')[0]}"
 
 
 def _cells(recalls: dict[str, Any], spread: dict[str, Any] | None, ways: list[str]) -> list[str]:
