@@ -51,6 +51,7 @@ SAID = {  # calls: the places of their arguments that a person reads
     "spoken": (0,),
     "print_line": (0,),
     "say": (0,),
+    "announce": (0,),
     "_progress": (0,),
     "in_parts": (0,),
     "error": (0,),  # of an argument parser

@@ -37,7 +37,7 @@ def track(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
         yield from bar(items, spoken(what), total=total, console=Console(stderr=True), transient=True)
 
 
-def say(line: str) -> None:
+def announce(line: str) -> None:
     """A line on standard error."""
     print(spoken(line), file=sys.stderr)
 

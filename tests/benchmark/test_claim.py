@@ -1,6 +1,7 @@
 """Claims: verdicts by hand, files that say what is wrong with them, and one tested from end to end."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -125,6 +126,19 @@ def test_a_mistake_in_the_last_claim_is_told_before_the_first_is_run(tmp_path, m
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"tuwen: {path}: ")
         assert message in line
+
+
+def test_results_take_the_place_of_a_claim_s_alone_and_are_refused_before_any_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "run_claim", lambda *words, **options: pytest.fail("ran"))
+    path, results = written(tmp_path), tmp_path / "results"
+    results.mkdir()
+    theirs = results / f"{Path(path).stem}.json"
+    for content in ('{"mine": 1}', "notes"):
+        theirs.write_text(content)
+        assert main(["claim", path, "--out", str(tmp_path / "runs"), "--results", str(results)]) == 1
+        assert f"{theirs}: is there already and was not made by this command" in capsys.readouterr().err
+        assert theirs.read_text() == content
+    assert not (tmp_path / "runs").exists()
 
 
 def test_claims_are_told_in_the_language(monkeypatch, capsys):

@@ -16,7 +16,7 @@ from tuwen.benchmark.statistics import STAGES
 from tuwen.config import dotted, override, to_dict
 from tuwen.data.corpus import Corpus
 from tuwen.errors import UserError, quoted
-from tuwen.progress import say
+from tuwen.progress import announce
 from tuwen.run import holds_run
 from tuwen.tasks.retrieval import retrieve
 from tuwen.training import loop
@@ -85,7 +85,7 @@ def _train(run, config, pairs, evaluate, recipe: RecipeArm | None, quiet: bool, 
         train_once(run, config, pairs, evaluate, quiet, place)
         return ArmRun(run, (run,))
     if not quiet:
-        say(f"{place}: {recipe.folder.name}, {len(recipe.recipe.stages)} stages")
+        announce(f"{place}: {recipe.folder.name}, {len(recipe.recipe.stages)} stages")
     recipe.do(evaluate, Path(config.tokenizer.file or "").absolute(), quiet)
     return ArmRun(run, tuple(recipe.folder / part.stage.name for part in recipe.trained), recipe.seconds_of_tables())
 

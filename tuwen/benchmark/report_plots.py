@@ -36,6 +36,7 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
     """
     rows = [(k, name, stage) for k, name in enumerate(systems) for stage in ("first", "reranked")]
     rows = [(k, name, stage) for k, name, stage in rows if stage in systems[name]["languages"][languages[0]]]
+    rows = [row for row in rows if row[2] == "first" or "not" not in stage_called(row[2], systems[row[1]])]
     figure, axes = panels(len(languages), columns=2, height=0.75 + 0.34 * len(rows), width=10)
     for panel, language in zip(axes, languages, strict=False):
         for y, (k, name, stage) in enumerate(rows):

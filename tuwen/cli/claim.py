@@ -26,6 +26,7 @@ def add_to(commands) -> None:
 
 def run(args) -> None:
     from tuwen.benchmark.claim import check_claim, claim_names, read_claim
+    from tuwen.outputs import check_free
 
     if args.all and args.names:
         args.parser.error("give names or --all, not both")
@@ -35,6 +36,8 @@ def run(args) -> None:
     claims = {name: read_claim(name) for name in names}
     for name, claim in claims.items():  # all before any runs
         check_claim(name, claim)
+        if args.results:
+            check_free(result_file(args, name), '"card"')
     with only_json(args.json):
         results = [tested(args, name, claim) for name, claim in claims.items()]
     if args.json:
@@ -57,7 +60,6 @@ def tested(args, name: str, claim) -> dict[str, Any]:
     import json
 
     from tuwen.benchmark.claim import run_claim
-    from tuwen.outputs import check_free
     from tuwen.run import write
 
     print_line(f"{name}: {claim.claim[chosen_language()]} (about {claim.minutes:g} minutes)")
@@ -65,11 +67,13 @@ def tested(args, name: str, claim) -> dict[str, Any]:
     print_line(verdict_line(result))
     if args.results:
         args.results.mkdir(parents=True, exist_ok=True)
-        write(
-            check_free(args.results / f"{result['name']}.json", '"card"'),
-            json.dumps(result, indent=1, ensure_ascii=False) + "\n",
-        )
+        write(result_file(args, name), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
+
+
+def result_file(args, name: str) -> Path:
+    """Where `--results` puts a claim's result."""
+    return args.results / f"{Path(name).stem}.json"
 
 
 def verdict_line(result: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from tuwen.data.sources import PAIRS, MixedLoader, make_loader
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, reason_of
 from tuwen.predictor import Predictor
-from tuwen.progress import say
+from tuwen.progress import announce
 from tuwen.run import (
     CONFIG,
     METRICS,
@@ -94,7 +94,7 @@ def resume(
         config = replace(config, corpus=_whole(moved))
     if finished(run):
         if not quiet:
-            say(f"{run}: has come to its end already; nothing to do")
+            announce(f"{run}: has come to its end already; nothing to do")
         return run
     return _run(run, config, evaluate, corpus, quiet, new=False)
 

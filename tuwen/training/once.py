@@ -9,7 +9,7 @@ from tuwen.data.beside import laid_over
 from tuwen.data.corpus import Corpus
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
-from tuwen.progress import say
+from tuwen.progress import announce
 from tuwen.run import CONFIG, TOKENIZER, finished, holds_run, provenance
 from tuwen.speech import spoken
 from tuwen.training import loop
@@ -38,7 +38,9 @@ def train_once(
         check_same(run, config, pairs)
     done = begun and finished(run)
     if not quiet:
-        say(f"{place}: {run.name}" + (spoken(", finished before") if done else spoken(", goes on") if begun else ""))
+        announce(
+            f"{place}: {run.name}" + (spoken(", finished before") if done else spoken(", goes on") if begun else "")
+        )
     if not begun:
         loop.train(config, run, evaluate=evaluate, corpus=pairs, quiet=quiet)
     elif not done:

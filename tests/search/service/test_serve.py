@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.search.service.live import serving
 from tuwen import cli
+from tuwen.cli import serve as serve_command
 from tuwen.search.service import run
 from tuwen.search.service.keys import ApiKeys
 
@@ -30,6 +32,23 @@ def test_mistakes_are_one_line_before_anything_is_loaded(index_folder, tmp_path,
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert "give another --port" in failing(capsys, index_folder, "--no-keys", "--port", port)
+
+
+def test_whoever_watches_is_told_what_serve_waits_for_in_their_language(index_folder, monkeypatch, capsys):
+    from argparse import Namespace
+
+    asked = Namespace(index=index_folder, run_folder=None, token=None)
+    searcher = serve_command._searcher(asked)
+    assert capsys.readouterr().err == ""  # nobody watches: standard error is the log, a JSON object a line
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    serve_command._searcher(asked)
+    run_folder = searcher.index.run
+    lines = [f"opening the index {index_folder}", f"loading the run {run_folder}"]
+    assert capsys.readouterr().err.splitlines() == [*lines, "searching once, so that all is loaded"]
+    monkeypatch.setenv("TUWEN_LANG", "zh")
+    serve_command._searcher(asked)
+    lines = [f"打开索引 {index_folder}", f"加载 run {run_folder}", "先搜索一次，把一切都加载好"]
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_keys_must_be_decided_on(index_folder, capsys):

@@ -1,6 +1,7 @@
 """Recipes of stages: read, planned, rehearsed, done once, killed anywhere, told where an input changed."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -112,6 +113,22 @@ def test_it_is_said_before_what_each_stage_takes_and_after_where_the_whole_stand
     )  # weights and both moments, twice
     run_recipe(read_recipe(path), CORPUS, out)
     assert capsys.readouterr().err.count("done before, in") == len(NAMES)
+
+
+def test_what_is_said_of_stages_is_chinese_but_for_names(done, capsys, monkeypatch):
+    path, out = done
+    monkeypatch.setenv("TUWEN_LANG", "zh")
+    teller = go._Teller(plan(read_recipe(path), CORPUS, out, {}), go.read_costs(out / "costs.json"), quiet=False)
+    places = [teller.begins(place) for place in range(len(NAMES))]
+    teller.done(0)
+    text = capsys.readouterr().err + " ".join(places)
+    names = {*NAMES, "train", "clip", "noise", "concepts", "caption", "captioning", "MB"}
+    assert set(re.findall("[A-Za-z]+", text)) == names
+    assert "第 1 阶段，共 6 个: warm (train clip)：约 " in text
+    assert "speaker (train clip，任务 captioning)" in text
+    assert "，以前已做完" in text
+    assert re.search("总共约 .*（不计评测），.* MB", text)
+    assert re.fullmatch(r"第 3 阶段，共 6 个，整体已完成 \d+%，还剩约 [\d.]+ (秒|分钟|小时)", places[2])
 
 
 def test_killed_anywhere_it_repeats_nothing_and_ends_the_same(done, tmp_path):

@@ -12,7 +12,7 @@ from tuwen.data.beside import TABLE, laid_over, write_table
 from tuwen.data.corpus import Corpus
 from tuwen.data.open import open_corpus
 from tuwen.data.private import own_only
-from tuwen.progress import bars, say
+from tuwen.progress import announce, bars
 from tuwen.training.config import RunConfig
 from tuwen.training.loaded import predictor_of
 from tuwen.training.once import train_once
@@ -68,7 +68,7 @@ def make_table(
         predictor = predictor_of(run, asked, str(device("auto")))
         if asked.train.threads:
             torch.set_num_threads(asked.train.threads)
-    tell: Callable[[str], None] = (lambda line: None) if quiet else say
+    tell: Callable[[str], None] = (lambda line: None) if quiet else announce
     with bars() if not quiet else contextlib.nullcontext():
         table = KINDS[kind].make(StageWork(predictor, corpus, config, seed, folder, tell))
     write_table(path, table, KINDS[kind].optional, corpus.private)

@@ -12,7 +12,7 @@ from tuwen.config import override
 from tuwen.data.corpus import Corpus
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError, quoted
-from tuwen.progress import say
+from tuwen.progress import announce
 from tuwen.run import TOKENIZER, write
 from tuwen.speech import chosen_language, spoken
 from tuwen.training import start
@@ -180,7 +180,7 @@ class _Teller:
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            say(line)
+            announce(line)
 
 
 def in_time(seconds: float) -> str:
