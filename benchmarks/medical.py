@@ -1,14 +1,17 @@
 """Medicine on what is there: `max_vl` and `arl` on small public sets, and the same tasks on scenes, where intervals are
 small.
 
-    python benchmarks/medical.py --data data --out /tmp/medical [--part covid vqa scenes]
+    python benchmarks/medical.py --data data --out /tmp/medical [--part covid vqa scenes dino]
 
 covid: 329 chest pictures with notes to learn from, 71 of other patients to measure on: towers by `dino` and `mlm`, then
 `max_vl`; retrieval, findings by prompts, oversight by kind of error with intervals by patient; beside them an untrained
 run and, where reports were swapped or edited, the same words with other pictures ("blind").
 vqa: VQA-RAD's open and closed questions by `arl` from scratch, after pre-training on the notes, and with grey pictures
 (text alone), and by `max_vl`; beside them the commonest answer and the commonest by how a question begins.
-scenes: the tasks of covid on 500 unseen scenes. Size tiny throughout, one seed; runs that are done are not repeated.
+scenes: the tasks of covid on 500 unseen scenes.
+dino: `dino` alone on scenes, ten times the steps, crops in their own colours against changed ones, beside an untrained
+one: pictures like a picture, and a linear probe of a scene's class.
+Size tiny throughout, one seed; runs that are done are not repeated.
 """
 
 import argparse
@@ -45,14 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="where covid_cxr and vqa_rad lie")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--part", nargs="+", choices=("covid", "vqa", "scenes"), default=["covid", "vqa", "scenes"])
+    parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    parts = {"covid": covid, "vqa": questions, "scenes": scenes}
     for part in options.part:
         content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        content |= {"settings": SETTINGS, "steps": options.steps, part: parts[part](options)}
+        content |= {"settings": SETTINGS, "steps": options.steps, part: PARTS[part](options)}
         RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -125,6 +127,25 @@ def scenes(options) -> dict[str, Any]:
     steps = 2 * options.steps
     trained = pretrained(options, "scenes", f"{SCENES},count=4000", steps, **{"data.augment": "none"})
     return judged(trained, open_corpus(SCENES, "val"))
+
+
+def dino(options) -> dict[str, Any]:
+    corpus = f"{SCENES},whole=true,count=3000"
+    settings = {"train.steps": 10 * options.steps, "train.lr": 1e-3, "data.crop_scale": (0.4, 1.0)}
+    arms = {
+        "untrained": settings | {"train.steps": 1, "train.lr": 1e-9},
+        "crop": settings,
+        "crop and colour": settings | {"data.augment": "crop+colour"},
+    }
+    marks = {}
+    for arm, changes in arms.items():
+        folder = run(options, "dino-" + arm.replace(" ", "-"), "dino", corpus, **changes)
+        tasks = ("image_retrieval", "linear_probe")
+        marks[arm] = {task: measure_task(folder, corpus, "val", task, {"limit": 500}) for task in tasks}
+    return marks
+
+
+PARTS = {"covid": covid, "vqa": questions, "scenes": scenes, "dino": dino}
 
 
 if __name__ == "__main__":

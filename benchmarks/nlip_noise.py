@@ -66,13 +66,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), help="none: the noise alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_pictures()
     stop = time.monotonic() + 60 * options.minutes
     done = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     jobs = [(seed, share, None) for seed in range(options.seeds) for share in options.shares]
-    jobs += [(seed, share, arm) for share in options.shares for seed in range(options.seeds) for arm in ARMS]
+    jobs += [(seed, share, arm) for share in options.shares for seed in range(options.seeds) for arm in options.arms]
     for seed, share, arm in jobs:
         if time.monotonic() > stop:
             break

@@ -1,4 +1,4 @@
-"""FLAVA and BridgeTower learn on scenes, in Chinese and English."""
+"""FLAVA, BridgeTower and systems of one vector a side learn on scenes, in Chinese and English."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def recalls(model: Model, corpus: str = SCENES) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["flava", "bridgetower"])
+@pytest.mark.parametrize("system", ["flava", "bridgetower", "clip", "albef", "blip", "r2d2", "prd2"])
 def test_it_finds_pictures_and_texts(system, tmp_path):
     """About a minute each on a free core: mean recall, first stage, above four times that of chance."""
     for language, found in recalls(trained(system, tmp_path / "run", **{"train.steps": 400})).items():
