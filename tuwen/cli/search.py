@@ -46,18 +46,18 @@ def _add_index(commands) -> None:
     index.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder written by `tuwen train`")
     index.add_argument("pictures", metavar="PICTURES", nargs="?", help=f"{CORPUS}; texts are not needed")
     add_columns(index)
-    index.add_argument(
-        "--out", metavar="INDEX", required=True, help="folder or object-store URL (s3://...) of the index"
-    )
+    place = "folder or object-store URL (s3://...) of the index"
+    index.add_argument("--out", metavar="INDEX", required=True, help=place)
     index.add_argument("--split", help="take this split alone (default: all there are)")
-    index.add_argument(
-        "--prefix", metavar="TEXT", default="", help="set this before every id, to keep two folders apart"
-    )
+    apart = "set this before every id, to keep two folders apart"
+    index.add_argument("--prefix", metavar="TEXT", default="", help=apart)
     index.add_argument(
         "--tokens", choices=("float32", "float16", "int8"), help="how picture tokens are kept (default float16)"
     )
     budget = "keep at most N tokens a picture, pooled; 0: none, encode again at each query (default: all)"
     index.add_argument("--token-budget", metavar="N", type=whole, help=budget)
+    by = "what an entry is found by: its picture (default), its title (the texts beside it), or both"
+    index.add_argument("--by", choices=("picture", "title", "both"), help=by)
     index.add_argument("--prune", action="store_true", help="take out pictures that are not among PICTURES")
     refit = "embed all its pictures again as the run fits pictures now; from the files they came from, or PICTURES"
     index.add_argument("--refit", action="store_true", help=refit)
@@ -219,10 +219,10 @@ def run_index(args) -> int:
         return 0
     if args.pictures is None and not args.refit:
         args.parser.error("give RUN and PICTURES")
-    given = ("tokens", "token_budget", "first_bytes", "first_code", "milvus")
+    given = ("tokens", "token_budget", "by", "first_bytes", "first_code", "milvus")
     settings = {name: getattr(args, name) for name in given}
     if args.refit and any(value is not None for value in settings.values()):
-        args.parser.error("--refit keeps --tokens, --token-budget, --first-bytes and --milvus as they are")
+        args.parser.error("--refit keeps --tokens, --token-budget, --by, --first-bytes and --milvus as they are")
     options = {name: getattr(args, name) for name in ("split", "prefix", "prune", "exact", "token", "batch_size")}
     options |= {"device": str(device("auto")), "progress": True, "say": print_line}
     with only_json(args.json):

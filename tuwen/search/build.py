@@ -17,12 +17,12 @@ from torch import Tensor
 from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.data.private import own_only
-from tuwen.errors import UserError
+from tuwen.errors import UserError, quoted
 from tuwen.predictor import Predictor, vectors
 from tuwen.search import nearest
 from tuwen.search.codes import KINDS, Code
 from tuwen.search.index import Index, weights_mark
-from tuwen.search.ingest import BAD_ROW, Built, Ingest, schema_of
+from tuwen.search.ingest import BAD_ROW, BY, Built, Ingest, schema_of
 from tuwen.search.loss import LossProbe
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
@@ -41,6 +41,7 @@ def build_index(
     prefix: str = "",
     tokens: str | None = None,
     token_budget: int | None = None,
+    by: str | None = None,
     prune: bool = False,
     exact: int = 1_000_000,
     first_bytes: int | None = None,
@@ -60,7 +61,9 @@ def build_index(
     pictures: a folder, pair table, shards, any other corpus's location, or `Picture`s. split: of a corpus, one alone.
     prefix: set before ids. tokens: "float32", "float16" (default) or "int8", how parts for re-ranking are kept.
     token_budget: most tokens a picture that are kept, pooled where it has more; 0 keeps none, and the k that are
-    re-ranked are encoded again for each query; None: all. Both are settled when the index is made. prune: take out
+    re-ranked are encoded again for each query; None: all. by: what an entry is found by: its "picture" (default), its
+    "title" (the mean of its texts' vectors), or "both" (the mean of these two). All three are settled when the index is
+    made. prune: take out
     pictures that are not among the given, unless some of these cannot be read. exact: most pictures whose vectors are
     searched exactly in memory; beyond, Lance's own index is built and its recall measured. first_bytes: search codes of
     so many bytes a picture first, and re-score the nearest by whole vectors; 0: no codes; None: as the index is.
@@ -75,14 +78,14 @@ def build_index(
     source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
     opened = IndexRecord.open(out)
     if opened is None:
-        about, schema = _plan(models.load(run, device).predictor, run, tokens, token_budget, milvus)
+        about, schema = _plan(models.load(run, device).predictor, run, tokens, token_budget, by, milvus)
     else:
         about, schema = opened.about, None
     code = _code(about, first_bytes, first_code)
     record = opened or IndexRecord.create(out, about, schema)
     index = Index(record, run, device, token)
     _mark_private(record, source, out)
-    _check_settings(index, tokens, token_budget, milvus)
+    _check_settings(index, tokens, token_budget, by, milvus)
     probe = LossProbe(lambda: index.predictor, index.layout)
     if first_bytes is not None:
         _settle(index, record, code)
@@ -102,7 +105,12 @@ def _mark_private(record: IndexRecord, source: Any, out: str | PathLike) -> None
 
 
 def _plan(
-    predictor: Predictor, run: str | PathLike, tokens: str | None, budget: int | None, milvus: str | None
+    predictor: Predictor,
+    run: str | PathLike,
+    tokens: str | None,
+    budget: int | None,
+    by: str | None,
+    milvus: str | None,
 ) -> tuple[dict, Any]:
     """What a new index says about itself, and the columns of its table."""
     system, side = predictor.system, predictor.fit.side
@@ -112,6 +120,11 @@ def _plan(
     layout = Layout.of(fields, sample, tokens or "float16", budget)
     matrix = vectors(sample)
     width = 0 if matrix is None else matrix.shape[1]
+    if by not in (None, BY[0]):
+        if by not in BY:
+            raise UserError(f"entries are found by {', '.join(BY[:-1])} or {BY[-1]}, not {quoted(by, 60)}")
+        if not width or system.can("scores"):
+            raise system.lacks(f"be found by {by}", "it has not one vector a picture and one a text")
     keep_pixels = budget == 0
     sizes = {"vector": 4 * width, **layout.size(sample), "thumbnail": THUMBNAIL_BYTES}
     sizes["picture"] = side * side // 2 if keep_pixels else 0
@@ -122,6 +135,7 @@ def _plan(
         "languages": list(predictor.languages),
         "fit": asdict(predictor.fit),
         "width": width,
+        "by": by or BY[0],
         "pooled": sample.pooled is not None,
         "layout": layout.to_json(),
         "sizes": sizes,
@@ -224,12 +238,14 @@ def _measure_codes(index: Index, record: IndexRecord, anew: bool, say: Callable[
         say("more bytes, the other kind of code (--first-code), or a run trained with model.nested may keep more")
 
 
-def _check_settings(index: Index, tokens: str | None, budget: int | None, milvus: str | None) -> None:
+def _check_settings(index: Index, tokens: str | None, budget: int | None, by: str | None, milvus: str | None) -> None:
     if milvus is not None and milvus != index.about.get("milvus", {}).get("url"):
         raise UserError(f"{index.path}: keeps its vectors elsewhere than at {milvus}; choose another --out")
     layout = index.layout
     if tokens not in (None, layout.precision):
         raise UserError(f"{index.path}: keeps tokens as {layout.precision}, not {tokens}; choose another --out")
+    if by not in (None, own_by := index.about.get("by", BY[0])):
+        raise UserError(f"{index.path}: its entries are found by {own_by}, not {quoted(by, 60)}; choose another --out")
     if budget not in (None, layout.budget):
         own = "all" if layout.budget is None else layout.budget
         raise UserError(f"{index.path}: keeps {own} tokens a picture, not {budget}; choose another --out")

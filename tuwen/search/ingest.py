@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tuwen.data.batch import Images
-from tuwen.data.corpus import BrokenImage
+from tuwen.data.corpus import BrokenImage, normalise
 from tuwen.data.fit import Fit
 from tuwen.data.images import encode_jpeg, load, shrink
 from tuwen.errors import UserError, quoted
@@ -39,6 +39,7 @@ from tuwen.search.pictures import (
 )
 from tuwen.search.record import KINDS, IndexRecord, field_of, metadata_columns
 
+BY = ("picture", "title", "both")  # what entries are found by; an entry without texts is by its picture
 BAD_ROW = "bad row"  # the reason of what is left out for an id or a value, not for its picture
 WINDOW = 64  # pictures read ahead
 SHORTEST = 1.0  # seconds between commits; a fiftieth of the time so far where that is more
@@ -138,6 +139,7 @@ class Ingest:
         self.record, self.load, self.layout, self.batch_size = record, load, layout, batch_size
         self.watch = watch
         self.fit, self.side = str(fit), fit.side
+        self.by = record.about.get("by", BY[0])
         self.keep_pixels = "pixels" in record.table.schema.names
         self.kinds = metadata_columns(record.table.schema)
         self.no_columns: set[str] = set()
@@ -202,7 +204,8 @@ class Ingest:
                 self.owner.pop(had[0], None)
             self._wait(row, picture)
         elif had[1] != beside["digest"]:
-            self._update(replace(row, state="updated"))
+            row.state = "updated"
+            self._update(row) if self.by == "picture" else self._wait(row, picture)
         else:
             self.outcomes.append(Outcome(name, "unchanged"))
             return
@@ -286,12 +289,30 @@ class Ingest:
         if self.watch is not None:
             self.watch([row.id for row, _ in rows], [picture for _, picture in rows], encoded)
         matrix = vectors(encoded)
+        if matrix is not None and self.by != "picture":
+            matrix = self._with_titles(matrix, [row for row, _ in rows], predictor)
         self.pending.rows += [row for row, _ in rows]
         self.pending.vectors += [] if matrix is None else [matrix]
         for name, data in self.layout.write(encoded).items():
             self.pending.parts.setdefault(name, []).extend(data)
             self.pending.bytes += sum(map(len, data))
         self.pending.bytes += sum(len(row.thumbnail) + (self.side**2 if self.keep_pixels else 0) for row, _ in rows)
+
+    def _with_titles(self, pictures: Tensor, rows: list[_Row], predictor: Predictor) -> Tensor:
+        """[B, D] of each entry its titles' mean vector, or the mean of that and its picture's [B, D].
+
+        So a query's score is the mean of its cosines with the sides.
+        """
+        matrix = pictures.clone()
+        for place, row in enumerate(rows):
+            told = {name: own for name, own in row.beside["texts"].items() if name in predictor.languages}
+            titles = [(text, name) for name, own in told.items() for text in own if normalise(text)]
+            # encoded one by one, as queries are: none hangs on its neighbours
+            asked = [vector for text, name in titles if (vector := vectors(predictor.texts([text], name))) is not None]
+            if asked:
+                title = torch.cat(asked).mean(0)
+                matrix[place] = title if self.by == "title" else (title + pictures[place]) / 2
+        return matrix
 
     def _decode(self, row: _Row, predictor: Predictor) -> BrokenImage | None:
         try:

@@ -53,7 +53,8 @@ class LossProbe:
         if stored.pooled is not None and not self.load().system.can(
             "scores"
         ):  # the first stage's score is the record's
-            stored = replace(stored, pooled=index.vectors(index.snapshot, positions))
+            own = index.vectors(index.snapshot, positions)
+            exact, stored = replace(exact, pooled=own), replace(stored, pooled=own)
         differences, same = [], []
         began = time.monotonic()
         for text in self.texts:
