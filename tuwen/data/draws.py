@@ -26,6 +26,16 @@ def generator(*parts: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(key(*parts) & (2**64 - 1)))
 
 
+def sample(count: int, most: int | None, *parts: int | str) -> np.ndarray:
+    """[min(count, most)] int64 positions below `count`, rising, drawn without replacement; None: all.
+
+    Drawn, as steps of one length through rows that alternate (languages, kinds) would meet one kind alone.
+    """
+    if most is None or most >= count:
+        return np.arange(count)
+    return np.sort(generator(*parts).permutation(count)[:most])
+
+
 def mix(x: Tensor) -> Tensor:
     """splitmix64's finaliser on int64: a bijection whose output bits look independent of the input's."""
     x = x + _GOLDEN

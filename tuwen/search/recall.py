@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tuwen.data import draws
 from tuwen.data.corpus import text_id
 from tuwen.search.query import Searcher
 
@@ -54,7 +55,7 @@ def two_stage_recall(
 
 
 def own_texts(searcher: Searcher, count: int) -> tuple[list[str], list[list[int]]]:
-    """Texts of the index's own pictures, spread over it, and the positions of the pictures that each belongs to."""
+    """Texts of the index's own pictures, drawn from it, and the positions of the pictures that each belongs to."""
     snapshot = searcher.index.snapshot
     owners: dict[int, list[int]] = {}
     texts_by_id: dict[int, str] = {}
@@ -64,6 +65,6 @@ def own_texts(searcher: Searcher, count: int) -> tuple[list[str], list[list[int]
             for text in (text for texts in row["texts"].values() for text in texts):
                 owners.setdefault(text_id(text), []).append(place)
                 texts_by_id.setdefault(text_id(text), text)
-    chosen = np.linspace(0, len(texts_by_id) - 1, min(count, len(texts_by_id))).round().astype(int)
-    keys = [list(texts_by_id)[k] for k in chosen]
+    every = list(texts_by_id)
+    keys = [every[k] for k in draws.sample(len(every), count, "asked")]
     return [texts_by_id[key] for key in keys], [owners[key] for key in keys]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tuwen.data import draws
 from tuwen.data.batch import Images
 from tuwen.data.corpus import Corpus, Record, languages_and_texts
 from tuwen.errors import UserError
@@ -64,7 +65,7 @@ def measure_choices(
 ) -> dict[str, Any]:
     """Accuracy in percent with half its 95% interval over rows, over all, by language and by kind; and of baselines:
     the commonest class, the commonest by how the text begins (blind to the picture), and the head given another row's
-    picture or text. limit: at most so many rows. marks: where what every row earns is told.
+    picture or text. limit: at most so many rows, drawn. marks: where what every row earns is told.
 
     Raises:
         UserError: an unknown language, no row in a language that the run knows, or no picture can be read.
@@ -72,9 +73,7 @@ def measure_choices(
     began = time.monotonic()
     known = measured(predictor, corpus, languages)
     rows = [row for row in range(len(corpus)) if _language(corpus.record(row)) in known]
-    rows = (
-        rows if limit is None else [rows[k] for k in np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
-    )
+    rows = [rows[k] for k in draws.sample(len(rows), limit, "measured")]
     if not rows:
         raise UserError(f"corpus {corpus.name}, split {corpus.split}: no row in {', '.join(known)}")
     broken: Counter[str] = Counter()

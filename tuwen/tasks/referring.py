@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tuwen.data import draws
 from tuwen.data.batch import Batch, Images
 from tuwen.data.corpus import Corpus, languages_and_texts
 from tuwen.data.exercises import exercises_of
@@ -102,7 +103,7 @@ def evaluate_referring(
 ) -> dict[str, Any]:
     """Percentages a language: `{"languages": {"zh": {"pointing", "iou", "iou50", "interval", "other_picture", ...}}}`.
 
-    corpus: rows that are phrases, with a column "target". limit: at most so many phrases a language.
+    corpus: rows that are phrases, with a column "target". limit: at most so many phrases a language, drawn.
 
     Raises:
         UserError: an unknown language, no phrase in it, or none of the pictures can be read.
@@ -116,8 +117,7 @@ def evaluate_referring(
         for language in measured(predictor, corpus, languages):
             rows = spoken.get(language, [])
             own = Counter[str]()
-            if limit is not None and len(rows) > limit:
-                rows = [rows[k] for k in np.linspace(0, len(rows) - 1, limit).astype(int)]
+            rows = [rows[k] for k in draws.sample(len(rows), limit, "measured")]
             found: dict[str, list[Tensor]] = {name: [] for name in ("head", "other_picture", "other_text")}
             right, shown = [], list[int]()
             for part in encoded_rows(predictor, corpus, rows, batch_size, own, "phrases"):
