@@ -24,7 +24,7 @@ def recalls(model: Model, corpus: str = SCENES) -> dict[str, dict[str, float]]:
     """Mean recall of 100 scenes of val by language and stage."""
     languages = retrieve(model.predictor, open_corpus(corpus, "val"), limit=100, top_k=16).json["languages"]
     stages = ("first", "reranked", "chance")
-    found = {name: {stage: of[stage]["mean_recall"] for stage in stages} for name, of in languages.items()}
+    found = {name: {s: of[s]["mean_recall"] for s in stages if s in of} for name, of in languages.items()}
     print(model.predictor.name, found)
     return found
 
