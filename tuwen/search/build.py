@@ -18,7 +18,7 @@ from tuwen import model as models
 from tuwen.data.batch import Images
 from tuwen.data.private import own_only
 from tuwen.errors import UserError, quoted
-from tuwen.predictor import Predictor, vectors
+from tuwen.predictor import vectors
 from tuwen.search import nearest
 from tuwen.search.codes import KINDS, Code
 from tuwen.search.index import Index, weights_mark
@@ -77,10 +77,7 @@ def build_index(
     began = time.monotonic()
     source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
     opened = IndexRecord.open(out)
-    if opened is None:
-        about, schema = _plan(models.load(run, device).predictor, run, tokens, token_budget, by, milvus)
-    else:
-        about, schema = opened.about, None
+    about, schema = (opened.about, None) if opened else _plan(run, device, tokens, token_budget, by, milvus)
     code = _code(about, first_bytes, first_code)
     record = opened or IndexRecord.create(out, about, schema)
     index = Index(record, run, device, token)
@@ -105,14 +102,15 @@ def _mark_private(record: IndexRecord, source: Any, out: str | PathLike) -> None
 
 
 def _plan(
-    predictor: Predictor,
     run: str | PathLike,
+    device: str,
     tokens: str | None,
     budget: int | None,
     by: str | None,
     milvus: str | None,
 ) -> tuple[dict, Any]:
     """What a new index says about itself, and the columns of its table."""
+    predictor = models.load(run, device).predictor
     system, side = predictor.system, predictor.fit.side
     blank = torch.zeros(3, side, side, dtype=torch.uint8)
     sample = predictor.pictures([Images(predictor.pixels(blank)[None])])
