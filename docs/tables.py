@@ -34,8 +34,8 @@ COVERS = {"seeds and pictures": "种子与图片", "seeds alone": "仅种子"}
 
 
 TASK_HEADS = {
-    "en": ("Task", "By", "Figure", "Best baseline", "Above every baseline", "Minutes"),
-    "zh": ("任务", "系统", "指标", "最好的基线", "高于所有基线", "分钟"),
+    "en": ("Task", "By", "Seeds", "Figure", "Best baseline", "Above every baseline", "Minutes"),
+    "zh": ("任务", "系统", "种子数", "指标", "最好的基线", "高于所有基线", "分钟"),
 }
 BASELINES = {
     "majority": "最常见者",
@@ -96,13 +96,14 @@ def _ours(result: dict | None, language: str) -> tuple[str, str]:
 def tasks_table(part: str, language: str) -> str:
     """The Markdown table of a part of what benchmarks/tasks.py measured; where a figure is not above its baselines,
     with the score on validation as it was learnt."""
-    rows = [TASK_HEADS[language], ("---",) * 6]
+    rows = [TASK_HEADS[language], ("---",) * 7]
     results = json.loads(TASKS.read_text(encoding="utf-8")) if TASKS.exists() else {}
     for task, arms in results.get(part, {}).items():
         for arm, cell in arms.items():
             if "figure" in cell:
                 by = ARMS.get(arm, {}).get(language, f"`{arm}`")
-                rows.append((f"`{task}`", by, *_of_task(cell, language), f"{cell['minutes']:.1f}"))
+                seeds = str(len(cell["seeds"]))
+                rows.append((f"`{task}`", by, seeds, *_of_task(cell, language), f"{cell['minutes']:.1f}"))
     return _markdown(rows)
 
 
