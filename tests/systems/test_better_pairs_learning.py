@@ -29,8 +29,8 @@ def test_it_finds_pictures_and_texts(system, tmp_path):
 
 @pytest.mark.slow
 def test_nlip_finds_pictures_and_texts_and_tells_wrong_captions(tmp_path):
-    """About a minute on a free core: its warm-up (contrast, captions, pixels), and then the noise of scenes of which 40 %
-    have another's captions: mean recall of right ones above four times that of chance, area under ROC above 0.8.
+    """About a minute: its warm-up (contrast, captions, pixels), and then the noise of scenes of which 40 % have
+    another's captions: mean recall of right ones above four times that of chance, area under ROC above 0.8.
 
     Measured so: 47.9 and 47.1 (en, zh; chance 8.5 and 8.3), 0.938.
     """
