@@ -19,9 +19,11 @@ from tuwen.run import WEIGHTS, provenance
 from tuwen.training.config import RunConfig
 from tuwen.training.stages import go
 from tuwen.training.stages.alone import stage_alone
+from tuwen.training.stages.doing import corpus_of
 from tuwen.training.stages.go import run_recipe
 from tuwen.training.stages.recipe import plan, read_recipe
 from tuwen.training.stages.record import made_of, read_record
+from tuwen.training.stages.rehearsal import rehearse
 
 CORPUS = "scenes:count=48,side=32,languages=en,noise=0.4"
 RECIPE = """
@@ -229,6 +231,20 @@ def test_a_rehearsal_finds_what_cannot_be_done_before_any_work(tmp_path):
     with pytest.raises(UserError, match=r"recipe.yaml, stage captions: system clip cannot caption: it has no decoder"):
         run_recipe(read_recipe(written(tmp_path, text)), CORPUS, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out" / "warm").exists()
+
+
+@pytest.mark.parametrize("task", ["entailment", "two_pictures"])
+def test_a_task_is_rehearsed_on_what_the_corpus_asks_of_its_pictures(task, tmp_path):
+    text = "{size: tiny, train: {batch_size: 8, threads: 1, steps: 90}, tokenizer: {size: 200}, stages: [{name: judge, "
+    stages = plan(
+        read_recipe(written(tmp_path, text + f"do: train, system: clip, task: {task}}}]}}")),
+        CORPUS,
+        tmp_path / "out",
+        {},
+    )
+    costs = rehearse(tmp_path / "recipe.yaml", stages, {"judge": corpus_of(stages[0])})
+    assert costs["judge"].seconds > 0
+    assert costs["judge"].bytes > 0
 
 
 @pytest.mark.parametrize(

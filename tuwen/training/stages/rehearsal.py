@@ -18,6 +18,7 @@ import numpy as np
 from tuwen.config import override
 from tuwen.data.beside import TABLE, laid_over
 from tuwen.data.corpus import Corpus
+from tuwen.data.exercises import exercises_of
 from tuwen.data.subset import Subset
 from tuwen.run import METRICS, STATE
 from tuwen.training import loop
@@ -53,12 +54,20 @@ def rehearse(recipe: Path, stages: Sequence[Planned], corpora: Mapping[str, Corp
         for planned in stages:
             name = planned.stage.name
             corpus = corpora[name]
-            rows = Subset(corpus, np.arange(min(len(corpus), _rows(stages, corpora))))
+            rows = FirstRows(corpus, np.arange(min(len(corpus), _rows(stages, corpora))))
             with of_stage(recipe, name):
                 costs[name] = _cost(planned, corpus, rows, moved)
         return costs
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class FirstRows(Subset):
+    """The first rows of a corpus, and as many of what it asks of its pictures."""
+
+    def exercises(self, kind: str) -> Corpus:
+        own = exercises_of(self.base, kind)
+        return Subset(own, np.arange(min(len(own), len(self))))
 
 
 def _rows(stages: Sequence[Planned], corpora: Mapping[str, Corpus]) -> int:
