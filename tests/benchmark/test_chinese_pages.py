@@ -1,6 +1,7 @@
 """The pages of two runs, of a ladder and of a suite in Chinese: nothing is left in English but names."""
 
 import re
+from argparse import Namespace
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from tuwen.benchmark.judge_task import write_judged_task
 from tuwen.benchmark.ladder import fitted_ladder
 from tuwen.benchmark.report_judged import write_judged
 from tuwen.benchmark.report_ladder import write_ladder
+from tuwen.cli.compare import climb
 from tuwen.data.corpora.published import find_format
 from tuwen.errors import UserError
 
@@ -68,6 +70,18 @@ def test_a_ladder(tmp_path, of):
     result = {"of": of, "budget": "steps=100", "rungs": [1, 2], **about, **fitted_ladder([1, 2], figures)}
     path = write_ladder(tmp_path, result)
     assert left_in_english(path, "retrieval", "mean", "recall", "level", "x", "log") == set()
+
+
+def test_a_ladder_in_the_terminal(tmp_path, monkeypatch, capsys):
+    figures = {"clip": [[10.0, 12.0, 11.0], [20.0, 21.0, 22.0]], "albef": [[8.0, 7.0, 9.0], [19.0, 18.0, 20.0]]}
+    about = {"task": "retrieval", "metric": "mean_recall", "corpus": "pairs", "split": "test", "size": "tiny"}
+    result = {"of": "budget", "budget": "steps=100", "rungs": [1, 2], **about, **fitted_ladder([1, 2], figures)}
+    monkeypatch.setattr("tuwen.benchmark.ladder.ladder", lambda *words, **options: result)
+    asked = Namespace(systems=["clip", "albef"], corpus="pairs", out=tmp_path, ladder=[1, 2], ladder_of="budget")
+    climb(asked, {"budget": "steps=100"})
+    told = capsys.readouterr().out.replace(str(tmp_path), "")
+    assert english_of(told, NAMES | {"retrieval", "mean", "recall", "x", "report", "html"}) == set()
+    assert "阶梯" in told
 
 
 def test_a_suite(tmp_path):

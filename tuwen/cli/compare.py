@@ -7,6 +7,7 @@ from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
 from tuwen.cli.parser import add_columns, add_command, positive
 from tuwen.cli.train import NAMED, SIZE, add_config_options, changes_of, published_towers
+from tuwen.speech import spoken
 from tuwen.tasks import task_names
 
 EXAMPLES = """\
@@ -112,13 +113,18 @@ def judge(args) -> None:
         with bars():
             judged = judge_runs(args.runs, args.corpus, args.split or "test", limit=args.limit)
         about = f"{judged.json['corpus']}, {judged.json['split']} split: differences in points"
-        print_table(about, HEADS, difference_rows(judged.json))
+        print_table(about, HEADS, in_words(difference_rows(judged.json)))
         for note in judged.json["notes"]:
             print_line(note)
         if args.out:
             print_line(f"report: {write_judged(args.out, judged)}")
     if args.json:
         print_json(judged.json)
+
+
+def in_words(rows: list[list[str]]) -> list[list[str]]:
+    """The cells of a table in the person's language."""
+    return [[spoken(cell) for cell in row] for row in rows]
 
 
 def judge_by_task(args) -> None:
@@ -129,7 +135,7 @@ def judge_by_task(args) -> None:
     with only_json(args.json):
         with bars():
             judged = judge_task(args.runs, args.corpus, args.task, args.split or "test", limit=args.limit)
-        print_table(f"{args.task} on {judged['corpus']}, {judged['split']} split", HEADS, judged_rows(judged))
+        print_table(f"{args.task} on {judged['corpus']}, {judged['split']} split", HEADS, in_words(judged_rows(judged)))
         for note in judged["notes"]:
             print_line(note)
         if args.out:
@@ -180,7 +186,7 @@ def climb(args, options) -> dict:
         args.parser.error("--ladder needs the budget of its first rung: --budget steps=N")
     result = ladder(args.systems, args.corpus, args.out, args.ladder, of=args.ladder_of, **options)
     for tabled in ladder_tables(result):
-        print_table(tabled.title, tabled.heads, tabled.rows)
+        print_table(tabled.title, tabled.heads, in_words(tabled.rows))
     print_line(f"report: {write_ladder(args.out, result)}")
     return result
 
