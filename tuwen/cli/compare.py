@@ -1,6 +1,7 @@
 """`tuwen compare` and `tuwen report`: systems under one budget, and the page about it."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuwen.cli.data import CORPUS
@@ -122,7 +123,7 @@ def judge(args) -> None:
         print_json(judged.json)
 
 
-def in_words(rows: list[list[str]]) -> list[list[str]]:
+def in_words(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """The cells of a table in the person's language."""
     return [[spoken(cell) for cell in row] for row in rows]
 
