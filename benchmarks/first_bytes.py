@@ -39,10 +39,11 @@ from tuwen.predictor import Predictor, vectors
 from tuwen.search import nearest
 from tuwen.search.build import build_index
 from tuwen.search.codes import Code, shortlists
+from tuwen.search.columns import vector_column
 from tuwen.search.ingest import schema_of
 from tuwen.search.parts import Layout
 from tuwen.search.query import Query, Searcher
-from tuwen.search.record import IndexRecord, vector_column
+from tuwen.search.record import IndexRecord
 
 RESULT = Path(__file__).parent / "results" / "first_bytes.json"
 SCENES = "scenes:side=64,things=24,objects=3,whole=true,count={}"

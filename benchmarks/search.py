@@ -38,12 +38,13 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.search import nearest
 from tuwen.search.build import build_index
+from tuwen.search.columns import vector_column
 from tuwen.search.index import Index
 from tuwen.search.ingest import part_field, schema_of
 from tuwen.search.parts import Layout
 from tuwen.search.query import Query, Searcher
 from tuwen.search.recall import two_stage_recall
-from tuwen.search.record import IndexRecord, vector_column
+from tuwen.search.record import IndexRecord
 from tuwen.training.config import RunConfig
 
 RESULT = Path(__file__).parent / "results" / "search.json"

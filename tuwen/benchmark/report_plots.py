@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,9 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
     rows = [(k, name, stage) for k, name in enumerate(systems) for stage in ("first", "reranked")]
     rows = [(k, name, stage) for k, name, stage in rows if stage in systems[name]["languages"][languages[0]]]
     rows = [row for row in rows if row[2] == "first" or "not" not in stage_called(row[2], systems[row[1]])]
-    figure, axes = panels(len(languages), columns=2, height=0.75 + 0.34 * len(rows), width=10)
+    called = [wrapped(f"{name}, {spoken(stage_called(stage, systems[name]))}") for _, name, stage in rows]
+    lines = max(2, *(label.count("\n") + 1 for label in called))
+    figure, axes = panels(len(languages), columns=2, height=0.75 + 0.17 * lines * len(rows), width=10)
     for panel, language in zip(axes, languages, strict=False):
         for y, (k, name, stage) in enumerate(rows):
             recall = systems[name]["languages"][language][stage]["mean_recall"]
@@ -51,7 +54,6 @@ def recall_bars(systems: dict[str, dict[str, Any]], languages: Sequence[str]) ->
         chance = next(iter(systems.values()))["languages"][language]["chance"]["mean_recall"]
         panel.axvline(chance, color=INK, linewidth=1, linestyle=(0, (3, 3)))
         panel.annotate(spoken("chance"), (chance, -0.62), (3, 0), textcoords="offset points", fontsize=8.5, va="center")
-        called = [f"{name}, {spoken(stage_called(stage, systems[name]))}" for _, name, stage in rows]
         panel.set_yticks(range(len(rows)), called)
         panel.set_ylim(len(rows) - 0.4, -0.95)
         panel.margins(x=0.14)
@@ -65,7 +67,7 @@ def recall_curves(curves: dict[str, dict[str, Curve]], chance: dict[str, float],
     figure, axes = panels(len(curves), columns=2, height=2.9, width=10)
     for panel, (language, by_system) in zip(axes, curves.items(), strict=False):
         for k, (name, curve) in enumerate(by_system.items()):
-            _draw(panel, curve, colour(k), name, marker="o")
+            _draw(panel, curve, colour(k), wrapped(name), marker="o")
         if language in chance:
             panel.axhline(chance[language], color=INK, linewidth=1, linestyle=(0, (3, 3)), label=spoken("chance"))
         panel.set_title(spoken(f"{language}: mean recall on {split}, first stage, %"), fontsize=10.5, loc="left")
@@ -85,10 +87,15 @@ def loss_curves(curves: dict[str, dict[str, Curve]], queued: dict[str, int]) -> 
             _draw(panel, curve, colour(k), loss.replace("_", " "))
         if name in queued:
             panel.axvline(queued[name], color=INK, linewidth=1, linestyle=(0, (1, 2)), label=spoken("queue begins"))
-        panel.set_title(spoken(f"{name}: losses"), fontsize=10.5, loc="left")
+        panel.set_title(wrapped(spoken(f"{name}: losses")), fontsize=10.5, loc="left")
         panel.set_xlabel(spoken("step"), fontsize=9)
         panel.legend(frameon=False, fontsize=8.5)
     return svg(figure, "losses", spoken("Training losses of each system by step"))
+
+
+def wrapped(name: str) -> str:
+    """An arm's name on lines that leave room for its plot, broken behind its colon and its settings."""
+    return textwrap.fill(re.sub("([:,])(?=[^ ])", r"\1 ", name), 30)
 
 
 def _draw(panel: Axes, curve: Curve, shade: str, label: str, marker: str = "") -> None:
