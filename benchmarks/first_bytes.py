@@ -80,7 +80,7 @@ def main() -> None:
 def hardware() -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    packages = {name: version(name) for name in ("torch", "lancedb", "pylance", "numpy")}
+    packages = {name: version(name) for name in ("torch", "pylance", "numpy")}
     return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version(), **packages}
 
 

@@ -153,7 +153,7 @@ def measure(index: Path, options) -> dict:
 def hardware() -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    packages = ("torch", "fastapi", "uvicorn", "lancedb", "httpx")
+    packages = ("torch", "fastapi", "uvicorn", "pylance", "httpx")
     return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version()} | {
         name: version(name) for name in packages
     }

@@ -12,6 +12,7 @@ import fcntl
 import functools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -138,8 +139,8 @@ class Snapshot:
 class IndexRecord:
     """The two tables. about: what the index was told and measured."""
 
-    def __init__(self, location: str | os.PathLike, database: Any, table: Any, about: dict[str, Any]):
-        self.location, self.database, self.table, self.about = str(location), database, table, about
+    def __init__(self, location: str | os.PathLike, table: Any, about: dict[str, Any]):
+        self.location, self.table, self.about = str(location), table, about
 
     @classmethod
     def create(cls, location: str | os.PathLike, about: Mapping[str, Any], schema: pa.Schema) -> "IndexRecord":
@@ -153,10 +154,10 @@ class IndexRecord:
         if folder is not None and folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - own):
             raise UserError(f"{location} holds something else than an index; choose another place")
         try:
-            database = _connect(location)
             for name in ("about", "pictures"):
-                database.drop_table(name, ignore_missing=True)
-            record = cls(location, database, database.create_table("pictures", schema=schema), {})
+                _drop(location, name)
+            pictures = _lance().write_dataset(schema.empty_table(), _place(location, "pictures"))
+            record = cls(location, pictures, {})
             record.tell({"version": VERSION, **about})  # last: a record without it is not there yet
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{location}: no index can be written there ({reason_of(error)})") from None
@@ -173,17 +174,16 @@ class IndexRecord:
         if local and not Path(location).is_dir():
             return None
         with unharmed(location, KeyError, IndexError):
-            database = _connect(location)
             if local and not opens(Path(location)):
                 raise Unusable(f"{location}: damaged; build the index again")
-            about_table, pictures = (_table(database, name) for name in ("about", "pictures"))
+            about_table, pictures = (_table(location, name) for name in ("about", "pictures"))
             if about_table is None and (pictures is None or pictures.count_rows() == 0):
                 return None
             if about_table is None or pictures is None:
                 raise Unusable(f"{location}: damaged; build the index again")
-            about = json.loads(about_table.to_arrow()["json"][0].as_py())
+            about = json.loads(about_table.to_table()["json"][0].as_py())
             if about["version"] == VERSION:
-                return cls(location, database, pictures, about)
+                return cls(location, pictures, about)
         raise UserError(f"{location}: written by another version of tuwen; build the index again")
 
     @_writes
@@ -191,11 +191,8 @@ class IndexRecord:
         """Puts new entries into `about`."""
         self.about = {**self.about, **about}
         row = pa.table({"json": [json.dumps(self.about, ensure_ascii=False)]})
-        table = _table(self.database, "about")
-        if table is None:
-            self.database.create_table("about", row)
-        else:
-            table.add(row, mode="overwrite")
+        mode = "create" if _table(self.location, "about") is None else "overwrite"
+        _lance().write_dataset(row, _place(self.location, "about"), mode=mode)
         if self.local is not None:
             seal(self.local)
 
@@ -216,7 +213,7 @@ class IndexRecord:
             UserError: another process or thread is writing.
         """
         if self.local is None:
-            self.table = self.database.open_table("pictures")
+            self.table = self.dataset()
             yield
             return
         with open(self.local / LOCK, "w") as file:
@@ -224,7 +221,7 @@ class IndexRecord:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise Busy(f"{self.location}: is being written elsewhere; wait until that is done") from None
-            self.table = self.database.open_table("pictures")  # the files of the one at hand may be gone
+            self.table = self.dataset()  # the files of the one at hand may be gone
             yield
             seal(self.local)
 
@@ -247,13 +244,13 @@ class IndexRecord:
 
     def dataset(self) -> Any:
         """Lance's view of the newest version."""
-        return self.database.open_table("pictures").to_lance()
+        return _lance().dataset(_place(self.location, "pictures"))
 
     # ---- changes, one commit each
 
     @_writes
     def append(self, rows: pa.Table) -> None:
-        self.table.add(rows)
+        self.table.insert(rows)
 
     @_writes
     def put(self, rows: pa.Table, key: str = "id") -> None:
@@ -272,7 +269,7 @@ class IndexRecord:
     def add_columns(self, kinds: Mapping[str, str]) -> None:
         """New metadata columns by name and kind, null in all rows."""
         self.dataset().add_columns([pa.field(field_of(name), KINDS[kind]) for name, kind in kinds.items()])
-        self.table = self.database.open_table("pictures")
+        self.table = self.dataset()
 
     @_writes
     def set_code(self, code: Code | None) -> None:
@@ -281,7 +278,7 @@ class IndexRecord:
             self.dataset().drop_columns([CODE])
         if code is not None:
             self.dataset().add_columns(_coded(code), read_columns=["vector"], batch_size=CHUNK)
-        self.table = self.database.open_table("pictures")
+        self.table = self.dataset()
 
     @_writes
     def index_ids(self) -> None:
@@ -302,7 +299,7 @@ class IndexRecord:
         if dataset.list_indices():
             self.dataset().optimize.optimize_indices()
         self.dataset().cleanup_old_versions(older_than=timedelta(0))
-        self.table = self.database.open_table("pictures")
+        self.table = self.dataset()
 
 
 def metadata_columns(schema: pa.Schema) -> dict[str, str]:
@@ -343,27 +340,37 @@ def check_text(value: str) -> str:
 
 def _coded(code: Code) -> Any:
     """What makes the column of codes out of that of vectors, for Lance."""
-    import lance
-
-    @lance.batch_udf(pa.schema([(CODE, code.arrow)]))
+    @_lance().batch_udf(pa.schema([(CODE, code.arrow)]))
     def column(batch: pa.RecordBatch) -> pa.RecordBatch:
         return pa.record_batch([code.column(as_matrix(batch["vector"]))], names=[CODE])
 
     return column
 
 
-def _connect(location: str | os.PathLike) -> Any:
+def _lance() -> Any:
     try:
-        import lancedb
+        import lance
     except ImportError:
-        raise UserError("search needs lancedb: pip install 'tuwen[search]'") from None
-    return lancedb.connect(str(location))
+        raise UserError("search needs lance: pip install 'tuwen[search]'") from None
+    return lance
 
 
-def _table(database: Any, name: str) -> Any:
+def _place(location: str | os.PathLike, name: str) -> str:
+    return f"{str(location).rstrip('/')}/{name}.lance"
+
+
+def _drop(location: str | os.PathLike, name: str) -> None:
+    """Takes a table away, also what is left of one that was never finished."""
+    if "://" in str(location):
+        _lance().LanceDataset.drop(_place(location, name), ignore_not_found=True)
+    elif Path(_place(location, name)).exists():
+        shutil.rmtree(_place(location, name))
+
+
+def _table(location: str | os.PathLike, name: str) -> Any:
     """A table, or None where it was never finished."""
     try:
-        return database.open_table(name)
+        return _lance().dataset(_place(location, name))
     except (ValueError, FileNotFoundError):
         return None
 

@@ -106,7 +106,7 @@ def _begin(record: IndexRecord) -> None:
     with record.writing():
         if FIT not in record.table.schema.names:
             record.dataset().add_columns([pa.field(FIT, pa.string())])
-            record.table = record.database.open_table("pictures")
+            record.table = record.dataset()
 
 
 def _complete(index: Index, record: IndexRecord, left: list[str]) -> None:
@@ -125,4 +125,4 @@ def _drop(record: IndexRecord) -> None:
     with record.writing():
         if FIT in record.table.schema.names:
             record.dataset().drop_columns([FIT])
-            record.table = record.database.open_table("pictures")
+            record.table = record.dataset()

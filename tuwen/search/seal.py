@@ -17,15 +17,14 @@ SEAL, LOCK = "seal", "lock"
 SECONDS, BYTES = 120, 8 << 30  # of time and memory; what takes more to open is no index
 
 _OPEN = """
-import resource, sys, lancedb
+import resource, sys, lance
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_DATA)[1]))
-database = lancedb.connect(sys.argv[1])
 for name in ("about", "pictures"):
     try:
-        table = database.open_table(name)
+        table = lance.dataset(f"{sys.argv[1]}/{name}.lance")
     except (ValueError, FileNotFoundError):  # not there, or never finished
         continue
-    table.to_lance().to_table(columns=[], with_row_id=True)
+    table.to_table(columns=[], with_row_id=True)
 """
 
 
