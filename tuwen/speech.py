@@ -109,3 +109,12 @@ def _patterns() -> list[tuple[list[str], str]]:
     """The messages with values: (what stands around the values, Chinese), those with most words of their own first."""
     patterns = [(english.split(_VALUE), chinese) for english, chinese in catalogue().items() if _VALUE in english]
     return sorted(patterns, key=lambda pattern: -sum(map(len, pattern[0])))
+
+
+def readable(size: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TB"

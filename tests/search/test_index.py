@@ -325,3 +325,15 @@ def test_a_writer_survives_what_another_process_wrote_and_cleaned_up(run, tmp_pa
     assert [one.state for one in mine.add([Picture(jpeg(1), id="p1", columns={"price": 1})])] == ["added"]
     assert vectors(mine).keys() == {"p1", *(f"p{n}" for n in range(3, 10))}
     assert mine.describe(["p1"])[0]["columns"] == {"price": 1.0}
+
+
+def test_an_index_at_a_url(run, tmp_path):
+    """Through Lance's object stores, of which a folder called by URL is one: nothing is looked up beside them."""
+    url = f"file://{tmp_path}/x"
+    assert build_index(run, table(tmp_path / "a", range(4)), url).built.counts == {"added": 4}
+    assert build_index(run, tmp_path / "a", url).built.counts == {"unchanged": 4}
+    index = Index.open(url)
+    assert [hit.id for hit in Searcher(index).search([Query(image=picture(2))], top=1)[0].results] == ["p2"]
+    assert index.remove(["p2"]) == 1
+    assert len(Index.open(url)) == 3
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["about.lance", "pictures.lance"]

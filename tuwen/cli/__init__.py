@@ -18,6 +18,7 @@ from tuwen.cli import (
     exchange,
     explain,
     generate,
+    index,
     knowledge,
     search,
     serve,
@@ -64,7 +65,8 @@ def parser() -> Parser:
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     systems.add_to(commands)
     stages.add_kinds(data.add_to(commands))
-    for group in (knowledge, train, stages, evaluate, explain, compare, claim, search, serve, generate, exchange):
+    groups = (knowledge, train, stages, evaluate, explain, compare, claim, index, search, serve, generate, exchange)
+    for group in groups:
         group.add_to(commands)
     return root
 

@@ -90,6 +90,11 @@ def positive(text: str) -> int:
     return value
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
 def share(text: str) -> float:
     """A number above 0 and up to 1."""
     try:

@@ -1,6 +1,7 @@
-"""`tuwen index`, `search` and `embed`: pictures made searchable, searched, and turned into vectors in bulk."""
+"""`tuwen search`, `recall` and `embed`: pictures searched, a search measured, pictures turned into vectors in bulk."""
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -9,15 +10,10 @@ from typing import Any
 
 from tuwen.cli.data import CORPUS
 from tuwen.cli.output import only_json, print_json, print_line, print_table
-from tuwen.cli.parser import add_columns, add_command, positive
+from tuwen.cli.parser import add_command, positive, whole
 from tuwen.errors import UserError
 from tuwen.speech import spoken
 
-INDEX = """\
-  tuwen index runs/r2d2 photos --out photos.index
-  tuwen index runs/r2d2 goods.csv --out goods.index --tokens int8 --prune
-  tuwen index --remove 1047 1048 --out goods.index
-  tuwen index --refit --out goods.index"""
 SEARCH = """\
   tuwen search goods.index "一只红色的鸟"
   tuwen search goods.index "a red bird" --top 5 --where category=toys price=..20 --json
@@ -35,45 +31,9 @@ EMBED = """\
 
 
 def add_to(commands) -> None:
-    _add_index(commands)
     _add_search(commands)
     _add_recall(commands)
     _add_embed(commands)
-
-
-def _add_index(commands) -> None:
-    index = add_command(commands, "index", run_index, "make pictures searchable, or bring an index up to date", INDEX)
-    index.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder written by `tuwen train`")
-    index.add_argument("pictures", metavar="PICTURES", nargs="?", help=f"{CORPUS}; texts are not needed")
-    add_columns(index)
-    place = "folder or object-store URL (s3://...) of the index"
-    index.add_argument("--out", metavar="INDEX", required=True, help=place)
-    index.add_argument("--split", help="take this split alone (default: all there are)")
-    apart = "set this before every id, to keep two folders apart"
-    index.add_argument("--prefix", metavar="TEXT", default="", help=apart)
-    index.add_argument(
-        "--tokens", choices=("float32", "float16", "int8"), help="how picture tokens are kept (default float16)"
-    )
-    budget = "keep at most N tokens a picture, pooled; 0: none, encode again at each query (default: all)"
-    index.add_argument("--token-budget", metavar="N", type=whole, help=budget)
-    by = "what an entry is found by: its picture (default), its title (the texts beside it), or both"
-    index.add_argument("--by", choices=("picture", "title", "both"), help=by)
-    index.add_argument("--prune", action="store_true", help="take out pictures that are not among PICTURES")
-    refit = "embed all its pictures again as the run fits pictures now; from the files they came from, or PICTURES"
-    index.add_argument("--refit", action="store_true", help=refit)
-    exact = "search vectors exactly in memory up to so many pictures, by Lance's index beyond (default 1000000)"
-    index.add_argument("--exact", metavar="N", type=positive, default=1_000_000, help=exact)
-    few = "search codes of N bytes a picture first, then re-score the nearest by whole vectors; 0: no codes"
-    index.add_argument("--first-bytes", metavar="N", type=whole, help=few)
-    form = "what the codes hold: the first N numbers (int8, default), or the signs of the first 8 N (binary)"
-    index.add_argument("--first-code", choices=("int8", "binary"), help=form)
-    index.add_argument(
-        "--milvus", metavar="URL", help="put the vectors into this Milvus server, e.g. http://host:19530"
-    )
-    _add_token(index)
-    index.add_argument("--remove", metavar="ID", nargs="+", help="take these pictures out; nothing else is done")
-    index.add_argument("--batch-size", metavar="N", type=positive, default=64, help="pictures embedded at once")
-    index.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_search(commands) -> None:
@@ -164,7 +124,6 @@ def _add_embed(commands) -> None:
 
 
 def run_embed(args) -> None:
-    import dataclasses
 
     from tuwen.search.embed import embed
     from tuwen.training.parallel import device
@@ -184,7 +143,7 @@ def add_opening(command) -> None:
     """What `open_index` reads besides `args.index`."""
     moved = "where the run is, if it moved since the index was built"
     command.add_argument("--run", dest="run_folder", metavar="RUN", type=Path, help=moved)
-    _add_token(command)
+    add_token(command)
 
 
 def open_index(args):
@@ -195,72 +154,9 @@ def open_index(args):
     return Index.open(args.index, run=args.run_folder, device=str(device("auto")), token=args.token)
 
 
-def _add_token(command) -> None:
+def add_token(command) -> None:
     token = "token of the Milvus server, user:password (default: environment TUWEN_MILVUS_TOKEN)"
     command.add_argument("--token", metavar="T", help=token)
-
-
-def whole(text: str) -> int:
-    """A whole number of at least 0."""
-    return 0 if text == "0" else positive(text)
-
-
-def run_index(args) -> int:
-    from tuwen.search.build import build_index
-    from tuwen.search.index import Index
-    from tuwen.search.refit import refit
-    from tuwen.training.parallel import device
-
-    if args.remove:
-        if args.run_folder or args.pictures:
-            args.parser.error("--remove goes with --out alone")
-        gone = Index.open(args.out, token=args.token).remove(args.remove)
-        print_json({"removed": gone}) if args.json else print_line(f"{gone} of {len(args.remove)} pictures taken out")
-        return 0
-    if args.pictures is None and not args.refit:
-        args.parser.error("give RUN and PICTURES")
-    given = ("tokens", "token_budget", "by", "first_bytes", "first_code", "milvus")
-    settings = {name: getattr(args, name) for name in given}
-    if args.refit and any(value is not None for value in settings.values()):
-        args.parser.error("--refit keeps --tokens, --token-budget, --by, --first-bytes and --milvus as they are")
-    options = {name: getattr(args, name) for name in ("split", "prefix", "prune", "exact", "token", "batch_size")}
-    options |= {"device": str(device("auto")), "progress": True, "say": print_line}
-    with only_json(args.json):
-        if args.refit:
-            index = refit(args.out, args.pictures, args.run_folder, **options)
-        else:
-            index = build_index(args.run_folder, args.pictures, args.out, **settings, **options)
-    _print_built(index.built, args.json)
-    return _status(index.built)
-
-
-def _status(built) -> int:
-    """1 where a row was left out for its values, or most were."""
-    from tuwen.search.ingest import BAD_ROW
-
-    odd = any(picture["reason"].startswith(BAD_ROW) for picture in built.broken)
-    taken = sum(count for state, count in built.counts.items() if state != "removed")
-    return 1 if odd or 2 * built.counts.get("broken", 0) > taken else 0
-
-
-def _print_built(built, as_json: bool) -> None:
-    import dataclasses
-
-    from tuwen.search.build import readable
-
-    if as_json:
-        print_json(dataclasses.asdict(built))
-        return
-    states = ", ".join(f"{count:,} {spoken(state)}" for state, count in built.counts.items()) or spoken("no pictures")
-    place = "" if built.bytes is None else spoken(f", {readable(built.bytes)} on disk")
-    print_line(f"{states}; " + spoken(f"{built.pictures:,} pictures in the index") + f"{place}; {built.seconds:.1f} s")
-    if built.skipped:
-        skipped = ", ".join(f"{count:,} {spoken(reason)}" for reason, count in built.skipped.items())
-        print_line(f"left out: {skipped}")
-    for picture in built.broken[:20]:
-        print_line(f"left out: {picture['id']}: {picture['reason']}")
-    if len(built.broken) > 20:
-        print_line(f"... and {len(built.broken) - 20:,} more; --json lists all")
 
 
 def run_search(args) -> None:
@@ -335,7 +231,6 @@ def _similar(searcher, id: str, top: int, filters):
 
 def as_json(query: str | None, answer) -> dict[str, Any]:
     """What `tuwen search --json` prints."""
-    import dataclasses
 
     results = [dataclasses.asdict(result) for result in answer.results]
     about = {name: getattr(answer, name) for name in ("reranked", "complete", "unknown", "ms")}

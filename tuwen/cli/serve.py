@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from tuwen.cli.output import print_line
-from tuwen.cli.parser import add_command, positive
-from tuwen.cli.search import add_opening, open_index, whole
+from tuwen.cli.parser import add_command, positive, whole
+from tuwen.cli.search import add_opening, open_index
 from tuwen.errors import UserError
 
 SERVE = """\

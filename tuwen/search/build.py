@@ -27,7 +27,8 @@ from tuwen.search.loss import LossProbe
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import CorpusPictures, Picture, open_pictures
 from tuwen.search.record import IndexRecord
-from tuwen.speech import spoken
+from tuwen.search.stamp import Request
+from tuwen.speech import readable, spoken
 
 THUMBNAIL_BYTES = 9_000  # of a photograph, for the estimate before building
 
@@ -53,28 +54,25 @@ def build_index(
     progress: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Index:
-    """Puts pictures into the index at `out`, which is made if there is none; the answer's `built` says what was done.
+    """Puts pictures into the index at `out`, made if there is none; the answer's `built` says what was done.
 
-    A run that was stopped, however, is completed by the same call. A picture whose id is there with other content
-    takes its place; one whose content is there under another id is not put in again.
+    A picture whose id is there with other content takes its place; one whose content is there is not put in again.
 
     pictures: a folder, pair table, shards, any other corpus's location, or `Picture`s. split: of a corpus, one alone.
     prefix: set before ids. tokens: "float32", "float16" (default) or "int8", how parts for re-ranking are kept.
-    token_budget: most tokens a picture that are kept, pooled where it has more; 0 keeps none, and the k that are
-    re-ranked are encoded again for each query; None: all. by: what an entry is found by: its "picture" (default), its
-    "title" (the mean of its texts' vectors), or "both" (the mean of these two). All three are settled when the index is
-    made. prune: take out
-    pictures that are not among the given, unless some of these cannot be read. exact: most pictures whose vectors are
-    searched exactly in memory; beyond, Lance's own index is built and its recall measured. first_bytes: search codes of
-    so many bytes a picture first, and re-score the nearest by whole vectors; 0: no codes; None: as the index is.
-    first_code: "int8" (default) or "binary", see `tuwen.search.codes`. milvus: URL of a Milvus server to hold the
-    vectors instead, with its token; settled when the index is made. say: is told lines worth reading (sizes, losses).
+    token_budget: most tokens a picture that are kept, pooled where it has more; 0: none, the k that are re-ranked are
+    encoded again for each query; None: all. by: what an entry is found by: its "picture" (default), its "title" (the
+    mean of its texts' vectors), or "both" (the mean of these two). prune: take out pictures that are not among the
+    given, unless some of these cannot be read. exact: most pictures whose vectors are searched exactly in memory;
+    beyond, by Lance's own index. first_bytes: search codes of so many bytes a picture first, and re-score the nearest
+    by whole vectors; 0: no codes; None: as the index is. first_code: "int8" (default) or "binary". milvus: URL of a
+    server to hold the vectors instead, with its token. say: is told lines worth reading (sizes, losses). tokens,
+    token_budget, by and milvus are settled when the index is made.
 
     Raises:
-        UserError: no such run or pictures; the index is of another run or fit, or keeps tokens otherwise; vectors that
-            have no such codes; another process is writing to it.
+        UserError: no such run or pictures; the index is of another run, or otherwise; another process is writing to it.
     """
-    began = time.monotonic()
+    began = time.time()
     source = open_pictures(pictures, split, prefix, progress) if isinstance(pictures, str | PathLike) else pictures
     opened = IndexRecord.open(out)
     about, schema = (opened.about, None) if opened else _plan(run, device, tokens, token_budget, by, milvus)
@@ -84,12 +82,15 @@ def build_index(
     _mark_private(record, source, out)
     _check_settings(index, tokens, token_budget, by, milvus)
     probe = LossProbe(lambda: index.predictor, index.layout)
-    if first_bytes is not None:
-        _settle(index, record, code)
+    _settle(index, record, record.code if first_bytes is None else code)
     say(_size_line(index, len(source) if isinstance(source, Sized) else None))
     counts, broken, skipped = _take_all(index, record, source, batch_size, probe, prune, progress, say)
     loss = finish_index(index, record, exact, probe, say)
-    index.built = Built(counts, broken, skipped, len(index), index.size(), time.monotonic() - began, loss)
+    index.built = Built(counts, broken, skipped, len(index), index.size(), time.time() - began, loss)
+    settings = {"split": split, "prefix": prefix, "prune": prune, "exact": exact, "tokens": tokens, "by": by}
+    settings |= {"token_budget": token_budget, "first_bytes": first_bytes, "first_code": first_code, "milvus": None}
+    if isinstance(source, CorpusPictures) and index.milvus is None:
+        Request(run, str(pictures), out, settings).keep(asdict(index.built), source.folders, began)
     return index
 
 
@@ -172,9 +173,9 @@ def _code(about: Mapping[str, Any], count: int | None, kind: str | None) -> Code
 
 def _settle(index: Index, record: IndexRecord, code: Code | None) -> None:
     """Gives the pictures that are there codes of that form, or takes codes out; later ones get them as they come."""
+    if record.code == code:
+        return
     with record.writing():
-        if record.code == code:
-            return
         sizes = {name: size for name, size in record.about["sizes"].items() if name != "code"}
         sizes |= {"code": code.bytes} if code else {}
         codes = asdict(code) if code else {}
@@ -309,15 +310,6 @@ def _prune(record: IndexRecord, ingest: Ingest, counts: dict[str, int]) -> bool:
         record.delete(gone)
     counts["removed"] = len(gone)
     return any(name in ingest.alias for name in gone)
-
-
-def readable(size: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TB"
 
 
 def _bar(shown: bool):

@@ -8,7 +8,8 @@ from typing import Any
 
 from tuwen.data.corpora.columns import CHINESE
 from tuwen.errors import UserError, quoted
-from tuwen.search.record import field_of, literal
+from tuwen.search.columns import field_of
+from tuwen.search.record import literal
 
 Filters = Mapping[str, Any]
 _BOUNDS = {"min": ">=", "max": "<="}

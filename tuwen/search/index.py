@@ -23,12 +23,13 @@ from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor
 from tuwen.run import WEIGHTS
 from tuwen.search import nearest
+from tuwen.search.columns import field_of, metadata_columns
 from tuwen.search.filters import is_date
 from tuwen.search.ingest import Built, Ingest, Outcome, part_field
 from tuwen.search.milvus import Milvus
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import Picture
-from tuwen.search.record import IndexRecord, Snapshot, Unusable, field_of, metadata_columns, unharmed
+from tuwen.search.record import IndexRecord, Snapshot, Unusable, unharmed
 
 T = TypeVar("T")
 CHANGED = ("added", "replaced", "updated")

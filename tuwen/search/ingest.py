@@ -24,7 +24,7 @@ from tuwen.errors import UserError, quoted
 from tuwen.nn.encoded import Encoded
 from tuwen.predictor import Predictor, vectors
 from tuwen.search.codes import CODE
-from tuwen.search.columns import vector_column
+from tuwen.search.columns import KINDS, field_of, metadata_columns, vector_column
 from tuwen.search.parts import Layout
 from tuwen.search.pictures import (
     Content,
@@ -37,7 +37,7 @@ from tuwen.search.pictures import (
     metadata_digest,
     plain,
 )
-from tuwen.search.record import KINDS, IndexRecord, field_of, metadata_columns
+from tuwen.search.record import IndexRecord
 
 BY = ("picture", "title", "both")  # what entries are found by; an entry without texts is by its picture
 BAD_ROW = "bad row"  # the reason of what is left out for an id or a value, not for its picture

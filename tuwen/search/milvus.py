@@ -12,11 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from tuwen.errors import UserError
-from tuwen.search.columns import as_matrix
+from tuwen.search.columns import COLUMN, as_matrix
 from tuwen.search.filters import Filters
 from tuwen.search.filters import milvus as expression
 from tuwen.search.nearest import from_record
-from tuwen.search.record import COLUMN, IndexRecord, Snapshot
+from tuwen.search.record import IndexRecord, Snapshot
 
 TOKEN = "TUWEN_MILVUS_TOKEN"  # environment variable
 BATCH = 1000

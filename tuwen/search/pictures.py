@@ -83,6 +83,7 @@ class CorpusPictures(Sequence):
         self.corpora, self.prefix = corpora, prefix
         self.ends = np.cumsum([len(corpus) for corpus in corpora])
         self.private = any(corpus.private for corpus in corpora)
+        self.folders: set[str] = set()  # of the pictures given so far
         self.skipped: dict[str, int] = {}
         for corpus in corpora:
             for reason, count in corpus.skipped.items():
@@ -95,14 +96,15 @@ class CorpusPictures(Sequence):
         which = int(np.searchsorted(self.ends, place, side="right"))
         corpus = self.corpora[which]
         row = place - (int(self.ends[which - 1]) if which else 0)
-        record = corpus.record(row)
+        record, path = corpus.record(row), corpus.path(row)
+        self.folders.add(os.path.dirname(path))
         try:
             encoded = corpus.encoded(row)
             image = corpus.image(row) if encoded is None else encoded
         except BrokenImage as error:
             name = f"row {row}, {UNSAID}" if hides(corpus.private) else self.prefix + record.id
             return Unreadable(name, error)
-        return Picture(image, self.prefix + record.id, record.texts, record.columns, corpus.path(row))
+        return Picture(image, self.prefix + record.id, record.texts, record.columns, path)
 
     def faults(self) -> list[dict[str, str]]:
         """{"id", "reason"} of the corpora's unusable rows: file (and line), and what is wrong with its fix."""

@@ -19,7 +19,6 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +27,10 @@ from torch import Tensor
 
 from tuwen.errors import UserError, quoted, reason_of, refused
 from tuwen.search.codes import CODE, Code
-from tuwen.search.columns import as_matrix
-from tuwen.search.seal import LOCK, SEAL, opens, seal
+from tuwen.search.columns import KINDS, as_matrix, field_of
+from tuwen.search.seal import LOCK, SEAL, STAMP, opens, seal
 
 VERSION = 1
-COLUMN = "column_"
-KINDS = {"text": pa.string(), "number": pa.float64(), "flag": pa.bool_(), "tags": pa.list_(pa.string())}
 FRAGMENT_BYTES = 1 << 29  # files are joined up to about this size
 CHUNK = 65536  # rows read at once
 
@@ -150,18 +147,18 @@ class IndexRecord:
             UserError: other things are there, or nothing can be written there.
         """
         folder = None if "://" in str(location) else Path(location)
-        own = {"about.lance", "pictures.lance", LOCK, SEAL}
+        own = {"about.lance", "pictures.lance", LOCK, SEAL, STAMP}
         if folder is not None and folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - own):
             raise UserError(f"{location} holds something else than an index; choose another place")
         try:
             for name in ("about", "pictures"):
-                _drop(location, name)
+                _drop(_place(location, name))
             pictures = _lance().write_dataset(schema.empty_table(), _place(location, "pictures"))
             record = cls(location, pictures, {})
             record.tell({"version": VERSION, **about})  # last: a record without it is not there yet
+            return record
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{location}: no index can be written there ({reason_of(error)})") from None
-        return record
 
     @classmethod
     def open(cls, location: str | os.PathLike) -> "IndexRecord | None":
@@ -191,8 +188,8 @@ class IndexRecord:
         """Puts new entries into `about`."""
         self.about = {**self.about, **about}
         row = pa.table({"json": [json.dumps(self.about, ensure_ascii=False)]})
-        mode = "create" if _table(self.location, "about") is None else "overwrite"
-        _lance().write_dataset(row, _place(self.location, "about"), mode=mode)
+        there = _table(self.location, "about") is not None
+        _lance().write_dataset(row, _place(self.location, "about"), mode="overwrite" if there else "create")
         if self.local is not None:
             seal(self.local)
 
@@ -302,18 +299,6 @@ class IndexRecord:
         self.table = self.dataset()
 
 
-def metadata_columns(schema: pa.Schema) -> dict[str, str]:
-    """Metadata columns by name, with their kind: "text", "number", "flag" or "tags"."""
-    kinds = {kind: name for name, kind in KINDS.items()}
-    own = [field for field in schema if field.name.startswith(COLUMN)]
-    return {unquote(field.name.removeprefix(COLUMN)): kinds[field.type] for field in own}
-
-
-def field_of(column: str) -> str:
-    """The table's name of a metadata column; Lance knows no dots in names."""
-    return COLUMN + quote(column, safe="").replace(".", "%2E")
-
-
 def literal(value: str) -> str:
     """A string in SQL.
 
@@ -340,6 +325,7 @@ def check_text(value: str) -> str:
 
 def _coded(code: Code) -> Any:
     """What makes the column of codes out of that of vectors, for Lance."""
+
     @_lance().batch_udf(pa.schema([(CODE, code.arrow)]))
     def column(batch: pa.RecordBatch) -> pa.RecordBatch:
         return pa.record_batch([code.column(as_matrix(batch["vector"]))], names=[CODE])
@@ -359,20 +345,19 @@ def _place(location: str | os.PathLike, name: str) -> str:
     return f"{str(location).rstrip('/')}/{name}.lance"
 
 
-def _drop(location: str | os.PathLike, name: str) -> None:
-    """Takes a table away, also what is left of one that was never finished."""
-    if "://" in str(location):
-        _lance().LanceDataset.drop(_place(location, name), ignore_not_found=True)
-    elif Path(_place(location, name)).exists():
-        shutil.rmtree(_place(location, name))
-
-
 def _table(location: str | os.PathLike, name: str) -> Any:
     """A table, or None where it was never finished."""
-    try:
+    with contextlib.suppress(ValueError, FileNotFoundError):
         return _lance().dataset(_place(location, name))
-    except (ValueError, FileNotFoundError):
-        return None
+    return None
+
+
+def _drop(place: str) -> None:
+    """Takes a table away, in a folder also what is left of one that was never finished."""
+    if "://" in place:
+        _lance().LanceDataset.drop(place, ignore_not_found=True)
+    elif Path(place).exists():
+        shutil.rmtree(place)
 
 
 def _matrix(dataset: Any, column: str, row_ids: np.ndarray, old: Snapshot | None, known: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SEAL, LOCK = "seal", "lock"
+SEAL, LOCK, STAMP = "seal", "lock", "stamp"
 SECONDS, BYTES = 120, 8 << 30  # of time and memory; what takes more to open is no index
 
 _OPEN = """
@@ -60,7 +60,7 @@ def digest(folder: Path) -> str:
     lines = []
     for path in sorted(folder.rglob("*")):
         with contextlib.suppress(FileNotFoundError):  # a writer took it away
-            if path.is_file() and path.name not in (SEAL, LOCK):
+            if path.is_file() and path.name not in (SEAL, LOCK, STAMP):
                 status = path.stat()
                 lines.append(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
