@@ -86,9 +86,9 @@ def rung(run: Path, corpus: str, steps: int, name: str, seed: dict, top_k: int) 
     return figures
 
 
-def area_among_candidates(run: Path, location: str, language: str, top_k: int) -> float:
+def area_among_candidates(run: Path, location: str, language: str, top_k: int, split: str = "test") -> float:
     """Mean over queries of the AUC of log-odds among the query's candidates, where right and wrong ones are there."""
-    predictor, corpus = tuwen.load(run).predictor, open_corpus(location, "test", "skip")
+    predictor, corpus = tuwen.load(run).predictor, open_corpus(location, split, "skip")
     gallery = corpus.gallery(language, 300)
     areas = []
     with predictor.evaluating():

@@ -61,6 +61,7 @@ SAID = {  # calls: the places of their arguments that a person reads
 HEADS = ("head", "heads", "columns", "HEADS", "HEADINGS", "DIFFERENCES", "FOCUS")  # of tables
 LINES = ("remarks", "foretold", "line_of", "decide", "_notes", "crossing_line", "score_line", "rule_line")
 LINES += ("judge_claim", "where_to_ask", "_settled", "cost_cells", "_why_empty", "choose", "line", "_size_line")
+TABLES = ("_FIXES", "KNOWN", "_ASKED")  # of parts of messages, by what they are about
 WORDS = re.compile("[A-Za-z]{2}")
 
 
@@ -98,6 +99,12 @@ def columns_of(node: ast.AST) -> list[str]:
     return [text for item in node.elts for text in texts_of(item)] if isinstance(node, ast.Tuple) else []
 
 
+def values_of(node: ast.AST) -> list[str]:
+    """The texts that a dict's keys, or those of a comprehension, lead to."""
+    values = node.values if isinstance(node, ast.Dict) else [node.value] if isinstance(node, ast.DictComp) else []
+    return [text for value in values for text in texts_of(value)]
+
+
 def lines_of(function: ast.FunctionDef) -> list[str]:
     """Every text of a function that makes lines for people, its docstring left out."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
@@ -133,6 +140,8 @@ def messages() -> Iterator[tuple[str, str]]:
                 and room in ("cli", "benchmark", "tasks")
             ):
                 texts = [text for text in columns_of(node.value) if re.search("[a-z]{3}", text)]
+            elif isinstance(node, ast.Assign) and name_of(node.targets[0]) in TABLES:
+                texts = [text for table in ast.walk(node) for text in values_of(table)]
             elif isinstance(node, ast.FunctionDef) and node.name in LINES:
                 texts = [text for text in lines_of(node) if " " in text]
             yield from ((text, f"{path.name}:{node.lineno}") for text in texts if WORDS.search(text.replace("{}", "")))
@@ -180,6 +189,12 @@ def test_a_message_is_said_within_another_and_behind_its_place(chinese):
     told = "'x' 的图片：没有字节；请更换，或去掉这一行"
     assert speech.spoken(outer) == f"语料 a，划分 b，第 3 行（x）：{told}；请修正、去掉，或把 data.on_bad 设为 skip"
     assert speech.spoken("a.jpg: no such picture") == "a.jpg：没有这张图片"
+    gone = "picture 'a.jpg': missing: there is no such file under b; put the file there or mend its path"
+    assert (
+        speech.spoken(f"c.csv:3: {gone}")
+        == "c.csv:3: 图片 'a.jpg'：缺文件：没有这个文件，在 b；把文件放到那里，或改正路径"
+    )
+    assert speech.spoken("text: no text; write one or remove the row") == f"text: {nothing}", "a field's name"
     assert speech.spoken("nobody's message") == "nobody's message"
     assert speech.spoken("no picture mean in rows") == "rows 里没有图片 mean", "a word of a value is a name"
 

@@ -17,6 +17,9 @@ _CHOSEN = "TUWEN_LANG"  # what --lang sets, for this process and those it starts
 _VALUE = "{}"
 _DEPTH = 4  # messages within values of messages
 _PARTS = 8  # sentences of a message
+_FAULTS = frozenset(
+    ("damaged", "missing", "not a file", "not a picture", "outside", "too large", "truncated", "unreadable")
+)
 _PREFIXES = 8  # places ("pairs.csv:3: ", "config field x: ") that may stand before a message
 
 
@@ -53,7 +56,8 @@ def in_chinese(text: str, depth: int = _DEPTH) -> str:
         if place < 0:
             break
         if (rest := _whole(text[place + 2 :], depth)) is not None:
-            return text[: place + 2] + rest
+            prefix = text[:place]  # a kind of fault; else a file, a line, a field, as they are called
+            return (f"{_whole(prefix, depth)}：" if prefix in _FAULTS else f"{prefix}: ") + rest
     parts = text.split("; ", _PARTS)  # sentences that were put together
     said = [in_chinese(part, depth) for part in parts] if len(parts) > 1 else parts
     return text if said == parts else "；".join(said)
