@@ -3,9 +3,9 @@
     python benchmarks/second_stage_factors.py --out /tmp/factors
 
 `r2d2` and `albef` of size tiny, narrowed to widths of 64 with two layers of fusion, 240 steps of 32 English pairs of
-20,000 small scenes: about a minute of a core a run. Of each run, on 400 queries of split "val": mean recall of the first
-stage, what the best weight adds to it, and the chance that a right candidate's log-odds stand above a wrong one's (AUC
-among 16). Differences from "as_it_is" are paired by seed. Finished runs are read back.
+20,000 small scenes, about a minute of a core a run. Of each run, on 400 queries of split "val": mean recall by the
+first stage, what the best weight adds to it, and the chance that a right candidate's log-odds stand above a wrong one's
+(AUC among 16). Differences from "as_it_is" are paired by seed. Finished runs are read back.
 
 Two arms were tried on a branch alone, whose changes are not in the product: "text_start" (the cross encoder starts
 from the text tower's upper layers, both taken from a `clip`) and "residual" (matching learns on top of the detached
