@@ -6,11 +6,14 @@ For every system and number of steps one comparison of its own in OUT/STEPS/SYST
 longer run is no continuation of a shorter one). What is trained is kept, what was stopped goes on, so the same call
 climbs further. Each rung goes into the results as soon as it is measured: mean recall by the first stage and re-ranked,
 the weight that was fitted, the gain with its 95 % interval (bootstrap over queries), the chance that a right
-candidate's log-odds stand above a wrong one's of the same query (AUC), seconds.
+candidate's log-odds stand above a wrong one's of the same query (AUC), seconds. Lines over log2 of the steps are fitted
+to all rungs: the distance from `clip` of the same steps and seed, and what re-ranking adds, each with where it is 0
+(Fieller's interval, which may be open).
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -23,6 +26,7 @@ from safetensors.torch import load_file
 
 import tuwen
 from tuwen.benchmark.compare import CompareConfig, compare
+from tuwen.benchmark.ladder import TrendLine
 from tuwen.benchmark.statistics import gain_interval
 from tuwen.benchmark.weighing import spread_queries
 from tuwen.config import override, read_yaml
@@ -121,8 +125,31 @@ def write(path: Path, figures: dict) -> None:
     }
     rungs = [old for old in rungs if any(old[name] != figures[name] for name in key)] + [figures]
     rungs.sort(key=lambda old: [old[name] for name in key])
-    path.write_text(json.dumps({"rungs": rungs}, indent=1) + "\n")
+    path.write_text(json.dumps({"lines": lines(rungs), "rungs": rungs}, indent=1) + "\n")
     print(json.dumps(figures))
+
+
+def lines(rungs: list[dict]) -> list[dict]:
+    """Over log2 of the steps: each system's distance from `clip`, by both stages, and the gain of its second."""
+    clip = {(old["steps"], old["seed"]): old["languages"] for old in rungs if old["system"] == "clip"}
+    points: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for old in rungs:
+        x, base = math.log2(old["steps"]), clip.get((old["steps"], old["seed"]))
+        for language, own in old["languages"].items():
+            if "gain" not in own:
+                continue
+            points.setdefault((old["system"], language, "gain of re-ranking"), []).append((x, own["gain"]))
+            if base is not None:
+                for stage in ("first", "reranked"):
+                    key = (old["system"], language, f"{stage} - clip")
+                    points.setdefault(key, []).append((x, own[stage] - base[language]["first"]))
+    fitted = []
+    for (system, language, measure), own in points.items():
+        if len({x for x, _ in own}) > 1:
+            line = TrendLine.fit(*zip(*own, strict=True))
+            about = {"system": system, "language": language, "measure": measure, "points": len(own)}
+            fitted.append(about | {"a_doubling": line.slope, "zero": line.zero()})
+    return fitted
 
 
 if __name__ == "__main__":
