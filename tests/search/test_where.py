@@ -43,3 +43,8 @@ def test_an_unknown_column_is_told_with_those_there_are(typed):
 
 def test_a_column_of_the_header_s_own_name_goes_before_what_the_header_means():
     assert parse_where(["标签=a"], {**COLUMNS, "标签": "text"}) == {"标签": ["a"]}
+
+
+def test_a_column_asked_about_twice_is_told():
+    with pytest.raises(UserError, match="price is asked about twice; write one condition"):
+        parse_where(["price=10..", "brand=A", "price=..20"], COLUMNS)

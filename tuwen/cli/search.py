@@ -267,6 +267,8 @@ def parse_where(words: list[str], columns: dict[str, str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--where {word!r}: write name=value, name=a|b (one of them) or name=10..20")
         name = column_called(name, columns)
+        if name in filters:
+            raise UserError(f"--where {word!r}: {name} is asked about twice; write one condition, a|b or 10..20")
         kind = columns[name]
         if kind in ("number", "text") and ".." in value:
             ends = zip(("min", "max"), value.split("..", 1), strict=True)
