@@ -162,7 +162,7 @@ def test_a_word_is_told_without_itself_and_what_follows():
     system, batch = nlip(), told()
     with torch.no_grad():
         images = system.encode(batch, PROGRESS)["images"]
-        memory = system.context(images, batch.columns["tags"], len(batch))
+        memory = system.context(images, system.named(batch.columns["tags"], len(batch)))
         for place in (2, 5):
             changed = batch.texts.ids.clone()
             changed[0, place:8] = 20
@@ -184,6 +184,16 @@ def test_visible_patches_alone_are_encoded_and_hidden_ones_told():
     slopes = gradients(quiet(batch, PROGRESS).total, quiet)
     assert all(slope is None for name, slope in slopes.items() if name.startswith("painter."))
     assert nlip(mask_ratio=0.0)(batch, PROGRESS).terms.keys() == {"contrast", "captions"}
+
+
+def test_masks_and_concepts_are_drawn_once_a_step_for_all_their_uses(monkeypatch):
+    """Card, section 4, flow for one batch: the patches kept for V_e are those that V_d has; a row's names as well."""
+    system, batch, drawn = nlip(), told(), []
+    uniform = type(PROGRESS).uniform
+    monkeypatch.setattr(type(PROGRESS), "uniform", lambda *asked: drawn.append(asked[-1]) or uniform(*asked))
+    losses = system(batch, PROGRESS)
+    assert sorted(drawn) == ["concepts", "patches"]
+    assert losses.terms.keys() == {"contrast", "captions", "masked_pixels"}
 
 
 def test_noise_has_no_gradient_and_rows_bring_their_own():

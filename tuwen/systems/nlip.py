@@ -139,10 +139,15 @@ class NLIP(System):
         return hide_random(draws, self.config.mask_ratio)
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
+        """What is drawn is drawn here: the losses find the masks in the pictures' states, and "concepts" as T_e's."""
         assert batch.images is not None
         assert batch.texts is not None
-        images = self.encoders.encode_images(batch.images, kept=self.masks(batch, progress)[0])
-        return {"images": images, "texts": self.read(batch.texts, self.concepts(batch, progress))}
+        (kept, hidden), concepts = self.masks(batch, progress), self.concepts(batch, progress)
+        images = self.encoders.encode_images(batch.images, kept=kept)
+        if kept is not None and hidden is not None:
+            images = replace(images, states={**images.states, "kept": kept, "hidden": hidden})
+        encoded = {"images": images, "texts": self.read(batch.texts, concepts)}
+        return encoded | ({"concepts": self.named(concepts, len(batch))} if self.config.captions else {})
 
     def concepts(self, batch: Batch, progress: Progress) -> Texts | None:
         """Names of what each picture shows; of a row that is to do without, [CLS] alone. None: the batch has none."""
@@ -157,12 +162,12 @@ class NLIP(System):
         images, noise = encoded["images"], self.noise(batch)
         terms = {"contrast": self.contrast(encoded, batch, noise)}
         if self.config.captions:
-            captions = self.captions(images, self.concepts(batch, progress), batch.texts, noise)
+            captions = self.captions(images, encoded["concepts"], batch.texts, noise)
             terms["captions"] = self.config.captions * captions
-        kept, hidden = self.masks(batch, progress)
+        hidden = images.states.get("hidden")
         if self.config.pixels and hidden is not None:
             tower = self.encoders.image
-            painted = self.painter(tower.grid(images.states["last"]), kept)
+            painted = self.painter(tower.grid(images.states["last"]), images.states["kept"])
             pixels = normalised(batch.images.pixels, tower.mean, tower.std)
             terms["masked_pixels"] = self.config.pixels * masked_pixels(
                 painted, pixels, hidden, self.config.image.patch
@@ -186,10 +191,10 @@ class NLIP(System):
         assert texts is not None
         return global_contrast(images, texts, batch.same(), self.temperature, self.config.nested, share)
 
-    def captions(self, images: Encoded, concepts: Texts | None, texts: Texts, noise: Tensor | None) -> Tensor:
+    def captions(self, images: Encoded, concepts: Encoded, texts: Texts, noise: Tensor | None) -> Tensor:
         """Section 4.3: -log p of every word given those before, picture and concepts; it counts as its text does."""
         words = self.words
-        states, following = self.decoder.taught(texts, *self.context(images, concepts, len(texts)), words)
+        states, following = self.decoder.taught(texts, *self.context(images, concepts), words)
         rows = torch.nonzero(texts.mask[:, 1:])[:, 0]
         weights = None if noise is None else (1 - noise)[rows]
         return next_word(self.decoder.logits(states, words), following, weights=weights)
@@ -219,14 +224,17 @@ class NLIP(System):
         mask = torch.cat([texts.mask, concept_mask], 1)
         return self.encoders.text(torch.cat([texts.ids, behind], 1), mask, places=torch.cat(places)), mask
 
-    def context(self, images: Encoded | None, concepts: Texts | None, rows: int) -> tuple[Tensor, Tensor]:
-        """What tells captions, [B, S, W] with its mask: picture, then T_e of the concepts, or of [CLS] alone."""
+    def named(self, concepts: Texts | None, rows: int) -> Encoded:
+        """T_e of the concepts alone, states "last" [B, S, W]; None: of [CLS]."""
         if concepts is None:
             ids = torch.full((rows, 1), self.vocabulary.cls, device=self.types.device)
-            names, mask = self.encoders.text(ids, torch.ones_like(ids, dtype=torch.bool)), ids > -1
-        else:
-            names, mask = self.encoders.text(concepts.ids, concepts.mask), concepts.mask
-        names = names + self.types[1]
+            concepts = Texts(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids[:, 0]))
+        states = self.encoders.text(concepts.ids, concepts.mask)
+        return Encoded(states={"last": states}, state_mask=concepts.mask)
+
+    def context(self, images: Encoded | None, concepts: Encoded) -> tuple[Tensor, Tensor]:
+        """What tells captions, [B, S, W] with its mask: picture, then `named` concepts."""
+        names, mask = concepts.states["last"] + self.types[1], cast(Tensor, concepts.state_mask)
         if images is None:
             return names, mask
         seen = self.image_to_decoder(images.states["last"]) + self.types[0]
@@ -243,7 +251,8 @@ class NLIP(System):
 
     def speaker(self, images: Encoded | None, prompt: Texts | None, language: Tensor, cached: bool = True) -> Speaker:
         """The decoder before its first word. prompt: names of what the pictures show, if any."""
-        return Speaker(self.decoder, self.words, language, *self.context(images, prompt, len(language)), cached)
+        memory = self.context(images, self.named(prompt, len(language)))
+        return Speaker(self.decoder, self.words, language, *memory, cached)
 
     def generate(
         self,
@@ -260,4 +269,4 @@ class NLIP(System):
         return generate(self.speaker(images, prompt, language), self.vocabulary, how, keys)
 
     def likelihood(self, images: Encoded | None, prompt: Texts | None, answers: Texts) -> Tensor:
-        return self.decoder.likelihood(answers, *self.context(images, prompt, len(answers)), self.words)
+        return self.decoder.likelihood(answers, *self.context(images, self.named(prompt, len(answers))), self.words)
