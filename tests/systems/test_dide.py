@@ -19,6 +19,7 @@ from tuwen.systems.heads.classes import AnswerHead
 from tuwen.systems.heads.distilled import blank_pair, crossing_of, taught_probabilities, tokens_of
 from tuwen.systems.system import Losses
 from tuwen.tasks.heads import Classifier, head_of
+from tuwen.tasks.ranking import RetrievalHead
 from tuwen.tasks.two_pictures import TwoPictures
 from tuwen.tasks.vqa import VQA
 
@@ -243,6 +244,18 @@ def test_pre_training_compares_the_pairs_that_the_teacher_saw():
     own = student.match_logits(images, texts).log_softmax(1)
     kl = (taught_match * (taught_match.log() - own)).sum(1).mean()
     assert float(losses.terms["matching"].detach()) == pytest.approx(float(kl.detach()), rel=1e-5)
+
+
+def test_retrieval_encodes_once_what_pre_training_does():
+    student, batch, runs = shaken(build("dide")), example(), []
+    expected = student(batch, PROGRESS).terms
+    for side in ("image", "text"):
+        tower = student.encoders.get_submodule(f"{side}.stack")
+        tower.register_forward_hook(lambda *_, side=side: runs.append(side))
+    student.attach(RetrievalHead(student))
+    terms = student(batch, PROGRESS).terms
+    assert sorted(runs) == ["image", "text"]
+    assert {name: term.item() for name, term in terms.items()} == {name: x.item() for name, x in expected.items()}
 
 
 @pytest.mark.parametrize("task", ["vqa", "entailment", "two_pictures"])

@@ -119,7 +119,8 @@ class DiDE(System):
         if self.config.starts_as == "teacher" and "teacher" in self.roles:
             copy_towers(self.encoders, self.roles["teacher"])
 
-    def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
+    def encode_whole(self, batch: Batch) -> dict[str, Encoded]:
+        """With the queries and keys that are taught."""
         return {"images": self.looked(batch.images), "texts": self.looked(batch.texts)}
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
@@ -141,9 +142,6 @@ class DiDE(System):
         }
         accuracy = matching_accuracy(logits, pairs.labels)
         return Losses(terms, metrics={"temperature": self.temperature.detach(), "matching_accuracy": accuracy})
-
-    def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
-        return self.losses(self.encode(batch, progress), batch, progress)  # queries and keys are encoded with
 
     # ---- the encoders
 

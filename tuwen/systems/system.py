@@ -144,7 +144,7 @@ class Losses:
 class Head(nn.Module):
     """What is learnt for a task, on top of a system; its weights are the run's `head.*`.
 
-    It calls `encode_images` and `encode_texts`, never `encode`, in which some systems mask.
+    It calls `encode_images` and `encode_texts`, or `encode_whole`, never `encode`, in which some systems mask.
 
     momentum: parts it teaches itself with, the system's or its own ("head.decoder"); it updates `teacher`, their copy.
     teachers: role -> what the run in it must be able to, as of a system; "task": to do this very task.
@@ -237,19 +237,19 @@ class System(nn.Module):
 
     def encode(self, batch: Batch, progress: Progress) -> dict[str, Encoded]:
         """Every tower's output, row by row only, so that it can be replayed in chunks."""
-        encoded = {}
-        if batch.images is not None:
-            encoded["images"] = self.encode_images(batch.images)
-        if batch.texts is not None:
-            encoded["texts"] = self.encode_texts(batch.texts)
-        return encoded
+        return self.encode_whole(batch)
+
+    def encode_whole(self, batch: Batch) -> dict[str, Encoded]:
+        """What `losses` and `retrieval` read, nothing being hidden in pictures and texts."""
+        encoded = {} if batch.images is None else {"images": self.encode_images(batch.images)}
+        return encoded if batch.texts is None else {**encoded, "texts": self.encode_texts(batch.texts)}
 
     def losses(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
         """The system's objectives on one (micro-)batch."""
         raise NotImplementedError
 
     def retrieval(self, encoded: dict[str, Encoded], batch: Batch, progress: Progress) -> Losses:
-        """What fine-tuning for retrieval learns, nothing being hidden in pictures and texts: by default all losses."""
+        """What fine-tuning for retrieval learns from `encode_whole`: by default all losses."""
         return self.losses(encoded, batch, progress)
 
     def begin(self) -> None:

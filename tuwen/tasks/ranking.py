@@ -50,10 +50,7 @@ class RetrievalHead(Head):
         self.teachers = system.teachers
 
     def losses(self, system: System, batch: Batch, progress: Progress) -> Losses:
-        assert batch.images is not None
-        assert batch.texts is not None
-        encoded = {"images": system.encode_images(batch.images), "texts": system.encode_texts(batch.texts)}
-        return system.retrieval(encoded, batch, progress)
+        return system.retrieval(system.encode_whole(batch), batch, progress)
 
     def before_step(self, system: System, progress: Progress) -> None:
         system.before_step(progress)
