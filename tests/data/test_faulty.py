@@ -127,6 +127,20 @@ def test_rows_with_faults_keep_their_reports_and_say_what_is_wrong():
     assert all(not any(with_faults(scenes, 1e-9).record(row).columns["errors"]["en"]) for row in range(10))
 
 
+def test_faults_read_the_corpus_once_for_all_languages_and_not_before_a_name_is_asked_for(monkeypatch):
+    scenes, plain, read = Scenes(count=300, side=32), Scenes.record, []
+    monkeypatch.setattr(Scenes, "record", lambda self, row: read.append(row) or plain(self, row))
+    rows, errors = with_faults(scenes, 1.0), Errors(scenes)
+    assert errors.of(0, "en", "negation")
+    assert len(read) == 1
+    for row in range(4):
+        assert all(rows.record(row).columns["errors"][language] != [""] for language in scenes.languages)
+    names = {language: errors.of(1, language, "name") for language in scenes.languages}
+    assert all(names.values())
+    assert read.count(299) <= 3  # by each of both once, and where its report is taken for another's
+    assert len(read) < 2 * 300 + 200
+
+
 def test_a_caption_of_the_row_itself_is_no_swap():
     corpus = Pairs([{"en": ["the same"]}, {"en": ["the same"]}, {"en": ["the  same"]}])
     assert all(Errors(corpus).of(row, "en", "swapped") is None for row in range(3))

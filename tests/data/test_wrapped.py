@@ -102,7 +102,7 @@ def wrappers() -> list[tuple[Wrapped, list[tuple[Full, int]]]]:
     both = [(first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, 1), (second, 2), (second, 3)]
     named = [(first, row) for row in (0, 1, 1, 2, 3, 3)]
     subset = Subset(first, [3, 1]), [(first, 3), (first, 1)]
-    columned = WithColumns(first, lambda record: {}, ""), [(first, row) for row in range(4)]
+    columned = WithColumns(first, lambda record, row: {}, ""), [(first, row) for row in range(4)]
     beside = Beside(first, []), [(first, row) for row in range(4)]
     return [subset, (MixedCorpus([first, second], [1, 1]), both), (PhraseRows(Full()), named), columned, beside]
 

@@ -49,7 +49,7 @@ def loader(name: str, scenes: Scenes, tokenizer: Tokenizer, config) -> Loader:
     reads, needs = system.reads(config), system.needs(config)
     two = any(view.crop == "own" for view in needs.views.values())  # two crops that are compared must differ
     data = DataConfig(augment="crop" if two else "none", workers=0)
-    corpus = WithColumns(scenes, lambda record: dict.fromkeys(needs.columns, 0.2), "noise")  # NLIP's
+    corpus = WithColumns(scenes, lambda record, row: dict.fromkeys(needs.columns, 0.2), "noise")  # NLIP's
     return Loader(corpus, tokenizer, order, data, reads, needs, 0, towers.image.side, towers.text.length)
 
 

@@ -17,11 +17,14 @@ from tuwen.data.loader import DataConfig, Loader
 from tuwen.data.order import Order
 from tuwen.data.text import Tokenizer
 from tuwen.errors import UserError
+from tuwen.nn.decoder import Speaker
+from tuwen.nn.generation import Generation, generate
 from tuwen.predictor import Predictor
 from tuwen.systems.system import Progress
-from tuwen.tasks import areas, find_task, findings, oversight
+from tuwen.tasks import areas, correction, find_task, findings, oversight
 from tuwen.tasks.areas import area_with_interval, group_of
-from tuwen.tasks.correction import CorrectionHead, evaluate_correction
+from tuwen.tasks.captioning import word_vectors
+from tuwen.tasks.correction import CorrectionHead, evaluate_correction, read_faulty
 from tuwen.tasks.findings import pair_of_probabilities
 from tuwen.tasks.marks import Marks
 from tuwen.training.config import RunConfig
@@ -212,9 +215,36 @@ def test_the_head_is_taught_the_right_report_from_the_faulty_one():
     assert float(head.losses(system, others, Progress(0, 1, 1, 8)).terms["reports"]) != float(loss)
 
 
-def test_what_is_mended_and_what_is_left_are_counted_apart(monkeypatch):
-    from tuwen.tasks import correction
+def test_a_picture_is_encoded_once_for_all_languages_and_mended_as_one_row_at_a_time(monkeypatch):
+    scenes, task = Scenes(count=5, side=32), find_task("correction")()
+    texts = [text for row in range(5) for spoken in scenes.record(row).texts.values() for text in spoken]
+    tokenizer = Tokenizer.train(texts, size=300)
+    system = build("max_vl", vocabulary=tokenizer.vocabulary).eval()
+    head = CorrectionHead(system, task.config).eval()
+    predictor = Predictor(system, tokenizer, scenes.languages, RunConfig.of("max_vl", "tiny", "scenes").model)
+    rows, made, seen = task.rows(scenes, "test"), {"en": [], "zh": []}, []
+    for row in range(5):
+        record = rows.record(row)
+        for language in made:
+            fused = read_faulty(
+                system,
+                Images(scenes.image(row)[None]),
+                predictor.tokens([record.columns["faulty"][language][0]], language),
+            )
+            spoken = torch.tensor([scenes.languages.index(language)])
+            speaker = Speaker(head.decoder, word_vectors(system), spoken, fused.states, fused.mask)
+            ids = generate(speaker, tokenizer.vocabulary, Generation("greedy", most=6)).ids
+            made[language] += tokenizer.decode(ids)
+    encode_images, cases = system.encode_images, []
+    monkeypatch.setattr(system, "encode_images", lambda images: seen.append(len(images)) or encode_images(images))
+    monkeypatch.setattr(correction, "_marks", lambda mended: cases.append(mended) or {})
+    evaluate_correction(predictor, head, rows, batch_size=3, how=Generation("greedy", most=6))
+    assert seen == [3, 2]
+    assert [[text for _, _, text, _ in mended] for mended in cases] == [made["en"], made["zh"]]
+    assert len(set(made["en"] + made["zh"])) > 1
 
+
+def test_what_is_mended_and_what_is_left_are_counted_apart(monkeypatch):
     cases = [("a b", "a c", "A b", "name"), ("d e", "d f", "d f", "location"), ("g", "g", "g", ""), ("h", "h", "x", "")]
     monkeypatch.setattr(correction, "_mended", lambda *rest: cases)
     corpus = Pairs([{"en": ["1"]}])

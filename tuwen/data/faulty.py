@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -22,9 +23,6 @@ class Errors:
     corpus: Corpus
     seed: int = 0
 
-    def __post_init__(self):
-        object.__setattr__(self, "_known", {})
-
     def of(self, row: int, language: str, kind: str) -> tuple[str, str] | None:
         """(a report of the row, the same with an error of a kind); None where there is nothing to get wrong.
 
@@ -42,7 +40,8 @@ class Errors:
             wrong = self._swapped(row, record, language, numbers)
         else:
             names = [name for name, label in (findings_named(record, language) or {}).items() if label == 1]
-            wrong = edited(kind, text, language, names, self._other_name(language, names, numbers[0]))
+            other = self._other_name(language, names, numbers[0]) if kind == "name" else None
+            wrong = edited(kind, text, language, names, other)
         return None if wrong is None or text_id(wrong) == text_id(text) else (text, wrong)
 
     def _swapped(self, row: int, record: Record, language: str, numbers: Sequence[float]) -> str | None:
@@ -70,28 +69,34 @@ class Errors:
         return {name for name, label in (findings_named(record, "en") or {}).items() if label == 1}
 
     def _other_name(self, language: str, names: Sequence[str], share: float) -> str | None:
-        known: dict[str, list[str]] = self.__dict__["_known"]
-        if language not in known:
-            rows = (findings_named(self.corpus.record(row), language) or {} for row in range(len(self.corpus)))
-            known[language] = sorted({name for row in rows for name, label in row.items() if label == 1})
-        others = [name for name in known[language] if name not in names]
+        others = [name for name in self._known.get(language, ()) if name not in names]
         return others[int(share * len(others))] if others else None
+
+    @cached_property
+    def _known(self) -> dict[str, list[str]]:
+        """By language, the findings that some row has; the corpus is read once for them all."""
+        known: dict[str, set[str]] = {language: set() for language in self.corpus.languages}
+        for row in range(len(self.corpus)):
+            record = self.corpus.record(row)
+            for language, names in known.items():
+                named = findings_named(record, language) or {}
+                names.update(name for name, label in named.items() if label == 1)
+        return {language: sorted(names) for language, names in known.items()}
 
 
 def with_faults(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     """The rows with a column "faulty", by language a report for each of theirs: in a share of them with an error of a
     kind drawn, else as it is; and "errors", the kinds, "" where there is none."""
     errors = Errors(corpus, seed)
-    place = {corpus.record(row).id: row for row in range(len(corpus))}
 
-    def make(record: Record) -> Mapping[str, Mapping[str, list[str]]]:
+    def make(record: Record, row: int) -> Mapping[str, Mapping[str, list[str]]]:
         faulty, kinds = {}, {}
         for language, texts in record.texts.items():
             drawn = draws.uniform(torch.tensor([record.image_id]), 1 + len(ERRORS), seed, "faults", language)[0]
             order = drawn[1:].argsort().tolist()
             faulty[language], kinds[language] = list(texts), [""] * len(texts)
             for kind in (ERRORS[k] for k in order) if float(drawn[0]) < share else ():
-                pair = errors.of(place[record.id], language, kind)
+                pair = errors.of(row, language, kind)
                 if pair is not None:
                     where = faulty[language].index(pair[0])
                     faulty[language][where], kinds[language][where] = pair[1], kind

@@ -14,10 +14,10 @@ from tuwen.data.subset import Subset, Wrapped
 
 
 class WithColumns(Wrapped):
-    """A corpus whose rows have further columns, which a pure function makes of each record."""
+    """A corpus whose rows have further columns, which a pure function makes of each record and row."""
 
-    def __init__(self, base: Corpus, make: Callable[[Record], Mapping[str, Any]], made_of: str):
-        """made_of: what the function depends on beside the record; the fingerprint follows it."""
+    def __init__(self, base: Corpus, make: Callable[[Record, int], Mapping[str, Any]], made_of: str):
+        """made_of: what the function depends on beside them; the fingerprint follows it."""
         super().__init__([base])
         self.base, self._make, self.truth = base, make, base.truth
         self.fingerprint = hashlib.blake2b(f"{base.fingerprint} {made_of}".encode(), digest_size=16).hexdigest()
@@ -27,7 +27,7 @@ class WithColumns(Wrapped):
 
     def record(self, row: int) -> Record:
         record = self.base.record(row)
-        return replace(record, columns={**record.columns, **self._make(record)})
+        return replace(record, columns={**record.columns, **self._make(record, row)})
 
     def image_ids(self) -> np.ndarray:
         return self.base.image_ids()

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from tuwen.data.batch import Batch, Images, Spans, Texts
-from tuwen.data.corpus import Corpus, normalise
+from tuwen.data.corpus import Corpus, Record, normalise
 from tuwen.data.faulty import with_faults
 from tuwen.errors import UserError
 from tuwen.nn.decoder import CausalDecoder, Speaker
+from tuwen.nn.encoded import Encoded
 from tuwen.nn.generation import Generation, generate
 from tuwen.nn.sizes import CrossEncoderConfig
 from tuwen.objectives.next_word import next_word
@@ -110,8 +111,11 @@ def evaluate_correction(
     with predictor.evaluating():
         for images, readable, faults in predictor.read(corpus, rows, batch_size, "reports"):
             broken.update(faults)
-            for language in asked if readable else ():
-                cases[language] += _mended(predictor, head, corpus, images, readable, language, how)
+            if not readable:
+                continue
+            pictures, records = predictor.encode(images), [corpus.record(row) for row in readable]
+            for language in asked:
+                cases[language] += _mended(predictor, head, pictures, records, language, how)
     for language, made in cases.items():
         if made:
             by_language[language] = _marks(made)
@@ -129,9 +133,10 @@ def evaluate_correction(
     }
 
 
-def _mended(predictor, head, corpus, images: Images, readable, language, how) -> list[tuple[str, str, str, str]]:
+def _mended(
+    predictor: Predictor, head: CorrectionHead, pictures: Encoded, records: Sequence[Record], language: str, how
+) -> list[tuple[str, str, str, str]]:
     """(right, faulty, made, kind of error) of the first text of every row that has one in the language."""
-    records = [corpus.record(row) for row in readable]
     places = [k for k, record in enumerate(records) if record.texts.get(language)]
     if not places:
         return []
@@ -144,8 +149,7 @@ def _mended(predictor, head, corpus, images: Images, readable, language, how) ->
         )
     )
     texts = predictor.tokens(faulty, language)
-    shown = images.select(torch.tensor(places)).to(predictor.device)
-    fused = read_faulty(predictor.system, shown, texts)
+    fused = predictor.system.fuse([pictures.select(torch.tensor(places))], predictor.encode(texts))
     speaker = Speaker(head.decoder, word_vectors(predictor.system), texts.language, fused.states, fused.mask)
     keys = torch.tensor([records[k].image_id for k in places])
     how = how or Generation(beams=BEAMS)

@@ -95,7 +95,7 @@ def numbered(config: LabelConfig, rows: Corpus) -> Corpus:
     """The rows with a column "class": the label's number, -1 where it is hidden."""
     number = {label: k for k, label in enumerate(config.labels)}
 
-    def make(record: Record) -> Mapping[str, int]:
+    def make(record: Record, row: int) -> Mapping[str, int]:
         label = label_of(record.columns["label"])
         return {"class": -1 if label is None else number.get(label, -1)}
 

@@ -70,7 +70,7 @@ class VQA(Task):
     def rows(self, corpus: Corpus, split: str) -> Corpus:
         number = {answer: k for k, answer in enumerate(self.config.answers)}
 
-        def targets(record: Record) -> Mapping[str, Any]:
+        def targets(record: Record, row: int) -> Mapping[str, Any]:
             given = record.columns["answers"]
             earned, share = (np.zeros(len(number), dtype=np.float32) for _ in range(2))
             for answer, value in soft_targets(given).items():
