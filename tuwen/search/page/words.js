@@ -21,14 +21,14 @@ const WORDS = {
     placeholder: "描述要找的图片，或拖入一张图片", choose: "以图搜图", forget: "移除图片",
     search: "搜索", filters: "筛选", columns: "卡片上的列", any: "不限", range: "一个数，或范围：10..20、10.. 或 ..20", key: "API 密钥", use: "使用", more: "更多", copy: "复制", copied: "已复制",
     curl: "用 curl 进行同样的搜索", drop: "把图片放在这里", words: "各词在图中匹配的位置",
-    first: "初排", score: "精排", similar: "相似图片", larger: "放大", close: "关闭", docs: "全部请求",
+    first: "初排", score: "重排", similar: "相似图片", larger: "放大", close: "关闭", docs: "全部请求",
     empty: "：索引里还没有图片", narrow: (names) => `：没有图片满足筛选条件（${names}），请去掉一个`,
     from: "从", to: "到", other: "English",
     ready: (n) => `共 ${n.toLocaleString("zh")} 张图片`,
-    stages: (second) => !second ? "；只用初排" : second.score === "published" ? "；按论文的规则精排"
-      : `；精排，匹配的权重：${second.weight === "match" ? "只用匹配" : second.weight}`,
+    stages: (second) => !second ? "；只用初排" : second.score === "published" ? "；按论文的规则重排"
+      : `；重排，匹配的权重：${second.weight === "match" ? "只用匹配" : second.weight}`,
     found: (n, ms) => `${n} 个结果，用时 ${ms} 毫秒`, none: "没有找到",
-    incomplete: "时间已到，未全部精排", like: "与所选图片相似的图片",
+    incomplete: "时间已到，未全部重排", like: "与所选图片相似的图片",
     searching: "正在搜索…", busy: "服务繁忙，正在重试…", unreachable: "服务没有响应",
     unknown: (words) => `模型词表中没有：${words}`,
     noPicture: "这不是图片文件", locked: "此服务需要密钥", result: (n, text) => `结果 ${n}：${text}`,
