@@ -17,7 +17,7 @@ from typing import Any
 
 from tuwen.search.seal import STAMP, digest
 
-RECENT = 2.0  # seconds: a file that young may change again without a new time, as some file systems tell time
+RECENT = 1.0  # seconds: a file that young may change again without a new time, as some file systems tell time
 _TAKEN = ("added", "replaced", "refitted", "updated", "unchanged")  # what the next build would find unchanged
 _LISTS = ("corpus.json", ".txt")  # of other corpora, whose files are not looked at
 COLUMNS = "columns"  # as in `tuwen.data.open`, which imports torch
