@@ -111,6 +111,20 @@ def test_what_left_something_out_or_was_just_changed_is_done_again(built, tmp_pa
     assert built()[1]
 
 
+def test_a_link_to_a_folder_is_not_trusted(built, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "shop/more")
+    assert built()[1]
+    assert built()[1]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"index": 1}', "\xff"])
+def test_a_damaged_stamp_is_none(built, tmp_path, text):
+    (tmp_path / "x/stamp").write_text(text, encoding="latin-1")
+    assert built()[0]["counts"] == {"unchanged": 6}
+    assert not built()[1]
+
+
 def test_copies_stay_copies(built, tmp_path):
     shutil.copy(tmp_path / "shop/images/1.jpg", tmp_path / "shop/images/copy.jpg")
     _append(tmp_path / "shop/pairs.jsonl", '{"id": "copy", "image": "images/copy.jpg", "texts": {}}\n')

@@ -124,7 +124,6 @@ def _add_embed(commands) -> None:
 
 
 def run_embed(args) -> None:
-
     from tuwen.search.embed import embed
     from tuwen.training.parallel import device
 
@@ -231,7 +230,6 @@ def _similar(searcher, id: str, top: int, filters):
 
 def as_json(query: str | None, answer) -> dict[str, Any]:
     """What `tuwen search --json` prints."""
-
     results = [dataclasses.asdict(result) for result in answer.results]
     about = {name: getattr(answer, name) for name in ("reranked", "complete", "unknown", "ms")}
     return {"query": query, "results": results, **about}

@@ -38,7 +38,7 @@ class Request:
             stamp = json.loads((Path(self.out) / STAMP).read_text(encoding="utf-8"))
             if stamp["index"] == digest(Path(self.out)) and stamp["read"] == self._read(stamp["folders"])[0]:
                 return stamp["answer"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         return None
 
@@ -92,18 +92,20 @@ class Request:
 
 
 def _files(place: Path, deep: bool, apart: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """A file, or those in a folder (deep: and below it, but for the folder `apart`), in the order of their names."""
+    """A file, or those in a folder (deep: and below it, but for the folder `apart`), in the order of their names.
+
+    Raises:
+        OSError: one cannot be looked at, or a link leads to another folder, which may change unseen.
+    """
     if not place.is_dir():
         yield str(place), place.stat()
         return
     with os.scandir(place) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
-        if not entry.is_dir(follow_symlinks=False):
-            yield entry.path, entry.stat(follow_symlinks=not _dangling(entry))
+        if not entry.is_dir():
+            yield entry.path, entry.stat(follow_symlinks=os.path.exists(entry.path))
+        elif deep and entry.is_symlink():
+            raise OSError(f"{entry.path}: a link to a folder")
         elif deep and Path(entry.path) != apart:
             yield from _files(Path(entry.path), deep, apart)
-
-
-def _dangling(entry: os.DirEntry) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
